@@ -1,0 +1,1 @@
+"""Tables, figures and the report, each one script, each read from result files."""

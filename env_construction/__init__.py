@@ -1,0 +1,1 @@
+"""Build tool environments, and be the environment: schema, matching, sandboxed tools."""

@@ -1,0 +1,168 @@
+"""Append-only JSONL files: read with exact error positions, write line by line, resume after a kill.
+
+Every stage of the experiment reads and writes JSONL keyed by a stable id. The rules here hold for all of them:
+a line is written whole and flushed; a torn last line (the process was killed while writing) is dropped and redone;
+a broken line anywhere else is the user's to see: file, line number, what was expected, exit code 2.
+
+Example:
+    with JsonlWriter(Path("rows.jsonl")) as out:
+        for record in records:
+            if record["id"] not in out.done:
+                out.write(record)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class BadInput(Exception):
+    """Input that the user has to mend. The message is one line: file, line, key, what was expected."""
+
+
+def read_jsonl(path: Path | str, required: tuple[str, ...] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield `(line number, record)` of every non-blank line; line numbers start at 1.
+
+    Raises BadInput for a missing file, a line that is not a JSON object, or a record without one of `required`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    with path.open("rb") as handle:
+        for number, raw in enumerate(handle, start=1):
+            if not raw.strip():
+                continue
+            try:
+                record = json.loads(raw)
+            except ValueError as error:
+                raise BadInput(f"{path}:{number}: expected one JSON object a line, got invalid JSON ({error})") from None
+            if not isinstance(record, dict):
+                raise BadInput(f"{path}:{number}: expected a JSON object, got {type(record).__name__}")
+            for key in required:
+                if key not in record:
+                    raise BadInput(f"{path}:{number}: key {key!r} is missing")
+            yield number, record
+
+
+def dump_line(record: Mapping[str, Any]) -> str:
+    """One JSON line, newline included. Lone surrogates are escaped, so that every record can be written."""
+    line = json.dumps(record, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(record, ensure_ascii=True)
+    return line + "\n"
+
+
+class JsonlWriter:
+    """Append records to a JSONL file; `done` holds the keys that a former run already wrote.
+
+    A torn last line is cut off when the file is opened. `key` names the field(s) that identify a record; with
+    several fields, `done` holds tuples. `fresh=True` starts the file anew instead of resuming it.
+    """
+
+    def __init__(self, path: Path | str, key: str | tuple[str, ...] = "id", fresh: bool = False) -> None:
+        self.path = Path(path)
+        self.key = key
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if fresh:
+            self.path.unlink(missing_ok=True)
+        self.done: set[Any] = set()
+        if self.path.exists():
+            _cut_torn_line(self.path)
+            for _, record in read_jsonl(self.path):
+                self.done.add(self._key_of(record))
+        self._handle = self.path.open("a", encoding="utf-8")
+
+    def _key_of(self, record: Mapping[str, Any]) -> Any:
+        if isinstance(self.key, str):
+            return record.get(self.key)
+        return tuple(record.get(name) for name in self.key)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record and flush it."""
+        self._handle.write(dump_line(record))
+        self._handle.flush()
+        self.done.add(self._key_of(record))
+
+    def close(self) -> None:
+        self._handle.close()
+
+    def __enter__(self) -> JsonlWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def write_jsonl(path: Path | str, records: Iterator[Mapping[str, Any]] | list[Mapping[str, Any]] | list[dict[str, Any]]) -> int:
+    """Write a whole file at once, through a temporary name so that a kill leaves no half file. Returns the line count."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    count = 0
+    with partial.open("w", encoding="utf-8") as handle:
+        for record in records:
+            handle.write(dump_line(record))
+            count += 1
+    partial.replace(path)
+    return count
+
+
+def keep_configuration(folder: Path | str, configuration: Mapping[str, Any]) -> None:
+    """Write `configuration.json` into an output folder, or refuse a folder that was made with another one.
+
+    Raises BadInput with each key that differs, its old and its new value.
+    """
+    path = Path(folder) / "configuration.json"
+    wanted = json.loads(json.dumps(configuration))
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise BadInput(f"{path}: expected JSON; delete the folder or restore the file") from None
+        differing = [
+            f"{key}: {found.get(key, '(absent)')!r} there, {wanted.get(key, '(absent)')!r} asked"
+            for key in sorted(found.keys() | wanted.keys())
+            if found.get(key) != wanted.get(key)
+        ]
+        if differing:
+            raise BadInput(f"{folder} was made with another configuration: {'; '.join(differing)}. Choose another output folder")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a script's `main`; BadInput becomes one line on stderr and exit code 2."""
+    try:
+        code = main()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code or 0)
+
+
+def _cut_torn_line(path: Path) -> None:
+    with path.open("rb+") as handle:
+        handle.seek(0, 2)
+        size = handle.tell()
+        end = size
+        while end > 0:
+            start = max(0, end - 65536)
+            handle.seek(start)
+            block = handle.read(end - start)
+            position = block.rfind(b"\n")
+            if position >= 0:
+                end = start + position + 1
+                break
+            end = start
+        if end < size:
+            handle.truncate(end)

@@ -1,0 +1,156 @@
+"""The environment record: typed, validated, and interchangeable with the authors' JSONL.
+
+One environment a line. The authors' keys come first, with `tools`, `codes` and `unsolved_set` as JSON strings, just as
+their files have them; then ours: `id`, `scenario`, `sub_questions`, `gold_plan`, `provenance`. A record without our keys
+(the published data) is valid: it has no gold plan, and its id is made from its content.
+
+Source of the format: paper/README.md, "Data format"; scenarios: paper section 3.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
+
+Scenario = Literal["single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop"]
+SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+Split = Literal["train", "dev", "test"]
+
+
+class ToolDocument(BaseModel):
+    """What the model sees of a tool. `parameters` is a JSON Schema object (draft 2020-12)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+    def as_openai(self) -> dict[str, Any]:
+        """The OpenAI function format that chat templates and servers take."""
+        return {"type": "function", "function": self.model_dump()}
+
+
+class SubQuestion(BaseModel):
+    """One step of the question. `answer` is gold: it never enters a process that runs tool code."""
+
+    id: str
+    question: str
+    answer: str
+    tool: str
+    depends_on: list[str] = Field(default_factory=list)
+
+
+class GoldCall(BaseModel):
+    """The call that answers one sub-question. Arguments are final values, answers of earlier steps filled in."""
+
+    sub_question: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class Environment(BaseModel):
+    """A question, its tools, their code, and what is still unsolved.
+
+    `unsolved_set` maps a tool's name to the sub-answers it still has to give, in order; `solve_rate` is the share
+    solved before the next turn, 0.0 at the start.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[ToolDocument]
+    codes: dict[str, str]
+    unsolved_set: dict[str, list[str]]
+    solve_rate: float = 0.0
+    answer: str | None = None
+    data_source: str = ""
+    split: str = ""
+    id: str = ""
+    scenario: Scenario | None = None
+    sub_questions: list[SubQuestion] = Field(default_factory=list)
+    gold_plan: list[GoldCall] = Field(default_factory=list)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fill_derived(self) -> Environment:
+        if not self.id:
+            content = json.dumps([self.messages, self.codes], ensure_ascii=False, sort_keys=True)
+            self.id = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        if self.scenario is None:
+            name = self.data_source.rsplit("/", 1)[-1]
+            if name in SCENARIOS:
+                self.scenario = name  # type: ignore[assignment]
+        return self
+
+    @property
+    def question(self) -> str:
+        """The first user message."""
+        return next((str(m.get("content", "")) for m in self.messages if m.get("role") == "user"), "")
+
+    @property
+    def unsolved_count(self) -> int:
+        """t in the reward: how many sub-questions are unsolved."""
+        return sum(len(answers) for answers in self.unsolved_set.values())
+
+    def openai_tools(self) -> list[dict[str, Any]]:
+        return [tool.as_openai() for tool in self.tools]
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSONL record: the authors' keys first, ours after."""
+        return {
+            "messages": self.messages,
+            "tools": json.dumps(self.openai_tools(), ensure_ascii=False),
+            "codes": json.dumps(self.codes, ensure_ascii=False),
+            "unsolved_set": json.dumps(self.unsolved_set, ensure_ascii=False),
+            "solve_rate": self.solve_rate,
+            "data_source": self.data_source,
+            "split": self.split,
+            "answer": self.answer,
+            "id": self.id,
+            "scenario": self.scenario,
+            "sub_questions": [item.model_dump() for item in self.sub_questions],
+            "gold_plan": [item.model_dump() for item in self.gold_plan],
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], where: str = "record") -> Environment:
+        """Read a record of ours or of the authors'. Raises BadInput naming `where`, the key and what was expected."""
+        for key in ("messages", "tools", "codes", "unsolved_set"):
+            if key not in record:
+                raise BadInput(f"{where}: key {key!r} is missing")
+        values = dict(record)
+        for key, kind in (("tools", list), ("codes", dict), ("unsolved_set", dict)):
+            value = values[key]
+            if isinstance(value, str):
+                try:
+                    value = json.loads(value)
+                except ValueError as error:
+                    raise BadInput(f"{where}: key {key!r}: expected a JSON string ({error})") from None
+            if not isinstance(value, kind):
+                raise BadInput(f"{where}: key {key!r}: expected a JSON {kind.__name__}, got {type(value).__name__}")
+            values[key] = value
+        values["tools"] = [tool.get("function", tool) if isinstance(tool, dict) else tool for tool in values["tools"]]
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise BadInput(f"{where}: key {place!r}: {first['msg']}") from None
+
+
+def read_environments(path: Path | str) -> Iterator[Environment]:
+    """Yield the environments of a JSONL file. Raises BadInput with file and line number."""
+    for number, record in read_jsonl(path):
+        yield Environment.from_record(record, where=f"{path}:{number}")
+
+
+def write_environments(path: Path | str, environments: list[Environment]) -> int:
+    """Write a whole JSONL file; returns the number of lines."""
+    return write_jsonl(path, [environment.to_record() for environment in environments])

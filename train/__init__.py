@@ -1,0 +1,1 @@
+"""Play environments, make RL prompts, train with OpenRLHF."""
