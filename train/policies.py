@@ -1,0 +1,283 @@
+"""Policies: everything that can play an environment, behind one batched interface.
+
+A policy gets the states of many episodes at once and returns one generation for each. Kinds, by their spec:
+
+    oracle                  plays the gold plan: the ceiling, 1.0 on every metric
+    random                  random tools with random arguments of the right shape: the floor
+    replay:FILE             plays back recorded turns, JSONL of {"id", "trial", "turns": [raw text, ...]} or result rows
+    hf:DIR                  a checkpoint through transformers, on CPU or GPU (an existing folder alone means this)
+    vllm:DIR                the same checkpoint through vLLM
+    openai:MODEL@BASE_URL   any OpenAI-compatible server; the key comes from OPENAI_API_KEY
+
+Source: paper/README.md, "Training" (collection) and "Evaluation".
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from env_construction.jsonl import BadInput, read_jsonl
+from env_construction.schema import Environment
+from env_construction.tool_sandbox import ToolCall
+from reward.tool_calls import render_call
+
+SPECS = ("oracle", "random", "replay:FILE", "hf:DIR", "vllm:DIR", "openai:MODEL@BASE_URL")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One model turn. `truncated`: it was cut by the token limit. `too_long`: the prompt left no room, nothing was generated.
+
+    `fault` is the infrastructure's failure (server gone, nothing recorded), empty when there was none; it is never the
+    model's doing.
+    """
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    truncated: bool
+    too_long: bool = False
+    fault: str = ""
+
+
+@dataclass
+class PolicyRequest:
+    """The state that a turn is asked for. `seed` differs for every (run seed, case, trial, turn)."""
+
+    environment: Environment
+    case_id: str
+    trial: int
+    turn: int
+    seed: int
+
+
+class Policy(Protocol):
+    """Anything that plays. `generate` returns one generation for each request, in order."""
+
+    name: str
+
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]: ...
+
+
+def ready_calls(environment: Environment) -> list[ToolCall]:
+    """The gold calls that can be made now: not made yet, still unsolved, and all they depend on is solved.
+
+    Of two sub-questions with the same tool and the same answer of which one is solved, the first counts as solved.
+    """
+    open_answers = {tool: Counter(answers) for tool, answers in environment.unsolved_set.items()}
+    unsolved: set[str] = set()
+    for item in reversed(environment.sub_questions):
+        answers = open_answers.get(item.tool)
+        if answers and answers[item.answer] > 0:
+            answers[item.answer] -= 1
+            unsolved.add(item.id)
+    made = [
+        (call["function"]["name"], call["function"]["arguments"])
+        for message in environment.messages
+        for call in message.get("tool_calls") or ()
+    ]
+    needs = {item.id: item.depends_on for item in environment.sub_questions}
+    return [
+        ToolCall(gold.name, gold.arguments)
+        for gold in environment.gold_plan
+        if gold.sub_question in unsolved
+        and not any(need in unsolved for need in needs.get(gold.sub_question, ()))
+        and (gold.name, gold.arguments) not in made
+    ]
+
+
+class OraclePolicy:
+    """Plays the gold plan: in each turn every call whose dependencies are solved, at the end the answer.
+
+    It makes each gold call once: a gold call that does not solve its sub-question lowers the score, it does not loop.
+    """
+
+    name = "oracle"
+
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
+        """Raises BadInput for an environment without a gold plan."""
+        return [_written(self._turn(request)) for request in requests]
+
+    @staticmethod
+    def _turn(request: PolicyRequest) -> str:
+        environment = request.environment
+        if not environment.gold_plan:
+            raise BadInput(f"environment {request.case_id!r} has no gold_plan: the oracle cannot play it")
+        calls = ready_calls(environment)
+        if calls:
+            return "\n".join(render_call(call) for call in calls)
+        return f"The answer is {environment.answer}." if environment.answer else "All steps are done."
+
+
+class RandomPolicy:
+    """The floor: calls random tools of the environment with random arguments that fit their schemas.
+
+    Strings are runs of one to three words of the conversation, or enum values. After every turn it stops with
+    probability `stop` and says some words of the conversation as its answer.
+    """
+
+    name = "random"
+
+    def __init__(self, seed: int = 0, stop: float = 0.3) -> None:
+        self.seed = seed
+        self.stop = stop
+
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
+        return [_written(self._turn(request)) for request in requests]
+
+    def _turn(self, request: PolicyRequest) -> str:
+        rng = random.Random(f"{self.seed}:{request.seed}:{request.case_id}:{request.trial}:{request.turn}:random")
+        environment = request.environment
+        words = [
+            word for message in environment.messages for word in re.findall(r"\w+", str(message.get("content") or ""))
+        ]
+        if not environment.tools or (request.turn > 0 and rng.random() < self.stop):
+            return f"The answer is {_phrase(words, rng)}."
+        tool = rng.choice(environment.tools)
+        return render_call(ToolCall(tool.name, random_arguments(tool.parameters, words, rng)))
+
+
+def random_arguments(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> dict[str, Any]:
+    """A random object for a JSON Schema object: every required property, each optional one with probability 0.3."""
+    required = schema.get("required") or []
+    return {
+        name: _random_value(property_schema if isinstance(property_schema, dict) else {}, words, rng)
+        for name, property_schema in (schema.get("properties") or {}).items()
+        if name in required or rng.random() < 0.3
+    }
+
+
+def _random_value(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> Any:
+    if schema.get("enum"):
+        return rng.choice(schema["enum"])
+    kind = schema.get("type", "string")
+    if isinstance(kind, list):
+        kind = rng.choice(kind)
+    if kind in ("integer", "number"):
+        low = schema.get("minimum", 0)
+        number = rng.randint(int(low), max(int(low), int(schema.get("maximum", 100))))
+        return number if kind == "integer" else float(number)
+    if kind == "boolean":
+        return rng.random() < 0.5
+    if kind == "array":
+        items = schema.get("items") if isinstance(schema.get("items"), dict) else {}
+        return [_random_value(items or {}, words, rng) for _ in range(rng.randint(1, 2))]
+    if kind == "object":
+        return random_arguments(schema, words, rng)
+    return None if kind == "null" else _phrase(words, rng)
+
+
+def _phrase(words: Sequence[str], rng: random.Random) -> str:
+    if not words:
+        return "unknown"
+    start = rng.randrange(len(words))
+    return " ".join(words[start : start + rng.randint(1, 3)])
+
+
+class ReplayPolicy:
+    """Plays back recorded turns, so that recorded outputs are scored again without a model.
+
+    A line holds `id`, `trial` (0 if absent) and either `turns` (a list of raw texts) or, in a result row,
+    `turn_scores` with the raw `text` of each turn. A turn that is not recorded is a fault, not a wrong answer.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.name = f"replay:{path}"
+        self.turns: dict[tuple[str, int], list[str]] = {}
+        for number, record in read_jsonl(path, required=("id",)):
+            turns = record.get("turns")
+            if not isinstance(turns, list):
+                turns = [item.get("text") for item in record.get("turn_scores") or () if isinstance(item, dict)]
+            if not all(isinstance(turn, str) for turn in turns):
+                raise BadInput(f"{path}:{number}: key 'turns': expected a list of texts")
+            self.turns[str(record["id"]), int(record.get("trial") or 0)] = turns
+
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
+        generations = []
+        for request in requests:
+            turns = self.turns.get((request.case_id, request.trial))
+            if turns is None:
+                fault = f"no record of id {request.case_id!r}, trial {request.trial}"
+            elif request.turn >= len(turns):
+                fault = f"only {len(turns)} turns recorded of id {request.case_id!r}, trial {request.trial}"
+            else:
+                generations.append(_written(turns[request.turn]))
+                continue
+            generations.append(Generation(text="", tokens=0, prompt_tokens=0, truncated=False, fault=fault))
+        return generations
+
+
+def _written(text: str) -> Generation:
+    """A turn of a policy that has no tokenizer: tokens are not counted."""
+    return Generation(text=text, tokens=0, prompt_tokens=0, truncated=False)
+
+
+def load_policy(
+    spec: str,
+    *,
+    temperature: float = 0.0,
+    max_new_tokens: int = 1024,
+    thinking: bool = False,
+    seed: int = 0,
+    max_prompt_tokens: int | None = None,
+    batch_size: int = 64,
+    concurrency: int = 32,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Policy:
+    """The policy of a spec (see the module's head). Raises BadInput for an unknown spec or an unusable checkpoint.
+
+    `max_prompt_tokens`: a longer prompt ends its episode as `too_long`; None means all that the model's context leaves.
+    `batch_size` is for `hf`, `concurrency` for `openai`; `device` and `dtype` (torch names) are for `hf` and `vllm`,
+    by default CUDA and the checkpoint's type where there is a GPU, else CPU and float32.
+    """
+    kind, _, rest = spec.partition(":")
+    if spec == "oracle":
+        return OraclePolicy()
+    if spec == "random":
+        return RandomPolicy(seed=seed)
+    if kind == "replay" and rest:
+        return ReplayPolicy(rest)
+    if (kind in ("hf", "vllm") and rest) or Path(spec).is_dir():
+        from train.local_policies import HfPolicy, VllmPolicy
+
+        folder = rest if kind in ("hf", "vllm") and rest else spec
+        if kind == "vllm":
+            return VllmPolicy(
+                folder,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                thinking=thinking,
+                max_prompt_tokens=max_prompt_tokens,
+                dtype=dtype,
+                seed=seed,
+            )
+        return HfPolicy(
+            folder,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            thinking=thinking,
+            max_prompt_tokens=max_prompt_tokens,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+        )
+    if kind == "openai" and "@" in rest:
+        from train.server_policy import ServerPolicy
+
+        model, _, base_url = rest.partition("@")
+        return ServerPolicy(
+            model,
+            base_url,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            thinking=thinking,
+            concurrency=concurrency,
+        )
+    raise BadInput(f"unknown policy {spec!r}: expected one of {', '.join(SPECS)}, or an existing model folder")
