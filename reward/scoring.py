@@ -1,0 +1,204 @@
+"""Score model turns and episodes by running their calls in the sandbox.
+
+One scorer for training and evaluation: OpenRLHF's reward, the rollout and the audit all come here. Gold (sub-answers,
+the final answer) stays in this process; the sandbox gets source and arguments only.
+Source: paper/README.md, "Reward for one model turn" and the metrics over an episode.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from env_construction.jsonl import BadInput
+from env_construction.matching import MATCHES, answer_in_text, assign
+from env_construction.schema import Environment
+from env_construction.tool_sandbox import SandboxJob, ToolResult, ToolSandbox, shared_sandbox
+from reward.rewards import REWARDS
+from reward.tool_calls import CALL_MARKS, ParsedTurn, assistant_message, parse_turn, tool_messages
+
+
+@dataclass(frozen=True)
+class TurnScore:
+    """One turn's reward and its parts.
+
+    p calls, q solved by this turn, t unsolved before it. `results` and `solved` (the sub-answer that the call solved, or
+    None) have one entry for each parsed call. `unsolved_set` and `solve_rate` are the state after the turn.
+    `fault` says that the sandbox itself broke: the reward is then 0 and the state is as before.
+    `sandbox_ms` is the time of this turn's calls in the sandbox, in milliseconds.
+    """
+
+    reward: float
+    kind: str
+    p: int
+    q: int
+    t: int
+    fault: bool
+    sandbox_ms: float
+    results: tuple[ToolResult, ...]
+    solved: tuple[str | None, ...]
+    unsolved_set: dict[str, list[str]]
+    solve_rate: float
+    parsed: ParsedTurn
+
+
+@dataclass(frozen=True)
+class EpisodeScore:
+    """Solve-P = solved / calls (1 without calls), Solve-R = solved / sub_questions, Solve-F1 = 2 solved / (calls + sub_questions)."""
+
+    solve_p: float
+    solve_r: float
+    solve_f1: float
+    calls: int
+    solved: int
+    sub_questions: int
+    answer_correct: bool
+
+
+def check_gold(environment: Environment, where: str) -> None:
+    """Refuse an environment that `strict` cannot score: a sub-answer or final answer without a letter or digit.
+
+    Under `published` such a sub-answer is solved by every call (defect 4). Raises BadInput naming `where` and the key.
+    """
+    golds = [(f"unsolved_set.{tool}", gold) for tool, answers in environment.unsolved_set.items() for gold in answers]
+    if environment.answer is not None:
+        golds.append(("answer", environment.answer))
+    for key, gold in golds:
+        if not re.search(r"\w", gold):
+            raise BadInput(f"{where}: key {key!r}: expected an answer with a letter or digit, got {gold!r}")
+
+
+def score_turn(
+    environment: Environment,
+    text: str,
+    *,
+    variant: str = "solve_f1",
+    match: str = "published",
+    sandbox: ToolSandbox | None = None,
+) -> TurnScore:
+    """Score one turn. `environment` is the state before it; it is not changed. See score_turns."""
+    return score_turns([(environment, text)], variant=variant, match=match, sandbox=sandbox)[0]
+
+
+def score_turns(
+    items: Sequence[tuple[Environment, str]],
+    *,
+    variant: str = "solve_f1",
+    match: str = "published",
+    sandbox: ToolSandbox | None = None,
+) -> list[TurnScore]:
+    """Score many turns, their calls in one batch of the sandbox (the process's shared one if none is given).
+
+    Raises ValueError for an unknown variant or match, and nothing else for any text.
+    """
+    if variant not in REWARDS:
+        raise ValueError(f"unknown variant {variant!r}: expected one of {', '.join(REWARDS)}")
+    if match not in MATCHES:
+        raise ValueError(f"unknown match {match!r}: expected one of {', '.join(MATCHES)}")
+    turns = [parse_turn(text, match) for _, text in items]
+    with_calls = [index for index, turn in enumerate(turns) if turn.calls]
+    results: dict[int, list[ToolResult]] = {}
+    if with_calls:
+        jobs = [SandboxJob(items[index][0].codes, turns[index].calls) for index in with_calls]
+        results = dict(zip(with_calls, (sandbox or shared_sandbox()).run_batch(jobs), strict=True))
+    return [
+        _score(environment, turn, results.get(index, []), variant, match)
+        for index, ((environment, _), turn) in enumerate(zip(items, turns, strict=True))
+    ]
+
+
+def advance(environment: Environment, score: TurnScore) -> Environment:
+    """The state after a turn: a copy with the assistant's and the tools' messages, what is unsolved, and the solve rate."""
+    return environment.model_copy(
+        update={
+            "messages": [
+                *environment.messages,
+                assistant_message(score.parsed),
+                *tool_messages(score.parsed, score.results),
+            ],
+            "unsolved_set": score.unsolved_set,
+            "solve_rate": score.solve_rate,
+        }
+    )
+
+
+def score_episode(
+    n_sub_questions: int, turns: Sequence[TurnScore], answer: str | None, final_text: str, match: str
+) -> EpisodeScore:
+    """Metrics over a whole episode of `n_sub_questions`; `final_text` is the last turn as generated."""
+    calls = sum(turn.p for turn in turns)
+    solved = sum(turn.q for turn in turns)
+    return EpisodeScore(
+        solve_p=solved / calls if calls else 1.0,
+        solve_r=solved / n_sub_questions if n_sub_questions else 0.0,
+        solve_f1=2 * solved / (calls + n_sub_questions) if calls + n_sub_questions else 0.0,
+        calls=calls,
+        solved=solved,
+        sub_questions=n_sub_questions,
+        answer_correct=answer is not None
+        and answer_in_text(answer, _answer_text(parse_turn(final_text, match), match), match),
+    )
+
+
+def _answer_text(turn: ParsedTurn, match: str) -> str:
+    """Where the final answer may stand: the whole text as published, thinking left out in strict (defect 6b)."""
+    return turn.text if match == "published" else turn.content
+
+
+def _score(
+    environment: Environment, turn: ParsedTurn, results: Sequence[ToolResult], variant: str, match: str
+) -> TurnScore:
+    unsolved = {tool: list(answers) for tool, answers in environment.unsolved_set.items()}
+    t = environment.unsolved_count
+    fault = any(result.status == "fault" for result in results)
+    solved: list[str | None] = [None] * len(turn.calls)
+    if not fault:
+        for tool in {call.name for call in turn.calls} & unsolved.keys():
+            places = [place for place, call in enumerate(turn.calls) if call.name == tool]
+            answers = unsolved[tool]
+            chosen = assign(answers, [results[place] for place in places], match)
+            for place, index in zip(places, chosen, strict=True):
+                solved[place] = None if index is None else answers[index]
+            taken = set(chosen)
+            unsolved[tool] = [answer for index, answer in enumerate(answers) if index not in taken]
+    q = sum(answer is not None for answer in solved)
+    p = len(turn.calls) + (len(turn.malformed) if match == "strict" else 0)
+    kind = _kind(environment, turn, match)
+    return TurnScore(
+        reward=0.0 if fault else REWARDS[variant](p, q, t, kind),
+        kind=kind,
+        p=p,
+        q=q,
+        t=t,
+        fault=fault,
+        sandbox_ms=1000 * sum(result.seconds for result in results),
+        results=tuple(results),
+        solved=tuple(solved),
+        unsolved_set=unsolved,
+        solve_rate=_solve_rate(environment, t - q),
+        parsed=turn,
+    )
+
+
+def _kind(environment: Environment, turn: ParsedTurn, match: str) -> str:
+    """The row of the reward table that a turn falls into; the order of the tests is the published one."""
+    if turn.calls:
+        return "calls"
+    text = _answer_text(turn, match)
+    if not text:
+        return "empty"
+    if any(mark in text for mark in CALL_MARKS):
+        return "malformed"
+    if environment.answer is not None and answer_in_text(environment.answer, text, match):
+        return "answer"
+    return "all_solved_no_answer" if environment.solve_rate == 1.0 else "other"
+
+
+def _solve_rate(environment: Environment, unsolved_after: int) -> float:
+    """The share solved after a turn. The number of sub-questions follows from what was unsolved, and the rate, before."""
+    before = environment.unsolved_count
+    if unsolved_after == before:
+        return environment.solve_rate
+    total = round(before / (1.0 - environment.solve_rate)) if environment.solve_rate < 1.0 else before
+    return 1.0 - unsolved_after / max(total, before)
