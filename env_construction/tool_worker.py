@@ -1,0 +1,265 @@
+"""The process side of the tool sandbox: a zygote that forks runners, and the runner that executes tool code.
+
+Started by `tool_sandbox.py` with a clean environment; nothing here knows a gold answer, a reward or a policy.
+
+The *zygote* imports the standard modules that tools use, locks itself down (`isolation.py`), and then only forks and
+buries runners. It never reads tool code, so what a fork inherits is the same every time. A *runner* gets source and
+arguments over its own socket and sends back text. It runs in one of three modes, chosen by the parent:
+
+- `pool`: many responses one after the other. Only code that `plain_code.py` proves unable to leave a trace is run;
+  other code is reported back as `wild` and not touched.
+- `own`: one call of wild code; the parent discards the process afterwards.
+- `session`: all calls of one episode on one shared state.
+
+Frames both ways: 4 bytes length (little endian), then JSON in ASCII. A runner's frames carry the nonce of the request.
+The progress page (16 bytes of shared memory: call index, start time) tells the parent which call is running, so that
+it can kill a stuck one and blame nobody else; no call costs a system call for that.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import types
+from typing import Any
+
+PROGRESS = struct.Struct("<qd")
+CONTROL = struct.Struct("<cq")
+LENGTH = struct.Struct("<I")
+FLUSH_SECONDS = 0.005
+FLUSH_CHARACTERS = 1 << 18
+EXIT_DIRTY = 86
+"""Exit status of a pool runner that found its interpreter changed: nothing unreported of it is believed."""
+
+PRELOAD = (
+    "abc array base64 bisect calendar cmath collections collections.abc contextlib copy csv dataclasses datetime decimal"
+    " difflib enum fractions functools hashlib heapq html io itertools json keyword locale math numbers operator random"
+    " re statistics string textwrap time traceback types typing unicodedata urllib.parse uuid zoneinfo _strptime"
+)
+MODULE = "tool"
+
+
+def read_exactly(descriptor: int, size: int) -> bytes | None:
+    """Read `size` bytes, or None at end of file."""
+    parts = []
+    while size:
+        part = os.read(descriptor, min(size, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def too_long(text: str, limit: int) -> bool:
+    """Whether `text` takes more than `limit` bytes of UTF-8."""
+    if len(text) > limit:
+        return True
+    return len(text) * 4 > limit and not text.isascii() and len(text.encode("utf-8", "surrogatepass")) > limit
+
+
+def render(value: Any) -> str:
+    """What the model sees of a returned value: JSON for a dict or list, else `str()` (paper/README.md, Reward)."""
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def error_text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:
+        return type(error).__name__
+
+
+def fresh_namespace() -> dict[str, Any]:
+    """The globals of a new module, registered so that dataclasses and typing find it."""
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module
+    return module.__dict__
+
+
+class Runner:
+    """Executes calls; lives in a forked process of its own."""
+
+    def __init__(self, channel: int, page: int, output_bytes: int, cpu_s: float) -> None:
+        self._channel = channel
+        self._progress = mmap.mmap(page, mmap.PAGESIZE)
+        self._output_bytes = output_bytes
+        self._cpu_s = cpu_s
+        self._compiled: dict[int, Any] = {}
+        self._namespaces: dict[int, dict[str, Any]] = {}
+        self._state: Any = None
+        self._has_state = False
+
+    def serve(self) -> None:
+        """Answer requests until the parent closes the channel."""
+        while True:
+            head = read_exactly(self._channel, LENGTH.size)
+            if head is None:
+                os._exit(0)
+            body = read_exactly(self._channel, LENGTH.unpack(head)[0])
+            if body is None:
+                os._exit(0)
+            self._answer(json.loads(body))
+
+    def _answer(self, request: dict[str, Any]) -> None:
+        nonce = request["nonce"]
+        mode = request["mode"]
+        if "state" in request:
+            self._state = request["state"]
+            self._has_state = True
+            self._namespaces.clear()
+        for code_id, source in request["codes"]:
+            self._compiled[code_id] = self._compile(source, mode)
+        calls = request["calls"]
+        done: list[list[Any]] = []
+        pending = 0
+        flushed = self._start_clock(-1)
+        for index, (code_id, name, arguments) in enumerate(calls):
+            start = time.monotonic()
+            PROGRESS.pack_into(self._progress, 0, index, start)
+            status, output = self._call(code_id, name, arguments, mode)
+            now = time.monotonic()
+            done.append([index, status, output, now - start])
+            pending += len(output)
+            if now - flushed > FLUSH_SECONDS or pending > FLUSH_CHARACTERS:
+                self._send(nonce, done)
+                done = []
+                pending = 0
+                flushed = self._start_clock(index)
+        if request.get("want_state"):
+            self._send(nonce, [[len(calls), *self._rendered_state(), 0.0]])
+        elif done or not calls:
+            self._send(nonce, done)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _start_clock(self, index: int) -> float:
+        if self._cpu_s > 0:
+            signal.setitimer(signal.ITIMER_PROF, self._cpu_s)
+        return time.monotonic()
+
+    def _send(self, nonce: str, done: list[list[Any]]) -> None:
+        body = json.dumps([nonce, done]).encode("ascii")
+        write_all(self._channel, LENGTH.pack(len(body)) + body)
+
+    def _compile(self, source: str, mode: str) -> Any:
+        """A code object, or the exception that compiling raised."""
+        try:
+            return compile(source, "<string>", "exec", dont_inherit=True)
+        except BaseException as error:
+            return error
+
+    def _call(self, code_id: int, name: str, arguments: Any, mode: str) -> tuple[str, str]:
+        try:
+            code = self._compiled[code_id]
+            if isinstance(code, BaseException):
+                raise code
+            if mode == "session":
+                namespace = self._namespaces.get(code_id)
+                if namespace is None:
+                    namespace = fresh_namespace()
+                    exec(code, namespace)
+                    self._namespaces[code_id] = namespace
+            else:
+                namespace = fresh_namespace()
+                exec(code, namespace)
+            function = namespace.get(name)
+            if function is None:
+                raise NameError(f"name {name!r} is not defined")
+            value = function(self._state, **arguments) if self._has_state else function(**arguments)
+            output = render(value)
+            status = "ok"
+        except MemoryError as error:
+            status = "memory"
+            output = error_text(error) or "out of memory"
+        except BaseException as error:
+            status = "error"
+            output = error_text(error)
+        if too_long(output, self._output_bytes):
+            return "output_limit", f"the output is longer than {self._output_bytes} bytes"
+        return status, output
+
+    def _rendered_state(self) -> tuple[str, str]:
+        try:
+            return "ok", json.dumps(self._state)
+        except BaseException as error:
+            return "error", error_text(error)
+
+
+def run_runner(channel: int, page: int, output_bytes: int, cpu_s: float) -> None:
+    """Body of a forked runner; never returns."""
+    try:
+        os.setpgid(0, 0)
+        gc.freeze()
+        Runner(channel, page, output_bytes, cpu_s).serve()
+    finally:
+        os._exit(70)
+
+
+def zygote(control: socket.socket, output_bytes: int, cpu_s: float) -> None:
+    """Fork (`F`, with channel and page), kill and reap (`K`, pid); ends with its parent."""
+    parent = os.getppid()
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    children: set[int] = set()
+    try:
+        while True:
+            if not poller.poll(1000):
+                if os.getppid() != parent:
+                    return
+                continue
+            message, descriptors, _, _ = socket.recv_fds(control, CONTROL.size, 2)
+            if len(message) < CONTROL.size:
+                return
+            operation, number = CONTROL.unpack(message)
+            if operation == b"F":
+                pid = os.fork()
+                if pid == 0:
+                    control.close()
+                    run_runner(descriptors[0], descriptors[1], output_bytes, cpu_s)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                children.add(pid)
+                control.sendall(CONTROL.pack(b"F", pid))
+            else:
+                status = -1
+                if number in children:
+                    os.kill(number, signal.SIGKILL)
+                    status = os.waitpid(number, 0)[1]
+                    children.discard(number)
+                control.sendall(CONTROL.pack(b"K", status))
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    control = socket.socket(fileno=settings["control"])
+    for name in PRELOAD.split():
+        __import__(name)
+    os.environ.clear()
+    gc.collect()
+    gc.freeze()
+    hello = json.dumps({"layers": ["rlimits"], "missing": []}).encode("ascii")
+    control.sendall(LENGTH.pack(len(hello)) + hello)
+    zygote(control, settings["output_bytes"], settings["cpu_s"])
+
+
+if __name__ == "__main__":
+    main()
