@@ -1,0 +1,129 @@
+"""The tiny policy's model, tokenizer and chat template: a Qwen3-architecture model that a CPU can train.
+
+What is kept from Qwen3: the architecture (grouped-query attention with q/k norms, SwiGLU, RMSNorm, RoPE, tied embeddings),
+the special tokens (`<|im_start|>`, `<|im_end|>`, `<tool_call>`, `<tool_response>`, `<think>` ...), and the way a chat template
+lays out tools, tool calls (Hermes JSON) and tool responses. What differs, and why:
+
+- The vocabulary has about 1,500 tokens, since the embedding of a 151k vocabulary would be 99% of a model of this size.
+- Text is split so that a capitalised word is the same token sequence wherever it stands (after a space, after a quote).
+  Qwen's own split glues the character before a word to it, so that an entity in a question and in a JSON argument have
+  different tokens, and a small model has to learn a dictionary before it can copy.
+- The template writes a tool as one short JSON line (name, parameter names with type or enum, description) without the JSON
+  Schema boilerplate: the same facts in a third of the tokens. `?` marks an optional parameter.
+- There is no thinking mode, as with Qwen2.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TAG_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
+
+# A lower-case word takes the space before it along; a capitalised word never does; digits stand alone; all between is one piece.
+WORD_SPLIT = r" ?\p{Ll}+|\p{Lu}\p{Ll}*|\p{N}|[^\p{L}\p{N}]+(?= \p{Ll})|[^\p{L}\p{N}]+|\p{L}"
+
+CHAT_TEMPLATE = """\
+{%- macro signature(function) -%}
+{%- set parameters = function.parameters or {} -%}
+{%- set required = parameters.required or [] -%}
+{"name": {{ function.name | tojson }}, "parameters": {
+{%- for name, schema in (parameters.properties or {}).items() -%}
+{{ (name if name in required else name ~ '?') | tojson }}: {{ (schema.enum if schema.enum else schema.type or 'any') | tojson }}{{ ', ' if not loop.last }}
+{%- endfor -%}
+}, "description": {{ function.description | tojson }}}
+{%- endmacro -%}
+{%- if tools -%}
+{{ '<|im_start|>system\\n' }}{%- if messages and messages[0].role == 'system' -%}{{ messages[0].content ~ '\\n' }}{%- endif -%}
+{{ '<tools>\\n' }}{%- for tool in tools -%}{{ signature(tool.function if tool.function is defined else tool) ~ '\\n' }}{%- endfor -%}
+{{ '</tools><|im_end|>\\n' }}
+{%- elif messages and messages[0].role == 'system' -%}
+{{ '<|im_start|>system\\n' ~ messages[0].content ~ '<|im_end|>\\n' }}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message.role == 'user' -%}
+{{ '<|im_start|>user\\n' ~ message.content ~ '<|im_end|>\\n' }}
+{%- elif message.role == 'assistant' -%}
+{{ '<|im_start|>assistant\\n' ~ (message.content or '') }}
+{%- for call in message.tool_calls or [] -%}
+{%- set function = call.function if call.function is defined else call -%}
+{{ '\\n' if message.content or not loop.first }}{{ '<tool_call>\\n{"name": ' ~ (function.name | tojson) ~ ', "arguments": ' ~ (function.arguments if function.arguments is string else function.arguments | tojson) ~ '}\\n</tool_call>' }}
+{%- endfor -%}
+{{ '<|im_end|>\\n' }}
+{%- elif message.role == 'tool' -%}
+{{ '<|im_start|>user' if loop.first or loop.previtem.role != 'tool' }}
+{{- '\\n<tool_response>\\n' ~ message.content ~ '\\n</tool_response>' }}
+{{- '<|im_end|>\\n' if loop.last or loop.nextitem.role != 'tool' }}
+{%- endif -%}
+{%- endfor -%}
+{{ '<|im_start|>assistant\\n' if add_generation_prompt }}"""
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int = 1536) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with Qwen's special tokens and the chat template above, learned from `texts`."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(SPECIAL_TOKENS) - len(TAG_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+        max_token_length=16,
+    )
+    tokenizer.train_from_iterator(_without_tags(texts), trainer)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.add_tokens(list(TAG_TOKENS))
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=4096,
+        padding_side="left",
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+def _without_tags(texts: Iterable[str]) -> Iterator[str]:
+    """The tags are whole tokens of their own: the merges must not be spent on their letters."""
+    for text in texts:
+        for tag in (*SPECIAL_TOKENS, *TAG_TOKENS):
+            text = text.replace(tag, "\n")
+        yield text
+
+
+def new_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int, layers: int = 4, width: int = 128, heads: int = 4
+) -> Qwen3ForCausalLM:
+    """A freshly initialised fp32 Qwen3 model of about a million parameters for `tokenizer`."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        head_dim=width // heads,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.02,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.to(torch.float32)
