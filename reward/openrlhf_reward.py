@@ -1,0 +1,159 @@
+"""The file that OpenRLHF loads for `--reward.remote_url reward/openrlhf_reward.py`: runs a response's calls, scores it.
+
+In: `queries` (prompt + response as decoded), `prompts` and `labels` of one or more responses; a label is one JSON string, an
+environment record with `codes`, `unsolved_set`, `solve_rate`, `answer`, `id` (`messages` and `tools` may be left out).
+Out: `rewards`, `scores` and `extra_logs`, float32 tensors of shape (responses,).
+
+Settings, read once when the file is loaded (a wrong one stops the run there):
+    FTRL_REWARD_VARIANT   a row of reward/rewards.py   (default solve_f1)
+    FTRL_REWARD_MATCH     published | strict           (default published)
+    FTRL_REWARD_CONTROL   "" | shuffled | constant     (default "", see reward/controls.py)
+    FTRL_REWARD_SEED      seed of the control          (default 0)
+
+`reward_func` never raises: OpenRLHF would only log the exception and train on without a reward. What breaks here (the sandbox,
+a label that cannot be read, a prompt that is not in the query) gives reward 0 and `fault` 1 in the logs, never a model fault.
+
+Example:
+    python -m openrlhf.cli.train_ppo_ray --reward.remote_url reward/openrlhf_reward.py --data.label_key label ...
+Source: paper section 3.2; paper/README.md, "Reward for one model turn" and the traps under "Training".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# OpenRLHF executes this file by its path, in a process that need not have been started in the repository
+if (_ROOT := str(Path(__file__).resolve().parents[1])) not in sys.path:
+    sys.path.insert(0, _ROOT)
+
+from env_construction.jsonl import BadInput
+from env_construction.matching import MATCHES
+from env_construction.schema import Environment
+from reward.controls import RewardControl
+from reward.rewards import KINDS, REWARDS
+from reward.scoring import TurnScore, check_gold, score_turns
+
+logger = logging.getLogger(__name__)
+_GRID = 2**16
+_TAIL_LENGTHS = (4096, 1024, 256, 64)
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """Which reward this process hands out; see the module's head."""
+
+    variant: str
+    match: str
+    control: RewardControl
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> RewardSettings:
+        """Read FTRL_REWARD_*. Raises BadInput naming the variable, its value and what was expected."""
+        variant = environ.get("FTRL_REWARD_VARIANT", "solve_f1")
+        match = environ.get("FTRL_REWARD_MATCH", "published")
+        if variant not in REWARDS:
+            raise BadInput(f"FTRL_REWARD_VARIANT={variant!r}: expected one of {', '.join(REWARDS)}")
+        if match not in MATCHES:
+            raise BadInput(f"FTRL_REWARD_MATCH={match!r}: expected one of {', '.join(MATCHES)}")
+        try:
+            seed = int(environ.get("FTRL_REWARD_SEED", "0"))
+        except ValueError:
+            raise BadInput(f"FTRL_REWARD_SEED={environ['FTRL_REWARD_SEED']!r}: expected a whole number") from None
+        try:
+            control = RewardControl(environ.get("FTRL_REWARD_CONTROL", ""), seed)
+        except ValueError as error:
+            raise BadInput(f"FTRL_REWARD_CONTROL: {error}") from None
+        return cls(variant, match, control)
+
+
+SETTINGS = RewardSettings.from_environ(os.environ)
+
+
+def on_grid(reward: float) -> float:
+    """The nearest multiple of 2^-16. Sums of up to 16 such rewards are exact in float32, so that a group of equal rewards
+    has exactly its own mean: OpenRLHF's group_norm divides by std + 1e-9, and one ulp there makes advantages of +-10.
+    """
+    return round(reward * _GRID) / _GRID
+
+
+def response_of(query: str, prompt: str) -> str:
+    """The response in `query` = prompt + response, also when OpenRLHF cut the prompt's left end off.
+
+    Raises BadInput if the prompt's end is not in the query (a tokenizer that does not decode to what it was given).
+    """
+    if query.startswith(prompt):
+        return query[len(prompt) :]
+    for length in _TAIL_LENGTHS:
+        tail = prompt[-length:]
+        place = query.find(tail)
+        if tail and place >= 0:
+            return query[place + len(tail) :]
+    raise BadInput(f"the end of the prompt, {prompt[-64:]!r}, is not in the query")
+
+
+@lru_cache(maxsize=256)
+def environment_of(label: str, match: str) -> Environment:
+    """The environment in a label (the samples of one prompt share it). Raises BadInput; never changed by scoring."""
+    try:
+        record = json.loads(label)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadInput(f"label: expected a JSON object ({error})") from None
+    if not isinstance(record, dict):
+        raise BadInput(f"label: expected a JSON object, got {type(record).__name__}")
+    environment = Environment.from_record({"messages": [], "tools": [], **record}, where="label")
+    if match == "strict":
+        check_gold(environment, where="label")
+    return environment
+
+
+def reward_func(queries: list[str], prompts: list[str], labels: list[str], **kwargs: Any) -> dict[str, Any]:
+    """Score responses as OpenRLHF asks for it. Never raises; `kwargs` are whatever else OpenRLHF hands over."""
+    scores: list[TurnScore | None] = [None] * len(queries)
+    items: list[tuple[int, Environment, str]] = []
+    for index, query in enumerate(queries):
+        try:
+            items.append((index, environment_of(labels[index], SETTINGS.match), response_of(query, prompts[index])))
+        except Exception as error:
+            logger.warning("reward fault, response %d: %s: %s", index, type(error).__name__, error)
+    try:
+        turns = [(environment, response) for _, environment, response in items]
+        found = score_turns(turns, variant=SETTINGS.variant, match=SETTINGS.match) if turns else []
+        for (index, _, _), score in zip(items, found, strict=True):
+            scores[index] = score
+    except Exception as error:
+        logger.warning("reward fault, %d responses: %s: %s", len(items), type(error).__name__, error)
+    # a response without a true reward is no draw of the reward's distribution: a fault stays 0 under every control
+    true = [0.0 if score is None else on_grid(score.reward) for score in scores]
+    rewards = [
+        0.0 if score is None or score.fault else on_grid(SETTINGS.control.apply(reward))
+        for score, reward in zip(scores, true, strict=True)
+    ]
+    logs = [_logs(score, reward) for score, reward in zip(scores, true, strict=True)]
+    return {
+        "rewards": torch.tensor(rewards, dtype=torch.float32),
+        "scores": torch.tensor([min(1.0, max(0.0, reward)) for reward in rewards], dtype=torch.float32),
+        "extra_logs": {key: torch.tensor([row[key] for row in logs], dtype=torch.float32) for key in _logs(None, 0.0)},
+    }
+
+
+def _logs(score: TurnScore | None, true_reward: float) -> dict[str, float]:
+    """What is logged of one response: the same keys every time, floats only. None: it could not be scored."""
+    row = {
+        "p": float(score.p) if score else 0.0,
+        "q": float(score.q) if score else 0.0,
+        "fault": float(score is None or score.fault),
+        "sandbox_ms": score.sandbox_ms if score else 0.0,
+        "true_reward": true_reward,
+    }
+    row.update({f"kind_{kind}": float(score is not None and score.kind == kind) for kind in KINDS})
+    return row
