@@ -1,0 +1,167 @@
+"""Turns that try to earn reward without doing the work, for `reward.audit`.
+
+An attack is a pure function of an environment: the same turn every time. Attacks that know the gold answers measure what
+a policy that merely *guesses* an answer could collect; those that do not know them measure what anybody can.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from env_construction.schema import Environment, ToolDocument
+from env_construction.tool_sandbox import ToolCall
+from reward.tool_calls import render_call
+
+Attack = Callable[[Environment], str]
+_MOST_ENTITIES = 8
+_MOST_PADDING = 5
+_ENTITY = re.compile(r"\"[^\"]+\"|'[^']+'|\d{4}-\d{2}-\d{2}|\d[\d,.]*\d|\d|[A-Z][\w'-]*(?: (?:of |the )?[A-Z][\w'-]*)*")
+
+
+def known_entities(environment: Environment) -> list[str]:
+    """What a policy can name without calling a tool: quoted words, names, numbers and dates of the question, in order."""
+    question = environment.question.rsplit("Question:", 1)[-1]
+    found = [text.strip("\"'., ") for text in _ENTITY.findall(question)]
+    return list(dict.fromkeys(text for text in found if text))[:_MOST_ENTITIES]
+
+
+def fill(parameters: dict[str, Any], value: str, everywhere: bool = False) -> dict[str, Any]:
+    """Arguments that fit a JSON Schema object, `value` wherever a string may stand. `everywhere`: optional ones too."""
+    properties = parameters.get("properties")
+    if not isinstance(properties, dict):
+        return {}
+    required = parameters.get("required")
+    names = (
+        list(properties) if everywhere or not isinstance(required, list) else [n for n in required if n in properties]
+    )
+    return {name: _value(properties[name], value, everywhere) for name in names}
+
+
+def _value(schema: Any, value: str, everywhere: bool) -> Any:
+    schema = schema if isinstance(schema, dict) else {}
+    choices = schema.get("enum")
+    if isinstance(choices, list) and choices:
+        return value if value in choices else choices[0]
+    kind = schema.get("type")
+    if kind in ("number", "integer"):
+        digits = re.fullmatch(r"-?\d+(\.\d+)?", value.replace(",", ""))
+        if not digits:
+            return schema.get("default", 1)
+        return float(value.replace(",", "")) if digits[1] and kind == "number" else int(float(value.replace(",", "")))
+    if kind == "boolean":
+        return True
+    if kind == "array":
+        return [_value(schema.get("items"), value, everywhere)]
+    if kind == "object":
+        return fill(schema, value, everywhere)
+    return value
+
+
+def _golds(environment: Environment) -> list[tuple[str, str]]:
+    return [(tool, gold) for tool, golds in environment.unsolved_set.items() for gold in golds]
+
+
+def _document(environment: Environment, name: str) -> ToolDocument | None:
+    return next((tool for tool in environment.tools if tool.name == name), None)
+
+
+def _turn(calls: list[ToolCall]) -> str:
+    return "\n".join(render_call(call) for call in calls)
+
+
+def _echoes(environment: Environment) -> list[ToolCall]:
+    calls = []
+    for tool, gold in _golds(environment):
+        document = _document(environment, tool)
+        calls.append(ToolCall(tool, fill(document.parameters, gold, everywhere=True) if document else {"query": gold}))
+    return calls
+
+
+def _keywords(environment: Environment) -> list[ToolCall]:
+    return [ToolCall(tool, {gold: True}) for tool, gold in _golds(environment)]
+
+
+def _plan(environment: Environment) -> list[ToolCall]:
+    """The gold plan's calls; without one (the published data), the calls that name the answer as a keyword."""
+    if environment.gold_plan:
+        return [ToolCall(call.name, call.arguments) for call in environment.gold_plan]
+    return _keywords(environment)
+
+
+def gold_plan(environment: Environment) -> str:
+    """No attack: the honest turn, every gold call once. Empty without a gold plan."""
+    return _turn(_plan(environment)) if environment.gold_plan else ""
+
+
+def echo_argument(environment: Environment) -> str:
+    """Every needed tool once for each sub-answer, the sub-answer written into every string argument."""
+    return _turn(_echoes(environment))
+
+
+def answer_as_keyword(environment: Environment) -> str:
+    """Every needed tool once for each sub-answer, with a keyword named after it: the error text repeats it."""
+    return _turn(_keywords(environment))
+
+
+def all_tools_all_entities(environment: Environment) -> str:
+    """Every tool with every entity of the question, no gold used."""
+    entities = known_entities(environment) or [environment.question[-80:]]
+    return _turn(
+        [ToolCall(tool.name, fill(tool.parameters, entity)) for tool in environment.tools for entity in entities]
+    )
+
+
+def call_twice(environment: Environment) -> str:
+    """Every call of the plan (else of answer_as_keyword) made twice."""
+    return _turn([call for call in _plan(environment) for _ in range(2)])
+
+
+def dump_everything(environment: Environment) -> str:
+    """A final text that lists the question, all enumerated values, the letters, the months and all numbers to 2100."""
+    values: list[str] = []
+    for tool in environment.tools:
+        values.append(json.dumps(tool.parameters, ensure_ascii=False))
+    months = "January February March April May June July August September October November December"
+    return "\n".join(
+        [environment.question, *values, months, " ".join("abcdefghijklmnopqrstuvwxyz"), " ".join(map(str, range(2101)))]
+    )
+
+
+def answer_without_calls(environment: Environment) -> str:
+    """The final answer as plain text, nothing called: what guessing it is worth."""
+    return f"The answer is {environment.answer}."
+
+
+def answer_in_thinking(environment: Environment) -> str:
+    """The final answer inside the thinking block only; the text after it says nothing."""
+    return f"<think>\nIt may be {environment.answer}.\n</think>\n\nI do not know."
+
+
+def calls_in_thinking(environment: Environment) -> str:
+    """The plan's calls (else answer_as_keyword's) inside the thinking block, no call after it."""
+    return f"<think>\n{_turn(_plan(environment))}\n</think>\n\nI have not decided yet."
+
+
+def free_broken_calls(environment: Environment) -> str:
+    """The plan's calls (else answer_as_keyword's) and as many broken ones again, at most 5: do those cost anything?"""
+    broken = '<tool_call>\n{"name": "search", "arguments": {"query": "\n</tool_call>'
+    plan = _plan(environment)
+    return "\n".join([_turn(plan), *[broken] * min(len(plan), _MOST_PADDING)])
+
+
+# name -> (turn, does it use gold answers)
+ATTACKS: dict[str, tuple[Attack, bool]] = {
+    "gold_plan": (gold_plan, True),
+    "echo_argument": (echo_argument, True),
+    "answer_as_keyword": (answer_as_keyword, True),
+    "call_twice": (call_twice, True),
+    "calls_in_thinking": (calls_in_thinking, True),
+    "free_broken_calls": (free_broken_calls, True),
+    "answer_without_calls": (answer_without_calls, True),
+    "answer_in_thinking": (answer_in_thinking, True),
+    "dump_everything": (dump_everything, False),
+    "all_tools_all_entities": (all_tools_all_entities, False),
+}

@@ -1,0 +1,155 @@
+"""Reward-hacking report: what do attacks on the reward earn, under `published` and under `strict` matching?
+
+In:  --environments F.jsonl  environments (the authors' format; ours, with a gold plan, gives the honest turn as well)
+Out: a table on the screen, a row for each attack (reward/attacks.py): share of environments where it earns anything, mean
+     reward, mean sub-questions solved, under both; every share with its 95% Wilson interval, every mean with +- 1.96
+     standard errors. `--out A.jsonl` keeps a line for each environment and attack: {"id", "attack", "uses_gold",
+     "published": {reward, kind, p, q, t, fault}, "strict": the same}; `--responses-out` keeps the turns themselves.
+
+An environment without a gold plan (the published data) has no honest turn, and attacks that repeat or hide solving calls
+use the calls of `answer_as_keyword`, which is what solves there. A final answer of null leaves out the attacks on it.
+
+Example:
+    python -m reward.audit --environments ../shared/data/ftrl_test_sample.jsonl --out audit.jsonl
+Source: paper/README.md, the defects 4 to 7 and 6b of the published code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from env_construction.jsonl import BadInput, run_main, write_jsonl
+from env_construction.matching import MATCHES
+from env_construction.schema import Environment
+from env_construction.tool_sandbox import ToolSandbox
+from reward.attacks import ATTACKS
+from reward.rewards import REWARDS
+from reward.score import open_sandbox, read_gold
+from reward.scoring import TurnScore, score_turns
+
+_Z = 1.959963984540054
+
+
+def applies(attack: str, environment: Environment) -> bool:
+    """Whether an attack means anything in an environment."""
+    if attack == "gold_plan":
+        return bool(environment.gold_plan)
+    return environment.answer is not None or not attack.startswith("answer_") or attack == "answer_as_keyword"
+
+
+def audit(environments: Sequence[Environment], variant: str, sandbox: ToolSandbox) -> list[dict[str, Any]]:
+    """Every attack on every environment under both matches: one row for each environment and attack."""
+    rows: list[dict[str, Any]] = []
+    for environment in tqdm(environments, unit="environment", desc="audit"):
+        names = [name for name in ATTACKS if applies(name, environment)]
+        turns = [(environment, ATTACKS[name][0](environment)) for name in names]
+        scores = {match: score_turns(turns, variant=variant, match=match, sandbox=sandbox) for match in MATCHES}
+        for index, name in enumerate(names):
+            row: dict[str, Any] = {"id": environment.id, "attack": name, "uses_gold": ATTACKS[name][1]}
+            row.update({match: _parts(scores[match][index]) for match in MATCHES})
+            rows.append(row)
+    return rows
+
+
+def _parts(score: TurnScore) -> dict[str, Any]:
+    return {
+        "reward": score.reward,
+        "kind": score.kind,
+        "p": score.p,
+        "q": score.q,
+        "t": score.t,
+        "fault": score.fault,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The report: attack, n, and under each match the share that earns, the mean reward and the mean of q."""
+    head = f"{'attack':<24}{'gold':<6}{'n':>5}"
+    for match in MATCHES:
+        head += f"  |  {match + ': earns [95%]':<26}{'reward':<18}{'solved':<14}"
+    lines = [head, "-" * len(head)]
+    for name, (_, uses_gold) in ATTACKS.items():
+        chosen = [row for row in rows if row["attack"] == name]
+        if not chosen:
+            continue
+        line = f"{name:<24}{'yes' if uses_gold else 'no':<6}{len(chosen):>5}"
+        for match in MATCHES:
+            scores = [row[match] for row in chosen]
+            low, high = wilson(sum(score["reward"] > 0 for score in scores), len(scores))
+            share = sum(score["reward"] > 0 for score in scores) / len(scores)
+            earns = f"{share:6.1%} [{low:.1%}, {high:.1%}]"
+            reward = mean_interval([score["reward"] for score in scores])
+            solved = mean_interval([score["q"] for score in scores])
+            line += f"  |  {earns:<26}{reward:<18}{solved:<14}"
+        lines.append(line)
+    faults = sum(row[match]["fault"] for row in rows for match in MATCHES)
+    lines.append(f"sandbox faults: {faults} of {len(MATCHES) * len(rows)} turns")
+    return "\n".join(lines)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95% Wilson score interval of a share, n >= 1."""
+    share = successes / n
+    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(values: Sequence[float]) -> str:
+    """The mean with +- 1.96 standard errors; no interval for a single value."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return f"{mean:.3f}"
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return f"{mean:.3f} +- {_Z * math.sqrt(variance / len(values)):.3f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--environments", type=Path, required=True, metavar="F.jsonl")
+    parser.add_argument("--variant", choices=list(REWARDS), default="solve_f1", help="row of the reward table")
+    parser.add_argument("--out", type=Path, metavar="A.jsonl", help="a line for each environment and attack")
+    parser.add_argument(
+        "--responses-out", type=Path, metavar="R.jsonl", help="the attacks' turns, as reward.score reads them"
+    )
+    parser.add_argument("--limit", type=int, default=0, help="only the first so many environments (default: all)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="sandbox processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--require-isolation", action="store_true", help="refuse to run where a sandbox layer is missing"
+    )
+    arguments = parser.parse_args()
+    if arguments.limit < 0:
+        raise BadInput(f"--limit {arguments.limit}: expected 0 (all) or more")
+    environments = list(read_gold(arguments.environments, "published").values())
+    environments = environments[: arguments.limit or None]
+    with open_sandbox(arguments.workers, arguments.require_isolation) as sandbox:
+        rows = audit(environments, arguments.variant, sandbox)
+    print(table(rows))
+    written = [f"{len(rows)} attacks on {len(environments)} environments, {arguments.variant}"]
+    if arguments.out:
+        write_jsonl(arguments.out, rows)
+        written.append(f"wrote {arguments.out}")
+    if arguments.responses_out:
+        turns = [
+            {"id": environment.id, "attack": name, "response": ATTACKS[name][0](environment)}
+            for environment in environments
+            for name in ATTACKS
+            if applies(name, environment)
+        ]
+        write_jsonl(arguments.responses_out, turns)
+        written.append(f"wrote {arguments.responses_out}")
+    print("; ".join(written))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
