@@ -134,14 +134,15 @@ class Zygote:
                 self._stop.set()
                 raise SandboxFault(f"the sandbox's zygote is gone ({error})") from None
 
-    def fork(self, reply_bytes: int) -> Runner:
-        """A fresh runner that has seen no tool code. Raises SandboxFault."""
+    def fork(self, reply_bytes: int, cpu_seconds: int = 0) -> Runner:
+        """A fresh runner that has seen no tool code. `cpu_seconds`: limit of the whole process, 0 for none beyond the
+        limit per call. Raises SandboxFault."""
         ours, theirs = socket.socketpair()
         with theirs, tempfile.TemporaryFile() if not hasattr(os, "memfd_create") else _memory_file() as page:
             os.ftruncate(page.fileno(), mmap.PAGESIZE)
             progress = mmap.mmap(page.fileno(), mmap.PAGESIZE)
             try:
-                pid = self._ask(b"F", 0, [theirs.fileno(), page.fileno()])
+                pid = self._ask(b"F", cpu_seconds, [theirs.fileno(), page.fileno()])
             except SandboxFault:
                 ours.close()
                 raise

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import math
 import os
 import queue
 import threading
@@ -299,10 +300,10 @@ class ToolSandbox:
                 self._code_ids[source] = code_id
         return code_id
 
-    def _fork(self) -> Runner:
+    def _fork(self, cpu_seconds: int = 0) -> Runner:
         zygote = self._zygote
         try:
-            return zygote.fork(self._reply_bytes)
+            return zygote.fork(self._reply_bytes, cpu_seconds)
         except SandboxFault:
             with self._lock:
                 if self._closed:
@@ -310,7 +311,7 @@ class ToolSandbox:
                 if self._zygote is zygote:
                     self._zygote = Zygote(self._settings)
                 zygote = self._zygote
-            return zygote.fork(self._reply_bytes)
+            return zygote.fork(self._reply_bytes, cpu_seconds)
 
     # -- execution -------------------------------------------------------------------------------------------------
 
@@ -386,7 +387,7 @@ class ToolSandbox:
 
     def _run_own(self, pending: _Pending) -> None:
         """One call in a process of its own, which ends with it."""
-        runner = self._fork()
+        runner = self._fork(math.ceil(self._settings["cpu_s"]))
         start = time.monotonic()
         try:
             if self._send(runner, "own", [pending]):

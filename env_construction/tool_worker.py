@@ -18,18 +18,29 @@ it can kill a stuck one and blame nobody else; no call costs a system call for t
 
 from __future__ import annotations
 
+import ast
+import builtins
+import contextlib
 import gc
 import json
 import mmap
 import os
+import random
 import select
 import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import types
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from env_construction import isolation, plain_code  # noqa: E402
+
+del sys.path[0]
 
 PROGRESS = struct.Struct("<qd")
 CONTROL = struct.Struct("<cq")
@@ -38,6 +49,7 @@ FLUSH_SECONDS = 0.005
 FLUSH_CHARACTERS = 1 << 18
 EXIT_DIRTY = 86
 """Exit status of a pool runner that found its interpreter changed: nothing unreported of it is believed."""
+EXIT_BROKEN = 70
 
 PRELOAD = (
     "abc array base64 bisect calendar cmath collections collections.abc contextlib copy csv dataclasses datetime decimal"
@@ -45,6 +57,9 @@ PRELOAD = (
     " re statistics string textwrap time traceback types typing unicodedata urllib.parse uuid zoneinfo _strptime"
 )
 MODULE = "tool"
+"""`__name__` of the module that tool code runs as."""
+RANDOM_SEED = 0
+"""`random` starts from here in every call, so that a result depends on source and arguments alone."""
 
 
 def read_exactly(descriptor: int, size: int) -> bytes | None:
@@ -86,11 +101,21 @@ def error_text(error: BaseException) -> str:
         return type(error).__name__
 
 
-def fresh_namespace() -> dict[str, Any]:
+def fresh_module() -> dict[str, Any]:
     """The globals of a new module, registered so that dataclasses and typing find it."""
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module
     return module.__dict__
+
+
+def fingerprint() -> list[Any]:
+    """What plain code could at worst have changed: builtins, the modules that it may import, threads, the signal mask."""
+    modules = [dict(vars(sys.modules[name])) for name in plain_code.MODULES]
+    return [dict(vars(builtins)), modules, threading.active_count(), sys.getrecursionlimit()]
+
+
+class Wild(Exception):
+    """This code needs a process of its own."""
 
 
 class Runner:
@@ -101,10 +126,13 @@ class Runner:
         self._progress = mmap.mmap(page, mmap.PAGESIZE)
         self._output_bytes = output_bytes
         self._cpu_s = cpu_s
+        self._sources: dict[int, str] = {}
         self._compiled: dict[int, Any] = {}
+        self._random: set[int] = set()
         self._namespaces: dict[int, dict[str, Any]] = {}
         self._state: Any = None
         self._has_state = False
+        self._clean: list[Any] = []
 
     def serve(self) -> None:
         """Answer requests until the parent closes the channel."""
@@ -118,20 +146,19 @@ class Runner:
             self._answer(json.loads(body))
 
     def _answer(self, request: dict[str, Any]) -> None:
-        nonce = request["nonce"]
-        mode = request["mode"]
+        nonce, mode, calls = request["nonce"], request["mode"], request["calls"]
         if "state" in request:
             self._state = request["state"]
             self._has_state = True
             self._namespaces.clear()
-        for code_id, source in request["codes"]:
-            self._compiled[code_id] = self._compile(source, mode)
-        calls = request["calls"]
+        self._sources.update(request["codes"])
+        if mode == "pool" and not self._clean:
+            self._clean = fingerprint()
         done: list[list[Any]] = []
         pending = 0
-        flushed = self._start_clock(-1)
+        now = flushed = self._start_clock()
         for index, (code_id, name, arguments) in enumerate(calls):
-            start = time.monotonic()
+            start = now
             PROGRESS.pack_into(self._progress, 0, index, start)
             status, output = self._call(code_id, name, arguments, mode)
             now = time.monotonic()
@@ -141,49 +168,72 @@ class Runner:
                 self._send(nonce, done)
                 done = []
                 pending = 0
-                flushed = self._start_clock(index)
+                now = flushed = self._start_clock()
         if request.get("want_state"):
-            self._send(nonce, [[len(calls), *self._rendered_state(), 0.0]])
-        elif done or not calls:
+            done.append([len(calls), *self._rendered_state(), 0.0])
+        if done or not calls:
             self._send(nonce, done)
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        if self._cpu_s:
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
-    def _start_clock(self, index: int) -> float:
-        if self._cpu_s > 0:
+    def _start_clock(self) -> float:
+        """Rearm the CPU limit (SIGPROF ends the process); returns the time."""
+        if self._cpu_s:
             signal.setitimer(signal.ITIMER_PROF, self._cpu_s)
         return time.monotonic()
 
     def _send(self, nonce: str, done: list[list[Any]]) -> None:
+        if self._clean and fingerprint() != self._clean:
+            os._exit(EXIT_DIRTY)
         body = json.dumps([nonce, done]).encode("ascii")
         write_all(self._channel, LENGTH.pack(len(body)) + body)
 
-    def _compile(self, source: str, mode: str) -> Any:
-        """A code object, or the exception that compiling raised."""
-        try:
+    def _compile(self, code_id: int, mode: str) -> Any:
+        """A code object, or the exception that every call of this code raises."""
+        source = self._sources.pop(code_id)
+        if mode != "pool":
+            random.seed(RANDOM_SEED)
             return compile(source, "<string>", "exec", dont_inherit=True)
-        except BaseException as error:
-            return error
+        try:
+            tree = compile(source, "<string>", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+            if plain_code.why_wild(tree) is not None:
+                return Wild()
+            if plain_code.uses_random(tree):
+                self._random.add(code_id)
+            return compile(tree, "<string>", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            return error.with_traceback(None)
+        except (RecursionError, MemoryError):
+            return Wild()
+
+    def _function(self, code_id: int, name: str, mode: str) -> Any:
+        code = self._compiled.get(code_id)
+        if code is None:
+            code = self._compiled[code_id] = self._compile(code_id, mode)
+        if mode == "pool":
+            if isinstance(code, Exception):
+                raise code
+            if code_id in self._random:
+                random.seed(RANDOM_SEED)
+            namespace: dict[str, Any] = {"__name__": MODULE}
+            exec(code, namespace)
+        elif code_id in self._namespaces:
+            namespace = self._namespaces[code_id]
+        else:
+            namespace = fresh_module()
+            exec(code, namespace)
+            self._namespaces[code_id] = namespace
+        if name not in namespace:
+            raise NameError(f"name {name!r} is not defined")
+        return namespace[name]
 
     def _call(self, code_id: int, name: str, arguments: Any, mode: str) -> tuple[str, str]:
         try:
-            code = self._compiled[code_id]
-            if isinstance(code, BaseException):
-                raise code
-            if mode == "session":
-                namespace = self._namespaces.get(code_id)
-                if namespace is None:
-                    namespace = fresh_namespace()
-                    exec(code, namespace)
-                    self._namespaces[code_id] = namespace
-            else:
-                namespace = fresh_namespace()
-                exec(code, namespace)
-            function = namespace.get(name)
-            if function is None:
-                raise NameError(f"name {name!r} is not defined")
-            value = function(self._state, **arguments) if self._has_state else function(**arguments)
-            output = render(value)
+            function = self._function(code_id, name, mode)
+            output = render(function(self._state, **arguments) if self._has_state else function(**arguments))
             status = "ok"
+        except Wild:
+            return "wild", ""
         except MemoryError as error:
             status = "memory"
             output = error_text(error) or "out of memory"
@@ -201,19 +251,12 @@ class Runner:
             return "error", error_text(error)
 
 
-def run_runner(channel: int, page: int, output_bytes: int, cpu_s: float) -> None:
-    """Body of a forked runner; never returns."""
-    try:
-        os.setpgid(0, 0)
-        gc.freeze()
-        Runner(channel, page, output_bytes, cpu_s).serve()
-    finally:
-        os._exit(70)
+def zygote(control: socket.socket, locks: isolation.Locks, output_bytes: int, cpu_s: float) -> None:
+    """Fork (`F`; its number limits the CPU seconds of the process, 0: each call by a timer), kill and bury (`K`, pid).
 
-
-def zygote(control: socket.socket, output_bytes: int, cpu_s: float) -> None:
-    """Fork (`F`, with channel and page), kill and reap (`K`, pid); ends with its parent."""
-    parent = os.getppid()
+    Ends when the parent closes its end or is gone.
+    """
+    parent, own_pid = os.getppid(), os.getpid()
     poller = select.poll()
     poller.register(control, select.POLLIN)
     children: set[int] = set()
@@ -227,22 +270,26 @@ def zygote(control: socket.socket, output_bytes: int, cpu_s: float) -> None:
             if len(message) < CONTROL.size:
                 return
             operation, number = CONTROL.unpack(message)
+            answer = -1
             if operation == b"F":
-                pid = os.fork()
-                if pid == 0:
-                    control.close()
-                    run_runner(descriptors[0], descriptors[1], output_bytes, cpu_s)
+                with contextlib.suppress(OSError):
+                    answer = os.fork()
+                if answer == 0:
+                    try:
+                        control.close()
+                        os.setpgid(0, 0)
+                        isolation.lock_runner(locks, own_pid, number)
+                        Runner(*descriptors, output_bytes, cpu_s).serve()
+                    finally:
+                        os._exit(EXIT_BROKEN)
                 for descriptor in descriptors:
                     os.close(descriptor)
-                children.add(pid)
-                control.sendall(CONTROL.pack(b"F", pid))
-            else:
-                status = -1
-                if number in children:
-                    os.kill(number, signal.SIGKILL)
-                    status = os.waitpid(number, 0)[1]
-                    children.discard(number)
-                control.sendall(CONTROL.pack(b"K", status))
+                children.add(answer)
+            elif number in children:
+                os.kill(number, signal.SIGKILL)
+                answer = os.waitpid(number, 0)[1]
+                children.discard(number)
+            control.sendall(CONTROL.pack(operation, answer))
     finally:
         for pid in children:
             os.kill(pid, signal.SIGKILL)
@@ -250,15 +297,18 @@ def zygote(control: socket.socket, output_bytes: int, cpu_s: float) -> None:
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
+    del sys.argv[1:]
     control = socket.socket(fileno=settings["control"])
     for name in PRELOAD.split():
         __import__(name)
     os.environ.clear()
+    locks = isolation.lock_zygote(settings["memory_mb"] << 20)
+    random.seed(RANDOM_SEED)
     gc.collect()
     gc.freeze()
-    hello = json.dumps({"layers": ["rlimits"], "missing": []}).encode("ascii")
+    hello = json.dumps({"layers": locks.layers, "missing": locks.missing}).encode("ascii")
     control.sendall(LENGTH.pack(len(hello)) + hello)
-    zygote(control, settings["output_bytes"], settings["cpu_s"])
+    zygote(control, locks, settings["output_bytes"], settings["cpu_s"])
 
 
 if __name__ == "__main__":
