@@ -1,0 +1,110 @@
+"""The one style of all figures: colours, marks, fonts, axes, and how a figure is saved.
+
+Colours are Okabe and Ito's eight (distinguishable with the common kinds of colour blindness); every policy also has a mark
+or a hatch of its own, so that nothing depends on colour alone. Saved files are reproducible byte for byte: no dates,
+and a fixed salt for SVG ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+GREY = "#7F7F7F"
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "++", "oo")
+
+# One colour and one mark per policy, wherever it is drawn.
+_POLICY_STYLE = {
+    "random": (GREY, "x", "..."),
+    "start": (BLACK, "o", ""),
+    "more-supervised": (ORANGE, "v", "\\\\\\"),
+    "grpo": (BLUE, "s", ""),
+    "reinforce++": (VERMILION, "^", "///"),
+    "grpo-shuffled": (PURPLE, "P", "xxx"),
+    "oracle": (GREEN, "*", ""),
+}
+_RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "ftrl",
+    "svg.fonttype": "path",
+    "savefig.facecolor": "white",
+}
+SEQUENTIAL_MAP = "cividis"
+DIVERGING_MAP = "PuOr"
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Everything drawn inside takes the house style; matplotlib's settings are restored afterwards."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def policy_style(policy: str, index: int = 0) -> tuple[str, str, str]:
+    """`(colour, mark, hatch)` of a policy; an unknown name takes the palette's entry at `index`."""
+    if policy in _POLICY_STYLE:
+        return _POLICY_STYLE[policy]
+    return PALETTE[index % len(PALETTE)], MARKS[index % len(MARKS)], HATCHES[index % len(HATCHES)]
+
+
+def new_figure(
+    rows: int = 1, columns: int = 1, width: float = 7.0, height: float = 3.6, share_y: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` x `height` inches and its axes in reading order."""
+    with figure_style():
+        figure, grid = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, sharey=share_y)
+    return figure, list(grid.ravel())
+
+
+def interval_bars(
+    axes: Axes, x: Sequence[float], value: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str
+) -> None:
+    """Thin 95% interval bars around points that are already drawn."""
+    below = [max(0.0, v - a) for v, a in zip(value, low, strict=True)]
+    above = [max(0.0, b - v) for v, b in zip(value, high, strict=True)]
+    axes.errorbar(x, value, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=1.1, capsize=2.5, zorder=5)
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png (160 dots an inch) and `stem`.svg, close the figure, return both paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
+    with figure_style():
+        figure.savefig(png, dpi=160, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    return [png, svg]

@@ -1,0 +1,129 @@
+"""Training curves: reward, KL, response length, truncation and faults per step, and the prompts of each epoch.
+
+Inputs:  RUN/train/<algorithm>/epoch<k>/train_log.jsonl (one row a step: `step`, `epoch`, and the trainer's metrics under
+         its own names) and prompts_summary.json.
+Outputs: RUN/analysis/training_curves.{csv,txt,png,svg}.
+Paper:   section 4.4 (training dynamics).
+
+Example: python -m analysis.training_curves outputs/cpu
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from analysis.artifact import Artifact, script_main
+from analysis.run_folder import Missing, Run, policy_label
+from analysis.style import figure_style, new_figure, policy_style
+from env_construction.jsonl import run_main
+
+# What is drawn -> the names it may have in the log; the first that is there is taken.
+SERIES: dict[str, tuple[str, ...]] = {
+    "reward": ("reward", "rewards", "reward_mean", "rollout/reward", "train/reward"),
+    "calls a turn (p)": ("p", "calls", "p_mean"),
+    "solved a turn (q)": ("q", "solved", "q_mean"),
+    "KL to the start of the epoch": ("kl", "kl_loss", "kl_mean", "actor/kl"),
+    "response length (tokens)": ("response_length", "response_lengths", "response_len"),
+    "truncated responses": ("truncated", "truncated_rate", "truncation", "truncated_share"),
+    "reward faults": ("fault", "faults", "fault_rate"),
+    "policy loss": ("policy_loss", "actor_loss", "act_loss"),
+    "groups of equal reward": ("zero_variance_groups", "zero_std_groups", "degenerate_groups"),
+    "entropy": ("entropy_loss", "entropy"),
+}
+
+
+def series_value(row: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
+    """The first of `names` in a log row that holds a number; a prefix such as `train/` does not matter."""
+    short = {str(key).rsplit("/", 1)[-1]: value for key, value in row.items()}
+    for name in names:
+        value = row.get(name, short.get(name))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    return None
+
+
+def step_rows(run: Run, algorithm: str) -> list[dict[str, Any]]:
+    """All steps of an algorithm, numbered on over the epochs: `algorithm`, `epoch`, `step`, then one column per series."""
+    rows: list[dict[str, Any]] = []
+    for epoch in run.epochs.get(algorithm, []):
+        for found in epoch.log():
+            row: dict[str, Any] = {"algorithm": algorithm, "epoch": epoch.number, "step": len(rows) + 1}
+            row |= {label: series_value(found, names) for label, names in SERIES.items()}
+            rows.append(row)
+    return rows
+
+
+def running_mean(values: list[float], window: int) -> list[float]:
+    """Mean of the last `window` values at each position (fewer at the beginning)."""
+    return [
+        sum(values[max(0, i + 1 - window) : i + 1]) / len(values[max(0, i + 1 - window) : i + 1])
+        for i in range(len(values))
+    ]
+
+
+def build(run: Run) -> list[Artifact]:
+    """Raises Missing when no epoch has a log with a known metric."""
+    logs = {algorithm: step_rows(run, algorithm) for algorithm in run.epochs}
+    logs = {algorithm: rows for algorithm, rows in logs.items() if rows}
+    shown = [label for label in SERIES if any(row[label] is not None for rows in logs.values() for row in rows)]
+    if not shown:
+        raise Missing("train/<algorithm>/epoch<k>/train_log.jsonl is not there, or holds none of the known metrics")
+    lines = (len(shown) + 1) // 2
+    figure, axes_list = new_figure(lines, 2, width=9.6, height=2.5 * lines + 0.5)
+    with figure_style():
+        for axes, label in zip(axes_list, shown, strict=False):
+            for index, (algorithm, rows) in enumerate(logs.items()):
+                colour, mark, _ = policy_style(algorithm, index)
+                points = [(row["step"], row[label]) for row in rows if row[label] is not None]
+                if not points:
+                    continue
+                steps, values = [p[0] for p in points], [p[1] for p in points]
+                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+                smooth = running_mean(values, max(1, len(values) // 12))
+                axes.plot(
+                    steps,
+                    smooth,
+                    color=colour,
+                    marker=mark,
+                    markevery=max(1, len(steps) // 8),
+                    label=policy_label(algorithm),
+                )
+            axes.set(title=label, xlabel="RL step")
+        for axes in axes_list[len(shown) :]:
+            axes.set_visible(False)
+        for rows in logs.values():
+            starts = [row["step"] for before, row in pairwise(rows) if before["epoch"] != row["epoch"]]
+            for axes in axes_list[: len(shown)]:
+                for start in starts:
+                    axes.axvline(start - 0.5, color="#BBBBBB", linestyle=":", linewidth=1.0)
+        figure.legend(*axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    counts = ", ".join(
+        f"{policy_label(name)} {len(rows)} steps in {len(run.epochs[name])} epochs" for name, rows in logs.items()
+    )
+    prompts = []
+    for algorithm in logs:
+        for epoch in run.epochs[algorithm]:
+            kept = next(
+                (value for key, value in epoch.prompts_summary().items() if key in ("prompts", "kept", "written", "n")),
+                None,
+            )
+            if kept is not None:
+                prompts.append(f"{policy_label(algorithm)} epoch {epoch.number}: {kept}")
+    caption = (
+        f"Training as the trainer logged it: {counts}. Thin lines are single steps (one batch of samples), thick lines the running mean over a twelfth of the "
+        "steps; dotted lines mark a new epoch, in which prompts are collected afresh. No interval: each line is one run with one seed; the test of the result is the "
+        f"paired difference in the results table. {'Prompts: ' + '; '.join(prompts) + '. ' if prompts else ''}Source: train/<algorithm>/epoch<k>/train_log.jsonl."
+    )
+    return [
+        Artifact("training_curves", "Training curves", caption, [row for rows in logs.values() for row in rows], figure)
+    ]
+
+
+def main() -> int:
+    return script_main(__doc__, "analysis.training_curves", build)
+
+
+if __name__ == "__main__":
+    run_main(main)
