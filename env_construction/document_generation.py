@@ -1,0 +1,89 @@
+"""Stage 2, document generation: one tool document for each sub-question (OpenAI function format, JSON Schema 2020-12).
+
+Paper section 3.1, second stage. `check_document` and `check_arguments` also serve the later stages and the validator.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+
+from env_construction.author import Author, Draft, Rejected, Step, WrittenDocument, ask_until_valid
+from env_construction.schema import ToolDocument
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+def generate_documents(author: Author, draft: Draft) -> Draft:
+    """Fill `draft.documents`, one entry a sub-question. Raises Rejected."""
+    for step in draft.plan.steps:
+        draft.documents[step.id] = _document_for(author, draft, step)
+    return draft
+
+
+def _document_for(author: Author, draft: Draft, step: Step) -> WrittenDocument:
+    def check(written: WrittenDocument) -> None:
+        check_document(written.document)
+        check_arguments(written.document, written.arguments)
+
+    return ask_until_valid(
+        author, draft, "document_generation", lambda problem: author.write_document(draft, step, problem), check
+    )
+
+
+def check_document(document: ToolDocument) -> None:
+    """Valid name (it is also a Python function's name), a description, an object schema. Raises Rejected."""
+    if not _NAME.fullmatch(document.name):
+        raise Rejected("tool_name_invalid", f"{document.name!r} is no function name")
+    if not document.description.strip():
+        raise Rejected("tool_undescribed", f"{document.name} has no description")
+    parameters = document.parameters
+    if parameters.get("type") != "object" or not isinstance(parameters.get("properties"), dict):
+        raise Rejected("schema_invalid", f"{document.name}: parameters are no object schema")
+    unknown = [name for name in parameters.get("required", []) if name not in parameters["properties"]]
+    if unknown:
+        raise Rejected("schema_invalid", f"{document.name}: required {', '.join(unknown)} are not among the properties")
+    for name, schema in parameters["properties"].items():
+        problem = _schema_problem(json.dumps(schema, sort_keys=True))
+        if problem:
+            raise Rejected("schema_invalid", f"{document.name}.{name}: {problem}")
+        if (
+            isinstance(schema, dict)
+            and "enum" in schema
+            and "default" in schema
+            and schema["default"] not in schema["enum"]
+        ):
+            raise Rejected("schema_invalid", f"{document.name}.{name}: the default is not in the enum")
+
+
+def check_arguments(document: ToolDocument, arguments: dict[str, Any]) -> None:
+    """The arguments of a call fit the document. Raises Rejected."""
+    properties = document.parameters.get("properties", {})
+    for name in document.parameters.get("required", []):
+        if name not in arguments:
+            raise Rejected("gold_call_invalid", f"{document.name}: the call lacks the required {name!r}")
+    for name, value in arguments.items():
+        if name not in properties:
+            raise Rejected("gold_call_invalid", f"{document.name}: the call has {name!r}, which is no parameter")
+        validator = _validator(json.dumps(properties[name], sort_keys=True))
+        if not (isinstance(value, str) and properties[name] == {"type": "string"}) and not validator.is_valid(value):
+            raise Rejected("gold_call_invalid", f"{document.name}: {name} = {value!r} does not fit its schema")
+
+
+@lru_cache(maxsize=100_000)
+def _schema_problem(schema: str) -> str:
+    try:
+        Draft202012Validator.check_schema(json.loads(schema))
+    except SchemaError as error:
+        return str(error.message)
+    return ""
+
+
+@lru_cache(maxsize=100_000)
+def _validator(schema: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(schema))

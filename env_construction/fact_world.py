@@ -1,0 +1,128 @@
+"""The facts as one environment sees them: only its split's entities, real or permuted.
+
+`PoolView` is what a split and a level may use of the fact base. `World` is one environment's truth: with
+`counterfactual` the values are permuted within each relation (an entity-valued relation over all of the pool's
+entities of that type), drawn lazily and remembered, so that the environment is consistent and no value can be known
+from memory. Values that become arguments are always in the split's own pool.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from functools import lru_cache
+
+from env_construction.facts import fact_base, pool_of
+from env_construction.levels import LEVELS, Level
+from env_construction.relations import RELATIONS, Relation
+
+_DRAWS = 30
+
+
+class PoolView:
+    """Entities, tables and relation weights for one split at one level. Built once per process."""
+
+    def __init__(self, pool: str, level: Level) -> None:
+        base = fact_base()
+        self.pool = pool
+        self.level = level
+        accepted = {
+            name
+            for names in base.entities.values()
+            for name in names
+            if pool_of(name) == pool and level.accepts_name(name)
+        }
+        self.tables: dict[str, dict[str, str]] = {}
+        self.subjects: dict[str, list[str]] = {}
+        self.values: dict[str, list[str]] = {}
+        self.entities = {kind: [name for name in names if name in accepted] for kind, names in base.entities.items()}
+        for relation in RELATIONS:
+            if relation.pair:
+                places = base.places[relation.subject]
+                self.subjects[relation.name] = [name for name in self.entities[relation.subject] if name in places]
+                self.tables[relation.name] = {}
+                self.values[relation.name] = self.entities[relation.value] if relation.is_entity else []
+                continue
+            table = {
+                subject: value
+                for subject, value in base.tables[relation.name].items()
+                if subject in accepted and (relation.is_entity or level.accepts_value(value))
+            }
+            self.tables[relation.name] = table
+            self.subjects[relation.name] = sorted(table)
+            self.values[relation.name] = (
+                self.entities[relation.value]
+                if relation.is_entity
+                else [table[name] for name in self.subjects[relation.name]]
+            )
+        self.relations = [
+            r for r in RELATIONS if len(self.subjects[r.name]) >= 4 and (r.pair or len(set(self.values[r.name])) >= 3)
+        ]
+        self.by_subject: dict[str, list[Relation]] = {}
+        for relation in self.relations:
+            self.by_subject.setdefault(relation.subject, []).append(relation)
+        # A type is drawn in proportion to the square root of its size, a relation evenly within its type.
+        self.roots = {kind: len(self.entities[kind]) ** 0.5 for kind in sorted(self.by_subject)}
+        self.members = {name: frozenset(subjects) for name, subjects in self.subjects.items()}
+
+    def draw_type(self, rng: random.Random) -> str:
+        return rng.choices(list(self.roots), weights=list(self.roots.values()))[0]
+
+
+@lru_cache(maxsize=12)
+def pool_view(pool: str, level: str) -> PoolView:
+    return PoolView(pool, LEVELS[level])
+
+
+class World:
+    """One environment's values. `known` = {relation: {key: value}}, where the key of a pair is "a|b"."""
+
+    def __init__(
+        self, view: PoolView, counterfactual: bool, known: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        self.view = view
+        self.counterfactual = counterfactual
+        self.known: dict[str, dict[str, str]] = {name: dict(rows) for name, rows in (known or {}).items()}
+
+    def value(self, relation: Relation, subjects: tuple[str, ...], rng: random.Random) -> str | None:
+        """The value of `relation` for one entity (two, for a pair), or None where this world has none."""
+        key = "|".join(subjects)
+        rows = self.known.setdefault(relation.name, {})
+        if key not in rows:
+            value = (
+                self._permuted(relation, subjects, rows, rng) if self.counterfactual else self._real(relation, subjects)
+            )
+            if value is None:
+                return None
+            rows[key] = value
+        return rows[key]
+
+    def _real(self, relation: Relation, subjects: tuple[str, ...]) -> str | None:
+        if relation.pair:
+            value = fact_base().pair_value(relation, *subjects)
+            if value is not None and relation.is_entity and not self._in_pool(value):
+                return None
+            return value
+        value = self.view.tables[relation.name].get(subjects[0])
+        if value is not None and relation.is_entity and not self._in_pool(value):
+            return None
+        return value
+
+    def _in_pool(self, value: str) -> bool:
+        return pool_of(value) == self.view.pool and self.view.level.accepts_name(value)
+
+    def _permuted(
+        self, relation: Relation, subjects: tuple[str, ...], rows: Mapping[str, str], rng: random.Random
+    ) -> str | None:
+        """A value of the same relation that no other entity of this environment has yet (repeats only where values are few)."""
+        taken = set(rows.values())
+        candidate: str | None = None
+        for draw in range(_DRAWS):
+            if relation.pair and not relation.is_entity:
+                places = self.view.subjects[relation.name]
+                candidate = fact_base().pair_value(relation, rng.choice(places), rng.choice(places))
+            elif self.view.values[relation.name]:
+                candidate = rng.choice(self.view.values[relation.name])
+            if candidate is not None and candidate not in subjects and (candidate not in taken or draw > _DRAWS // 2):
+                return candidate
+        return None

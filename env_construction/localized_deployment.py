@@ -1,0 +1,153 @@
+"""Stage 5, localized deployment: every tool becomes a Python function that runs in the sandbox; the environment is complete.
+
+Paper section 3.1, fifth stage. The static checks of the source stand here; what only a run can show is in `validation.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+from functools import lru_cache
+
+from env_construction.author import Author, Draft, Rejected, ask_until_valid
+from env_construction.schema import Environment, SubQuestion, ToolDocument
+
+ALLOWED_IMPORTS = frozenset(
+    [
+        "bisect",
+        "calendar",
+        "collections",
+        "dataclasses",
+        "datetime",
+        "decimal",
+        "difflib",
+        "enum",
+        "fractions",
+        "functools",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "random",
+        "re",
+        "statistics",
+        "string",
+        "textwrap",
+        "time",
+        "typing",
+        "unicodedata",
+        "zoneinfo",
+    ]
+)
+FORBIDDEN_NAMES = frozenset(
+    [
+        "open",
+        "exec",
+        "eval",
+        "compile",
+        "input",
+        "print",
+        "breakpoint",
+        "__import__",
+        "globals",
+        "locals",
+        "vars",
+        "exit",
+        "quit",
+        "help",
+        "getattr",
+        "setattr",
+        "delattr",
+        "memoryview",
+        "__builtins__",
+        "__loader__",
+        "__spec__",
+    ]
+)
+
+
+def deploy_tools(author: Author, draft: Draft) -> Draft:
+    """Fill `draft.codes`. Raises Rejected."""
+    for tool in draft.tools:
+        draft.codes[tool.name] = _source_of(author, draft, tool)
+    return draft
+
+
+def _source_of(author: Author, draft: Draft, tool: ToolDocument) -> str:
+    def check(source: str) -> None:
+        problem = source_problem(source, tool.name)
+        if problem:
+            raise Rejected(*problem)
+
+    return ask_until_valid(
+        author, draft, "localized_deployment", lambda problem: author.deploy(draft, tool, problem), check
+    )
+
+
+@lru_cache(maxsize=50_000)
+def source_problem(source: str, name: str) -> tuple[str, str] | None:
+    """(rule, message) of what is wrong with a tool's source, None if nothing: it parses, defines `name`, does no I/O."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        return "source_does_not_parse", f"{name}: {error}"
+    if not any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body):
+        return "source_lacks_function", f"{name}: no function of that name at top level"
+    for node in ast.walk(tree):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or "."]
+        elif isinstance(node, ast.Name) and node.id in FORBIDDEN_NAMES:
+            return "source_does_io", f"{name}: uses {node.id}"
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("__") and node.attr.endswith("__"):
+            return "source_does_io", f"{name}: reaches for {node.attr}"
+        for module in modules:
+            if module.split(".")[0] not in ALLOWED_IMPORTS:
+                return "source_does_io", f"{name}: imports {module}"
+    return None
+
+
+def complete_environment(author: Author, draft: Draft) -> Environment:
+    """The environment record of a draft that has been through all five stages. Tools are shuffled: order tells nothing."""
+    tools = list(draft.tools)
+    random.Random(f"{draft.seed}:{draft.split}:{draft.index}:order").shuffle(tools)
+    calls = {call.sub_question: call for call in draft.calls}
+    unsolved: dict[str, list[str]] = {}
+    for step in draft.plan.steps:
+        unsolved.setdefault(calls[step.id].name, []).append(step.answer)
+    question = f"{author.instruction(draft)}\nQuestion: {draft.plan.question}"
+    return Environment(
+        messages=[{"role": "user", "content": question}],
+        tools=tools,
+        codes={tool.name: draft.codes[tool.name] for tool in tools},
+        unsolved_set=unsolved,
+        answer=draft.plan.answer,
+        data_source=f"{draft.author}/{draft.scenario}",
+        split=draft.split,
+        id=draft.id,
+        scenario=draft.scenario,
+        sub_questions=[
+            SubQuestion(
+                id=step.id,
+                question=step.question,
+                answer=step.answer,
+                tool=calls[step.id].name,
+                depends_on=step.depends_on,
+            )
+            for step in draft.plan.steps
+        ],
+        gold_plan=draft.calls,
+        provenance={
+            "author": draft.author,
+            "level": draft.level,
+            "seed": draft.seed,
+            "index": draft.index,
+            "attempt": draft.attempt,
+            "counterfactual": draft.counterfactual,
+            "answer_rule": draft.plan.answer_rule,
+            "functions": [step.function for step in draft.plan.steps],
+            **draft.provenance,
+        },
+    )

@@ -1,0 +1,91 @@
+"""Stage 1, scenario decomposition: a question, its sub-questions as a directed acyclic graph, and all answers.
+
+Paper section 3.1, first stage. The author proposes; the checks here hold for every author.
+"""
+
+from __future__ import annotations
+
+from env_construction.author import ANSWER_RULES, Author, Decomposition, Draft, Rejected, Step, ask_until_valid
+from env_construction.matching import answer_in_text
+from env_construction.schema import Scenario
+
+HOPS: dict[Scenario, tuple[int, int]] = {
+    "single_hop": (1, 1),
+    "parallel_single_hop": (2, 6),
+    "multi_hop": (2, 10),
+    "parallel_multi_hop": (3, 11),
+}
+
+
+def decompose(author: Author, draft: Draft) -> Draft:
+    """Fill `draft.decomposition`. Raises Rejected with the rule that the author could not meet."""
+    draft.decomposition = ask_until_valid(
+        author,
+        draft,
+        "scenario_decomposition",
+        lambda problem: author.decompose(draft, problem),
+        lambda plan: check_decomposition(draft.scenario, plan),
+    )
+    return draft
+
+
+def check_decomposition(scenario: Scenario, plan: Decomposition) -> None:
+    """Number and shape of the sub-questions, real dependencies, and a final answer that follows. Raises Rejected."""
+    check_shape(scenario, {step.id: step.depends_on for step in plan.steps})
+    for step in plan.steps:
+        if not step.answer.strip():
+            raise Rejected("sub_answer_empty", f"sub-question {step.id} has no answer")
+        if answer_in_text(step.answer, plan.question, "published"):
+            raise Rejected("sub_answer_in_question", f"the question gives away the answer of {step.id}")
+        _check_inputs(step, {other.id: other.answer for other in plan.steps})
+    if plan.answer_rule not in ANSWER_RULES:
+        raise Rejected(
+            "answer_rule_unknown", f"answer rule {plan.answer_rule!r}; expected one of {', '.join(ANSWER_RULES)}"
+        )
+    if plan.answer_rule in ("list", "last"):
+        needed = {name for step in plan.steps for name in step.depends_on}
+        sinks = [step for step in plan.steps if step.id not in needed]
+        missing = [step.id for step in sinks if step.answer not in plan.answer]
+        if missing:
+            raise Rejected("answer_does_not_follow", f"the final answer lacks the answer of {', '.join(missing)}")
+
+
+def check_shape(scenario: Scenario, depends_on: dict[str, list[str]]) -> None:
+    """The dependencies have the scenario's shape. Raises Rejected.
+
+    `depends_on` lists sub-questions in order: an id may depend on earlier ids only, which excludes cycles.
+    """
+    low, high = HOPS[scenario]
+    if not low <= len(depends_on) <= high:
+        raise Rejected("wrong_hops", f"{scenario} has {low} to {high} sub-questions, not {len(depends_on)}")
+    seen: list[str] = []
+    uses = dict.fromkeys(depends_on, 0)
+    for name, earlier in depends_on.items():
+        for other in earlier:
+            if other not in seen:
+                raise Rejected(
+                    "dependency_not_earlier", f"{name} depends on {other!r}, which is no earlier sub-question"
+                )
+            uses[other] += 1
+        seen.append(name)
+    counts = [len(set(earlier)) for earlier in depends_on.values()]
+    if scenario in ("single_hop", "parallel_single_hop"):
+        if any(counts):
+            raise Rejected("wrong_shape", f"sub-questions of a {scenario} do not depend on each other")
+        return
+    if scenario == "multi_hop":
+        if counts[0] or any(count != 1 for count in counts[1:]) or any(count > 1 for count in uses.values()):
+            raise Rejected("wrong_shape", "a multi_hop is one chain: every sub-question needs exactly the one before")
+        return
+    if max(counts) < 2 and max(uses.values()) < 2:
+        raise Rejected("wrong_shape", "a parallel_multi_hop needs at least one fork or join")
+
+
+def _check_inputs(step: Step, answers: dict[str, str]) -> None:
+    """A dependency is real: the earlier answer is an input of the later lookup."""
+    texts = [str(value) for value in step.inputs.values()]
+    for name in step.depends_on:
+        if not any(answers[name] in text for text in texts):
+            raise Rejected(
+                "dependency_not_used", f"{step.id} depends on {name}, but no input holds its answer {answers[name]!r}"
+            )
