@@ -369,8 +369,18 @@ def install_filter(program: bytes) -> None:
 # -- the two stages ----------------------------------------------------------------------------------------------------
 
 
-def lock_zygote(memory_bytes: int) -> Locks:
-    """Put every layer that this system offers on the calling, single-threaded process."""
+def die_with(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent dies (a change of credentials takes this back: call it after)."""
+    _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent_pid:
+        os._exit(0)
+
+
+def lock_zygote(memory_bytes: int, parent_pid: int) -> Locks:
+    """Put every layer that this system offers on the calling, single-threaded process.
+
+    It dies with `parent_pid`; strictly, with the thread there that started it.
+    """
     limit_resources(memory_bytes)
     layers = ["resource limits", "process groups"]
     missing: list[str] = []
@@ -387,6 +397,7 @@ def lock_zygote(memory_bytes: int) -> Locks:
         layers.append("no privileges")
     except OSError as error:
         missing.append(f"no privileges ({error})")
+    die_with(parent_pid)
     try:
         layers.append(f"landlock (ABI {restrict_files(places)})")
     except OSError as error:
@@ -411,8 +422,6 @@ def lock_runner(locks: Locks, zygote_pid: int, cpu_seconds: int) -> None:
     if cpu_seconds:
         limit_cpu(cpu_seconds)
     if sys.platform.startswith("linux"):
-        _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != zygote_pid:
-            os._exit(0)
+        die_with(zygote_pid)
     if "seccomp" in locks.layers:
         install_filter(runner_filter(platform.machine()))

@@ -30,24 +30,25 @@ import re
 import string
 from typing import Any
 
-NODES = frozenset(
-    getattr(ast, name)
-    for name in (
-        "Module Expr FunctionDef arguments arg Return Delete Assign AugAssign AnnAssign For While If Raise Try Assert"
-        " Import ImportFrom alias Global Nonlocal Pass Break Continue BoolOp NamedExpr BinOp UnaryOp Lambda IfExp Dict Set"
-        " ListComp SetComp DictComp GeneratorExp Yield YieldFrom Compare Call keyword FormattedValue JoinedStr Constant Attribute"
-        " Subscript Starred Name List Tuple Slice comprehension ExceptHandler Load Store Del And Or Add Sub Mult MatMult"
-        " Div Mod Pow LShift RShift BitOr BitXor BitAnd FloorDiv Invert Not UAdd USub Eq NotEq Lt LtE Gt GtE Is IsNot In NotIn"
-        " Match match_case MatchValue MatchSingleton MatchSequence MatchMapping MatchStar MatchAs MatchOr"
-    ).split()
-)
+SYNTAX = """
+Module Expr FunctionDef arguments arg Return Delete Assign AugAssign AnnAssign For While If Raise Try Assert Import
+ImportFrom alias Global Nonlocal Pass Break Continue BoolOp NamedExpr BinOp UnaryOp Lambda IfExp Dict Set ListComp SetComp
+DictComp GeneratorExp Yield YieldFrom Compare Call keyword FormattedValue JoinedStr Constant Attribute Subscript Starred
+Name List Tuple Slice comprehension ExceptHandler Load Store Del And Or Add Sub Mult MatMult Div Mod Pow LShift RShift
+BitOr BitXor BitAnd FloorDiv Invert Not UAdd USub Eq NotEq Lt LtE Gt GtE Is IsNot In NotIn
+Match match_case MatchValue MatchSingleton MatchSequence MatchMapping MatchStar MatchAs MatchOr
+"""
+NODES = frozenset(getattr(ast, name) for name in SYNTAX.split())
 
-BUILTINS = frozenset(
-    "abs all any ascii bin bool bytearray bytes callable chr complex dict divmod enumerate filter float format frozenset"
-    " hasattr hash hex int isinstance issubclass iter len list map max min next object oct ord pow print range repr reversed"
-    " round set slice sorted str sum tuple zip".split()
-) | {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)}
-WILD_BUILTINS = frozenset(vars(builtins)) - BUILTINS - {"True", "False", "None", "NotImplemented", "Ellipsis"}
+HARMLESS = """
+abs all any ascii bin bool bytearray bytes callable chr complex dict divmod enumerate filter float format frozenset hasattr
+hash hex int isinstance issubclass iter len list map max min next object oct ord pow print range repr reversed round set
+slice sorted str sum tuple zip True False None NotImplemented Ellipsis
+"""
+BUILTINS = frozenset(HARMLESS.split()) | {
+    name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
+}
+WILD_BUILTINS = frozenset(vars(builtins)) - BUILTINS
 """`type` is wild as a value, but `type(x)` with one argument is plain."""
 
 PLAIN_TYPES: tuple[Any, ...] = (

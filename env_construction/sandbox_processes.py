@@ -44,7 +44,7 @@ class RunnerDied(Exception):
 class Report(NamedTuple):
     """What a runner says about one call: position in the request, status, text, seconds."""
 
-    index: int
+    position: int
     status: str
     output: str
     seconds: float
@@ -77,7 +77,7 @@ class Zygote:
         environment = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
         try:
             with theirs:
-                settings = json.dumps({**self._settings, "control": theirs.fileno()})
+                settings = json.dumps({**self._settings, "control": theirs.fileno(), "parent": os.getpid()})
                 process = subprocess.Popen(
                     [*command, settings],
                     stdin=subprocess.DEVNULL,
@@ -239,9 +239,9 @@ class Runner:
             if nonce != self._nonce:
                 raise ValueError("wrong nonce")
             reports = [Report(*row) for row in rows]
-            for index, status, output, seconds in reports:
+            for position, status, output, seconds in reports:
                 if (
-                    type(index) is not int
+                    type(position) is not int
                     or status not in RUNNER_STATUSES
                     or type(output) is not str
                     or type(seconds) is not float

@@ -18,6 +18,7 @@ it can kill a stuck one and blame nobody else; no call costs a system call for t
 
 from __future__ import annotations
 
+import _thread
 import ast
 import builtins
 import contextlib
@@ -31,14 +32,13 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 import types
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from env_construction import isolation, plain_code  # noqa: E402
+from env_construction import isolation, plain_code
 
 del sys.path[0]
 
@@ -111,7 +111,7 @@ def fresh_module() -> dict[str, Any]:
 def fingerprint() -> list[Any]:
     """What plain code could at worst have changed: builtins, the modules that it may import, threads, the signal mask."""
     modules = [dict(vars(sys.modules[name])) for name in plain_code.MODULES]
-    return [dict(vars(builtins)), modules, threading.active_count(), sys.getrecursionlimit()]
+    return [dict(vars(builtins)), modules, _thread._count(), sys.getrecursionlimit()]
 
 
 class Wild(Exception):
@@ -195,7 +195,7 @@ class Runner:
             random.seed(RANDOM_SEED)
             return compile(source, "<string>", "exec", dont_inherit=True)
         try:
-            tree = compile(source, "<string>", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+            tree = ast.parse(source)
             if plain_code.why_wild(tree) is not None:
                 return Wild()
             if plain_code.uses_random(tree):
@@ -279,7 +279,7 @@ def zygote(control: socket.socket, locks: isolation.Locks, output_bytes: int, cp
                         control.close()
                         os.setpgid(0, 0)
                         isolation.lock_runner(locks, own_pid, number)
-                        Runner(*descriptors, output_bytes, cpu_s).serve()
+                        Runner(descriptors[0], descriptors[1], output_bytes, cpu_s).serve()
                     finally:
                         os._exit(EXIT_BROKEN)
                 for descriptor in descriptors:
@@ -302,7 +302,7 @@ def main() -> None:
     for name in PRELOAD.split():
         __import__(name)
     os.environ.clear()
-    locks = isolation.lock_zygote(settings["memory_mb"] << 20)
+    locks = isolation.lock_zygote(settings["memory_mb"] << 20, settings["parent"])
     random.seed(RANDOM_SEED)
     gc.collect()
     gc.freeze()

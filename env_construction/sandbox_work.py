@@ -1,0 +1,104 @@
+"""What goes through the sandbox: calls, results, jobs, and the bookkeeping of what is on its way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+STATUSES = ("ok", "error", "unknown_tool", "timeout", "memory", "output_limit", "crash", "fault")
+"""error: the tool raised, or does not take these arguments; fault: the sandbox itself broke; all else is the tool's
+or the model's doing."""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call of a model turn. `arguments` is what the model wrote; anything but an object is a failing call."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What came back. `output` is the text that the model sees; `status` is one of STATUSES; `seconds` is wall time."""
+
+    name: str
+    status: str
+    output: str
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+@dataclass(frozen=True)
+class SandboxJob:
+    """The calls of one model response and the sources of its environment's tools, by name."""
+
+    codes: Mapping[str, str]
+    calls: Sequence[ToolCall]
+
+
+def failed(name: str, status: str, reason: str, seconds: float = 0.0) -> ToolResult:
+    """A failed call's result, in the published wording (paper/README.md, Reward)."""
+    return ToolResult(name, status, f"an error occured when call {name}: {reason}", seconds)
+
+
+class Batch:
+    """Jobs that were handed in together; `tell` is called once, when all of them are done."""
+
+    __slots__ = ("left", "lock", "tell")
+
+    def __init__(self, size: int, tell: Callable[[], None]) -> None:
+        self.left = size
+        self.lock = threading.Lock()
+        self.tell = tell
+
+
+class Work:
+    """A job on its way: results by position."""
+
+    __slots__ = ("batch", "job", "left", "results")
+
+    def __init__(self, job: SandboxJob, batch: Batch) -> None:
+        self.job = job
+        self.batch = batch
+        self.left = len(job.calls)
+        self.results: list[Any] = [None] * self.left
+
+    def put(self, position: int, result: ToolResult) -> None:
+        """Settle a call; the first result counts. Thread-safe."""
+        batch = self.batch
+        with batch.lock:
+            if self.results[position] is not None:
+                return
+            self.results[position] = result
+            self.left -= 1
+            if self.left:
+                return
+            batch.left -= 1
+            if batch.left:
+                return
+        batch.tell()
+
+
+class Pending:
+    """One call on its way."""
+
+    __slots__ = ("call", "code_id", "position", "source", "work")
+
+    def __init__(self, work: Work, position: int, code_id: int, source: str) -> None:
+        self.work = work
+        self.position = position
+        self.call = work.job.calls[position]
+        self.code_id = code_id
+        self.source = source
+
+    def succeed(self, output: str, seconds: float) -> None:
+        self.work.put(self.position, ToolResult(self.call.name, "ok", output, seconds))
+
+    def fail(self, status: str, reason: str, seconds: float = 0.0) -> None:
+        self.work.put(self.position, failed(self.call.name, status, reason, seconds))

@@ -1,0 +1,158 @@
+"""Stateful environments: all calls of one episode on one shared state (a database, as tau-bench has).
+
+Example:
+    with sandbox.open_session({"book": source}, state={"flights": {...}}) as session:
+        result = session.call("book", {"flight": "F1"})
+        database = session.state()
+
+With a state, a tool's function is called as `function(state, **arguments)` and may change the state; module globals live as long as
+the session. The state is copied in as JSON and lives in a process of this session alone. A call that hangs or
+crashes fails, and its process is replaced: the earlier calls are replayed on the first state, so that the
+session stands where it stood before the failing call (exactly so for tools that use neither clock nor threads).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final
+
+from env_construction.sandbox_execution import Executor
+from env_construction.sandbox_processes import Report, Runner, RunnerDied, SandboxFault
+from env_construction.sandbox_work import ToolResult, failed
+
+NO_STATE: Final = object()
+SESSION_CPU_CALLS = 100
+"""CPU seconds of a session's process, in units of the limit per call."""
+
+
+class ToolSession:
+    """Made by `ToolSandbox.open_session`. Thread-safe; its calls run one after the other."""
+
+    def __init__(self, executor: Executor, codes: Mapping[str, str], state: Any = NO_STATE) -> None:
+        self._executor = executor
+        self._limits = executor.limits
+        self._codes = dict(codes)
+        self._ids = {name: executor.code_id(source) for name, source in self._codes.items()}
+        self._state = state if state is NO_STATE else json.loads(json.dumps(state))
+        self._journal: list[list[Any]] = []
+        self._runner: Runner | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def call(self, name: str, arguments: dict[str, Any]) -> ToolResult:
+        """Execute one call on the session's state. Never raises for what a tool does."""
+        with self._lock:
+            if name not in self._codes:
+                return failed(name, "unknown_tool", f"there is no tool named {name!r}")
+            try:
+                row = [self._ids[name], name, json.loads(json.dumps(arguments))]
+            except (TypeError, ValueError, RecursionError) as error:
+                return failed(name, "error", f"the arguments are not JSON: {error}")
+            start = time.monotonic()
+            try:
+                runner = self._running()
+                start = time.monotonic()
+                report = self._ask(runner, [row])[0]
+            except SandboxFault as error:
+                self._runner = None
+                return failed(name, "fault", f"the tool sandbox failed: {error}")
+            except (RunnerDied, TimeoutError) as error:
+                status = self._bury() if isinstance(error, RunnerDied) else self._bury() and "timeout"
+                return failed(name, status, self._limits.reason(status), time.monotonic() - start)
+            if report.status in ("memory", "output_limit"):
+                self._bury()
+                return failed(name, report.status, report.output, report.seconds)
+            self._journal.append(row)
+            if report.status == "ok":
+                return ToolResult(name, "ok", report.output, report.seconds)
+            return failed(name, "error", report.output, report.seconds)
+
+    async def call_async(self, name: str, arguments: dict[str, Any]) -> ToolResult:
+        """`call` for asyncio."""
+        return await asyncio.to_thread(self.call, name, arguments)
+
+    def state(self) -> Any:
+        """A copy of the state as it is now. Raises SandboxFault if a tool left it in a shape that JSON cannot carry."""
+        with self._lock:
+            if self._state is NO_STATE:
+                raise SandboxFault("the session was opened without a state")
+            try:
+                [report] = self._ask(self._running(), [], want_state=True)
+                if report.status != "ok":
+                    raise SandboxFault(f"the state is no longer JSON: {report.output}")
+                return json.loads(report.output)
+            except (RunnerDied, TimeoutError, ValueError, RecursionError) as error:
+                self._bury()
+                raise SandboxFault(f"the state cannot be read: {error}") from None
+
+    def close(self) -> None:
+        """End the session's process."""
+        with self._lock:
+            self._closed = True
+            self._bury()
+
+    def __enter__(self) -> ToolSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _running(self) -> Runner:
+        """The session's process; a new one gets the first state and the calls made so far."""
+        if self._closed:
+            raise SandboxFault("the session is closed")
+        if self._runner is None:
+            runner = self._executor.fork(math.ceil(self._limits.cpu_s * SESSION_CPU_CALLS))
+            self._runner = runner
+            try:
+                self._ask(runner, self._journal, first=True)
+            except (RunnerDied, TimeoutError) as error:
+                self._bury()
+                raise SandboxFault(f"the session could not be brought back: {error}") from None
+        return self._runner
+
+    def _ask(
+        self, runner: Runner, rows: list[list[Any]], first: bool = False, want_state: bool = False
+    ) -> list[Report]:
+        """Execute calls and collect their reports, in order. Raises RunnerDied or TimeoutError."""
+        new = {code_id: self._codes[name] for code_id, name, _ in rows if code_id not in runner.known}
+        request: dict[str, Any] = {
+            "mode": "session",
+            "codes": list(new.items()),
+            "calls": rows,
+            "want_state": want_state,
+        }
+        if first and self._state is not NO_STATE:
+            request["state"] = self._state
+        runner.send(request, self._limits.timeout_s)
+        runner.known.update(new)
+        reports: list[Report] = []
+        expected = len(rows) + want_state
+        while True:
+            part = runner.receive(self._limits.timeout_s)
+            if part is None:
+                raise TimeoutError("time is up")
+            reports += part
+            if [report.position for report in reports] != list(range(len(reports))) or len(reports) > expected:
+                raise RunnerDied("reports out of order")
+            if len(reports) == expected:
+                return reports
+
+    def _bury(self) -> str:
+        """End the process, if there is one; how it had ended."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return "crash"
+        try:
+            ending = runner.kill()
+        except SandboxFault:
+            return "crash"
+        return "timeout" if ending == "timeout" else "crash"
