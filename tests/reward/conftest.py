@@ -1,0 +1,18 @@
+"""A sandbox for all reward tests: the real one, with one process."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from env_construction.tool_sandbox import ToolSandbox
+
+# no timed tests: a slow machine is no failure
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[ToolSandbox]:
+    with ToolSandbox(workers=1) as opened:
+        yield opened
