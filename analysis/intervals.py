@@ -1,96 +1,70 @@
-"""Means and paired differences with 95% intervals, by bootstrap over cases (trials of a case stay together).
+"""How estimates are made and printed here: means, paired differences and ratios of totals, each with a 95% interval.
 
-Every number in a table carries n and an interval; comparisons of two policies are paired on the case.
+Resampling is that of eval/results.py (percentile bootstrap over cases, trials of a case together), so that a table never
+disagrees with a summary.json. Comparisons of two policies are paired on the case.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-RESAMPLES = 10_000
+from eval.results import LEVEL, Estimate, case_values, estimate, resampled_means
+
+EMPTY = Estimate(None, None, None, 0)
+Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95% interval and the number of cases that it rests on."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def text(self, digits: int = 3, signed: bool = False) -> str:
-        """`0.412 [0.350, 0.471]`; a minus sign is a real one, so that columns align."""
-        if self.n == 0:
-            return "n/a"
-        sign = "+" if signed else ""
-        body = f"{self.value:{sign}.{digits}f} [{self.low:{sign}.{digits}f}, {self.high:{sign}.{digits}f}]"
-        return body.replace("-", "−")
-
-    def as_row(self, prefix: str) -> dict[str, float | int]:
-        return {prefix: self.value, f"{prefix}_low": self.low, f"{prefix}_high": self.high, f"{prefix}_n": self.n}
+def estimate_text(found: Estimate | None, digits: int = 3, signed: bool = False) -> str:
+    """`0.412 [0.350, 0.471]` with real minus signs, `n/a` for an estimate of nothing."""
+    if found is None or found.value is None or found.low is None or found.high is None:
+        return "n/a"
+    sign = "+" if signed else ""
+    body = f"{found.value:{sign}.{digits}f} [{found.low:{sign}.{digits}f}, {found.high:{sign}.{digits}f}]"
+    return body.replace("-", "−")
 
 
-EMPTY = Estimate(float("nan"), float("nan"), float("nan"), 0)
+def estimate_row(prefix: str, found: Estimate) -> dict[str, Any]:
+    """The columns `prefix`, `prefix_low`, `prefix_high`, `prefix_n` of a table."""
+    return {prefix: found.value, f"{prefix}_low": found.low, f"{prefix}_high": found.high, f"{prefix}_n": found.n}
 
 
-def per_case(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
-    """Mean of a metric over the trials of each case, by case id; rows without a number for it are left out."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        value = row.get(metric)
-        if value is not None:
-            values.setdefault(str(row["id"]), []).append(float(value))
-    return {case: sum(found) / len(found) for case, found in values.items()}
+def row_estimate(row: Row, prefix: str) -> Estimate:
+    """The estimate that `estimate_row` wrote; EMPTY where the columns are not there."""
+    n = row.get(f"{prefix}_n") or 0
+    return Estimate(row[prefix], row[f"{prefix}_low"], row[f"{prefix}_high"], n) if n else EMPTY
 
 
-def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
-    """RESAMPLES means of resampled cases; `values` has shape (n,), drawn in blocks to bound the memory."""
-    random = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    block = max(1, 2_000_000 // len(values))
-    for start in range(0, RESAMPLES, block):
-        stop = min(start + block, RESAMPLES)
-        means[start:stop] = values[random.integers(0, len(values), size=(stop - start, len(values)))].mean(axis=1)
-    return means
+def mean_estimate(rows: Sequence[Row], metric: str) -> Estimate:
+    """Mean of a column over cases; rows without a value are left out."""
+    return estimate(rows, metric)
 
 
-def mean_estimate(values: Mapping[str, float], seed: int = 0) -> Estimate:
-    """Mean over cases with a percentile bootstrap interval. No case gives EMPTY."""
-    if not values:
-        return EMPTY
-    array = np.array([values[case] for case in sorted(values)])
-    low, high = np.quantile(_resampled_means(array, seed), [0.025, 0.975])
-    return Estimate(float(array.mean()), float(low), float(high), len(array))
+def paired_difference(after: Sequence[Row], before: Sequence[Row], metric: str) -> Estimate:
+    """Mean over the cases that both have of (mean over trials after) - (mean over trials before)."""
+    mine, theirs = case_values(after, metric), case_values(before, metric)
+    differences = [
+        {"id": case, "d": sum(mine[case]) / len(mine[case]) - sum(theirs[case]) / len(theirs[case])}
+        for case in sorted(mine.keys() & theirs.keys())
+    ]
+    return estimate(differences, "d")
 
 
-def paired_difference(after: Mapping[str, float], before: Mapping[str, float], seed: int = 0) -> Estimate:
-    """Mean of `after - before` over the cases that both have."""
-    return mean_estimate({case: after[case] - before[case] for case in after.keys() & before.keys()}, seed)
+def statistics_of_totals(
+    groups: Mapping[str, np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]
+) -> list[Estimate]:
+    """Statistics of summed columns (such as ratios of totals), with bootstrap intervals over cases.
 
-
-def statistic_estimate(
-    groups: Mapping[str, Sequence[np.ndarray]], statistic: Callable[..., float], seed: int = 0, resamples: int = 2_000
-) -> Estimate:
-    """A statistic of summed columns, such as a ratio of totals, with a bootstrap interval over cases.
-
-    `groups` maps a case to one array per argument of `statistic`; a resample adds the arrays of the drawn cases.
+    `groups` maps a case to its columns; `statistic` maps (resamples, columns) of per-case means, which are totals up to a common
+    factor, to (resamples, outputs). Returns one estimate per output; NaN draws are left out.
     """
     cases = sorted(groups)
     if not cases:
-        return EMPTY
-    columns = [
-        np.stack([np.asarray(groups[case][i], dtype=float) for case in cases]) for i in range(len(groups[cases[0]]))
-    ]
-    value = statistic(*(column.sum(axis=0) for column in columns))
-    random = np.random.default_rng(seed)
-    drawn = np.empty(resamples)
-    for index in range(resamples):
-        counts = np.bincount(random.integers(0, len(cases), size=len(cases)), minlength=len(cases))
-        drawn[index] = statistic(*(counts @ column for column in columns))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Estimate(float(value), float(low), float(high), len(cases))
+        return []
+    columns = np.stack([np.asarray(groups[case], dtype=float) for case in cases])
+    values = statistic(columns.mean(axis=0, keepdims=True))[0]
+    drawn = statistic(resampled_means(columns, np.ones_like(columns), seed=0))
+    lows, highs = np.nanquantile(drawn, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
+    return [Estimate(float(v), float(a), float(b), len(cases)) for v, a, b in zip(values, lows, highs, strict=True)]

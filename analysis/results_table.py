@@ -15,11 +15,12 @@ from typing import Any
 
 from analysis.artifact import Artifact, markdown_table, script_main
 from analysis.gain_split import FACTORS, gain_split
-from analysis.intervals import Estimate, mean_estimate, paired_difference, per_case
+from analysis.intervals import estimate_row, estimate_text, mean_estimate, paired_difference, row_estimate
 from analysis.run_folder import SCENARIO_LABELS, Missing, Run, policy_label
 from analysis.style import GREY, HATCHES, PALETTE, figure_style, interval_bars, new_figure, policy_style
 from env_construction.jsonl import run_main
 from env_construction.schema import SCENARIOS
+from eval.results import Estimate
 
 METRICS = {
     "solve_p": "Solve-P",
@@ -35,11 +36,11 @@ METRICS = {
 def estimates(run: Run, policy: str, metric: str, scenario: str | None = None) -> tuple[Estimate, Estimate | None]:
     """`(mean, paired difference to the start)` of a metric; no difference for the start itself or without a start."""
     rows = [row for row in run.rows(policy) if scenario in (None, row.get("scenario"))]
-    mean = mean_estimate(per_case(rows, metric))
+    mean = mean_estimate(rows, metric)
     if policy == "start" or "start" not in run.policies:
         return mean, None
     before = [row for row in run.rows("start") if scenario in (None, row.get("scenario"))]
-    return mean, paired_difference(per_case(rows, metric), per_case(before, metric))
+    return mean, paired_difference(rows, before, metric)
 
 
 def table_rows(run: Run) -> list[dict[str, Any]]:
@@ -51,17 +52,11 @@ def table_rows(run: Run) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"policy": policy, "scope": scope or "all"}
             for metric in METRICS:
                 mean, difference = estimates(run, policy, metric, scope)
-                row |= mean.as_row(metric)
+                row |= estimate_row(metric, mean)
                 if difference is not None:
-                    row |= difference.as_row(f"{metric}_minus_start")
+                    row |= estimate_row(f"{metric}_minus_start", difference)
             rows.append(row)
     return rows
-
-
-def _estimate(row: dict[str, Any], prefix: str) -> Estimate | None:
-    if f"{prefix}_n" not in row or not row[f"{prefix}_n"]:
-        return None
-    return Estimate(row[prefix], row[f"{prefix}_low"], row[f"{prefix}_high"], row[f"{prefix}_n"])
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
@@ -69,15 +64,12 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
     for scope in dict.fromkeys(row["scope"] for row in rows):
         lines = []
         for row in (row for row in rows if row["scope"] == scope):
-            cells = [policy_label(row["policy"]), str(row.get("solve_f1_n", 0))]
-            for metric in ("solve_p", "solve_r", "solve_f1"):
-                estimate = _estimate(row, metric)
-                cells.append(estimate.text() if estimate else "n/a")
-            difference = _estimate(row, "solve_f1_minus_start")
-            cells.append(difference.text(signed=True) if difference else "–")
+            cells = [policy_label(row["policy"]), str(row["solve_f1_n"])]
+            cells += [estimate_text(row_estimate(row, metric)) for metric in ("solve_p", "solve_r", "solve_f1")]
+            paired = "solve_f1_minus_start"
+            cells.append(estimate_text(row_estimate(row, paired), signed=True) if paired in row else "–")
             for metric in ("format_rate", "tool_rate", "argument_rate", "answer_correct"):
-                estimate = _estimate(row, metric)
-                cells.append(f"{estimate.value:.3f}" if estimate else "n/a")
+                cells.append("n/a" if row[metric] is None else f"{row[metric]:.3f}")
             lines.append(cells)
         heading = "All scenarios" if scope == "all" else SCENARIO_LABELS.get(scope, scope)
         columns = ["Policy", "n", "Solve-P", "Solve-R", "Solve-F1", "Solve-F1 − start (paired)"]
@@ -128,9 +120,9 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
     splits = {policy: gain_split(run.rows("start"), run.rows(policy)) for policy in others}
     rows = []
     for policy, split in splits.items():
-        row: dict[str, Any] = {"policy": policy} | split.total.as_row("micro_solve_f1_gain")
+        row: dict[str, Any] = {"policy": policy} | estimate_row("micro_solve_f1_gain", split.total)
         for name in FACTORS:
-            row |= split.parts[name].as_row(name)
+            row |= estimate_row(name, split.parts[name])
         rows.append(row)
     figure, (axes,) = new_figure(height=3.8)
     with figure_style():
@@ -140,7 +132,15 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
             x = [position + (index - len(FACTORS) / 2) * width for position in range(len(found))]
             colour = GREY if name == "total" else PALETTE[index]
             values = [item.value for item in found]
-            axes.bar(x, values, width * 0.92, color=colour, hatch=HATCHES[index], edgecolor="white", label=name)
+            axes.bar(
+                x,
+                [value or 0.0 for value in values],
+                width * 0.92,
+                color=colour,
+                hatch=HATCHES[index],
+                edgecolor="white",
+                label=name,
+            )
             interval_bars(axes, x, values, [item.low for item in found], [item.high for item in found], "#333333")
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xticks(
@@ -154,7 +154,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
     caption = (
         f"Where the change of Solve-F1 against the start comes from, over the same n = {n} test environments: number of calls, format (calls "
         "that parse), tool (a tool that still has an unsolved sub-answer) and argument (the call solves it). Exact Shapley split of the Solve-F1 computed "
-        "from totals, so the four parts add up to the total; 95% bootstrap intervals over cases (1,000 resamples, paired). The total differs a little from "
+        "from totals, so the four parts add up to the total; 95% bootstrap intervals over cases (10,000 resamples, paired). The total differs a little from "
         "the mean over cases in the results table. Source: eval/<policy>/results.jsonl."
     )
     return [Artifact("gain_split", "What the gain is made of", caption, rows, figure)]

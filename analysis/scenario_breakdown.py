@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from analysis.artifact import Artifact, script_main
-from analysis.intervals import mean_estimate, paired_difference, per_case
+from analysis.intervals import estimate_row, mean_estimate, paired_difference
 from analysis.run_folder import SCENARIO_LABELS, Run, policy_label
 from analysis.style import figure_style, interval_bars, new_figure, policy_style
 from env_construction.jsonl import run_main
@@ -34,11 +34,9 @@ def grouped_rows(
             rows = [row for row in run.rows(policy) if group_of(row) == group]
             row: dict[str, Any] = {"by": kind, "group": group, "policy": policy}
             for metric in SOLVE:
-                row |= mean_estimate(per_case(rows, metric)).as_row(metric)
+                row |= estimate_row(metric, mean_estimate(rows, metric))
                 if policy != "start":
-                    row |= paired_difference(per_case(rows, metric), per_case(before, metric)).as_row(
-                        f"{metric}_minus_start"
-                    )
+                    row |= estimate_row(f"{metric}_minus_start", paired_difference(rows, before, metric))
             result.append(row)
     return result
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -43,7 +44,7 @@ _POLICY_STYLE = {
     "grpo-shuffled": (PURPLE, "P", "xxx"),
     "oracle": (GREEN, "*", ""),
 }
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,
@@ -91,12 +92,20 @@ def new_figure(
 
 
 def interval_bars(
-    axes: Axes, x: Sequence[float], value: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str
+    axes: Axes,
+    x: Sequence[float],
+    value: Sequence[float | None],
+    low: Sequence[float | None],
+    high: Sequence[float | None],
+    colour: str,
 ) -> None:
-    """Thin 95% interval bars around points that are already drawn."""
-    below = [max(0.0, v - a) for v, a in zip(value, low, strict=True)]
-    above = [max(0.0, b - v) for v, b in zip(value, high, strict=True)]
-    axes.errorbar(x, value, yerr=[below, above], fmt="none", ecolor=colour, elinewidth=1.1, capsize=2.5, zorder=5)
+    """Thin 95% interval bars around points that are already drawn; a point without a value gets none."""
+    for place, middle, bottom, top in zip(x, value, low, high, strict=True):
+        if middle is not None and bottom is not None and top is not None:
+            reach = [[max(0.0, middle - bottom)], [max(0.0, top - middle)]]
+            axes.errorbar(
+                [place], [middle], yerr=reach, fmt="none", ecolor=colour, elinewidth=1.1, capsize=2.5, zorder=5
+            )
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

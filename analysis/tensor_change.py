@@ -39,19 +39,6 @@ class Sums:
     ulp_squared: float
     changed: int
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
-
-    def values(self) -> tuple[Any, ...]:
-        return (
-            self.elements,
-            self.change_squared,
-            self.change_absolute,
-            self.base_squared,
-            self.ulp_squared,
-            self.changed,
-        )
-
     @property
     def relative(self) -> float:
         """Relative Frobenius change, ||trained - base|| / ||base||; 0/0 is 0, and a change of an all-zero base is inf."""
@@ -155,7 +142,7 @@ class TensorReader:
         size = ITEM_BYTES[tensor.dtype]
         if len(self._buffer) < count * size:
             self._buffer = np.empty(count * size, dtype=np.uint8)
-        view = self._buffer[: count * size]
+        view: Any = self._buffer[: count * size]
         filled = 0
         while filled < len(view):
             got = os.preadv(
@@ -234,8 +221,13 @@ def compare_tensors(
 
 
 def total(parts: Iterable[Sums]) -> Sums:
-    """Exact-order sum of several Sums."""
-    columns = list(zip(*(part.values() for part in parts), strict=True))
-    if not columns:
-        return NOTHING
-    return Sums(sum(columns[0]), *(fsum(column) for column in columns[1:5]), sum(columns[5]))
+    """Sum of several Sums, correctly rounded, so that their order does not matter."""
+    parts = list(parts)
+    return Sums(
+        elements=sum(part.elements for part in parts),
+        change_squared=fsum(part.change_squared for part in parts),
+        change_absolute=fsum(part.change_absolute for part in parts),
+        base_squared=fsum(part.base_squared for part in parts),
+        ulp_squared=fsum(part.ulp_squared for part in parts),
+        changed=sum(part.changed for part in parts),
+    )
