@@ -1,4 +1,5 @@
-"""Controls for a training run: rewards that say nothing about the response, to show what learning owes to the reward.
+"""Which reward a training run hands out (its settings), and controls: rewards that say nothing about the response, to
+show what learning owes to the reward.
 
 - `shuffled`: each response gets the true reward of some *other, earlier* response, drawn uniformly from the last
   RESERVOIR true rewards of this process. The response's own reward enters the reservoir only after its draw, and the
@@ -15,6 +16,12 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from env_construction.jsonl import BadInput
+from env_construction.matching import MATCHES
+from reward.rewards import REWARDS
 
 CONTROLS = ("", "shuffled", "constant")
 RESERVOIR = 4096
@@ -45,3 +52,31 @@ class RewardControl:
             drawn = self._past[self._random.randrange(len(self._past))] if self._past else 0.0
             self._past.append(reward)
         return drawn
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """Which reward this process hands out; the variables are listed in reward/openrlhf_reward.py."""
+
+    variant: str
+    match: str
+    control: RewardControl
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> RewardSettings:
+        """Read FTRL_REWARD_*. Raises BadInput naming the variable, its value and what was expected."""
+        variant = environ.get("FTRL_REWARD_VARIANT", "solve_f1")
+        match = environ.get("FTRL_REWARD_MATCH", "published")
+        if variant not in REWARDS:
+            raise BadInput(f"FTRL_REWARD_VARIANT={variant!r}: expected one of {', '.join(REWARDS)}")
+        if match not in MATCHES:
+            raise BadInput(f"FTRL_REWARD_MATCH={match!r}: expected one of {', '.join(MATCHES)}")
+        try:
+            seed = int(environ.get("FTRL_REWARD_SEED", "0"))
+        except ValueError:
+            raise BadInput(f"FTRL_REWARD_SEED={environ['FTRL_REWARD_SEED']!r}: expected a whole number") from None
+        try:
+            control = RewardControl(environ.get("FTRL_REWARD_CONTROL", ""), seed)
+        except ValueError as error:
+            raise BadInput(f"FTRL_REWARD_CONTROL: {error}") from None
+        return cls(variant, match, control)

@@ -24,8 +24,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,10 +35,9 @@ if (_ROOT := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(0, _ROOT)
 
 from env_construction.jsonl import BadInput
-from env_construction.matching import MATCHES
 from env_construction.schema import Environment
-from reward.controls import RewardControl
-from reward.rewards import KINDS, REWARDS
+from reward.controls import RewardSettings
+from reward.rewards import KINDS
 from reward.scoring import TurnScore, check_gold, score_turns
 
 logger = logging.getLogger(__name__)
@@ -48,34 +45,7 @@ _GRID = 2**16
 _TAIL_LENGTHS = (4096, 1024, 256, 64)
 
 
-@dataclass(frozen=True)
-class RewardSettings:
-    """Which reward this process hands out; see the module's head."""
-
-    variant: str
-    match: str
-    control: RewardControl
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> RewardSettings:
-        """Read FTRL_REWARD_*. Raises BadInput naming the variable, its value and what was expected."""
-        variant = environ.get("FTRL_REWARD_VARIANT", "solve_f1")
-        match = environ.get("FTRL_REWARD_MATCH", "published")
-        if variant not in REWARDS:
-            raise BadInput(f"FTRL_REWARD_VARIANT={variant!r}: expected one of {', '.join(REWARDS)}")
-        if match not in MATCHES:
-            raise BadInput(f"FTRL_REWARD_MATCH={match!r}: expected one of {', '.join(MATCHES)}")
-        try:
-            seed = int(environ.get("FTRL_REWARD_SEED", "0"))
-        except ValueError:
-            raise BadInput(f"FTRL_REWARD_SEED={environ['FTRL_REWARD_SEED']!r}: expected a whole number") from None
-        try:
-            control = RewardControl(environ.get("FTRL_REWARD_CONTROL", ""), seed)
-        except ValueError as error:
-            raise BadInput(f"FTRL_REWARD_CONTROL: {error}") from None
-        return cls(variant, match, control)
-
-
+# no dataclass in this file: OpenRLHF executes it without an entry in sys.modules, which dataclasses need
 SETTINGS = RewardSettings.from_environ(os.environ)
 
 
