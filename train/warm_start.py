@@ -51,10 +51,30 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Sequence:
-    """One conversation as tokens, with a weight for the loss on each (0 < prompt weight < 1 = the assistant's own tokens)."""
+    """One conversation as tokens, with a weight for the loss on each (the assistant's own tokens weigh 1, others less).
+
+    `entities` are the places (start, length, which entity) where a name from the gold plan stands.
+    """
 
     tokens: list[int]
     weights: list[float]
+    entities: tuple[tuple[int, int, int], ...] = ()
+
+    def renamed(self, pieces: list[int], rng: random.Random) -> Sequence:
+        """The same conversation about things that do not exist: each entity becomes a random string of word pieces.
+
+        No name can then be guessed from its beginning, so all that helps is to look where it stands and copy it.
+        """
+        names: dict[int, list[int]] = {}
+        tokens: list[int] = []
+        weights: list[float] = []
+        position = 0
+        for start, length, entity in self.entities:
+            name = names.setdefault(entity, rng.choices(pieces, k=rng.randint(2, 6)))
+            tokens += self.tokens[position:start] + name
+            weights += self.weights[position:start] + [self.weights[start]] * len(name)
+            position = start + length
+        return Sequence(tokens + self.tokens[position:], weights + self.weights[position:])
 
 
 def demonstrate(environments: list[Environment], seed: int) -> list[Environment]:
@@ -79,7 +99,29 @@ def to_sequence(state: Environment, tokenizer: PreTrainedTokenizerFast, prompt_w
             ids = tokenizer(part).input_ids if part else []
             tokens.extend(ids)
             weights.extend([weight] * len(ids))
-    return Sequence(tokens, weights)
+    return Sequence(tokens, weights, find_entities(tokens, entity_names(state), tokenizer))
+
+
+def entity_names(state: Environment) -> list[str]:
+    """The names that the gold plan passes on and finds: string arguments and sub-answers that begin with a letter."""
+    values = [value for call in state.gold_plan for value in call.arguments.values() if isinstance(value, str)]
+    values += [item.answer for item in state.sub_questions]
+    return sorted({value for value in values if value[:1].isalpha()}, key=lambda value: (-len(value), value))
+
+
+def find_entities(
+    tokens: list[int], names: list[str], tokenizer: PreTrainedTokenizerFast
+) -> tuple[tuple[int, int, int], ...]:
+    """Where the names stand, longest first and without overlap. A capitalised word has the same tokens everywhere."""
+    taken = [False] * len(tokens)
+    found = []
+    for entity, name in enumerate(names):
+        ids = tokenizer(name).input_ids
+        for start in range(len(tokens) - len(ids) + 1):
+            if tokens[start] == ids[0] and tokens[start : start + len(ids)] == ids and not any(taken[start : start + len(ids)]):
+                taken[start : start + len(ids)] = [True] * len(ids)
+                found.append((start, len(ids), entity))
+    return tuple(sorted(found))
 
 
 def conversation_text(state: Environment, tokenizer: PreTrainedTokenizerFast) -> str:
@@ -104,11 +146,16 @@ def batches(sequences: list[Sequence], tokens_a_batch: int, rng: random.Random) 
             yield from groups
 
 
-def copy_batch(vocabulary: int, first_token: int, rng: random.Random, rows: int, length: int) -> list[Sequence]:
-    """Random strings, each followed by itself; only the second half counts in the loss."""
+def word_pieces(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens that are letters only: what names are made of."""
+    return sorted(index for piece, index in tokenizer.get_vocab().items() if piece.isascii() and piece.isalpha())
+
+
+def copy_batch(pieces: list[int], rng: random.Random, rows: int, length: int) -> list[Sequence]:
+    """Random strings of word pieces, each followed by itself; only the second half counts in the loss."""
     drawn = []
     for _ in range(rows):
-        half = [rng.randrange(first_token, vocabulary) for _ in range(length)]
+        half = rng.choices(pieces, k=length)
         drawn.append(Sequence(half + half, [0.0] * length + [1.0] * length))
     return drawn
 
@@ -161,7 +208,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 def evaluate(folder: Path, dev: list[Environment], seed: int) -> dict[str, float]:
     """Greedy episodes on the dev environments: mean Solve-P/R/F1, calls that parse, and calls whose arguments are right."""
     policy = load_policy(f"hf:{folder}", temperature=0.0, max_new_tokens=160)
-    episodes = play(policy, dev, max_turns=12, seed=seed)
+    episodes = play(policy, dev, max_turns=8, seed=seed)
     turns = [turn for episode in episodes for turn in episode.turns]
     gold = {item.id: {(call.name, json.dumps(call.arguments, sort_keys=True)) for call in item.gold_plan} for item in dev}
     gold_names = {item.id: {call.name for call in item.gold_plan} for item in dev}
@@ -216,7 +263,7 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     rng = random.Random(f"{arguments.seed}:warm_start")
     learner = Learner(model, tokenizer.pad_token_id, arguments.learning_rate)
     stream = batches(sequences, arguments.tokens_a_batch, rng)
-    first_token = len(("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+    pieces = word_pieces(tokenizer)
     curve: list[dict[str, float]] = []
     seconds = 60.0 * arguments.minutes
     began = time.monotonic()
@@ -231,7 +278,10 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
         bar.update(round(elapsed) - bar.n)
         use_copy = copying or rng.random() < arguments.copy_share
         rows = arguments.tokens_a_batch // (2 * arguments.copy_length)
-        batch = copy_batch(len(tokenizer) - 9, first_token, rng, rows, arguments.copy_length) if use_copy else next(stream)
+        if use_copy:
+            batch = copy_batch(pieces, rng, rows, arguments.copy_length)
+        else:
+            batch = [item.renamed(pieces, rng) if rng.random() < arguments.rename_share else item for item in next(stream)]
         scale = min(1.0, (steps + 1) / 20) * max(0.05, 1.0 - elapsed / seconds if not copying else 1.0)
         loss = learner.step(batch, scale)
         kind = "copy" if use_copy else "text"
@@ -299,11 +349,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--vocabulary", type=int, default=1536)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--tokens-a-batch", type=int, default=4096)
-    parser.add_argument("--prompt-weight", type=float, default=0.2, help="loss weight of tokens the policy does not write")
+    parser.add_argument("--tokens-a-batch", type=int, default=2048)
+    parser.add_argument("--prompt-weight", type=float, default=0.05, help="loss weight of tokens the policy does not write")
     parser.add_argument("--copy-length", type=int, default=64, help="tokens of a random string")
     parser.add_argument("--copy-until", type=float, default=0.5, help="copy pre-training ends at this loss (nats a token)")
-    parser.add_argument("--copy-share", type=float, default=0.15, help="share of copy batches after that")
+    parser.add_argument("--rename-share", type=float, default=0.5, help="share of conversations with made-up names")
+    parser.add_argument("--copy-share", type=float, default=0.05, help="share of copy batches after that")
     return parser.parse_args()
 
 
