@@ -112,6 +112,29 @@ class Run:
     def name(self) -> str:
         return self.path.resolve().name
 
+    def configuration(self) -> dict[str, Any]:
+        """What the run was asked to do: configuration.json, or that part of manifest.json; {} without either."""
+        for path, key in ((self.path / "configuration.json", None), (self.path / "manifest.json", "configuration")):
+            if path.is_file():
+                found = read_json(path)
+                return found if key is None else dict(found.get(key) or {})
+        return {}
+
+    def warm_start(self) -> dict[str, Any]:
+        """start/warm_start.json: how the tiny starting policy was made; {} for a run that starts from another model."""
+        path = self.path / "start" / "warm_start.json"
+        return read_json(path) if path.is_file() else {}
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether the policy is this repository's tiny CPU model, whose scores say nothing about the paper's models."""
+        model = str(self.configuration().get("model") or "")
+        return model.startswith("tiny") or (not model and bool(self.warm_start()))
+
+    def model_label(self) -> str:
+        """What the policy of this run is, for headings."""
+        return "tiny CPU model" if self.is_tiny else str(self.configuration().get("model") or "model not recorded")
+
     def _suite_folder(self, policy: str, suite: str) -> Path | None:
         base = self.path / "eval" / policy
         if suite == ENVIRONMENTS_SUITE and (base / "results.jsonl").is_file():

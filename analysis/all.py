@@ -1,0 +1,84 @@
+"""Make every table and figure for which a run has data, and say which are missing and why.
+
+Inputs:  the folder of a run.
+Outputs: RUN/analysis/*.{csv,txt,md,tex,png,svg}, and RUN/analysis/index.json: what was made by which script, what is missing
+         and why (the report reads it).
+
+Example: python -m analysis.all outputs/cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from analysis.artifact import Artifact
+from analysis.run_folder import Missing, Run
+from env_construction.jsonl import run_main
+
+# In the order of the report.
+SCRIPTS = (
+    "results_table",
+    "scenario_breakdown",
+    "training_curves",
+    "main_table",
+    "failure_modes",
+    "reward_hacking",
+    "reward_ablation",
+    "thinking_modes",
+    "general_retention",
+    "parameter_deltas",
+    "restore_layers",
+)
+
+
+def make_all(run: Run, out: Path, scripts: tuple[str, ...] = SCRIPTS) -> dict[str, Any]:
+    """Write all artifacts into `out`; returns the index that is written beside them."""
+    made: list[dict[str, Any]] = []
+    missing: list[dict[str, str]] = []
+    for name in tqdm(scripts, desc="analysis", unit="script", disable=None):
+        script = importlib.import_module(f"analysis.{name}")
+        try:
+            artifacts: list[Artifact] = script.build(run)
+        except Missing as reason:
+            missing.append({"script": name, "shows": first_line(script.__doc__), "reason": str(reason)})
+            continue
+        for artifact in artifacts:
+            files = [path.name for path in artifact.write(out)]
+            made.append({"script": name, "name": artifact.name, "title": artifact.title, "files": files})
+    index = {"made": made, "missing": missing}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return index
+
+
+def first_line(docstring: str | None) -> str:
+    """The first line of a script's docstring, without the full stop: what the script shows."""
+    return (docstring or "").strip().split("\n", 1)[0].rstrip(".:")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m analysis.all"
+    )
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--out", type=Path, help="where to write (default: RUN/analysis)")
+    arguments = parser.parse_args()
+    run = Run.open(arguments.run)
+    out = arguments.out or run.path / "analysis"
+    index = make_all(run, out)
+    for entry in index["made"]:
+        print(f"made     {entry['name']}: {entry['title']} ({', '.join(entry['files'])})")
+    for entry in index["missing"]:
+        print(f"missing  {entry['script']}: {entry['reason']}")
+    print(f"wrote {len(index['made'])} tables and figures into {out}, {len(index['missing'])} missing")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,184 @@
+"""The paper's six claims, each with the verdict that this run's data allow, and the evidence.
+
+A verdict is `reproduced`, `not reproduced` or `not tested`; `scope` says how far it reaches. A tiny model can show that the
+method works as described; it says nothing about the size of the effect on the paper's models.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.intervals import estimate_text, mean_estimate, paired_difference
+from analysis.run_folder import Run, policy_label
+
+REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper and what this run says about it."""
+
+    number: int
+    text: str
+    verdict: str
+    scope: str
+    evidence: str
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def _construction(run: Run) -> Claim:
+    text = "A five-stage pipeline builds stable tool environments automatically, with no online tool behind them."
+    counts = {split: len(run.environments(split)) for split in ("train", "dev", "test")}
+    total = sum(counts.values())
+    if not total or "oracle" not in run.policies:
+        return Claim(1, text, NOT_TESTED, "", "No built environments with an oracle evaluation are in this run.")
+    rows = run.rows("oracle")
+    perfect = sum(float(row["solve_f1"]) == 1.0 for row in rows)
+    built = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
+    evidence = f"{built} environments; the gold plan, played in the sandbox, scores Solve-F1 = 1 on {perfect} of {len(rows)} test environments."
+    verdict = REPRODUCED if perfect == len(rows) else NOT_REPRODUCED
+    return Claim(1, text, verdict, "with the fact author, not with an LLM as author", evidence)
+
+
+def _reward_balance(run: Run) -> Claim:
+    text = "A verifiable reward, computed from the environment alone, balances precision of tool use and completeness."
+    bases = [name for name in run.trained if any(f"{name}-{variant}" in run.policies for variant in ABLATIONS)]
+    if not bases:
+        return Claim(2, text, NOT_TESTED, "", "The four rewards were not trained side by side in this run.")
+    lines, holds = [], True
+    for base in bases:
+        found = {variant: f"{base}-{variant}" for variant in ABLATIONS if f"{base}-{variant}" in run.policies}
+        for variant, policy in found.items():
+            gap = paired_difference(run.rows(base), run.rows(policy), "solve_f1")
+            lines.append(
+                f"Solve-F1 reward against {variant} ({policy_label(base)}): {estimate_text(gap, signed=True)} in Solve-F1"
+            )
+            holds &= gap.low is not None and gap.low > 0
+    return Claim(
+        2,
+        text,
+        REPRODUCED if holds else NOT_REPRODUCED,
+        _scope(run),
+        "; ".join(lines) + f"; n = {len(run.rows(bases[0]))}.",
+    )
+
+
+def _training_gain(run: Run) -> Claim:
+    text = "With it, GRPO and REINFORCE++ both improve tool use, in domain and out of domain, by about 10 points on average."
+    main = [name for name in ("grpo", "reinforce++") if name in run.trained]
+    if "start" not in run.policies or not main:
+        return Claim(3, text, NOT_TESTED, "", "No trained policy was evaluated beside its start.")
+    gaps = {name: paired_difference(run.rows(name), run.rows("start"), "solve_f1") for name in main}
+    evidence = "; ".join(
+        f"{policy_label(name)} − start: {estimate_text(gap, signed=True)} Solve-F1" for name, gap in gaps.items()
+    )
+    controls = [name for name in run.policies if name in ("more-supervised", "grpo-shuffled", "reinforce++-shuffled")]
+    for name in controls:
+        gap = paired_difference(run.rows(name), run.rows("start"), "solve_f1")
+        evidence += f"; control {policy_label(name)}: {estimate_text(gap, signed=True)}"
+    both = len(main) == 2 and all(gap.low is not None and gap.low > 0 for gap in gaps.values())
+    only = "" if len(main) == 2 else f"; only {policy_label(main[0])} was trained"
+    n = len({row["id"] for row in run.rows("start")})
+    note = f" Paired over n = {n} test environments, 95% intervals{only}."
+    verdict = REPRODUCED if both else NOT_REPRODUCED if len(main) == 2 else NOT_TESTED
+    return Claim(3, text, verdict, _scope(run) + "; in domain only, one seed each", evidence + "." + note)
+
+
+def _general(run: Run, analysis: Path) -> Claim:
+    text = "General capability (MMLU, BBH, GSM8K, MATH, HumanEval, MBPP) does not degrade."
+    rows = _read_csv(analysis / "general_retention.csv")
+    if not rows:
+        return Claim(
+            4, text, NOT_TESTED, "", "The general suites were not run (a tiny model has no general capability to lose)."
+        )
+    kept = [row for row in rows if row["non_inferior"] == "True"]
+    verdict = REPRODUCED if len(kept) == len(rows) else NOT_REPRODUCED
+    evidence = f"{len(kept)} of {len(rows)} comparisons are non-inferior with a margin of 1 point."
+    return Claim(4, text, verdict, _scope(run), evidence)
+
+
+def _lower_mlp(run: Run, analysis: Path) -> Claim:
+    text = (
+        "The gain comes from updates to lower-layer MLP parameters (layers 0-2), read as better context understanding."
+    )
+    restored = _read_csv(analysis / "restore_layers.csv")
+    if restored:
+        lines = [
+            f"{row['policy']}: only the lower MLPs trained carries {100 * float(row['share']):.0f}% of the gain "
+            f"[{100 * float(row['share_low']):.0f}, {100 * float(row['share_high']):.0f}]"
+            for row in restored
+            if row["mode"] == "only" and row["group"] == "lower MLP" and row["share"]
+        ]
+        most = [
+            row for row in restored if row["mode"] == "only" and row["group"] == "lower MLP" and row["most"] == "True"
+        ]
+        if lines:
+            verdict = REPRODUCED if len(most) == len(lines) else NOT_REPRODUCED
+            return Claim(5, text, verdict, _scope(run) + "; causal test by restoring weights", "; ".join(lines) + ".")
+    tests = [row for path in sorted(analysis.glob("parameter_tests_*.csv")) for row in _read_csv(path)]
+    if not tests:
+        return Claim(5, text, NOT_TESTED, "", "No pair of checkpoints was compared.")
+    if not any(row["can_be_significant"] == "True" for row in tests):
+        smallest = min(float(row["smallest_possible_p"]) for row in tests)
+        return Claim(
+            5,
+            text,
+            NOT_TESTED,
+            "",
+            f"The model has too few layers: the smallest p-value that the exact test can give is {smallest:.3f}.",
+        )
+    significant = [row for row in tests if float(row["p_value"]) <= 0.05]
+    verdict = REPRODUCED if len(significant) == len(tests) else NOT_REPRODUCED
+    return Claim(
+        5,
+        text,
+        verdict,
+        _scope(run) + "; heat map only",
+        f"{len(significant)} of {len(tests)} exact tests are significant.",
+    )
+
+
+def _thinking(run: Run, analysis: Path) -> Claim:
+    text = "Thinking mode of today's open models is not reliably better at tool use than non-thinking mode."
+    rows = _read_csv(analysis / "thinking_modes.csv")
+    if not rows:
+        return Claim(
+            6, text, NOT_TESTED, "", "The policy has no thinking mode, or only one of the modes was evaluated."
+        )
+    better = [
+        row
+        for row in rows
+        if row.get("solve_f1_thinking_minus_plain_low") and float(row["solve_f1_thinking_minus_plain_low"]) > 0
+    ]
+    pairs = [row for row in rows if row.get("solve_f1_thinking_minus_plain_low")]
+    verdict = NOT_REPRODUCED if pairs and len(better) == len(pairs) else REPRODUCED
+    return Claim(
+        6, text, verdict, _scope(run), f"Thinking is significantly better in {len(better)} of {len(pairs)} comparisons."
+    )
+
+
+ABLATIONS = ("solve-precision", "solve-recall", "solve-pr")
+
+
+def _scope(run: Run) -> str:
+    return "in small: a tiny CPU model" if run.is_tiny else f"on {run.model_label()}"
+
+
+def claims(run: Run, analysis: Path) -> list[Claim]:
+    """All six verdicts; `analysis` is the folder with the tables that `analysis.all` made."""
+    return [
+        _construction(run),
+        _reward_balance(run),
+        _training_gain(run),
+        _general(run, analysis),
+        _lower_mlp(run, analysis),
+        _thinking(run, analysis),
+    ]

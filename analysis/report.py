@@ -1,0 +1,177 @@
+"""report.html: the run's summary, verdicts, figures, sortable tables and trajectories in one self-contained file.
+
+Inputs:  RUN/analysis/ as `python -m analysis.all RUN` made it (index.json, CSV, SVG, captions), RUN/manifest.json,
+         RUN/eval/<policy>/results.jsonl and RUN/environments/test.jsonl for the trajectory viewer.
+Outputs: RUN/report.html. No network: figures, style and script are inside.
+
+Example: python -m analysis.report outputs/cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment as TemplateEnvironment
+from jinja2 import FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from analysis.claims import claims
+from analysis.intervals import estimate_text, mean_estimate, paired_difference
+from analysis.run_folder import Run, policy_label, read_json
+from analysis.trajectories import viewer_data
+from env_construction.jsonl import BadInput, run_main
+
+TABLE_ROWS = 300
+_SUFFIXES = ("_low", "_high", "_n")
+
+
+@dataclass
+class Table:
+    """A table for the page: plain cells with the value to sort by."""
+
+    columns: list[str]
+    rows: list[list[tuple[str, str]]] = field(default_factory=list)
+    left_out: int = 0
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _cell(row: dict[str, str], column: str, columns: list[str]) -> tuple[str, str]:
+    text = row.get(column) or ""
+    value = _number(text)
+    if value is None or column in ("layer", "n", "step", "epoch"):
+        return text, text
+    shown = f"{value:,.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.3g}"
+    low, high = _number(row.get(f"{column}_low") or ""), _number(row.get(f"{column}_high") or "")
+    if low is not None and high is not None:
+        shown = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return shown.replace("-", "−"), text
+
+
+def read_table(path: Path) -> Table:
+    """A CSV as a table: `x`, `x_low`, `x_high`, `x_n` become one column; columns without any value are left out."""
+    with path.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    columns = list(rows[0]) if rows else []
+    parts = {f"{column}{suffix}" for column in columns for suffix in _SUFFIXES if f"{column}_low" in columns}
+    shown = [column for column in columns if column not in parts and any(row.get(column) for row in rows)]
+    table = Table([column.replace("_", " ") for column in shown], left_out=max(0, len(rows) - TABLE_ROWS))
+    for row in rows[:TABLE_ROWS]:
+        table.rows.append([_cell(row, column, columns) for column in shown])
+    return table
+
+
+def data_address(path: Path) -> str:
+    """The file as a data: address, so that the page needs nothing beside itself."""
+    kind = {".svg": "image/svg+xml", ".png": "image/png"}[path.suffix]
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that can stand inside a <script> element: nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704 - escaped above
+
+
+def read_sections(analysis: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """`(sections, missing)` from the folder that `analysis.all` wrote. Raises BadInput without one."""
+    if not (analysis / "index.json").is_file():
+        raise BadInput(f"{analysis / 'index.json'}: no such file; run `python -m analysis.all {analysis.parent}` first")
+    index = read_json(analysis / "index.json")
+    sections = []
+    for entry in index["made"]:
+        stem = analysis / entry["name"]
+        svg = stem.with_name(entry["name"] + ".svg")
+        title, _, caption = stem.with_name(entry["name"] + ".txt").read_text(encoding="utf-8").partition("\n")
+        sections.append(
+            {
+                "name": entry["name"],
+                "anchor": entry["name"].replace("+", "p"),
+                "title": title,
+                "caption": caption.strip(),
+                "image": data_address(svg) if svg.is_file() else None,
+                "table": read_table(stem.with_name(entry["name"] + ".csv")),
+            }
+        )
+    return sections, list(index["missing"])
+
+
+def headline(run: Run) -> list[dict[str, str]]:
+    """The figures at the top: Solve-F1 of each policy and its paired difference to the start."""
+    lines = []
+    for policy in run.policies:
+        found = mean_estimate(run.rows(policy), "solve_f1")
+        gap = ""
+        if policy != "start" and "start" in run.policies:
+            gap = estimate_text(paired_difference(run.rows(policy), run.rows("start"), "solve_f1"), signed=True)
+        line = {"policy": policy_label(policy), "solve_f1": estimate_text(found), "gap": gap, "n": str(found.n)}
+        lines.append(line | {"width": f"{100 * (found.value or 0):.1f}"})
+    return lines
+
+
+def demonstration_note(run: Run) -> str:
+    """What the warm start was taught on, if it is recorded: a start of mixed quality is part of the design."""
+    mix = run.warm_start().get("mix") or run.warm_start().get("demonstrations") or run.warm_start().get("demo_mix")
+    if not mix:
+        return ""
+    shown = ", ".join(f"{key} {value}" for key, value in mix.items()) if isinstance(mix, dict) else str(mix)
+    return f"The start was warmed up on demonstrations of mixed quality ({shown}), so that the reward has something to choose between."
+
+
+def render(run: Run, analysis: Path) -> str:
+    """The whole page as HTML."""
+    sections, missing = read_sections(analysis)
+    templates = TemplateEnvironment(
+        loader=FileSystemLoader(Path(__file__).resolve().parent / "templates"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    manifest = read_json(run.path / "manifest.json") if (run.path / "manifest.json").is_file() else {}
+    return templates.get_template("report.html.j2").render(
+        run=run.name,
+        model=run.model_label(),
+        tiny=run.is_tiny,
+        demonstrations=demonstration_note(run),
+        claims=claims(run, analysis),
+        headline=headline(run),
+        sections=sections,
+        missing=missing,
+        manifest=manifest,
+        viewer=script_json(viewer_data(run)),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m analysis.report"
+    )
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--out", type=Path, help="file to write (default: RUN/report.html)")
+    arguments = parser.parse_args()
+    run = Run.open(arguments.run)
+    out = arguments.out or run.path / "report.html"
+    page = render(run, run.path / "analysis")
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(out)
+    print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MB, self-contained)")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
