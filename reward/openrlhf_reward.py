@@ -42,7 +42,8 @@ from reward.scoring import TurnScore, check_gold, score_turns
 
 logger = logging.getLogger(__name__)
 _GRID = 2**16
-_TAIL_LENGTHS = (4096, 1024, 256, 64)
+# characters that must be left of a prompt that OpenRLHF cut, for its end to be recognized
+_SHORTEST_PROMPT = 16
 
 
 # no dataclass in this file: OpenRLHF executes it without an entry in sys.modules, which dataclasses need
@@ -59,16 +60,19 @@ def on_grid(reward: float) -> float:
 def response_of(query: str, prompt: str) -> str:
     """The response in `query` = prompt + response, also when OpenRLHF cut the prompt's left end off.
 
-    Raises BadInput if the prompt's end is not in the query (a tokenizer that does not decode to what it was given).
+    Raises BadInput if no end of the prompt begins the query (a tokenizer that does not decode to what it was given).
     """
     if query.startswith(prompt):
         return query[len(prompt) :]
-    for length in _TAIL_LENGTHS:
-        tail = prompt[-length:]
-        place = query.find(tail)
-        if tail and place >= 0:
-            return query[place + len(tail) :]
-    raise BadInput(f"the end of the prompt, {prompt[-64:]!r}, is not in the query")
+    # a cut inside a character of several bytes decodes to replacement characters
+    query = query.lstrip("\ufffd")
+    head = query[:_SHORTEST_PROMPT]
+    place = prompt.find(head)
+    while place >= 0 and len(head) == _SHORTEST_PROMPT:
+        if query.startswith(prompt[place:]):
+            return query[len(prompt) - place :]
+        place = prompt.find(head, place + 1)
+    raise BadInput(f"no end of the prompt begins the query: {prompt[-64:]!r}, {query[:64]!r}")
 
 
 @lru_cache(maxsize=256)
