@@ -105,7 +105,7 @@ def _parse_published(raw: str) -> ParsedTurn:
             malformed.append(piece)
         else:
             calls.append(call)
-    thinking, _ = _scan(text)
+    thinking = _scan(text)[0] if THINK_OPEN in text or THINK_CLOSE in text else []
     shown = [(begin, min(end, start)) for begin, end in thinking if begin < start] if calls else thinking
     return ParsedTurn(
         thinking=_thinking_text(text, shown),

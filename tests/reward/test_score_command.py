@@ -89,7 +89,7 @@ def test_explain_shows_each_call_its_output_and_what_it_solved(files):
     assert "not a call: <tool_call>{" in done.stdout
 
 
-BAD = {
+BAD: dict[str, Any] = {
     "no such file": (None, [], "env.jsonl: no such file"),
     "broken line": ("{broken\n", [], "env.jsonl:1: expected one JSON object a line"),
     "no codes": ('{"messages": [], "tools": [], "unsolved_set": {}}\n', [], "env.jsonl:1: key 'codes' is missing"),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -38,9 +39,9 @@ def say(text: str, tool: str = "say") -> str:
 
 
 BROKEN = "<tool_call>\n{broken\n</tool_call>\n"
-TWO = {"say": ["Paris", "4,478"]}
+TWO: dict[str, list[str]] = {"say": ["Paris", "4,478"]}
 # name -> (unsolved, answer, solve_rate, text, as published (reward, kind, p, q), in strict)
-KINDS = {
+KINDS: dict[str, Any] = {
     "one of two solved": (TWO, "x", 0.0, say("In Paris"), (1.0, "calls", 1, 1), (1.0, "calls", 1, 1)),
     "both solved": (TWO, "x", 0.0, say("Paris") + say("4478 m"), (4 / 3, "calls", 2, 2), (4 / 3, "calls", 2, 2)),
     "one useless call": (TWO, "x", 0.0, say("Paris") + say("no"), (2 / 3, "calls", 2, 1), (2 / 3, "calls", 2, 1)),
