@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,9 @@ def read_jsonl(path: Path | str, required: tuple[str, ...] = ()) -> Iterator[tup
             try:
                 record = json.loads(raw)
             except ValueError as error:
-                raise BadInput(f"{path}:{number}: expected one JSON object a line, got invalid JSON ({error})") from None
+                raise BadInput(
+                    f"{path}:{number}: expected one JSON object a line, got invalid JSON ({error})"
+                ) from None
             if not isinstance(record, dict):
                 raise BadInput(f"{path}:{number}: expected a JSON object, got {type(record).__name__}")
             for key in required:
@@ -96,11 +99,15 @@ class JsonlWriter:
     def __enter__(self) -> JsonlWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
-def write_jsonl(path: Path | str, records: Iterator[Mapping[str, Any]] | list[Mapping[str, Any]] | list[dict[str, Any]]) -> int:
+def write_jsonl(
+    path: Path | str, records: Iterator[Mapping[str, Any]] | list[Mapping[str, Any]] | list[dict[str, Any]]
+) -> int:
     """Write a whole file at once, through a temporary name so that a kill leaves no half file. Returns the line count."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,12 +139,23 @@ def keep_configuration(folder: Path | str, configuration: Mapping[str, Any]) -> 
             if found.get(key) != wanted.get(key)
         ]
         if differing:
-            raise BadInput(f"{folder} was made with another configuration: {'; '.join(differing)}. Choose another output folder")
+            raise BadInput(
+                f"{folder} was made with another configuration: {'; '.join(differing)}. Choose another output folder"
+            )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal. Raises BadInput if there is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def run_main(main: Callable[[], int | None]) -> None:

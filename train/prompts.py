@@ -64,14 +64,18 @@ def require_thinking(tokenizer: Any, name: str, thinking: bool) -> None:
 def render_prompt(
     tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], thinking: bool
 ) -> str:
-    """The prompt that a model continues: `messages` so far with `tools` (OpenAI format), the assistant's turn opened."""
-    return tokenizer.apply_chat_template(
+    """The prompt that a model continues: `messages` so far with `tools` (OpenAI format), the assistant's turn opened.
+
+    Lone surrogates, which a model can write as JSON escapes, become `?`: tokenizers take valid Unicode only.
+    """
+    text = tokenizer.apply_chat_template(
         list(messages),
         tools=list(tools) or None,
         add_generation_prompt=True,
         tokenize=False,
         enable_thinking=thinking,
     )
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _first_line(error: Exception) -> str:

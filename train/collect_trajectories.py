@@ -1,0 +1,205 @@
+"""Play environments with a policy and record every prefix: the raw material of the RL prompts.
+
+Inputs: environments (JSONL), a policy. Outputs, in --out: `trajectories.jsonl` (one row an episode) and `configuration.json`.
+A row holds the environment as it was at the start, the whole conversation, one prefix a turn (how many messages it has,
+what was unsolved, the solve rate: `prefix_environments` makes Environment states of them again), the raw turns with their
+scores, and the episode's scores. Resumable: environments that have a row are not played again; an episode that ended by
+an infrastructure fault is recorded as such in `faults.jsonl` and is played again by the next call.
+
+Example:
+    python -m train.collect_trajectories --environments outputs/cpu/environments/train.jsonl --policy hf:outputs/cpu/start \\
+        --out outputs/cpu/grpo/epoch-1/trajectories --temperature 1.0 --max-turns 20 --seed 1 --max-prompt-tokens 3072
+
+Source: paper section "Training" (paper/README.md): temperature 1.0, at most 20 turns, afresh at the start of each epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, read_jsonl, run_main
+from env_construction.matching import MATCHES
+from env_construction.schema import Environment, read_environments
+from train.policies import load_policy
+from train.rollout import Episode, play
+
+
+def trajectory_row(start: Environment, episode: Episode) -> dict[str, Any]:
+    """The JSONL row of an episode. `start` is the environment as it was before the first turn."""
+    score = episode.score
+    return {
+        "id": episode.id,
+        "trial": episode.trial,
+        "seed": episode.seed,
+        "outcome": episode.outcome,
+        "solve_p": score.solve_p,
+        "solve_r": score.solve_r,
+        "solve_f1": score.solve_f1,
+        "answer_correct": score.answer_correct,
+        "prompt_tokens": [generation.prompt_tokens for generation in episode.generations],
+        "completion_tokens": [generation.tokens for generation in episode.generations],
+        "turns": [generation.text for generation in episode.generations],
+        "rewards": [turn.reward for turn in episode.turns],
+        "kinds": [turn.kind for turn in episode.turns],
+        "prefixes": [
+            {"messages": len(state.messages), "unsolved_set": state.unsolved_set, "solve_rate": state.solve_rate}
+            for state in _states(episode)
+        ],
+        "messages": episode.environment.messages,
+        "environment": start.to_record(),
+    }
+
+
+def _states(episode: Episode) -> list[Environment]:
+    """The state before each turn, and the last state where the limit of turns or of tokens kept it from being asked."""
+    unasked = [episode.environment] if episode.outcome in ("max_turns", "too_long") else []
+    return [*episode.prefixes, *unasked]
+
+
+def prefix_environments(row: dict[str, Any], where: str = "row") -> list[Environment]:
+    """The Environment states of a row's prefixes, in order. Raises BadInput naming `where` for a row of another shape."""
+    try:
+        start = Environment.from_record(row["environment"], where)
+        return [
+            start.model_copy(
+                update={
+                    "messages": row["messages"][: prefix["messages"]],
+                    "unsolved_set": prefix["unsolved_set"],
+                    "solve_rate": prefix["solve_rate"],
+                }
+            )
+            for prefix in row["prefixes"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{where}: expected a row of train.collect_trajectories ({error!r})") from None
+
+
+def read_trajectories(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield `(file:line, row)` of a trajectories file."""
+    for number, row in read_jsonl(path, required=("id", "prefixes", "messages", "environment")):
+        yield f"{path}:{number}", row
+
+
+def load_environments(path: Path | str, limit: int | None = None) -> list[Environment]:
+    """The (first `limit`) environments of a file. Raises BadInput if two of them have the same id: ids key the results."""
+    environments: list[Environment] = []
+    seen: set[str] = set()
+    for environment in read_environments(path):
+        if environment.id in seen:
+            raise BadInput(f"{path}: id {environment.id!r} occurs twice; ids must be unique")
+        seen.add(environment.id)
+        environments.append(environment)
+        if limit is not None and len(environments) >= limit:
+            break
+    return environments
+
+
+def collect(arguments: argparse.Namespace) -> int:
+    """Play what has no row yet; returns the exit code."""
+    environments = load_environments(arguments.environments, arguments.limit)
+    keep_configuration(
+        arguments.out,
+        {
+            "environments_sha256": file_sha256(arguments.environments),
+            "policy": arguments.policy,
+            "policy_version": arguments.policy_version,
+            "temperature": arguments.temperature,
+            "max_turns": arguments.max_turns,
+            "max_prompt_tokens": arguments.max_prompt_tokens,
+            "max_new_tokens": arguments.max_new_tokens,
+            "thinking": arguments.thinking,
+            "match": arguments.match,
+            "trials": arguments.trials,
+            "limit": arguments.limit,
+            "seed": arguments.seed,
+        },
+    )
+    out = Path(arguments.out)
+    starts = {environment.id: environment for environment in environments}
+    outcomes: Counter[str] = Counter()
+    with (
+        JsonlWriter(out / "trajectories.jsonl", key=("id", "trial")) as rows,
+        JsonlWriter(out / "faults.jsonl", key=("id", "trial"), fresh=True) as faults,
+        tqdm(total=len(environments) * arguments.trials, initial=len(rows.done), unit="episode", desc="collect") as bar,
+    ):
+        resumed = len(rows.done)
+
+        def keep(episode: Episode) -> None:
+            outcomes[episode.outcome] += 1
+            if episode.outcome == "fault":
+                faults.write({"id": episode.id, "trial": episode.trial, "fault": episode.fault})
+            else:
+                rows.write(trajectory_row(starts[episode.id], episode))
+            bar.update()
+
+        if resumed < len(environments) * arguments.trials:
+            policy = load_policy(
+                arguments.policy,
+                temperature=arguments.temperature,
+                max_new_tokens=arguments.max_new_tokens,
+                thinking=arguments.thinking,
+                seed=arguments.seed,
+                max_prompt_tokens=arguments.max_prompt_tokens,
+                batch_size=arguments.batch_size,
+            )
+            play(
+                policy,
+                environments,
+                max_turns=arguments.max_turns,
+                trials=arguments.trials,
+                seed=arguments.seed,
+                match=arguments.match,
+                on_episode=keep,
+                in_flight=arguments.in_flight,
+                skip=lambda case, trial: (case, trial) in rows.done,
+            )
+        total = len(rows.done)
+    counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing new to play"
+    print(f"wrote {out / 'trajectories.jsonl'}: {total} episodes ({resumed} from before; {counted})")
+    if outcomes["fault"]:
+        print(
+            f"{outcomes['fault']} episodes failed by infrastructure, see {out / 'faults.jsonl'}; the same command plays them again"
+        )
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m train.collect_trajectories",
+    )
+    parser.add_argument("--environments", required=True, help="environments, JSONL")
+    parser.add_argument(
+        "--policy", required=True, help="hf:DIR, vllm:DIR, openai:MODEL@BASE_URL, oracle, random, replay:FILE"
+    )
+    parser.add_argument(
+        "--policy-version", default="", help="any text that tells this checkpoint from a former one at the same path"
+    )
+    parser.add_argument("--out", required=True, help="output folder")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--max-turns", type=int, default=20)
+    parser.add_argument(
+        "--max-prompt-tokens", type=int, default=16384, help="a longer prompt ends its episode (outcome too_long)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=1024, help="tokens a turn; the paper has 1024 plain, 8192 thinking"
+    )
+    parser.add_argument("--thinking", action="store_true")
+    parser.add_argument("--match", choices=MATCHES, default="published")
+    parser.add_argument("--trials", type=int, default=1, help="episodes for each environment")
+    parser.add_argument("--limit", type=int, default=None, help="play only the first N environments")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=64, help="sequences in one batch of hf")
+    parser.add_argument("--in-flight", type=int, default=256, help="episodes at once")
+    return collect(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,172 @@
+"""Trajectories -> the RL dataset that OpenRLHF reads: the bare question and every prefix that ends in tool feedback.
+
+Inputs: `trajectories.jsonl` of train.collect_trajectories, the tokenizer of the model that will be trained.
+Outputs: --out (JSONL; `prompt`: rendered text, `label`: JSON string with id, codes, unsolved_set, solve_rate, answer,
+`template_sha256`: of the chat template) and beside it `<out's stem>.summary.json` with what was kept and what was dropped, by reason.
+
+The bare question of an environment comes once, however many episodes were played. Prompts over the limit are dropped and
+counted (the trainer would cut them on the left, which loses the tool documents), the order is shuffled by the seed, and the
+set is trimmed to whole rollout batches as the authors' trainer does.
+
+Example:
+    python -m train.rl_prompts --trajectories outputs/cpu/grpo/epoch-1/trajectories/trajectories.jsonl \\
+        --tokenizer outputs/cpu/start --out outputs/cpu/grpo/epoch-1/prompts.jsonl --max-prompt-tokens 3072 --rollout-batch 32
+
+Source: paper section "Training" (paper/README.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from env_construction.jsonl import BadInput, file_sha256, run_main, write_jsonl
+from env_construction.schema import Environment
+from train.collect_trajectories import prefix_environments, read_trajectories
+from train.prompts import load_tokenizer, render_prompt, require_thinking, template_sha256
+
+
+@dataclass
+class PromptCounts:
+    """Where every prefix went. `prefixes = repeated_questions + over_long + over_max_prompts + trimmed + kept`."""
+
+    trajectories: int = 0
+    prefixes: int = 0
+    repeated_questions: int = 0
+    over_long: int = 0
+    over_max_prompts: int = 0
+    trimmed: int = 0
+    kept: int = 0
+    kept_questions: int = 0
+
+
+def prompt_label(state: Environment) -> str:
+    """What the reward needs of a state, as one JSON string (OpenRLHF's labels are strings)."""
+    return json.dumps(
+        {
+            "id": state.id,
+            "codes": state.codes,
+            "unsolved_set": state.unsolved_set,
+            "solve_rate": state.solve_rate,
+            "answer": state.answer,
+        },
+        ensure_ascii=False,
+    )
+
+
+def training_states(
+    trajectories: Iterable[tuple[str, dict[str, Any]]], counts: PromptCounts
+) -> list[tuple[Environment, bool]]:
+    """`(state, whether it is the bare question)` of all trajectories: each question once, every prefix with feedback."""
+    states: list[tuple[Environment, bool]] = []
+    asked: set[str] = set()
+    for where, row in trajectories:
+        counts.trajectories += 1
+        for state in prefix_environments(row, where):
+            counts.prefixes += 1
+            bare = state.messages[-1].get("role") != "tool"
+            if bare and state.id in asked:
+                counts.repeated_questions += 1
+                continue
+            if bare:
+                asked.add(state.id)
+            states.append((state, bare))
+    return states
+
+
+def make_prompts(
+    states: list[tuple[Environment, bool]],
+    tokenizer: Any,
+    counts: PromptCounts,
+    *,
+    thinking: bool,
+    max_prompt_tokens: int,
+    rollout_batch: int,
+    max_prompts: int | None,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """The rows of the prompt file, in training order. Raises BadInput if not even one rollout batch is left."""
+    template = template_sha256(tokenizer)
+    fitting: list[tuple[dict[str, Any], bool]] = []
+    for state, bare in tqdm(states, desc="render", unit="prompt", disable=None):
+        prompt = render_prompt(tokenizer, state.messages, state.openai_tools(), thinking)
+        if len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) > max_prompt_tokens:
+            counts.over_long += 1
+            continue
+        fitting.append(({"prompt": prompt, "label": prompt_label(state), "template_sha256": template}, bare))
+    random.Random(f"{seed}:0:rl_prompts").shuffle(fitting)
+    wanted = len(fitting) if max_prompts is None else min(max_prompts, len(fitting))
+    counts.over_max_prompts = len(fitting) - wanted
+    counts.kept = wanted - wanted % rollout_batch
+    counts.trimmed = wanted - counts.kept
+    if counts.kept == 0:
+        raise BadInput(
+            f"{wanted} prompts do not fill one rollout batch of {rollout_batch} ({counts.over_long} were over "
+            f"{max_prompt_tokens} tokens): collect more trajectories, or lower --rollout-batch"
+        )
+    counts.kept_questions = sum(bare for _, bare in fitting[: counts.kept])
+    return [row for row, _ in fitting[: counts.kept]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.rl_prompts"
+    )
+    parser.add_argument("--trajectories", required=True, help="trajectories.jsonl of train.collect_trajectories")
+    parser.add_argument("--tokenizer", required=True, help="folder of the model to be trained")
+    parser.add_argument("--out", required=True, help="prompt file to write, JSONL")
+    parser.add_argument("--max-prompt-tokens", type=int, default=16384)
+    parser.add_argument(
+        "--rollout-batch", type=int, default=512, help="prompts of one rollout batch (--rollout.batch_size)"
+    )
+    parser.add_argument("--max-prompts", type=int, default=None, help="keep at most K prompts, drawn at random")
+    parser.add_argument("--thinking", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.rollout_batch < 1:
+        raise BadInput(f"--rollout-batch {arguments.rollout_batch}: expected at least 1")
+
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    require_thinking(tokenizer, arguments.tokenizer, arguments.thinking)
+    counts = PromptCounts()
+    rows = make_prompts(
+        training_states(read_trajectories(arguments.trajectories), counts),
+        tokenizer,
+        counts,
+        thinking=arguments.thinking,
+        max_prompt_tokens=arguments.max_prompt_tokens,
+        rollout_batch=arguments.rollout_batch,
+        max_prompts=arguments.max_prompts,
+        seed=arguments.seed,
+    )
+    out = Path(arguments.out)
+    write_jsonl(out, rows)
+    summary = asdict(counts) | {
+        "rollout_batches": counts.kept // arguments.rollout_batch,
+        "rollout_batch": arguments.rollout_batch,
+        "max_prompt_tokens": arguments.max_prompt_tokens,
+        "max_prompts": arguments.max_prompts,
+        "thinking": arguments.thinking,
+        "seed": arguments.seed,
+        "template_sha256": template_sha256(tokenizer),
+        "trajectories_sha256": file_sha256(arguments.trajectories),
+    }
+    summary_path = out.with_name(out.stem + ".summary.json")
+    summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    print(
+        f"wrote {out}: {counts.kept} prompts in {summary['rollout_batches']} rollout batches, of {counts.prefixes} prefixes "
+        f"({counts.repeated_questions} repeated questions, {counts.over_long} over-long, {counts.over_max_prompts} over "
+        f"--max-prompts, {counts.trimmed} trimmed); counts in {summary_path}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
