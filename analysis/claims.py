@@ -10,7 +10,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.intervals import estimate_text, mean_estimate, paired_difference
+from analysis.intervals import estimate_text, paired_difference
 from analysis.run_folder import Run, policy_label
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"

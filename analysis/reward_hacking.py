@@ -1,0 +1,141 @@
+"""Does the policy learn to exploit the matching? Scores under `published` and `strict` matching, over training.
+
+The episodes that the policy played at the start of each epoch (train environments), and the final evaluation (test
+environments), are replayed turn by turn through the same rollout, tools run again, once with each matching. A gap that
+grows over training would mean that the policy learns to please the loose matching rather than to solve.
+
+Inputs:  RUN/train/<algorithm>/epoch<k>/trajectories.jsonl, RUN/eval/<policy>/results.jsonl, RUN/environments/test.jsonl.
+Outputs: RUN/analysis/reward_hacking.{csv,txt,png,svg}.
+Paper:   the defects of the published matching (paper/README.md, table of defects, 4 to 7).
+
+Example: python -m analysis.reward_hacking outputs/cpu
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from analysis.artifact import Artifact, script_main
+from analysis.intervals import estimate_row, estimate_text, mean_estimate, paired_difference
+from analysis.run_folder import Missing, Run, policy_label
+from analysis.style import figure_style, interval_bars, new_figure, policy_style
+from env_construction.jsonl import read_jsonl, run_main
+from env_construction.matching import MATCHES
+from env_construction.schema import Environment
+from eval.results import Estimate
+from train.policies import load_policy
+from train.rollout import play
+
+MOST_EPISODES = 400  # of one epoch: enough for an interval of about 0.03, and a bounded time
+
+
+def rescored(environments: Sequence[Environment], recorded: Path, match: str) -> list[dict[str, Any]]:
+    """Rows `id`, `solve_f1`, `reward` (mean over turns) of recorded turns, played again under a matching; first trial only."""
+    episodes = play(load_policy(f"replay:{recorded}"), environments, match=match)
+    return [
+        {
+            "id": episode.id,
+            "solve_f1": episode.score.solve_f1,
+            "reward": sum(turn.reward for turn in episode.turns) / len(episode.turns) if episode.turns else 0.0,
+        }
+        for episode in episodes
+        if episode.outcome != "fault"
+    ]
+
+
+def _points(run: Run) -> list[tuple[str, str, list[Environment], Path]]:
+    """`(algorithm, point, environments, file of recorded turns)` of everything that can be replayed."""
+    found = []
+    for algorithm, epochs in run.epochs.items():
+        for epoch in epochs:
+            path = epoch.path / "trajectories.jsonl"
+            if path.is_file():
+                starts: dict[str, Environment] = {}
+                for number, row in read_jsonl(path, required=("id", "environment")):
+                    if len(starts) < MOST_EPISODES:
+                        starts.setdefault(row["id"], Environment.from_record(row["environment"], f"{path}:{number}"))
+                found.append((algorithm, f"epoch {epoch.number}", list(starts.values()), path))
+        test = run.environments("test")
+        if algorithm in run.policies and test:
+            cases = dict.fromkeys(str(row["id"]) for row in run.rows(algorithm))
+            path = run.path / "eval" / algorithm / "results.jsonl"
+            found.append((algorithm, "test", [test[case] for case in cases if case in test], path))
+    return found
+
+
+def build(run: Run) -> list[Artifact]:
+    """Raises Missing without recorded trajectories."""
+    points = _points(run)
+    if not any(point.startswith("epoch") for _, point, _, _ in points):
+        raise Missing("train/<algorithm>/epoch<k>/trajectories.jsonl is not there")
+    rows: list[dict[str, Any]] = []
+    gaps: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for algorithm, point, environments, path in tqdm(points, desc="replay", unit="set", disable=None, leave=False):
+        scores = {match: rescored(environments, path, match) for match in MATCHES}
+        row: dict[str, Any] = {"algorithm": algorithm, "point": point}
+        for match in MATCHES:
+            for metric in ("solve_f1", "reward"):
+                row |= estimate_row(f"{metric}_{match}", mean_estimate(scores[match], metric))
+        row |= estimate_row("solve_f1_gap", paired_difference(scores["published"], scores["strict"], "solve_f1"))
+        strict = {item["id"]: item["solve_f1"] for item in scores["strict"]}
+        gaps[algorithm, point] = [
+            {"id": item["id"], "gap": item["solve_f1"] - strict[item["id"]]}
+            for item in scores["published"]
+            if item["id"] in strict
+        ]
+        rows.append(row)
+    growth = _growth(gaps)
+    caption = (
+        "The same recorded turns scored with the published matching (substring) and with strict matching (whole tokens, errors never solve, maximum matching): "
+        f"Solve-F1 at the start of each epoch (train environments, sampled) and of the final policy (test environments, greedy), n = {', '.join(str(len(item[2])) for item in points)} "
+        f"episodes. Bars: 95% bootstrap intervals over cases. Growth of the gap published − strict over the epochs: {growth}. Source: train/<algorithm>/epoch<k>/trajectories.jsonl, "
+        "eval/<policy>/results.jsonl, tools run again."
+    )
+    return [Artifact("reward_hacking", "Published against strict matching over training", caption, rows, _figure(rows))]
+
+
+def _growth(gaps: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    sentences = []
+    for algorithm in dict.fromkeys(name for name, _ in gaps):
+        epochs = [point for name, point in gaps if name == algorithm and point.startswith("epoch")]
+        if len(epochs) > 1:
+            change: Estimate = paired_difference(gaps[algorithm, epochs[-1]], gaps[algorithm, epochs[0]], "gap")
+            sentences.append(f"{policy_label(algorithm)} {estimate_text(change, signed=True)} (same environments)")
+    return "; ".join(sentences) or "not known with one epoch"
+
+
+def _figure(rows: list[dict[str, Any]]) -> Any:
+    algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
+    figure, axes_list = new_figure(1, len(algorithms), width=max(5.5, 3.4 * len(algorithms)), height=3.6, share_y=True)
+    with figure_style():
+        for axes, algorithm in zip(axes_list, algorithms, strict=True):
+            chosen = [row for row in rows if row["algorithm"] == algorithm]
+            for match, shift in zip(MATCHES, (-0.06, 0.06), strict=True):
+                colour = policy_style("grpo" if match == "published" else "reinforce++")[0]
+                trained = [place for place, row in enumerate(chosen) if row["point"] != "test"]
+                values = [row[f"solve_f1_{match}"] for row in chosen]
+                axes.plot([x + shift for x in trained], [values[x] for x in trained], "-", color=colour)
+                mark = "s" if match == "published" else "^"
+                axes.plot([x + shift for x in range(len(chosen))], values, mark, color=colour, label=match)
+                lows, highs = (
+                    [row[f"solve_f1_{match}_low"] for row in chosen],
+                    [row[f"solve_f1_{match}_high"] for row in chosen],
+                )
+                interval_bars(axes, [x + shift for x in range(len(chosen))], values, lows, highs, colour)
+            axes.set_xticks(range(len(chosen)), [row["point"] for row in chosen], fontsize=8)
+            axes.set(title=policy_label(algorithm), ylim=(0, 1.05))
+        axes_list[0].set_ylabel("Solve-F1 (mean, 95% interval)")
+        axes_list[0].legend(title="matching")
+    return figure
+
+
+def main() -> int:
+    return script_main(__doc__, "analysis.reward_hacking", build)
+
+
+if __name__ == "__main__":
+    run_main(main)
