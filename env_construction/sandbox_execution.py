@@ -36,11 +36,6 @@ class Limits:
     memory_mb: int
     output_bytes: int
 
-    @property
-    def reply_bytes(self) -> int:
-        """Longest frame that an honest runner can send: escaped output, plus what it gathers before it flushes."""
-        return (self.output_bytes + (1 << 19)) * 6 + 4096
-
     def reason(self, status: str) -> str:
         """What a failed call's text says."""
         if status == "timeout":
@@ -92,7 +87,7 @@ class Executor:
         """A fresh runner; a zygote that was killed from outside is replaced once. Raises SandboxFault."""
         zygote = self._zygote
         with contextlib.suppress(SandboxFault):
-            return zygote.fork(self.limits.reply_bytes, cpu_seconds)
+            return zygote.fork(self.limits.output_bytes, cpu_seconds)
         with self._lock:
             if self._closed:
                 raise SandboxFault("the sandbox is closed")
@@ -100,7 +95,7 @@ class Executor:
                 zygote.close()
                 self._zygote = Zygote(self._settings)
             zygote = self._zygote
-        return zygote.fork(self.limits.reply_bytes, cpu_seconds)
+        return zygote.fork(self.limits.output_bytes, cpu_seconds)
 
     # -- lanes -----------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,11 @@ START_SECONDS = 60.0
 """How long a zygote may take to come up on a loaded machine."""
 RUNNER_STATUSES = frozenset({"ok", "error", "memory", "output_limit", "wild"})
 """What a runner may report; everything else is decided by the parent."""
+GATHERED_BYTES = 1 << 19
+"""An honest runner sends at most this beyond one output of full length in a frame."""
+LONGEST_ESCAPE = 6
+"""Bytes that JSON takes at most for a byte of output."""
+REASON_BYTES = 100
 WORKER = Path(__file__).with_name("tool_worker.py")
 
 
@@ -134,7 +139,7 @@ class Zygote:
                 self._stop.set()
                 raise SandboxFault(f"the sandbox's zygote is gone ({error})") from None
 
-    def fork(self, reply_bytes: int, cpu_seconds: int = 0) -> Runner:
+    def fork(self, output_bytes: int, cpu_seconds: int = 0) -> Runner:
         """A fresh runner that has seen no tool code. `cpu_seconds`: limit of the whole process, 0 for none beyond the
         limit per call. Raises SandboxFault."""
         ours, theirs = socket.socketpair()
@@ -149,7 +154,7 @@ class Zygote:
         if pid < 0:
             ours.close()
             raise SandboxFault("the sandbox could not fork a runner")
-        return Runner(self, pid, ours, progress, reply_bytes)
+        return Runner(self, pid, ours, progress, output_bytes)
 
     def kill(self, pid: int) -> int:
         """Kill and bury a runner; its wait status (of its own death, if it was dead already)."""
@@ -169,12 +174,14 @@ def _memory_file() -> Any:
 class Runner:
     """One forked process that executes calls."""
 
-    def __init__(self, zygote: Zygote, pid: int, channel: socket.socket, progress: mmap.mmap, reply_bytes: int) -> None:
+    def __init__(
+        self, zygote: Zygote, pid: int, channel: socket.socket, progress: mmap.mmap, output_bytes: int
+    ) -> None:
         self.pid = pid
         self._zygote = zygote
         self._channel = channel
         self._progress = progress
-        self._reply_bytes = reply_bytes
+        self._output_bytes = output_bytes
         self._buffer = bytearray()
         self._nonce = ""
         self._poller = select.poll()
@@ -224,7 +231,7 @@ class Runner:
         if len(self._buffer) < LENGTH.size:
             return None
         size = LENGTH.unpack_from(self._buffer)[0]
-        if size > self._reply_bytes:
+        if size > (self._output_bytes + GATHERED_BYTES) * LONGEST_ESCAPE:
             raise RunnerDied(f"a frame of {size} bytes")
         end = LENGTH.size + size
         if len(self._buffer) < end:
@@ -247,6 +254,8 @@ class Runner:
                     or type(seconds) is not float
                 ):
                     raise ValueError("malformed report")
+                if len(output) > self._output_bytes + REASON_BYTES:
+                    raise ValueError("an output beyond the limit")
         except (ValueError, TypeError, RecursionError) as error:
             raise RunnerDied(f"broken frame: {error}") from None
         return reports

@@ -34,6 +34,7 @@ import struct
 import sys
 import time
 import types
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def too_long(text: str, limit: int) -> bool:
 def render(value: Any) -> str:
     """What the model sees of a returned value: JSON for a dict or list, else `str()` (paper/README.md, Reward)."""
     if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False)
+        return dumps(value, ensure_ascii=False)
     return str(value)
 
 
@@ -185,7 +186,7 @@ class Runner:
     def _send(self, nonce: str, done: list[list[Any]]) -> None:
         if self._clean and fingerprint() != self._clean:
             os._exit(EXIT_DIRTY)
-        body = json.dumps([nonce, done]).encode("ascii")
+        body = dumps([nonce, done]).encode("ascii")
         write_all(self._channel, LENGTH.pack(len(body)) + body)
 
     def _compile(self, code_id: int, mode: str) -> Any:
@@ -195,7 +196,7 @@ class Runner:
             random.seed(RANDOM_SEED)
             return compile(source, "<string>", "exec", dont_inherit=True)
         try:
-            tree = ast.parse(source)
+            tree = ast.parse(source, "<string>")
             if plain_code.why_wild(tree) is not None:
                 return Wild()
             if plain_code.uses_random(tree):
@@ -246,7 +247,7 @@ class Runner:
 
     def _rendered_state(self) -> tuple[str, str]:
         try:
-            return "ok", json.dumps(self._state)
+            return "ok", dumps(self._state)
         except BaseException as error:
             return "error", error_text(error)
 
