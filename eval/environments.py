@@ -185,9 +185,15 @@ def evaluate(
             in_flight=in_flight,
             skip=lambda case, trial: (case, trial) in rows.done,
         )
-    order = {case: place for place, case in enumerate(starts)}
-    found = read_rows(out) if (out / "results.jsonl").stat().st_size else []
-    return sorted(found, key=lambda row: (order[row["id"]], row["trial"])), faults
+    return ordered_rows(out, environments), faults
+
+
+def ordered_rows(out: Path, environments: list[Environment]) -> list[dict[str, Any]]:
+    """The rows that `out` holds so far, in the order of the environments, then by trial."""
+    order = {environment.id: place for place, environment in enumerate(environments)}
+    file = out / "results.jsonl"
+    found = read_rows(file) if file.exists() and file.stat().st_size else []
+    return sorted(found, key=lambda row: (order[row["id"]], row["trial"]))
 
 
 def main() -> int:
@@ -222,29 +228,34 @@ def main() -> int:
     recorded = ("policy", "limit", "trials", "seed", "temperature", "max_turns", "max_new_tokens", "max_prompt_tokens")
     configuration = {name: getattr(arguments, name) for name in (*recorded, "thinking", "match")}
     configuration["data_sha256"] = file_sha256(arguments.data)
-    policy = load_policy(
-        arguments.policy,
-        temperature=arguments.temperature,
-        max_new_tokens=arguments.max_new_tokens,
-        thinking=arguments.thinking,
-        seed=arguments.seed,
-        max_prompt_tokens=arguments.max_prompt_tokens,
-        batch_size=arguments.batch_size,
-    )
     keep_configuration(out, configuration)
-    rows, faults = evaluate(
-        policy,
-        environments,
-        out,
-        trials=arguments.trials,
-        seed=arguments.seed,
-        max_turns=arguments.max_turns,
-        match=arguments.match,
-        in_flight=arguments.in_flight,
-    )
+    rows, faults = ordered_rows(out, environments), 0
+    if len(rows) < len(environments) * arguments.trials:
+        policy = load_policy(
+            arguments.policy,
+            temperature=arguments.temperature,
+            max_new_tokens=arguments.max_new_tokens,
+            thinking=arguments.thinking,
+            seed=arguments.seed,
+            max_prompt_tokens=arguments.max_prompt_tokens,
+            batch_size=arguments.batch_size,
+        )
+        rows, faults = evaluate(
+            policy,
+            environments,
+            out,
+            trials=arguments.trials,
+            seed=arguments.seed,
+            max_turns=arguments.max_turns,
+            match=arguments.match,
+            in_flight=arguments.in_flight,
+        )
+    elif (out / "summary.json").exists():
+        print(f"{out}: all {len(rows)} episodes are there, nothing to do")
+        return 0
     summary = summarize(
         "environments",
-        policy.name,
+        arguments.policy,
         rows,
         METRICS,
         groups=GROUPS,

@@ -58,7 +58,7 @@ class _CheckpointPolicy:
     def _set_limits(self, config: Any, generation_config: Any) -> None:
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self.context = int(getattr(text_config, "max_position_embeddings", 0) or 1 << 30)
-        ids: set[int] = {self.tokenizer.eos_token_id}
+        ids: set[Any] = {self.tokenizer.eos_token_id}
         found = getattr(generation_config, "eos_token_id", None)
         ids.update(found if isinstance(found, (list, tuple)) else [found])
         ids.update(self.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>"))
@@ -128,10 +128,11 @@ class HfPolicy(_CheckpointPolicy):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         chosen = dtype or ("auto" if self.device.type == "cuda" else "float32")
         try:
-            self.model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=chosen).to(self.device).eval()
+            model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=chosen)
         except (OSError, ValueError) as error:
             raise BadInput(f"{folder}: expected a causal language model's checkpoint ({str(error)[:200]})") from None
-        self._set_limits(self.model.config, self.model.generation_config)
+        self.model = model.to(self.device).eval()
+        self._set_limits(model.config, model.generation_config)
 
     def complete(self, prompts: list[list[int]], rooms: list[int], seeds: list[int]) -> list[list[int]]:
         outputs: list[list[int]] = [[] for _ in prompts]
@@ -246,9 +247,10 @@ class VllmPolicy(_CheckpointPolicy):
         self._set_limits(config, generation_config)
         if max_prompt_tokens is not None:
             self.context = min(self.context, max_prompt_tokens + max_new_tokens)
+        engine_dtype: Any = dtype or ("auto" if on_gpu else "float32")
         self.engine = LLM(
             model=str(folder),
-            dtype=dtype or ("auto" if on_gpu else "float32"),
+            dtype=engine_dtype,
             max_model_len=self.context,
             enforce_eager=not on_gpu,
             enable_prefix_caching=True,
