@@ -98,9 +98,9 @@ def build(run: Run) -> list[Artifact]:
     classed: dict[str, list[dict[str, Any]]] = {}
     for policy in policies:
         classed[policy] = []
-        for row in run.rows(policy):
-            found = ending(row, needed.get(str(row["id"]), {}))
-            classed[policy].append({"id": row["id"]} | {name: float(name == found) for name in ENDINGS})
+        for episode in run.rows(policy):
+            found = ending(episode, needed.get(str(episode["id"]), {}))
+            classed[policy].append({"id": episode["id"]} | {name: float(name == found) for name in ENDINGS})
     rows = []
     for policy in policies:
         for name in ENDINGS:

@@ -12,6 +12,7 @@ Example: python -m analysis.general_retention outputs/qwen3-8b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ SUITE = "general"
 ORDER = ("mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp")
 
 
-def one_sided_low(after: list[Row], before: list[Row], metric: str = "correct") -> float:
+def one_sided_low(after: Sequence[Row], before: Sequence[Row], metric: str = "correct") -> float:
     """Lower end of the one-sided 95% bootstrap interval of the paired mean difference."""
     mine, theirs = case_values(after, metric), case_values(before, metric)
     cases = sorted(mine.keys() & theirs.keys())
