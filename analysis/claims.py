@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.intervals import estimate_text, paired_difference
-from analysis.run_folder import Run, policy_label
+from analysis.run_folder import ABLATIONS, Run, policy_label
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"
 
@@ -163,9 +163,6 @@ def _thinking(run: Run, analysis: Path) -> Claim:
     return Claim(
         6, text, verdict, _scope(run), f"Thinking is significantly better in {len(better)} of {len(pairs)} comparisons."
     )
-
-
-ABLATIONS = ("solve-precision", "solve-recall", "solve-pr")
 
 
 def _scope(run: Run) -> str:

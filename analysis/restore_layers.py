@@ -139,8 +139,7 @@ def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
 
 def build(run: Run) -> list[Artifact]:
     """From the mixtures measured so far. Raises Missing when there are none."""
-    run.need_trained()
-    rows = [row for policy in run.trained for row in policy_rows(run, policy)]
+    rows = [row for policy in run.need_trained() for row in policy_rows(run, policy)]
     if not rows:
         raise Missing(f"no mixture was measured; `python -m analysis.restore_layers {run.path}` does it")
     policies = list(dict.fromkeys(row["policy"] for row in rows))

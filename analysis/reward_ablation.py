@@ -13,16 +13,15 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.artifact import Artifact, script_main
-from analysis.claims import ABLATIONS
 from analysis.intervals import estimate_row, mean_estimate, paired_difference
-from analysis.run_folder import Missing, Run, policy_label
+from analysis.run_folder import ABLATIONS, Missing, Run, policy_label
 from analysis.style import MARKS, PALETTE, figure_style, interval_bars, new_figure
 from analysis.training_curves import running_mean, step_rows
 from env_construction.jsonl import run_main
 
 METRICS = ("solve_p", "solve_r", "solve_f1", "calls", "answer_correct")
 _FULL = "Solve-F1 (paper)"
-LABELS = {"solve-precision": "Solve-P", "solve-recall": "Solve-R", "solve-pr": "Solve-PR"}
+LABELS = {name: label.removesuffix(" reward") for name, label in ABLATIONS.items()}
 
 
 def variants(run: Run) -> dict[str, dict[str, str]]:

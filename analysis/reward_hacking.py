@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from analysis.artifact import Artifact, script_main
 from analysis.intervals import estimate_row, estimate_text, mean_estimate, paired_difference
-from analysis.run_folder import Missing, Run, policy_label
+from analysis.run_folder import Missing, Run, is_ablation, is_control, policy_label
 from analysis.style import figure_style, interval_bars, new_figure, policy_style
 from env_construction.jsonl import read_jsonl, run_main
 from env_construction.matching import MATCHES
@@ -51,6 +51,8 @@ def _points(run: Run) -> list[tuple[str, str, list[Environment], Path]]:
     """`(algorithm, point, environments, file of recorded turns)` of everything that can be replayed."""
     found = []
     for algorithm, epochs in run.epochs.items():
+        if is_ablation(algorithm) or is_control(algorithm):
+            continue
         for epoch in epochs:
             path = epoch.path / "trajectories.jsonl"
             if path.is_file():

@@ -26,6 +26,8 @@ _LABELS = {
     "reinforce++": "REINFORCE++",
     "oracle": "Oracle (ceiling)",
 }
+# Policies trained with another reward than the paper's: `<algorithm>-<ending>`.
+ABLATIONS = {"solve-precision": "Solve-P reward", "solve-recall": "Solve-R reward", "solve-pr": "Solve-PR reward"}
 SCENARIO_LABELS = {
     "single_hop": "Single-hop",
     "parallel_single_hop": "Parallel single-hop",
@@ -44,7 +46,8 @@ def policy_label(policy: str) -> str:
         return _LABELS[policy]
     for name in ("reinforce++", "grpo"):
         if policy.startswith(name + "-"):
-            return f"{_LABELS[name]}, {policy[len(name) + 1 :].replace('-', ' ')}"
+            variant = policy[len(name) + 1 :]
+            return f"{_LABELS[name]}, {ABLATIONS.get(variant, variant.replace('-', ' '))}"
     return policy
 
 
@@ -53,12 +56,17 @@ def is_control(policy: str) -> bool:
     return policy == "more-supervised" or policy.endswith(("-shuffled", "-constant"))
 
 
+def is_ablation(policy: str) -> bool:
+    """Trained with one of the rewards that the paper compares its own with."""
+    return policy.endswith(tuple(f"-{name}" for name in ABLATIONS))
+
+
 def _rank(policy: str) -> tuple[int, int, str]:
     if policy == "oracle":
-        return (3, 0, policy)
+        return (4, 0, policy)
     if policy in _ORDER:
         return (0, _ORDER.index(policy), policy)
-    return (2 if is_control(policy) else 1, 0, policy)
+    return (3 if is_control(policy) else 2 if is_ablation(policy) else 1, 0, policy)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -167,11 +175,12 @@ class Run:
                 )
 
     def need_trained(self) -> list[str]:
-        """The trained policies; raises Missing when there is none beside a start."""
+        """The trained policies, ablations left out; raises Missing when there is none beside a start."""
         self.need("start")
-        if not self.trained:
+        found = [policy for policy in self.trained if not is_ablation(policy)]
+        if not found:
             raise Missing("no trained policy was evaluated: eval/ holds " + (", ".join(self.policies) or "nothing"))
-        return self.trained
+        return found
 
     @cached_property
     def _rows(self) -> dict[tuple[str, str], list[dict[str, Any]]]:

@@ -91,7 +91,7 @@ def _size_figure(by_kind: dict[str, list[dict[str, Any]]], policies: list[str]) 
             axes.set_xticks(
                 range(len(groups)), [f"{group}\n(n={counts.get(group, 0)})" for group in groups], fontsize=8
             )
-            axes.set(xlabel=kind, ylim=(0, 1.05))
+            axes.set(xlabel=kind, ylim=(0, 1.05), xlim=(-0.5, len(groups) - 0.5))
         axes_list[0].set_ylabel("Solve-F1 (mean, 95% interval)")
         figure.legend(
             *axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(policies))
@@ -124,7 +124,7 @@ def build(run: Run) -> list[Artifact]:
         ),
         "tools offered": grouped_rows(run, policies, lambda row: tools.get(str(row["id"])), "tools"),
     }
-    by_kind = {kind: found for kind, found in by_kind.items() if found}
+    by_kind = {kind: found for kind, found in by_kind.items() if len({row["group"] for row in found}) > 1}
     if by_kind:
         caption = (
             f"Solve-F1 before and after training, by the number of sub-questions and by the number of tools offered, n = {n} test environments. "

@@ -34,15 +34,21 @@ PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "++", "oo")
 
-# One colour and one mark per policy, wherever it is drawn.
+# One colour, mark and hatch per policy, wherever it is drawn; variants of an algorithm by the end of their name.
 _POLICY_STYLE = {
     "random": (GREY, "x", "..."),
     "start": (BLACK, "o", ""),
     "more-supervised": (ORANGE, "v", "\\\\\\"),
     "grpo": (BLUE, "s", ""),
     "reinforce++": (VERMILION, "^", "///"),
-    "grpo-shuffled": (PURPLE, "P", "xxx"),
     "oracle": (GREEN, "*", ""),
+}
+_VARIANT_STYLE = {
+    "-shuffled": (PURPLE, "P", "xxx"),
+    "-constant": (YELLOW, "X", "++"),
+    "-solve-precision": (GREEN, "D", "..."),
+    "-solve-recall": (ORANGE, "v", "\\\\\\"),
+    "-solve-pr": (SKY, "p", "---"),
 }
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -77,6 +83,9 @@ def figure_style() -> Iterator[None]:
 
 def policy_style(policy: str, index: int = 0) -> tuple[str, str, str]:
     """`(colour, mark, hatch)` of a policy; an unknown name takes the palette's entry at `index`."""
+    for ending, style in _VARIANT_STYLE.items():
+        if policy.endswith(ending):
+            return style
     if policy in _POLICY_STYLE:
         return _POLICY_STYLE[policy]
     return PALETTE[index % len(PALETTE)], MARKS[index % len(MARKS)], HATCHES[index % len(HATCHES)]

@@ -98,7 +98,10 @@ def build(run: Run) -> list[Artifact]:
             for axes in axes_list[: len(shown)]:
                 for start in starts:
                     axes.axvline(start - 0.5, color="#BBBBBB", linestyle=":", linewidth=1.0)
-        figure.legend(*axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        handles = {
+            label: handle for axes in axes_list for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=4)
     counts = ", ".join(
         f"{policy_label(name)} {len(rows)} steps in {len(run.epochs[name])} epochs" for name, rows in logs.items()
     )

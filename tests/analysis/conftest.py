@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from env_construction.jsonl import JsonlWriter, write_jsonl
+from env_construction.jsonl import write_jsonl
 from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument, write_environments
 from env_construction.tool_sandbox import ToolCall
 from eval.environments import GROUPS, METRICS, evaluate
 from eval.results import summarize, write_summary
 from reward.tool_calls import render_call
 from train.collect_trajectories import trajectory_row
-from train.policies import Generation, OraclePolicy, PolicyRequest, RandomPolicy, ready_calls
+from train.policies import Generation, OraclePolicy, Policy, PolicyRequest, RandomPolicy, ready_calls
 from train.rollout import play
 
 CAPITALS = {
@@ -156,14 +156,10 @@ def write_training(run: Path, algorithm: str, environments: list[Environment], s
     for number, skill in enumerate(skills, start=1):
         folder = run / "train" / algorithm / f"epoch{number}"
         starts = {item.id: item for item in environments}
-        with JsonlWriter(folder / "trajectories.jsonl", key=("id", "trial")) as out:
-            play(
-                SkilledPolicy(algorithm, skill),
-                environments,
-                max_turns=6,
-                seed=number,
-                on_episode=lambda episode, out=out: out.write(trajectory_row(starts[episode.id], episode)),
-            )
+        episodes = play(SkilledPolicy(algorithm, skill), environments, max_turns=6, seed=number)
+        write_jsonl(
+            folder / "trajectories.jsonl", [trajectory_row(starts[episode.id], episode) for episode in episodes]
+        )
         chance = random.Random(f"{algorithm}:{number}")
         rows: list[dict[str, Any]] = []
         for step in range(1, 13):
@@ -193,7 +189,7 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = [made_environment(scenario, number) for number in range(6, 9) for scenario in scenarios]
     write_environments(run / "environments" / "test.jsonl", test)
     write_environments(run / "environments" / "train.jsonl", train)
-    policies = {
+    policies: dict[str, Policy] = {
         "random": RandomPolicy(),
         "start": SkilledPolicy("start", 0.35),
         "grpo": SkilledPolicy("grpo", 0.85),
