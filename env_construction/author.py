@@ -71,7 +71,7 @@ class Draft(BaseModel):
     tools: list[ToolDocument] = Field(default_factory=list)
     calls: list[GoldCall] = Field(default_factory=list)
     codes: dict[str, str] = Field(default_factory=dict)
-    notes: dict[str, Any] = Field(default_factory=dict)
+    notes: Any = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @property

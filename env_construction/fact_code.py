@@ -1,80 +1,41 @@
-"""Tool documents and Python source for lookups: what the fact author writes in stages 2 to 5.
-
-A `Blueprint` says what a tool serves; its document and its source are functions of it, so that both always agree.
-"""
+"""Python source of the fact author's tools (stage 5): a table, checks of the arguments, a lookup, the result."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from pydantic import BaseModel, Field
-
-from env_construction.fact_questions import input_names, value_text
-from env_construction.facts import thousands
+from env_construction.calculator import EXPRESSIONS
+from env_construction.fact_questions import value_text
+from env_construction.fact_tables import thousands
+from env_construction.fact_tools import Blueprint, Extra, Parameter, parameters
 from env_construction.relations import BY_NAME, TYPE_NAMES, Relation
 from env_construction.schema import ToolDocument
 
-
-class Blueprint(BaseModel):
-    """A tool over one or more relations of one subject type.
-
-    `selector` names the parameter that chooses the relation ("" with a single one). `unit_choice` adds a `unit` parameter.
-    """
-
-    name: str
-    relations: list[str]
-    selector: str = ""
-    unit_choice: bool = False
-    needed: bool = True
-
-    @property
-    def first(self) -> Relation:
-        return BY_NAME[self.relations[0]]
-
-    @property
-    def inputs(self) -> list[str]:
-        return input_names(self.first)
-
-    def option(self, relation: str) -> str:
-        """The selector's value for a relation: its name without the subject."""
-        return relation.split("_", 1)[1]
-
-    def units(self) -> list[str]:
-        return [self.first.unit, *(unit for unit, _ in self.first.other_units)]
-
-    def arguments(self, relation: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The call that looks up `relation` for `inputs`."""
-        arguments = dict(inputs)
-        if self.selector:
-            arguments[self.selector] = self.option(relation)
-        if self.unit_choice:
-            arguments["unit"] = self.first.unit
-        return arguments
-
-
-def describe(blueprint: Blueprint, verbose: bool) -> ToolDocument:
-    """The document that the model sees. Unless `verbose`, a parameter that its own name explains has no description."""
-    relation = blueprint.first
-    noun, named = TYPE_NAMES[relation.subject]
-    article = "an" if noun[0] in "aeiou" else "a"
-    entity = {"type": "string", "description": named} if verbose else {"type": "string"}
-    properties: dict[str, Any] = {name: dict(entity) for name in blueprint.inputs}
-    if blueprint.selector:
-        properties[blueprint.selector] = {
-            "type": "string",
-            "enum": [blueprint.option(name) for name in blueprint.relations],
-        }
-        description = f"{blueprint.name.split('_', 1)[1].replace('_', ' ')} of {article} {noun}"
-    else:
-        pattern = relation.phrases[0].replace(" in {u}", "").removeprefix("the ")
-        description = pattern.format(x=f"{article} {noun}", y=f"another {noun}")
-    if blueprint.unit_choice:
-        properties["unit"] = {"type": "string", "enum": blueprint.units()}
-    parameters = {"type": "object", "properties": properties, "required": list(properties)}
-    return ToolDocument(
-        name=blueprint.name, description=f"{description[0].upper()}{description[1:]}.", parameters=parameters
-    )
+_RESULT_EFFECTS = {
+    "source": '    if {name}:\n        result["source"] = "{source}"',
+    "origin": '    if {name} == "detailed":\n        result["origin"] = "{source}"',
+    "entity_type": '    if {name}:\n        result["entity_type"] = "{noun}"',
+    "record_count": '    if {name}:\n        result["record_count"] = {count}',
+    "license": '    if {name}:\n        result["license"] = "open data"',
+    "disclaimer": '    if {name}:\n        result["disclaimer"] = "Provided as it stands."',
+}
+_PYTHON_TYPES = {
+    "string": "str",
+    "boolean": "bool",
+    "number": "(int, float)",
+    "integer": "int",
+    "array": "list",
+    "object": "dict",
+}
+_ARTICLES = {
+    "string": "a string",
+    "boolean": "a boolean",
+    "number": "a number",
+    "integer": "an integer",
+    "array": "a list",
+    "object": "an object",
+}
 
 
 def convert(relation: Relation, value: str) -> dict[str, str]:
@@ -85,39 +46,197 @@ def convert(relation: Relation, value: str) -> dict[str, str]:
     }
 
 
-def write_source(blueprint: Blueprint, rows: dict[str, Any]) -> str:
-    """Source of the tool over `rows`: {entity or "a|b": value, or {option or unit: value}}."""
-    names = blueprint.inputs
-    noun = TYPE_NAMES[blueprint.first.subject][0]
-    parameters = [
-        *names,
-        *([blueprint.selector] if blueprint.selector else []),
-        *(["unit"] if blueprint.unit_choice else []),
+def write_source(blueprint: Blueprint, document: ToolDocument, rows: dict[str, Any], verbose: bool) -> str:
+    """Source of the tool over `rows`: {entity or "a|b": value, or {option or unit: value}}; arithmetic needs no rows."""
+    lines = [_signature(blueprint)]
+    if verbose:
+        lines += _docstring(document)
+    if not blueprint.first.compute:
+        lines += _table(rows, verbose)
+    lines += _entity_checks(blueprint, verbose)
+    choices = [name for name in (blueprint.selector, "unit" if blueprint.unit_choice else "") if name]
+    for name in choices:
+        lines += _refuse(f"not isinstance({name}, str)", f"{name} must be a string")
+    for extra in blueprint.extras:
+        lines += _extra_checks(parameters()[extra.name], extra)
+    lines += _arithmetic(blueprint) if blueprint.first.compute else _lookup(blueprint, verbose)
+    return "\n".join(lines) + "\n" + _finish(blueprint, len(rows))
+
+
+def _signature(blueprint: Blueprint) -> str:
+    catalog = parameters()
+    optional = [
+        f"{extra.name}={(catalog[extra.name].default if extra.has_default else None)!r}"
+        for extra in blueprint.extras
+        if not extra.required
     ]
-    lines = [f"def {blueprint.name}({', '.join(parameters)}):", f"    rows = {json.dumps(rows, ensure_ascii=False)}"]
-    for name in parameters:
-        lines += [f"    if not isinstance({name}, str):", f'        return {{"error": "{name} must be a string"}}']
-    if len(names) == 2:
+    return f"def {blueprint.name}({', '.join([*blueprint.required, *optional])}):"
+
+
+def _docstring(document: ToolDocument) -> list[str]:
+    lines = [f'    """{document.description.split(". ")[0]}.', "", "    Parameters:"]
+    required = document.parameters["required"]
+    for name, schema in document.parameters["properties"].items():
+        what = schema.get("description", "") if name in required else "optional"
+        lines.append(f"    - {name} ({schema['type']}): {what}")
+    return [*lines, '    """']
+
+
+def _table(rows: dict[str, Any], verbose: bool) -> list[str]:
+    if not verbose:
+        return [f"    rows = {json.dumps(rows, ensure_ascii=False)}"]
+    entries = [
+        f"        {json.dumps(key, ensure_ascii=False)}: {json.dumps(row, ensure_ascii=False)},"
+        for key, row in rows.items()
+    ]
+    return ["    rows = {", *entries, "    }"]
+
+
+def _refuse(condition: str, message: str) -> list[str]:
+    return [f"    if {condition}:", f'        return {{"error": "{message}"}}']
+
+
+def _entity_checks(blueprint: Blueprint, verbose: bool) -> list[str]:
+    kind = "(int, float)" if blueprint.first.compute else "str"
+    word = "a number" if blueprint.first.compute else "a string"
+    if blueprint.form == "array":
+        name, count = blueprint.array_name, len(blueprint.inputs)
+        short = f"len({name}) != {count}" if count > 1 else f"not {name}"
+        return [
+            *_refuse(
+                f"not isinstance({name}, list) or {short}",
+                f"{name} must be a list of {'two' if count > 1 else 'at least one'}",
+            ),
+            *_refuse(f"not all(isinstance(item, {kind}) for item in {name})", f"each of {name} must be {word}"),
+        ]
+    lines = []
+    for name in blueprint.inputs:
+        if blueprint.form == "object":
+            lines += _refuse(
+                f'not isinstance({name}, dict) or not isinstance({name}.get("name"), {kind})',
+                f"{name} must have a name",
+            )
+        elif blueprint.first.compute:
+            lines += _refuse(f"isinstance({name}, bool) or not isinstance({name}, {kind})", f"{name} must be {word}")
+        elif verbose:
+            lines += _refuse(
+                f"not isinstance({name}, {kind}) or not {name}.strip()", f"{name} must be a non-empty string"
+            )
+        else:
+            lines += _refuse(f"not isinstance({name}, {kind})", f"{name} must be {word}")
+    return lines
+
+
+def _extra_checks(parameter: Parameter, extra: Extra) -> list[str]:
+    name = parameter.name
+    given = "" if extra.required or extra.has_default else f"{name} is not None and "
+    wrong = f"not isinstance({name}, {_PYTHON_TYPES[parameter.type]})"
+    if parameter.type in ("integer", "number"):
+        wrong = f"(isinstance({name}, bool) or {wrong} or not {parameter.low:g} <= {name} <= {parameter.high:g})"
+        return _refuse(
+            given + wrong, f"{name} must be {_ARTICLES[parameter.type]} from {parameter.low:g} to {parameter.high:g}"
+        )
+    if parameter.kind == "enum":
+        return _refuse(
+            f"{given}{name} not in {parameter.options!r}", f"{name} must be one of {', '.join(parameter.options)}"
+        )
+    if parameter.effect == "date":
+        return [
+            "    import re",
+            *_refuse(f'{given}not re.fullmatch(r"\\d{{4}}-\\d\\d-\\d\\d", str({name}))', f"{name} must be YYYY-MM-DD"),
+        ]
+    return _refuse(given + wrong, f"{name} must be {_ARTICLES[parameter.type]}")
+
+
+def _exactness(blueprint: Blueprint) -> str:
+    """The condition under which a name has to match letter by letter."""
+    names = {extra.name for extra in blueprint.extras}
+    conditions = [f'{name} == "exact"' for name in ("match_mode",) if name in names]
+    return " or ".join(conditions + [name for name in ("strict",) if name in names])
+
+
+def _lookup(blueprint: Blueprint, verbose: bool) -> list[str]:
+    noun = TYPE_NAMES[blueprint.first.subject][0]
+    pair = len(blueprint.inputs) == 2
+    unknown = f"no data for these two {noun} names" if pair else f"unknown {noun}"
+    several = blueprint.form == "array" and not pair
+    names = ["item"] if several else _entity_names(blueprint)
+    indent = "        " if several else "    "
+    body: list[str] = []
+    if verbose:
+        exact = _exactness(blueprint)
+        body += [f'names = [" ".join(name.split()).casefold() for name in ({", ".join(names)},)]']
+        if exact:
+            body += [f"if {exact}:", f"    names = [{', '.join(names)}]"]
+        keys = "index" if not exact else f"(rows if {exact} else index)"
+        body += [f'row = {keys}.get("|".join(names))' + (f', {keys}.get("|".join(names[::-1]))' if pair else "")]
+        if pair:
+            body[-1] = f'row = {keys}.get("|".join(names), {keys}.get("|".join(names[::-1])))'
+    elif pair:
         a, b = names
-        lines += [f'    row = rows.get({a} + "|" + {b}, rows.get({b} + "|" + {a}))']
-        unknown = f"no data for these two {noun} names"
+        body += [f'row = rows.get({a} + "|" + {b}, rows.get({b} + "|" + {a}))']
     else:
-        lines += [f"    row = rows.get({names[0]})"]
-        unknown = f"unknown {noun}"
-    lines += ["    if row is None:", f'        return {{"error": "{unknown}"}}']
-    key = json.dumps(blueprint.first.key)
+        body += [f"row = rows.get({names[0]})"]
+    quiet = any(extra.name == "on_missing" for extra in blueprint.extras)
+    body += ['if row is None and on_missing == "empty":', "    return {}"] if quiet else []
+    body += ["if row is None:", f'    return {{"error": "{unknown}"}}']
     chooser = blueprint.selector or ("unit" if blueprint.unit_choice else "")
     if chooser:
-        lines += [f"    if {chooser} not in row:", f'        return {{"error": "unknown {chooser}"}}']
+        body += [f"if {chooser} not in row:", f'    return {{"error": "unknown {chooser}"}}']
+    value = f"row[{chooser}]" if chooser else "row"
+    key = blueprint.selector or json.dumps(blueprint.first.key)
+    lines = ["    index = {key.casefold(): row for key, row in rows.items()}"] if verbose else []
+    if several:
+        return [
+            *lines,
+            "    found = []",
+            f"    for item in {blueprint.array_name}:",
+            *(indent + line for line in body),
+            f"        found.append({value})",
+            f"    result = {{{key}: found}}",
+        ]
+    return [*lines, *(indent + line for line in body), f"    result = {{{key}: {value}}}"]
+
+
+def _entity_names(blueprint: Blueprint) -> list[str]:
+    """Expressions for the entities' names in the source."""
+    if blueprint.form == "array":
+        return [f"{blueprint.array_name}[{position}]" for position in range(len(blueprint.inputs))]
+    if blueprint.form == "object":
+        return [f'{name}["name"]' for name in blueprint.inputs]
+    return blueprint.inputs
+
+
+def _arithmetic(blueprint: Blueprint) -> list[str]:
+    lines = [
+        f"    {name} = {given}"
+        for name, given in zip(("a", "b"), _entity_names(blueprint), strict=True)
+        if name != given
+    ]
     if blueprint.selector:
-        lines += [f"    return {{{chooser}: row[{chooser}]}}"]
+        options = {blueprint.option(name): BY_NAME[name].compute for name in blueprint.relations}
+        for position, (option, compute) in enumerate(options.items()):
+            lines += [
+                f'    {"if" if position == 0 else "elif"} {blueprint.selector} == "{option}":',
+                f"        value = {EXPRESSIONS[compute]}",
+            ]
+        lines += ["    else:", f'        return {{"error": "unknown {blueprint.selector}"}}']
     else:
-        lines += [f"    return {{{key}: row[{chooser}]}}" if chooser else f"    return {{{key}: row}}"]
-    return "\n".join(lines) + "\n"
+        lines += [f"    value = {EXPRESSIONS[blueprint.first.compute]}"]
+    return [*lines, '    result = {"result": f"{value:,.2f}".rstrip("0").rstrip(".")}']
 
 
-class FactNotes(BaseModel):
-    """What the fact author remembers between stages: its tools, and the values of this environment's world."""
-
-    blueprints: dict[str, Blueprint] = Field(default_factory=dict)
-    known: dict[str, dict[str, str]] = Field(default_factory=dict)
+def _finish(blueprint: Blueprint, count: int) -> str:
+    noun = TYPE_NAMES[blueprint.first.subject][0]
+    lines = []
+    for extra in blueprint.extras:
+        parameter = parameters()[extra.name]
+        if parameter.effect in _RESULT_EFFECTS:
+            pattern = _RESULT_EFFECTS[parameter.effect]
+            lines.append(pattern.format(name=extra.name, source=blueprint.first.source, noun=noun, count=count))
+    if any(parameters()[extra.name].effect == "text" for extra in blueprint.extras):
+        lines += [
+            '    if output_format == "text":',
+            '        return "; ".join(f"{key}: {value}" for key, value in result.items())',
+        ]
+    return "\n".join([*lines, "    return result"]) + "\n"

@@ -1,8 +1,7 @@
-"""Questions from relations: a random directed acyclic graph of lookups, and the English that asks for it.
+"""Questions from relations: a random directed acyclic graph of lookups, grown to a scenario's shape.
 
-A node looks up one relation for an entity, or for what an earlier node found. A node that is used once is nested in the
-phrase of its user ("the currency of the country of X"); one that is used by several gets a sentence and a name of its own
-("Take the country of X. ... that country ..."). Paper section 3.1, scenario decomposition.
+A node looks up one relation for an entity, or for what an earlier node found; the last nodes may be arithmetic on what was
+found. `fact_wording.py` puts the graph into English. Paper section 3.1, scenario decomposition.
 """
 
 from __future__ import annotations
@@ -11,18 +10,19 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-from env_construction.author import Decomposition, Rejected, Step
+from env_construction.author import Rejected
+from env_construction.calculator import CONSTANTS, number_of
 from env_construction.fact_world import World
-from env_construction.levels import Level
-from env_construction.relations import TYPE_NAMES, Relation
+from env_construction.relations import OPERATIONS, Relation
 from env_construction.schema import Scenario
 
 _GROWTHS = 40
+_NUMBERS = ("integer", "year", "quantity")
 
 
 @dataclass
 class Node:
-    """One lookup. `sources` are entity names (str) or indices of earlier nodes (int); `value` is what it finds."""
+    """One lookup. `sources` are given values (str) or indices of earlier nodes (int); `value` is what it finds."""
 
     relation: Relation
     sources: list[str | int]
@@ -39,47 +39,92 @@ class Graph:
         self.nodes: list[Node] = []
         self.used: set[str] = set()
 
-    def add(self, relation: Relation, sources: list[str | int]) -> bool:
-        """Append a lookup; False where the world has no value, or the value was seen before (a loop in the question)."""
+    def add(self, relation: Relation, sources: list[str | int], numeric: bool = False) -> bool:
+        """Append a lookup; False where the world has no value, or the value was seen before (a loop in the question).
+
+        With `numeric` the value has to be a number that may be an argument of a further call.
+        """
         subjects = tuple(source if isinstance(source, str) else self.nodes[source].value for source in sources)
-        if any(subject not in self.world.view.members[relation.name] for subject in subjects) or len(
-            set(subjects)
-        ) < len(subjects):
+        members = self.world.view.members.get(relation.name)
+        if members is not None and any(subject not in members for subject in subjects):
             return False
-        if any(node.relation is relation and node.subjects == subjects for node in self.nodes):
+        if len(set(subjects)) < len(subjects) or self._asked(relation, subjects):
             return False
-        if relation.inverse and any(node.relation.name == relation.inverse for node in self.nodes):
-            return False
-        value = self.world.value(relation, subjects, self.rng)
+        value = self.world.value(relation, subjects, self.rng, self.world.numbers_allowed if numeric else None)
         if value is None or value in self.used or value in subjects:
             return False
         self.used.update((value, *subjects))
         self.nodes.append(Node(relation, sources, subjects, value))
         return True
 
+    def _asked(self, relation: Relation, subjects: tuple[str, ...]) -> bool:
+        return any(
+            node.relation.name == relation.inverse or (node.relation is relation and node.subjects == subjects)
+            for node in self.nodes
+        )
+
+    def fresh(self, relations: list[Relation]) -> list[Relation]:
+        """Those that no node uses yet, nor another of their family; all of them where the level does not care."""
+        if not self.world.view.level.distinct:
+            return relations
+        taken = {node.relation.family or node.relation.name for node in self.nodes}
+        return [relation for relation in relations if (relation.family or relation.name) not in taken]
+
     def add_root(self, relations: list[Relation]) -> bool:
         """A lookup for a fresh entity (two, for a pair)."""
+        if not relations:
+            return False
         relation = self.rng.choice(relations)
-        subjects = self.world.view.subjects[relation.name]
-        names = self.rng.sample(subjects, 2 if relation.pair else 1)
+        names = self.rng.sample(self.world.view.subjects[relation.name], 2 if relation.pair else 1)
         return not self.used & set(names) and self.add(relation, list(names))
 
-    def extend(self, source: int, entity_valued: bool) -> bool:
+    def extend(self, source: int, entity_valued: bool = False, numeric: bool = False) -> bool:
         """A lookup for what node `source` found."""
         kind = self.nodes[source].relation.value
-        near = {node.relation.name for node in self.nodes}
         choices = [
             relation
             for relation in self.world.view.by_subject.get(kind, ())
-            if not relation.pair and (relation.is_entity or not entity_valued) and relation.inverse not in near
+            if not relation.pair
+            and (relation.is_entity or not entity_valued)
+            and (relation.value in _NUMBERS or not numeric)
         ]
-        return bool(choices) and self.add(self.rng.choice(choices), [source])
+        choices = self.fresh(choices)
+        return bool(choices) and self.add(self.rng.choice(choices), [source], numeric)
 
     def join(self, a: int, b: int) -> bool:
         """A lookup that needs what two nodes found."""
         kind = self.nodes[a].relation.value
-        choices = [relation for relation in self.world.view.by_subject.get(kind, ()) if relation.pair]
+        choices = self.fresh([relation for relation in self.world.view.by_subject.get(kind, ()) if relation.pair])
         return bool(choices) and kind == self.nodes[b].relation.value and self.add(self.rng.choice(choices), [a, b])
+
+    def operate(self) -> bool:
+        """Arithmetic on the last number found: with another number found, where there is one of its kind, else with a given one."""
+        numbers = [
+            index
+            for index, node in enumerate(self.nodes)
+            if node.relation.value in _NUMBERS and self.world.numbers_allowed(node.value)
+        ]
+        if not numbers or numbers[-1] != len(self.nodes) - 1:
+            return False
+        last = self.nodes[numbers[-1]].relation
+        partners = [
+            index
+            for index in numbers[:-1]
+            if (self.nodes[index].relation.value, self.nodes[index].relation.unit) == (last.value, last.unit)
+        ]
+        names = (
+            ["difference"]
+            if last.value == "year"
+            else ["sum", "difference"]
+            if partners
+            else [name for name in CONSTANTS if name != "difference"]
+        )
+        name = self.rng.choice(names)
+        operation = next(operation for operation in OPERATIONS if operation.compute == name)
+        if partners:
+            return self.add(operation, [numbers[-1], self.rng.choice(partners)])
+        low, high, step = CONSTANTS[name]
+        return self.add(operation, [numbers[-1], str(self.rng.randrange(low, high + 1, step))])
 
     def uses(self) -> Counter[int]:
         """How many nodes need each node."""
@@ -115,15 +160,16 @@ def _root_relations(graph: Graph, entity_valued: bool, pairs: bool) -> list[Rela
             for relation in view.by_subject[view.draw_type(graph.rng)]
             if (relation.is_entity or not entity_valued) and (pairs or not relation.pair)
         ]
+        found = graph.fresh(found)
         if found:
             return found
-    return [relation for relation in view.relations if relation.is_entity and not relation.pair]
+    return []
 
 
 def _grow_parallel(graph: Graph, hops: int) -> bool:
-    # Half of the time one relation is asked for several entities: such documents are merged into one tool in stage 3.
+    # One relation asked for several entities: such documents are merged into one tool in stage 3.
     relations = _root_relations(graph, entity_valued=False, pairs=True)
-    same = hops > 1 and graph.rng.random() < 0.4
+    same = hops > 1 and graph.rng.random() < graph.world.view.level.same_share
     if same:
         relations = [graph.rng.choice(relations)]
     for _ in range(hops * 4):
@@ -135,38 +181,46 @@ def _grow_parallel(graph: Graph, hops: int) -> bool:
     return len(graph.nodes) == hops
 
 
+def _with_calculator(graph: Graph, hops: int) -> bool:
+    return hops > 2 and graph.rng.random() < graph.world.view.level.calculator_share
+
+
 def _grow_chain(graph: Graph, hops: int) -> bool:
+    lookups = hops - 1 if _with_calculator(graph, hops) else hops
     if not graph.add_root(_root_relations(graph, entity_valued=True, pairs=False)):
         return False
-    for position in range(1, hops):
-        last = position == hops - 1
-        if not any(graph.extend(position - 1, entity_valued=not last) for _ in range(4)):
+    for position in range(1, lookups):
+        last = position == lookups - 1
+        if not any(graph.extend(position - 1, not last, numeric=last and lookups < hops) for _ in range(4)):
             return False
-    return True
+    return lookups == hops or any(graph.operate() for _ in range(4))
 
 
 def _grow_mixed(graph: Graph, hops: int) -> bool:
     rng = graph.rng
-    if rng.random() < 0.5 and not _start_join(graph, hops):
+    lookups = hops - 1 if _with_calculator(graph, hops) else hops
+    if rng.random() < 0.5 and not _start_join(graph, lookups):
         return False
     for _ in range(hops * 6):
-        if len(graph.nodes) == hops:
+        if len(graph.nodes) == lookups:
             break
+        last = len(graph.nodes) == lookups - 1 and lookups < hops
         entities = [index for index, node in enumerate(graph.nodes) if node.relation.is_entity]
-        if not entities or (rng.random() < 0.12 and len(graph.nodes) < hops - 1):
+        if not entities or (rng.random() < 0.12 and not last and len(graph.nodes) < lookups - 1):
             graph.add_root(_root_relations(graph, entity_valued=True, pairs=False))
             continue
-        if len(entities) > 1 and rng.random() < 0.4 and graph.join(*rng.sample(entities, 2)):
+        if not last and len(entities) > 1 and rng.random() < 0.4 and graph.join(*rng.sample(entities, 2)):
             continue
-        graph.extend(rng.choice(entities), entity_valued=rng.random() < 0.5)
+        graph.extend(rng.choice(entities), entity_valued=not last and rng.random() < 0.5, numeric=last)
+    if len(graph.nodes) == lookups < hops:
+        any(graph.operate() for _ in range(4))
     return len(graph.nodes) == hops and graph.has_fork_or_join and _connected(graph)
 
 
 def _start_join(graph: Graph, hops: int) -> bool:
     """Two lookups that find entities of one type, and a third that needs both."""
     view, rng = graph.world.view, graph.rng
-    kinds = sorted({relation.subject for relation in view.relations if relation.pair})
-    kind = rng.choice(kinds)
+    kind = rng.choice(sorted({relation.subject for relation in view.relations if relation.pair}))
     feeders = [relation for relation in view.relations if relation.value == kind and not relation.pair]
     if hops < 3 or not feeders:
         return False
@@ -174,7 +228,7 @@ def _start_join(graph: Graph, hops: int) -> bool:
     for _ in range(8):
         if len(graph.nodes) == 2:
             break
-        graph.add_root(rng.choices(feeders, weights))
+        graph.add_root(graph.fresh(rng.choices(feeders, weights)))
     return len(graph.nodes) == 2 and graph.join(0, 1)
 
 
@@ -186,101 +240,19 @@ def _connected(graph: Graph) -> bool:
     )
 
 
-def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decomposition:
-    """The question in English, its steps with their answers, and the final answer."""
-    ids = [f"q{index + 1}" for index in range(len(graph.nodes))]
-    steps = [
-        Step(
-            id=ids[index],
-            question=_ask(node, list(node.subjects), 0),
-            answer=_answer(node),
-            depends_on=[ids[source] for source in node.sources if isinstance(source, int)],
-            function=node.relation.name,
-            inputs=dict(zip(input_names(node.relation), node.subjects, strict=True)),
-        )
-        for index, node in enumerate(graph.nodes)
-    ]
-    uses = graph.uses()
-    sinks = [index for index in range(len(graph.nodes)) if not uses[index]]
-    question = _Wording(graph, rng).question(sinks)
-    answer = ", ".join(_answer(graph.nodes[index]) for index in sinks)
-    return Decomposition(
-        question=question, steps=steps, answer=answer, answer_rule="list" if len(sinks) > 1 else "last"
-    )
-
-
 def input_names(relation: Relation) -> list[str]:
-    """Names of the inputs of a lookup: the entity's type, numbered for a pair."""
+    """Names of the inputs of a lookup: the entity's type, numbered for a pair; a and b in arithmetic."""
+    if relation.compute:
+        return ["a", "b"]
     return [f"{relation.subject}_a", f"{relation.subject}_b"] if relation.pair else [relation.subject]
+
+
+def input_values(node: Node) -> dict[str, str | int | float | None]:
+    """The named inputs of a lookup; numbers as numbers in arithmetic."""
+    values = [number_of(subject) for subject in node.subjects] if node.relation.compute else list(node.subjects)
+    return dict(zip(input_names(node.relation), values, strict=True))
 
 
 def value_text(relation: Relation, value: str) -> str:
     """A value as people write it, with its unit."""
     return f"{value} {relation.unit}" if relation.unit else value
-
-
-def _answer(node: Node) -> str:
-    return value_text(node.relation, node.value)
-
-
-def _fill(pattern: str, relation: Relation, names: list[str]) -> str:
-    return pattern.format(x=names[0], y=names[-1], u=relation.unit)
-
-
-def _ask(node: Node, names: list[str], wording: int) -> str:
-    return _fill(node.relation.asks[wording], node.relation, names)
-
-
-class _Wording:
-    """Puts a graph into sentences; `rng` chooses among the paraphrases."""
-
-    def __init__(self, graph: Graph, rng: random.Random) -> None:
-        self.graph = graph
-        self.rng = rng
-        self.uses = graph.uses()
-        self.names: dict[int, str] = {}
-        self.sentences: list[str] = []
-        shared = [index for index in range(len(graph.nodes)) if self.uses[index] > 1]
-        kinds = Counter(graph.nodes[index].relation.value for index in shared)
-        seen: Counter[str] = Counter()
-        for index in shared:
-            kind = graph.nodes[index].relation.value
-            noun = TYPE_NAMES[kind][0]
-            phrase = self._phrase(index)
-            if kinds[kind] > 1:
-                letter = "ABCDEFGH"[seen[kind]]
-                seen[kind] += 1
-                self.names[index] = f"{noun} {letter}"
-                self.sentences.append(f"Let {noun} {letter} be {phrase}.")
-            else:
-                self.names[index] = f"that {noun}"
-                self.sentences.append(rng.choice(("Take {p}.", "Find {p}.", "Consider {p}.")).format(p=phrase))
-
-    def question(self, sinks: list[int]) -> str:
-        phrases = len(sinks) > 1 and self.rng.random() < 0.4
-        if phrases:
-            parts = [self._phrase(index) for index in sinks]
-            start = self.rng.choice(("What are {p}?", "Tell me {p}.", "Give {p}."))
-            asks = [start.format(p=", ".join(parts[:-1]) + " and " + parts[-1])]
-        else:
-            asks = [
-                _ask(
-                    self.graph.nodes[index],
-                    self._sources(index),
-                    self.rng.randrange(len(self.graph.nodes[index].relation.asks)),
-                )
-                for index in sinks
-            ]
-        return " ".join([*self.sentences, *asks])
-
-    def _sources(self, index: int) -> list[str]:
-        return [
-            source if isinstance(source, str) else self._reference(source) for source in self.graph.nodes[index].sources
-        ]
-
-    def _reference(self, index: int) -> str:
-        return self.names[index] if index in self.names else self._phrase(index)
-
-    def _phrase(self, index: int) -> str:
-        relation = self.graph.nodes[index].relation
-        return _fill(self.rng.choice(relation.phrases), relation, self._sources(index))

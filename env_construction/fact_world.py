@@ -9,9 +9,10 @@ from memory. Values that become arguments are always in the split's own pool.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from env_construction.calculator import calculate, number_of
 from env_construction.facts import fact_base, pool_of
 from env_construction.levels import LEVELS, Level
 from env_construction.relations import RELATIONS, Relation
@@ -84,26 +85,39 @@ class World:
         self.counterfactual = counterfactual
         self.known: dict[str, dict[str, str]] = {name: dict(rows) for name, rows in (known or {}).items()}
 
-    def value(self, relation: Relation, subjects: tuple[str, ...], rng: random.Random) -> str | None:
-        """The value of `relation` for one entity (two, for a pair), or None where this world has none."""
+    def value(
+        self,
+        relation: Relation,
+        subjects: tuple[str, ...],
+        rng: random.Random,
+        accept: Callable[[str], bool] | None = None,
+    ) -> str | None:
+        """The value of `relation` for one entity (two, for a pair), or None where this world has none (that `accept` takes)."""
         key = "|".join(subjects)
         rows = self.known.setdefault(relation.name, {})
-        if key not in rows:
-            value = (
-                self._permuted(relation, subjects, rows, rng) if self.counterfactual else self._real(relation, subjects)
-            )
-            if value is None:
-                return None
-            rows[key] = value
-        return rows[key]
+        if key in rows:
+            return rows[key] if accept is None or accept(rows[key]) else None
+        if relation.compute:
+            value = _computed(relation, subjects)
+        elif self.counterfactual:
+            value = self._permuted(relation, subjects, rows, rng, accept)
+        else:
+            value = self._real(relation, subjects)
+        if value is None or (accept is not None and not accept(value)):
+            return None
+        rows[key] = value
+        return value
+
+    def numbers_allowed(self, value: str) -> bool:
+        """A number may be an argument of a gold call: it belongs to this split's pool, like every argument."""
+        number = number_of(value)
+        return number is not None and abs(number) > 20 and pool_of(str(number)) == self.view.pool
 
     def _real(self, relation: Relation, subjects: tuple[str, ...]) -> str | None:
         if relation.pair:
             value = fact_base().pair_value(relation, *subjects)
-            if value is not None and relation.is_entity and not self._in_pool(value):
-                return None
-            return value
-        value = self.view.tables[relation.name].get(subjects[0])
+        else:
+            value = self.view.tables[relation.name].get(subjects[0])
         if value is not None and relation.is_entity and not self._in_pool(value):
             return None
         return value
@@ -112,7 +126,12 @@ class World:
         return pool_of(value) == self.view.pool and self.view.level.accepts_name(value)
 
     def _permuted(
-        self, relation: Relation, subjects: tuple[str, ...], rows: Mapping[str, str], rng: random.Random
+        self,
+        relation: Relation,
+        subjects: tuple[str, ...],
+        rows: Mapping[str, str],
+        rng: random.Random,
+        accept: Callable[[str], bool] | None,
     ) -> str | None:
         """A value of the same relation that no other entity of this environment has yet (repeats only where values are few)."""
         taken = set(rows.values())
@@ -123,6 +142,13 @@ class World:
                 candidate = fact_base().pair_value(relation, rng.choice(places), rng.choice(places))
             elif self.view.values[relation.name]:
                 candidate = rng.choice(self.view.values[relation.name])
-            if candidate is not None and candidate not in subjects and (candidate not in taken or draw > _DRAWS // 2):
+            if candidate is None or candidate in subjects or (accept is not None and not accept(candidate)):
+                continue
+            if candidate not in taken or draw > _DRAWS // 2:
                 return candidate
         return None
+
+
+def _computed(relation: Relation, subjects: tuple[str, ...]) -> str | None:
+    a, b = (number_of(subject) for subject in subjects)
+    return None if a is None or b is None else calculate(relation.compute, a, b)

@@ -6,6 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -99,6 +100,7 @@ def _cities(tables: Tables, rows: Mapping[str, Row], served: set[str], states: M
         places, {name: place for name, place in tables.places["airport"].items() if name in served}
     )
     zones: set[str] = set()
+    days = cache(_clock_changes)
     for name, row in rows.items():
         country = tables.country_names[row["countrycode"]]
         tables.put("city_country", name, country)
@@ -114,16 +116,22 @@ def _cities(tables: Tables, rows: Mapping[str, Row], served: set[str], states: M
             zones.add(zone)
             tables.put("timezone_city", zone, name)
             tables.put("timezone_country", zone, country)
-            _clock(tables, zone, row["timezone"])
+            offset = datetime(_YEAR, 1, 1, tzinfo=ZoneInfo(row["timezone"])).strftime("%z")
+            tables.put("timezone_offset", zone, f"UTC{offset[:3]}:{offset[3:5]}")
+            for what, day in zip(("start", "end"), days(row["timezone"]), strict=False):
+                tables.put(f"timezone_summer_{what}", zone, day.isoformat())
         tables.put("city_nearest_city", name, nearest_city[name])
         tables.put("city_nearest_airport", name, nearest_airport[name])
         tables.put("city_latitude", name, degrees(row["latitude"], "N", "S"))
         tables.put("city_longitude", name, degrees(row["longitude"], "E", "W"))
         tables.put("city_geoname_id", name, str(row["geonameid"]))
+        for what, day in zip(("start", "end"), days(row["timezone"]), strict=False):
+            tables.put(f"city_summer_{what}", name, f"{day.day} {day:%B %Y}")
 
 
 def _airports(tables: Tables, rows: Mapping[str, Row], cities: Mapping[str, Row]) -> None:
     highest: dict[str, tuple[float, str]] = {}
+    days = cache(_clock_changes)
     for name, row in rows.items():
         country = tables.country_names[row["country"]]
         tables.put("airport_country", name, country)
@@ -134,6 +142,8 @@ def _airports(tables: Tables, rows: Mapping[str, Row], cities: Mapping[str, Row]
         tables.put("airport_icao", name, row["icao"])
         tables.put("airport_elevation", name, thousands(row["elevation"]) if abs(row["elevation"]) > 9 else "")
         tables.put("airport_timezone", name, _short_zone(row["tz"]))
+        for day in days(row["tz"])[1:] if row["tz"] else []:
+            tables.put("airport_summer_end", name, f"{day:%B} {day.day}, {day.year}")
         tables.put("airport_latitude", name, degrees(row["lat"], "N", "S"))
         tables.put("airport_longitude", name, degrees(row["lon"], "E", "W"))
         if row["iata"] and row["elevation"] > highest.get(country, (0.0, ""))[0]:
@@ -147,20 +157,17 @@ def _short_zone(zone: str) -> str:
     return zone.replace("_", " ").split("/")[-1] if zone.count("/") == 1 else ""
 
 
-def _clock(tables: Tables, zone: str, full: str) -> None:
-    """The zone's offset in winter (January, as asked) and the two days of the year on which its clocks were moved."""
-    info = ZoneInfo(full)
-    offset = datetime(_YEAR, 1, 1, tzinfo=info).strftime("%z")
-    tables.put("timezone_offset", zone, f"UTC{offset[:3]}:{offset[3:5]}")
+def _clock_changes(zone: str) -> list[date]:
+    """The day on which the zone's summer time began and the day on which it ended; empty without summer time."""
+    info = ZoneInfo(zone)
     january, july = (datetime(_YEAR, month, 1, tzinfo=info).dst() for month in (1, 7))
     if january == july:
-        return
+        return []
     noons = [datetime(_YEAR, 1, 1, 12, tzinfo=info) + timedelta(days=day) for day in range(366)]
-    changes: list[date] = [day.date() for before, day in itertools.pairwise(noons) if before.dst() != day.dst()]
-    if len(changes) == 2:
-        start, end = changes if july else reversed(changes)
-        tables.put("timezone_summer_start", zone, start.isoformat())
-        tables.put("timezone_summer_end", zone, end.isoformat())
+    changes = [day.date() for before, day in itertools.pairwise(noons) if before.dst() != day.dst()]
+    if len(changes) != 2:
+        return []
+    return changes if july else changes[::-1]
 
 
 def _latitude(row: Row) -> float:

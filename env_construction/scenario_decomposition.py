@@ -5,8 +5,13 @@ Paper section 3.1, first stage. The author proposes; the checks here hold for ev
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from env_construction.author import ANSWER_RULES, Author, Decomposition, Draft, Rejected, Step, ask_until_valid
-from env_construction.matching import answer_in_text
+from env_construction.calculator import number_of
+from env_construction.matching import answer_in_text, published_match, strict_match
 from env_construction.schema import Scenario
 
 HOPS: dict[Scenario, tuple[int, int]] = {
@@ -37,6 +42,9 @@ def check_decomposition(scenario: Scenario, plan: Decomposition) -> None:
             raise Rejected("sub_answer_empty", f"sub-question {step.id} has no answer")
         if answer_in_text(step.answer, plan.question, "published"):
             raise Rejected("sub_answer_in_question", f"the question gives away the answer of {step.id}")
+        for other in plan.steps:
+            if other.id != step.id and published_match(step.answer, other.answer):
+                raise Rejected("sub_answers_overlap", f"the answer of {other.id} also matches {step.id}")
         _check_inputs(step, {other.id: other.answer for other in plan.steps})
     if plan.answer_rule not in ANSWER_RULES:
         raise Rejected(
@@ -83,9 +91,19 @@ def check_shape(scenario: Scenario, depends_on: dict[str, list[str]]) -> None:
 
 def _check_inputs(step: Step, answers: dict[str, str]) -> None:
     """A dependency is real: the earlier answer is an input of the later lookup."""
-    texts = [str(value) for value in step.inputs.values()]
     for name in step.depends_on:
-        if not any(answers[name] in text for text in texts):
+        if not answer_in_arguments(answers[name], step.inputs):
             raise Rejected(
                 "dependency_not_used", f"{step.id} depends on {name}, but no input holds its answer {answers[name]!r}"
             )
+
+
+def answer_in_arguments(answer: str, arguments: Mapping[str, Any]) -> bool:
+    """An earlier answer stands in the arguments of a call: as text, or its number by value ("12,564 km" in 12564)."""
+    text = json.dumps(arguments, ensure_ascii=False)
+    number = number_of(answer.split(" ")[0])
+    return (
+        json.dumps(answer, ensure_ascii=False)[1:-1] in text
+        or strict_match(answer, text)
+        or (number is not None and strict_match(str(number), text))
+    )

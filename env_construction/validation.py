@@ -9,7 +9,6 @@ A finding is an `error` (the environment is rejected) or a `flag` (kept, counted
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from env_construction.author import Rejected
 from env_construction.document_generation import check_arguments, check_document
 from env_construction.localized_deployment import source_problem
 from env_construction.matching import published_match, strict_match
-from env_construction.scenario_decomposition import check_shape
+from env_construction.scenario_decomposition import answer_in_arguments, check_shape
 from env_construction.schema import Environment, GoldCall, SubQuestion
 from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
 
@@ -138,10 +137,8 @@ def dependency_is_real(environment: Environment) -> Finding | None:
     for item in environment.sub_questions:
         if item.id not in calls:
             continue
-        arguments = json.dumps(calls[item.id].arguments, ensure_ascii=False)
         for other in item.depends_on:
-            core = json.dumps(answers[other], ensure_ascii=False)[1:-1]
-            if core not in arguments and not strict_match(answers[other], arguments):
+            if not answer_in_arguments(answers[other], calls[item.id].arguments):
                 return Finding("dependency_is_real", f"the call of {item.id} does not hold the answer of {other}")
     return None
 
@@ -263,7 +260,7 @@ REPLAY_RULES: tuple[ReplayRule, ...] = (
 
 def validate_environments(environments: Sequence[Environment], sandbox: ToolSandbox) -> list[list[Finding]]:
     """Findings of every environment, in order. All runs of all environments go to the sandbox in one batch."""
-    findings = [[found for rule in STATIC_RULES if (found := rule(environment))] for environment in environments]
+    findings = [_broken_static(environment) for environment in environments]
     jobs: list[SandboxJob] = []
     shapes: list[tuple[int, int]] = []
     for environment, found in zip(environments, findings, strict=True):
@@ -281,6 +278,10 @@ def validate_environments(environments: Sequence[Environment], sandbox: ToolSand
                     found.append(broken)
                     break
     return findings
+
+
+def _broken_static(environment: Environment) -> list[Finding]:
+    return [broken for rule in STATIC_RULES if (broken := rule(environment)) is not None]
 
 
 def _answers(environment: Environment) -> dict[str, SubQuestion]:
