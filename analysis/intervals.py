@@ -1,7 +1,7 @@
 """How estimates are made and printed here: means, paired differences and ratios of totals, each with a 95% interval.
 
-Resampling is that of eval/results.py (percentile bootstrap over cases, trials of a case together), so that a table never
-disagrees with a summary.json. Comparisons of two policies are paired on the case.
+Resampling is that of eval/results.py and eval/compare.py (percentile bootstrap over cases, trials of a case together), so
+that a table never disagrees with a summary.json. Comparisons of two policies are paired on the case.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.results import LEVEL, Estimate, case_values, estimate, resampled_means
+from eval import compare
+from eval.results import LEVEL, Estimate, estimate, resampled_means
 
 EMPTY = Estimate(None, None, None, 0)
 Row = Mapping[str, Any]
@@ -43,13 +44,9 @@ def mean_estimate(rows: Sequence[Row], metric: str) -> Estimate:
 
 
 def paired_difference(after: Sequence[Row], before: Sequence[Row], metric: str) -> Estimate:
-    """Mean over the cases that both have of (mean over trials after) - (mean over trials before)."""
-    mine, theirs = case_values(after, metric), case_values(before, metric)
-    differences = [
-        {"id": case, "d": sum(mine[case]) / len(mine[case]) - sum(theirs[case]) / len(theirs[case])}
-        for case in sorted(mine.keys() & theirs.keys())
-    ]
-    return estimate(differences, "d")
+    """Mean over the cases that both have of after - before, trials of a case averaged first; EMPTY without such a case."""
+    found = compare.paired_difference(before, after, metric)
+    return Estimate(found["difference"], found["low"], found["high"], found["n"]) if found else EMPTY
 
 
 def statistics_of_totals(

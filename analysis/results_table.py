@@ -2,7 +2,7 @@
 
 Inputs:  RUN/eval/<policy>/results.jsonl of every evaluated policy.
 Outputs: RUN/analysis/results_table.{csv,md,txt,png,svg}: Solve-P, Solve-R and Solve-F1 with 95% intervals and the paired
-         difference to the start, overall and by scenario; gain_split.{csv,txt,png,svg}: the gain in Solve-F1 split into
+         difference to the start with its p-value, overall and by scenario; gain_split.{csv,txt,png,svg}: the gain in Solve-F1 split into
          number of calls, format (calls that parse), tool (right tool) and argument (right argument).
 Paper:   Table 2 (section 4) for the metrics; intervals, controls and the split are ours.
 
@@ -14,12 +14,13 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.artifact import Artifact, markdown_table, script_main
-from analysis.gain_split import FACTORS, gain_split
 from analysis.intervals import estimate_row, estimate_text, mean_estimate, paired_difference, row_estimate
 from analysis.run_folder import SCENARIO_LABELS, Missing, Run, policy_label
 from analysis.style import GREY, HATCHES, PALETTE, figure_style, interval_bars, new_figure, policy_style
 from env_construction.jsonl import run_main
 from env_construction.schema import SCENARIOS
+from eval.compare import FACTORS, decompose, holm
+from eval.compare import paired_difference as tested_difference
 from eval.results import Estimate
 
 METRICS = {
@@ -56,7 +57,22 @@ def table_rows(run: Run) -> list[dict[str, Any]]:
                 if difference is not None:
                     row |= estimate_row(f"{metric}_minus_start", difference)
             rows.append(row)
+    _add_p_values(run, [row for row in rows if row["scope"] == "all"])
     return rows
+
+
+def _add_p_values(run: Run, rows: list[dict[str, Any]]) -> None:
+    """p of the difference to the start in Solve-F1, and Holm's correction over all policies compared here."""
+    if "start" not in run.policies:
+        return
+    tested = {}
+    for row in rows:
+        if row["policy"] != "start":
+            found = tested_difference(run.rows("start"), run.rows(row["policy"]), "solve_f1")
+            tested[row["policy"]] = (row, found["p"] if found else 1.0)
+    adjusted = holm([p_value for _, p_value in tested.values()])
+    for (row, p_value), corrected in zip(tested.values(), adjusted, strict=True):
+        row |= {"solve_f1_p": p_value, "solve_f1_p_holm": corrected}
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
@@ -68,11 +84,12 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
             cells += [estimate_text(row_estimate(row, metric)) for metric in ("solve_p", "solve_r", "solve_f1")]
             paired = "solve_f1_minus_start"
             cells.append(estimate_text(row_estimate(row, paired), signed=True) if paired in row else "–")
+            cells.append(f"{row['solve_f1_p_holm']:.4f}" if "solve_f1_p_holm" in row else "–")
             for metric in ("format_rate", "tool_rate", "argument_rate", "answer_correct"):
                 cells.append("n/a" if row[metric] is None else f"{row[metric]:.3f}")
             lines.append(cells)
         heading = "All scenarios" if scope == "all" else SCENARIO_LABELS.get(scope, scope)
-        columns = ["Policy", "n", "Solve-P", "Solve-R", "Solve-F1", "Solve-F1 − start (paired)"]
+        columns = ["Policy", "n", "Solve-P", "Solve-R", "Solve-F1", "Solve-F1 − start (paired)", "p (Holm)"]
         parts.append(f"### {heading}\n\n" + markdown_table([*columns, "Format", "Tool", "Argument", "Answer"], lines))
     return "\n".join(parts)
 
@@ -105,7 +122,7 @@ def build(run: Run) -> list[Artifact]:
     caption = (
         f"Solve-F1 of every policy on the run's {n} test environments. Points are means over cases, bars 95% percentile bootstrap "
         "intervals over cases (10,000 resamples, trials of a case kept together); infrastructure faults are excluded. Random is the "
-        "floor, oracle plays the gold plan. Source: eval/<policy>/results.jsonl."
+        "floor, oracle plays the gold plan; paired differences to the start and their p-values (paired bootstrap, Holm over the policies) are in the table. Source: eval/<policy>/results.jsonl."
     )
     table = Artifact(
         "results_table", "Results on the test environments", caption, rows, figure, {".md": _markdown(rows)}
@@ -113,22 +130,32 @@ def build(run: Run) -> list[Artifact]:
     return [table, *_gain_artifacts(run)]
 
 
+def _estimate(found: dict[str, Any]) -> Estimate:
+    return Estimate(found["value"], found["low"], found["high"], found["n"])
+
+
 def _gain_artifacts(run: Run) -> list[Artifact]:
     others = [policy for policy in run.policies if policy not in ("start", "random", "oracle")]
-    if "start" not in run.policies or not others:
+    if "start" not in run.policies:
         return []
-    splits = {policy: gain_split(run.rows("start"), run.rows(policy)) for policy in others}
+    splits = {policy: split for policy in others if (split := decompose(run.rows("start"), run.rows(policy)))}
+    if not splits:
+        return []
     rows = []
     for policy, split in splits.items():
-        row: dict[str, Any] = {"policy": policy} | estimate_row("micro_solve_f1_gain", split.total)
+        row: dict[str, Any] = {"policy": policy} | estimate_row(
+            "pooled_solve_f1_gain", _estimate(split["pooled_solve_f1_gain"])
+        )
         for name in FACTORS:
-            row |= estimate_row(name, split.parts[name])
+            row |= estimate_row(name, _estimate(split["shares"][name]))
+            row |= {f"{name}_rate_start": split["rates"][name]["a"], f"{name}_rate": split["rates"][name]["b"]}
         rows.append(row)
     figure, (axes,) = new_figure(height=3.8)
     with figure_style():
         width = 0.8 / (len(FACTORS) + 1)
         for index, name in enumerate((*FACTORS, "total")):
-            found = [split.total if name == "total" else split.parts[name] for split in splits.values()]
+            key = "pooled_solve_f1_gain" if name == "total" else name
+            found = [row_estimate(row, key) for row in rows]
             x = [position + (index - len(FACTORS) / 2) * width for position in range(len(found))]
             colour = GREY if name == "total" else PALETTE[index]
             values = [item.value for item in found]
@@ -147,14 +174,14 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
             range(len(splits)),
             [policy_label(policy).replace(", ", ",\n").replace(" supervised", "\nsupervised") for policy in splits],
         )
-        axes.set_ylabel("change of Solve-F1 (from totals)")
+        axes.set_ylabel("change of Solve-F1 (pooled)")
         axes.grid(axis="x", visible=False)
         axes.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.14))
-    n = next(iter(splits.values())).total.n
+    n = rows[0]["pooled_solve_f1_gain_n"]
     caption = (
-        f"Where the change of Solve-F1 against the start comes from, over the same n = {n} test environments: number of calls, format (calls "
-        "that parse), tool (a tool that still has an unsolved sub-answer) and argument (the call solves it). Exact Shapley split of the Solve-F1 computed "
-        "from totals, so the four parts add up to the total; 95% bootstrap intervals over cases (10,000 resamples, paired). The total differs a little from "
+        f"Where the change of Solve-F1 against the start comes from, over the same n = {n} test environments: attempted calls, format (calls "
+        "that parse), tool (a tool that still has an unsolved sub-answer) and argument (the call solves it). Exact Shapley split of the Solve-F1 pooled "
+        "over cases, so the four parts add up to the total; 95% bootstrap intervals over cases (10,000 resamples, paired). The total differs a little from "
         "the mean over cases in the results table. Source: eval/<policy>/results.jsonl."
     )
     return [Artifact("gain_split", "What the gain is made of", caption, rows, figure)]

@@ -96,8 +96,9 @@ class Epoch:
         return [row for _, row in read_jsonl(path)] if path.is_file() else []
 
     def prompts_summary(self) -> dict[str, Any]:
-        path = self.path / "prompts_summary.json"
-        return read_json(path) if path.is_file() else {}
+        """What the prompt builder kept and dropped, {} where it left no summary."""
+        names = ("prompts_summary.json", "prompts.summary.json")
+        return next((read_json(self.path / name) for name in names if (self.path / name).is_file()), {})
 
 
 @dataclass(frozen=True)
