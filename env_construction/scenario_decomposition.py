@@ -20,6 +20,11 @@ HOPS: dict[Scenario, tuple[int, int]] = {
     "multi_hop": (2, 10),
     "parallel_multi_hop": (3, 11),
 }
+# Texts that tools return whatever they are asked, errors included: a sub-answer that they match is solved by chance.
+COMMON_OUTPUTS = (
+    'an error occured when call : unexpected keyword argument, missing 1 required positional argument: {"error": "unknown"}',
+    '{"error": "must be a non-empty string", "result": null, "name": true, "code": false, "value": "no data for these two"}',
+)
 
 
 def decompose(author: Author, draft: Draft) -> Draft:
@@ -40,6 +45,8 @@ def check_decomposition(scenario: Scenario, plan: Decomposition) -> None:
     for step in plan.steps:
         if not step.answer.strip():
             raise Rejected("sub_answer_empty", f"sub-question {step.id} has no answer")
+        if any(published_match(step.answer, text) for text in COMMON_OUTPUTS):
+            raise Rejected("sub_answer_trivial", f"nearly any output matches {step.answer!r}, the answer of {step.id}")
         if answer_in_text(step.answer, plan.question, "published"):
             raise Rejected("sub_answer_in_question", f"the question gives away the answer of {step.id}")
         for other in plan.steps:
