@@ -29,6 +29,7 @@ from env_construction.jsonl import BadInput, run_main
 
 TABLE_ROWS = 300
 _SUFFIXES = ("_low", "_high", "_n")
+_WHOLE = ("layer", "n", "step", "epoch", "seed")
 
 
 @dataclass
@@ -47,28 +48,37 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _cell(row: dict[str, str], column: str, columns: list[str]) -> tuple[str, str]:
+def _cell(row: dict[str, str], column: str, usual_n: str) -> tuple[str, str]:
+    """`(shown, value to sort by)`; an estimate shows its interval, and its n where that is not the row's usual one."""
     text = row.get(column) or ""
     value = _number(text)
-    if value is None or column in ("layer", "n", "step", "epoch"):
+    if value is None or column in _WHOLE:
         return text, text
     shown = f"{value:,.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.3g}"
-    low, high = _number(row.get(f"{column}_low") or ""), _number(row.get(f"{column}_high") or "")
-    if low is not None and high is not None:
-        shown = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    low, high, n = (row.get(column + suffix) or "" for suffix in _SUFFIXES)
+    if _number(low) is not None and _number(high) is not None:
+        digits = 3 if abs(value) < 10 else 1
+        shown = f"{value:.{digits}f} [{float(low):.{digits}f}, {float(high):.{digits}f}]"
+        shown += f" (n={n})" if n and n != usual_n else ""
     return shown.replace("-", "−"), text
 
 
 def read_table(path: Path) -> Table:
-    """A CSV as a table: `x`, `x_low`, `x_high`, `x_n` become one column; columns without any value are left out."""
+    """A CSV as a table: `x`, `x_low`, `x_high`, `x_n` become one column, the first n one of its own; empty columns are left out."""
     with path.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     columns = list(rows[0]) if rows else []
     parts = {f"{column}{suffix}" for column in columns for suffix in _SUFFIXES if f"{column}_low" in columns}
     shown = [column for column in columns if column not in parts and any(row.get(column) for row in rows)]
+    counts = [column for column in columns if column in parts and column.endswith("_n")]
+    place = next((place for place, column in enumerate(shown) if f"{column}_low" in columns), 0)
     table = Table([column.replace("_", " ") for column in shown], left_out=max(0, len(rows) - TABLE_ROWS))
     for row in rows[:TABLE_ROWS]:
-        table.rows.append([_cell(row, column, columns) for column in shown])
+        usual_n = next((row[column] for column in counts if row[column]), "")
+        cells = [_cell(row, column, usual_n) for column in shown]
+        table.rows.append([*cells[:place], (usual_n, usual_n), *cells[place:]] if counts else cells)
+    if counts:
+        table.columns.insert(place, "n")
     return table
 
 

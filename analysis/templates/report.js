@@ -33,10 +33,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// In print every table is open; on the screen it is as the reader left it.
+// In print every table is open but the long ones; on the screen it is as the reader left it.
 let opened = [];
 addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details:not([open])")];
+  opened = [...document.querySelectorAll("details:not([open]):not(.long)")];
   opened.forEach((item) => { item.open = true; });
 });
 addEventListener("afterprint", () => opened.forEach((item) => { item.open = false; }));

@@ -193,7 +193,8 @@ def test_print_shows_tables_and_keeps_figures_whole(page: Page, report: Path, tm
     pdf = base64.b64decode(page.call("Page.printToPDF", printBackground=True)["data"])
     assert pdf.startswith(b"%PDF")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate("document.querySelectorAll('details:not([open])').length") == 0
+    assert page.evaluate("document.querySelectorAll('details:not([open]):not(.long)').length") == 0
+    assert page.evaluate("document.querySelectorAll('details.long[open]').length") == 0
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.evaluate("document.querySelectorAll('section > details[open]').length") == 0
     assert page.problems == []
