@@ -66,6 +66,7 @@ class Draft(BaseModel):
     author: str
     strategies: list[str] = Field(default_factory=lambda: list(STRATEGIES))
     counterfactual: bool = True
+    split_relations: bool = False
     decomposition: Decomposition | None = None
     documents: dict[str, WrittenDocument] = Field(default_factory=dict)
     tools: list[ToolDocument] = Field(default_factory=list)

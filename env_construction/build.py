@@ -1,8 +1,9 @@
 """Build verified environments: all five stages over many indices, in parallel, resumable.
 
-In: nothing but a seed (fact author). Out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, `statistics.json` in --out. The bytes
-depend on the seed alone, not on --workers and not on being killed: environment i is a function of (seed, split, i),
-lines are written in order of i, and a second call goes on after the last whole line.
+In: nothing but a seed (fact author). Out, in --out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, the same as Parquet with a data set
+card, `statistics.json` and figures. The bytes of the data depend on the seed alone, not on --workers and not on being
+killed: environment i is a function of (seed, split, i), lines are written in order, and a second call goes on where the
+first one was.
 
 Example:
     python -m env_construction.build --author facts --level compact --n-train 300 --n-dev 60 --n-test 100 --seed 1 \
@@ -14,204 +15,197 @@ Paper section 3.1 (automated environment construction).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import multiprocessing
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import multiprocessing.connection
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.author import STRATEGIES, Author, Draft, Rejected
-from env_construction.complexity_scaling import scale_complexity
-from env_construction.document_generation import generate_documents
+from env_construction.author import STRATEGIES, Author, Rejected
+from env_construction.build_progress import SplitProgress
+from env_construction.data_card import write_data_card, write_parquet
+from env_construction.data_statistics import Tally
+from env_construction.duplicates import DISTINCT, DistinctCounter, distinct_keys, question_key
+from env_construction.environment_builder import BuildConfiguration, Built, build_chunk
 from env_construction.fact_author import FactAuthor
-from env_construction.function_integration import integrate_functions
-from env_construction.jsonl import JsonlWriter, keep_configuration, run_main
+from env_construction.jsonl import BadInput, dump_line, keep_configuration, run_main
 from env_construction.levels import LEVELS
-from env_construction.localized_deployment import complete_environment, deploy_tools
-from env_construction.scenario_decomposition import decompose
-from env_construction.schema import SCENARIOS, Environment, Split
+from env_construction.schema import Environment, Split
+from env_construction.statistics_figures import draw_figures
 from env_construction.tool_sandbox import ToolSandbox
-from env_construction.validation import validate_environments
 
-CHUNK = 64
-ATTEMPTS = 40
-
-
-@dataclass(frozen=True)
-class BuildConfiguration:
-    """What an environment depends on besides its split and index."""
-
-    author: str
-    level: str
-    seed: int
-    strategies: tuple[str, ...] = STRATEGIES
-    counterfactual: str = "auto"
+CHUNK = 128
+Job = tuple[BuildConfiguration, Split, list[int]]
 
 
 @dataclass
-class Built:
-    """One accepted environment with what it took: rejections by rule, and flags."""
+class Chunk:
+    """What a worker hands back: for each index its line and key, and the counts over the chunk."""
 
-    index: int
-    environment: Environment
-    rejections: Counter[str] = field(default_factory=Counter)
-    flags: Counter[str] = field(default_factory=Counter)
-
-
-def is_counterfactual(configuration: BuildConfiguration, split: Split, index: int) -> bool:
-    """`auto`: permuted facts in train and dev; in test every other round of the four scenarios keeps real facts."""
-    if configuration.counterfactual == "auto":
-        return split != "test" or (index // len(SCENARIOS)) % 2 == 0
-    return configuration.counterfactual == "on"
+    lines: list[tuple[int, str, int]]
+    tally: Tally
+    rejections: Counter[str]
+    flags: Counter[str]
+    distinct: dict[str, DistinctCounter]
 
 
-def draft_environment(
-    author: Author, configuration: BuildConfiguration, split: Split, index: int, attempt: int
-) -> Environment:
-    """All five stages. Raises Rejected. Real facts give way to permuted ones after half of the attempts."""
-    wanted = is_counterfactual(configuration, split, index)
-    draft = Draft(
-        id=f"{configuration.author}-{configuration.level}-{configuration.seed}-{split}-{index:07d}",
-        seed=configuration.seed,
-        split=split,
-        index=index,
-        attempt=attempt,
-        level=configuration.level,
-        scenario=SCENARIOS[index % len(SCENARIOS)],
-        author=configuration.author,
-        strategies=list(configuration.strategies),
-        counterfactual=wanted or (configuration.counterfactual == "auto" and attempt >= ATTEMPTS // 2),
-    )
-    decompose(author, draft)
-    generate_documents(author, draft)
-    integrate_functions(author, draft)
-    scale_complexity(author, draft)
-    deploy_tools(author, draft)
-    return complete_environment(author, draft)
+class _Builder:
+    """An author and a sandbox, one pair per process."""
+
+    def __init__(self) -> None:
+        self.author: Author = FactAuthor()
+        self.sandbox = ToolSandbox(workers=1)
+
+    def build(self, job: Job, first_attempts: dict[int, int] | None = None) -> list[Built]:
+        configuration, split, indices = job
+        return build_chunk(self.author, configuration, split, indices, self.sandbox, first_attempts)
+
+    def chunk(self, job: Job) -> Chunk:
+        return summarize(self.build(job))
 
 
-def build_chunk(
-    author: Author,
-    configuration: BuildConfiguration,
-    split: Split,
-    indices: list[int],
-    sandbox: ToolSandbox,
-    first_attempt: dict[int, int] | None = None,
-) -> list[Built]:
-    """Build and validate the environments of `indices`, each with as many attempts as it takes (at most ATTEMPTS).
+def summarize(built: list[Built]) -> Chunk:
+    """The lines and the counts of some environments."""
+    chunk = Chunk([], Tally(), Counter(), Counter(), {name: DistinctCounter() for name in DISTINCT})
+    for item in built:
+        chunk.lines.append((item.index, dump_line(item.environment.to_record()), question_key(item.environment)))
+        chunk.tally.add(item.environment)
+        chunk.rejections.update(item.rejections)
+        chunk.flags.update(item.flags)
+        for name, keys in distinct_keys(item.environment).items():
+            chunk.distinct[name].add(keys)
+    return chunk
 
-    Raises Rejected("attempts_exhausted") with the rules that stood in the way.
+
+@cache
+def _builder_of_process() -> _Builder:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    return _Builder()
+
+
+def _leave_with_parent() -> None:
+    """A parent that was killed cannot stop its workers; they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _chunk_in_process(job: Job) -> Chunk:
+    return _builder_of_process().chunk(job)
+
+
+Runner = Callable[[Iterator[Job]], Iterator[Chunk]]
+"""Turns jobs into chunks, in the jobs' order, a few of them under way at a time."""
+
+
+@contextmanager
+def open_runner(workers: int, here: _Builder, ray_address: str | None) -> Iterator[Runner]:
+    """This process, or local processes, or a Ray cluster: what they hand back is the same."""
+    if ray_address is not None:
+        import ray
+
+        ray.init(address=ray_address, ignore_reinit_error=True)
+        task = ray.remote(num_cpus=1)(_chunk_in_process)
+        yield lambda jobs: _window(jobs, 2 * workers, task.remote, ray.get)
+    elif workers == 1:
+        yield lambda jobs: map(here.chunk, jobs)
+    else:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield lambda jobs: _window(jobs, 2 * workers, lambda job: pool.submit(_chunk_in_process, job), Future.result)
+
+
+def _window(
+    jobs: Iterator[Job], size: int, submit: Callable[[Job], Any], wait: Callable[[Any], Chunk]
+) -> Iterator[Chunk]:
+    under_way: deque[Any] = deque()
+    for job in jobs:
+        under_way.append(submit(job))
+        if len(under_way) >= size:
+            yield wait(under_way.popleft())
+    while under_way:
+        yield wait(under_way.popleft())
+
+
+def build_split(
+    configuration: BuildConfiguration, split: Split, count: int, folder: Path, here: _Builder, runner: Runner
+) -> dict[str, Any]:
+    """Write `count` environments to `<folder>/<split>.jsonl`, going on after what is there. Returns the split's statistics.
+
+    Raises BadInput where more than `count` are there, or where an environment cannot be built.
     """
-    attempts = {index: (first_attempt or {}).get(index, 0) for index in indices}
-    rejections: dict[int, Counter[str]] = {index: Counter() for index in indices}
-    done: dict[int, Built] = {}
-    while len(done) < len(indices):
-        drafted: list[tuple[int, Environment]] = []
-        for index in indices:
-            while index not in done:
-                if attempts[index] >= ATTEMPTS:
-                    raise Rejected("attempts_exhausted", f"{split} {index}: {dict(rejections[index])}")
-                attempts[index] += 1
-                try:
-                    drafted.append((index, draft_environment(author, configuration, split, index, attempts[index] - 1)))
-                    break
-                except Rejected as rejected:
-                    rejections[index][rejected.rule] += 1
-        findings = validate_environments([environment for _, environment in drafted], sandbox)
-        for (index, environment), found in zip(drafted, findings, strict=True):
-            fatal = [item.rule for item in found if item.fatal]
-            if fatal:
-                rejections[index][fatal[0]] += 1
-            else:
-                flags = Counter(item.rule for item in found)
-                if flags:
-                    environment.provenance["flags"] = sorted(flags)
-                done[index] = Built(index, environment, rejections[index], flags)
-    return [done[index] for index in indices]
+    with SplitProgress(folder, split, count) as progress:
+        if progress.done > count:
+            raise BadInput(
+                f"{progress.path}: has {progress.done} environments, asked for {count}; choose another --out"
+            )
+        jobs: Iterator[Job] = (
+            (configuration, split, list(range(start, min(start - start % CHUNK + CHUNK, count))))
+            for start in _aligned(progress.done, count)
+        )
+        try:
+            with tqdm(total=count, initial=progress.done, desc=split, unit="env", disable=None) as bar:
+                for chunk in runner(jobs):
+                    _take(chunk, here, configuration, split, progress)
+                    bar.update(len(chunk.lines))
+        except Rejected as rejected:
+            raise BadInput(f"{split}: {rejected.message}: too few facts for this many environments") from None
+        return _statistics(progress)
 
 
-def content_key(environment: Environment) -> bytes:
-    """8 bytes that two environments with the same question share."""
-    question = environment.question.split("Question: ", 1)[-1]
-    return hashlib.blake2b(question.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def _aligned(start: int, count: int) -> Iterator[int]:
+    """First indices of the chunks; after an odd start (the last call asked for fewer) the grid of chunks is met again."""
+    while start < count:
+        yield start
+        start += CHUNK - start % CHUNK
 
 
-_WORKER: dict[str, object] = {}
+def _take(
+    chunk: Chunk, here: _Builder, configuration: BuildConfiguration, split: Split, progress: SplitProgress
+) -> None:
+    """Write a chunk; an environment whose question was asked before gives way to a later attempt at its index."""
+    progress.tally.merge(chunk.tally)
+    progress.rejections.update(chunk.rejections)
+    progress.flags.update(chunk.flags)
+    for name, counter in chunk.distinct.items():
+        progress.distinct[name].merge(counter)
+    for index, first_line, first_key in chunk.lines:
+        line, key = first_line, first_key
+        while not progress.seen.add(key):
+            former = Environment.from_record(json.loads(line))
+            progress.tally.add(former, sign=-1)
+            progress.rejections[f"{former.scenario}/duplicate"] += 1
+            again = here.build((configuration, split, [index]), {index: former.provenance["attempt"] + 1})
+            replacement = summarize(again)
+            progress.tally.merge(replacement.tally)
+            progress.rejections.update(replacement.rejections)
+            progress.flags.update(replacement.flags)
+            _, line, key = replacement.lines[0]
+        progress.write(line, key)
+    progress.commit()
 
 
-def _start_worker() -> None:
-    _WORKER["sandbox"] = ToolSandbox(workers=1)
-    _WORKER["author"] = FactAuthor()
+def _statistics(progress: SplitProgress) -> dict[str, Any]:
+    return {
+        "environments": progress.done,
+        "rejections by scenario and rule": dict(sorted(progress.rejections.items())),
+        "flags by scenario and rule": dict(sorted(progress.flags.items())),
+        "distinct (estimated)": {name: counter.estimate() for name, counter in progress.distinct.items()},
+        **progress.tally.to_record(),
+    }
 
 
-def _build_in_worker(job: tuple[BuildConfiguration, Split, list[int]]) -> list[Built]:
-    configuration, split, indices = job
-    return build_chunk(_WORKER["author"], configuration, split, indices, _WORKER["sandbox"])  # type: ignore[arg-type]
-
-
-def build_split(configuration: BuildConfiguration, split: Split, count: int, workers: int, path: Path) -> Counter[str]:
-    """Write `count` environments to `path`, going on after what is there. Returns counts: environments and rejections by rule."""
-    counts: Counter[str] = Counter()
-    author = FactAuthor()
-    seen: set[bytes] = set()
-    with JsonlWriter(path) as out, ToolSandbox(workers=1) as sandbox:
-        written = 0
-        if out.done:
-            from env_construction.schema import read_environments
-
-            for environment in read_environments(path):
-                seen.add(content_key(environment))
-                written += 1
-        jobs = [
-            (configuration, split, list(range(start, min(start + CHUNK, count))))
-            for start in range(written, count, CHUNK)
-        ]
-        with tqdm(total=count, initial=written, desc=split, unit="env", disable=None) as bar:
-            for chunk in _chunks(jobs, workers, author, sandbox):
-                for built in chunk:
-                    built = _without_duplicates(author, configuration, split, built, seen, sandbox, counts)
-                    out.write(built.environment.to_record())
-                    counts["environments"] += 1
-                    counts.update({f"rejected:{rule}": number for rule, number in built.rejections.items()})
-                    counts.update({f"flagged:{rule}": number for rule, number in built.flags.items()})
-                    bar.update()
-    return counts
-
-
-def _without_duplicates(
-    author: Author,
-    configuration: BuildConfiguration,
-    split: Split,
-    built: Built,
-    seen: set[bytes],
-    sandbox: ToolSandbox,
-    counts: Counter[str],
-) -> Built:
-    """The environment itself, or a later attempt at the same index if its question was asked before."""
-    while (key := content_key(built.environment)) in seen:
-        counts["rejected:duplicate"] += 1
-        attempt = built.environment.provenance["attempt"] + 1
-        built = build_chunk(author, configuration, split, [built.index], sandbox, {built.index: attempt})[0]
-    seen.add(key)
-    return built
-
-
-def _chunks(
-    jobs: list[tuple[BuildConfiguration, Split, list[int]]], workers: int, author: Author, sandbox: ToolSandbox
-) -> Iterator[list[Built]]:
-    if workers == 1:
-        for configuration, split, indices in jobs:
-            yield build_chunk(author, configuration, split, indices, sandbox)
-        return
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_start_worker) as pool:
-        yield from pool.imap(_build_in_worker, jobs)
-
-
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--author", default="facts", choices=["facts"], help="who writes (default: facts)")
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
@@ -219,41 +213,53 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--n-dev", type=int, default=60, help="dev environments (default: 60)")
     parser.add_argument("--n-test", type=int, default=100, help="test environments (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="all randomness comes from it (default: 1)")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes, or tasks under way on Ray (default: 1)")
+    parser.add_argument(
+        "--ray-address", default=None, help="build on this Ray cluster, for example auto (default: local processes)"
+    )
     parser.add_argument(
         "--counterfactual",
         default="auto",
         choices=["auto", "on", "off"],
-        help="permute facts: auto = train and dev, half of test",
+        help="permute the facts: auto = in train, dev and half of test (default: auto)",
     )
+    parser.add_argument(
+        "--without", action="append", default=[], choices=STRATEGIES, help="switch a scaling strategy off (repeatable)"
+    )
+    parser.add_argument(
+        "--split-relations", action="store_true", help="test shares no relation with train and dev either"
+    )
+    parser.add_argument("--no-parquet", action="store_true", help="write JSONL only")
     parser.add_argument("--out", type=Path, required=True, help="output folder")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main() -> int:
     arguments = parse_arguments()
     configuration = BuildConfiguration(
-        arguments.author, arguments.level, arguments.seed, counterfactual=arguments.counterfactual
+        author=arguments.author,
+        level=arguments.level,
+        seed=arguments.seed,
+        strategies=tuple(name for name in STRATEGIES if name not in arguments.without),
+        counterfactual=arguments.counterfactual,
+        split_relations=arguments.split_relations,
     )
     sizes: dict[Split, int] = {"train": arguments.n_train, "dev": arguments.n_dev, "test": arguments.n_test}
-    keep_configuration(
-        arguments.out,
-        {
-            "author": arguments.author,
-            "level": arguments.level,
-            "seed": arguments.seed,
-            "counterfactual": arguments.counterfactual,
-        },
-    )
-    statistics = {
-        split: dict(
-            sorted(
-                build_split(configuration, split, count, arguments.workers, arguments.out / f"{split}.jsonl").items()
-            )
-        )
-        for split, count in sizes.items()
-    }
-    (arguments.out / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n", encoding="utf-8")
+    if arguments.workers < 1 or min(sizes.values()) < 0:
+        raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
+    keep_configuration(arguments.out, asdict(configuration))
+    here = _Builder()
+    with here.sandbox, open_runner(arguments.workers, here, arguments.ray_address) as runner:
+        statistics: dict[str, dict[str, Any]] = {
+            split: build_split(configuration, split, count, arguments.out, here, runner)
+            for split, count in sizes.items()
+        }
+    path = arguments.out / "statistics.json"
+    path.write_text(json.dumps(statistics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draw_figures(statistics, arguments.out / "figures")
+    if not arguments.no_parquet:
+        write_parquet(arguments.out, list(sizes))
+    write_data_card(arguments.out, asdict(configuration), statistics, parquet=not arguments.no_parquet)
     print(f"wrote {', '.join(f'{count} {split}' for split, count in sizes.items())} environments to {arguments.out}")
     return 0
 

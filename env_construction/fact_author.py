@@ -19,7 +19,7 @@ from env_construction.fact_code import convert, write_source
 from env_construction.fact_questions import grow_graph, value_text
 from env_construction.fact_tools import SUFFIXES, Blueprint, describe, expand_parameters
 from env_construction.fact_wording import write_decomposition
-from env_construction.fact_world import PoolView, World, pool_view
+from env_construction.fact_world import PoolView, World, pool_view, world_key
 from env_construction.levels import LEVELS, Level
 from env_construction.matching import published_match
 from env_construction.relations import BY_NAME, OPERATIONS, Relation
@@ -54,12 +54,13 @@ class FactAuthor:
     def decompose(self, draft: Draft, problem: str | None) -> Decomposition:
         rng = stage_rng(draft, "decomposition")
         level = LEVELS[draft.level]
-        world = World(pool_view(draft.split, draft.level), draft.counterfactual)
+        world = World(_view(draft), draft.counterfactual)
         graph = grow_graph(draft.scenario, draw_weighted(rng, level.hops[draft.scenario]), world, rng)
         notes = FactNotes()
         for node in graph.nodes:
             if not node.relation.compute:
-                notes.known.setdefault(node.relation.name, {})["|".join(node.subjects)] = node.value
+                key = world_key(node.relation, node.subjects)
+                notes.known.setdefault(node.relation.name, {})[key] = node.value
         draft.notes = notes
         return write_decomposition(graph, level, rng)
 
@@ -107,7 +108,7 @@ class FactAuthor:
         blueprint = notes.blueprints[tool.name]
         rows: dict[str, Any] = {}
         if not blueprint.first.compute:
-            world = World(pool_view(draft.split, draft.level), draft.counterfactual, notes.known)
+            world = World(_view(draft), draft.counterfactual, notes.known)
             rows = self._rows(draft, blueprint, world, stage_rng(draft, f"deployment:{tool.name}"))
         return write_source(blueprint, tool, rows, LEVELS[draft.level].verbose)
 
@@ -133,7 +134,7 @@ class FactAuthor:
 
     def _unneeded(self, draft: Draft, blueprints: list[Blueprint], level: Level, rng: random.Random) -> list[Blueprint]:
         """Plausible tools that the question does not need, treated by the other strategies like the needed ones."""
-        view = pool_view(draft.split, draft.level)
+        view = _view(draft)
         count = draw_weighted(rng, level.tools[draft.scenario]) - len(blueprints)
         taken = {name for blueprint in blueprints for name in blueprint.relations}
         families = {BY_NAME[name].family for name in taken} - {""}
@@ -216,6 +217,10 @@ class FactAuthor:
         return {} if any(published_match(answer, text) for answer in avoid for text in texts) else cells
 
 
+def _view(draft: Draft) -> PoolView:
+    return pool_view(draft.split, draft.level, draft.split_relations)
+
+
 def _notes(draft: Draft) -> FactNotes:
     return draft.notes if isinstance(draft.notes, FactNotes) else FactNotes.model_validate(draft.notes)
 
@@ -230,7 +235,7 @@ def _blueprint(draft: Draft, base: str, relations: list[str], selector: str = ""
 
 def _generalized(draft: Draft, blueprint: Blueprint, taken: set[str], rng: random.Random) -> Blueprint:
     """Functional generalization: the tool serves its relation's whole family, or further facts about the same type of entity."""
-    level, view, relation = LEVELS[draft.level], pool_view(draft.split, draft.level), blueprint.first
+    level, view, relation = LEVELS[draft.level], _view(draft), blueprint.first
     if rng.random() >= level.generalize_share or (relation.pair and not relation.compute):
         return blueprint
     if relation.family:

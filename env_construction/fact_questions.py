@@ -59,7 +59,8 @@ class Graph:
 
     def _asked(self, relation: Relation, subjects: tuple[str, ...]) -> bool:
         return any(
-            node.relation.name == relation.inverse or (node.relation is relation and node.subjects == subjects)
+            node.relation.name == relation.inverse
+            or (node.relation is relation and set(node.subjects) == set(subjects))
             for node in self.nodes
         )
 
@@ -152,32 +153,26 @@ def grow_graph(scenario: Scenario, hops: int, world: World, rng: random.Random) 
     raise Rejected("no_graph", f"no {scenario} of {hops} lookups found in this pool")
 
 
-def _root_relations(graph: Graph, entity_valued: bool, pairs: bool) -> list[Relation]:
-    view = graph.world.view
-    for _ in range(20):
-        found = [
-            relation
-            for relation in view.by_subject[view.draw_type(graph.rng)]
-            if (relation.is_entity or not entity_valued) and (pairs or not relation.pair)
-        ]
-        found = graph.fresh(found)
-        if found:
-            return found
-    return []
+def _root_relation(graph: Graph, relations: list[Relation], evenly: float = 1.0) -> list[Relation]:
+    """One of `relations` that is fresh, in a list; empty if none is. `evenly` < 1 evens out the weights."""
+    fresh = graph.fresh(relations)
+    roots = graph.world.view.roots
+    return graph.rng.choices(fresh, [roots[relation.name] ** evenly for relation in fresh]) if fresh else []
+
+
+def _leading_to_entities(graph: Graph) -> list[Relation]:
+    return [relation for relation in graph.world.view.relations if relation.is_entity and not relation.pair]
 
 
 def _grow_parallel(graph: Graph, hops: int) -> bool:
     # One relation asked for several entities: such documents are merged into one tool in stage 3.
-    relations = _root_relations(graph, entity_valued=False, pairs=True)
+    relations = graph.world.view.relations
     same = hops > 1 and graph.rng.random() < graph.world.view.level.same_share
-    if same:
-        relations = [graph.rng.choice(relations)]
+    relation = _root_relation(graph, relations)
     for _ in range(hops * 4):
         if len(graph.nodes) == hops:
             break
-        graph.add_root(relations)
-        if not same:
-            relations = _root_relations(graph, entity_valued=False, pairs=True)
+        graph.add_root(relation if same else _root_relation(graph, relations))
     return len(graph.nodes) == hops
 
 
@@ -187,7 +182,7 @@ def _with_calculator(graph: Graph, hops: int) -> bool:
 
 def _grow_chain(graph: Graph, hops: int) -> bool:
     lookups = hops - 1 if _with_calculator(graph, hops) else hops
-    if not graph.add_root(_root_relations(graph, entity_valued=True, pairs=False)):
+    if not graph.add_root(_root_relation(graph, _leading_to_entities(graph))):
         return False
     for position in range(1, lookups):
         last = position == lookups - 1
@@ -207,7 +202,7 @@ def _grow_mixed(graph: Graph, hops: int) -> bool:
         last = len(graph.nodes) == lookups - 1 and lookups < hops
         entities = [index for index, node in enumerate(graph.nodes) if node.relation.is_entity]
         if not entities or (rng.random() < 0.12 and not last and len(graph.nodes) < lookups - 1):
-            graph.add_root(_root_relations(graph, entity_valued=True, pairs=False))
+            graph.add_root(_root_relation(graph, _leading_to_entities(graph)))
             continue
         if not last and len(entities) > 1 and rng.random() < 0.4 and graph.join(*rng.sample(entities, 2)):
             continue
@@ -224,11 +219,10 @@ def _start_join(graph: Graph, hops: int) -> bool:
     feeders = [relation for relation in view.relations if relation.value == kind and not relation.pair]
     if hops < 3 or not feeders:
         return False
-    weights = [view.roots[relation.subject] for relation in feeders]
     for _ in range(8):
         if len(graph.nodes) == 2:
             break
-        graph.add_root(graph.fresh(rng.choices(feeders, weights)))
+        graph.add_root(_root_relation(graph, feeders, 0.3))
     return len(graph.nodes) == 2 and graph.join(0, 1)
 
 

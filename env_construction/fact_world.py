@@ -8,6 +8,7 @@ from memory. Values that become arguments are always in the split's own pool.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -18,12 +19,16 @@ from env_construction.levels import LEVELS, Level
 from env_construction.relations import RELATIONS, Relation
 
 _DRAWS = 30
+_HELD_OUT_PERCENT = 40
 
 
 class PoolView:
-    """Entities, tables and relation weights for one split at one level. Built once per process."""
+    """Entities, tables and relation weights for one split at one level. Built once per process.
 
-    def __init__(self, pool: str, level: Level) -> None:
+    With `split_relations`, test uses other relations than train and dev (by a hash of the relation's family or name).
+    """
+
+    def __init__(self, pool: str, level: Level, split_relations: bool = False) -> None:
         base = fact_base()
         self.pool = pool
         self.level = level
@@ -59,24 +64,29 @@ class PoolView:
         self.relations = [
             r for r in RELATIONS if len(self.subjects[r.name]) >= 4 and (r.pair or len(set(self.values[r.name])) >= 3)
         ]
+        if split_relations:
+            self.relations = [r for r in self.relations if _held_out(r) == (pool == "test")]
         self.by_subject: dict[str, list[Relation]] = {}
         for relation in self.relations:
             self.by_subject.setdefault(relation.subject, []).append(relation)
-        # A type is drawn in proportion to the square root of its size, a relation evenly within its type.
-        self.roots = {kind: len(self.entities[kind]) ** 0.5 for kind in sorted(self.by_subject)}
+        # A question starts with a relation drawn in proportion to the square root of how many entities have it.
+        self.roots = {r.name: len(self.subjects[r.name]) ** 0.5 for r in self.relations}
         self.members = {name: frozenset(subjects) for name, subjects in self.subjects.items()}
 
-    def draw_type(self, rng: random.Random) -> str:
-        return rng.choices(list(self.roots), weights=list(self.roots.values()))[0]
+
+def _held_out(relation: Relation) -> bool:
+    digest = hashlib.blake2b((relation.family or relation.name).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") % 100 < _HELD_OUT_PERCENT
 
 
 @lru_cache(maxsize=12)
-def pool_view(pool: str, level: str) -> PoolView:
-    return PoolView(pool, LEVELS[level])
+def pool_view(pool: str, level: str, split_relations: bool = False) -> PoolView:
+    """The view of a split and a level, made once per process (about half a second)."""
+    return PoolView(pool, LEVELS[level], split_relations)
 
 
 class World:
-    """One environment's values. `known` = {relation: {key: value}}, where the key of a pair is "a|b"."""
+    """One environment's values. `known` = {relation: {key: value}}; keys are made by `world_key`."""
 
     def __init__(
         self, view: PoolView, counterfactual: bool, known: Mapping[str, Mapping[str, str]] | None = None
@@ -93,7 +103,7 @@ class World:
         accept: Callable[[str], bool] | None = None,
     ) -> str | None:
         """The value of `relation` for one entity (two, for a pair), or None where this world has none (that `accept` takes)."""
-        key = "|".join(subjects)
+        key = world_key(relation, subjects)
         rows = self.known.setdefault(relation.name, {})
         if key in rows:
             return rows[key] if accept is None or accept(rows[key]) else None
@@ -147,6 +157,11 @@ class World:
             if candidate not in taken or draw > _DRAWS // 2:
                 return candidate
         return None
+
+
+def world_key(relation: Relation, subjects: tuple[str, ...]) -> str:
+    """Under which a world remembers a value. Pairs are unordered: both orders have one value."""
+    return "|".join(sorted(subjects) if relation.pair else subjects)
 
 
 def _computed(relation: Relation, subjects: tuple[str, ...]) -> str | None:

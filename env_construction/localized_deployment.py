@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import random
 from functools import lru_cache
+from types import CodeType
 
 from env_construction.author import Author, Draft, Rejected, ask_until_valid
 from env_construction.schema import Environment, SubQuestion, ToolDocument
@@ -88,18 +89,38 @@ def _source_of(author: Author, draft: Draft, tool: ToolDocument) -> str:
 def source_problem(source: str, name: str) -> tuple[str, str] | None:
     """(rule, message) of what is wrong with a tool's source, None if nothing: it parses, defines `name`, does no I/O."""
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+        module = compile(source, name, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return "source_does_not_parse", f"{name}: {error}"
-    if not any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body):
+    if not any(isinstance(inner, CodeType) and inner.co_name == name for inner in module.co_consts):
         return "source_lacks_function", f"{name}: no function of that name at top level"
+    names = _names_in(module)
+    if "import" in source or not names.isdisjoint(FORBIDDEN_NAMES) or any(other.startswith("__") for other in names):
+        return _forbidden_use(source, name)
+    return None
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """Global names and attributes that compiled code and the functions in it refer to."""
+    names = set(code.co_names)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            names |= _names_in(inner)
+    return names
+
+
+def _forbidden_use(source: str, name: str) -> tuple[str, str] | None:
+    """The careful look, which tells `open(...)` from a method or a local variable of that name."""
+    tree = ast.parse(source)
+    bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    bound |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     for node in ast.walk(tree):
         modules: list[str] = []
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             modules = [node.module or "."]
-        elif isinstance(node, ast.Name) and node.id in FORBIDDEN_NAMES:
+        elif isinstance(node, ast.Name) and node.id in FORBIDDEN_NAMES - bound:
             return "source_does_io", f"{name}: uses {node.id}"
         elif isinstance(node, ast.Attribute) and node.attr.startswith("__") and node.attr.endswith("__"):
             return "source_does_io", f"{name}: reaches for {node.attr}"
