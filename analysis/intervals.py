@@ -55,7 +55,7 @@ def statistics_of_totals(
     """Statistics of summed columns (such as ratios of totals), with bootstrap intervals over cases.
 
     `groups` maps a case to its columns; `statistic` maps (resamples, columns) of per-case means, which are totals up to a common
-    factor, to (resamples, outputs). Returns one estimate per output; NaN draws are left out.
+    factor, to (resamples, outputs). Returns one estimate per output, EMPTY where the statistic is NaN; NaN draws are left out.
     """
     cases = sorted(groups)
     if not cases:
@@ -63,5 +63,11 @@ def statistics_of_totals(
     columns = np.stack([np.asarray(groups[case], dtype=float) for case in cases])
     values = statistic(columns.mean(axis=0, keepdims=True))[0]
     drawn = statistic(resampled_means(columns, np.ones_like(columns), seed=0))
-    lows, highs = np.nanquantile(drawn, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
-    return [Estimate(float(v), float(a), float(b), len(cases)) for v, a, b in zip(values, lows, highs, strict=True)]
+    found = []
+    for value, draws in zip(values, drawn.T, strict=True):
+        if np.isnan(value):
+            found.append(EMPTY)
+            continue
+        low, high = np.nanquantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+        found.append(Estimate(float(value), float(low), float(high), len(cases)))
+    return found

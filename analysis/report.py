@@ -133,12 +133,15 @@ def headline(run: Run) -> list[dict[str, str]]:
 
 
 def demonstration_note(run: Run) -> str:
-    """What the warm start was taught on, if it is recorded: a start of mixed quality is part of the design."""
-    mix = run.warm_start().get("mix") or run.warm_start().get("demonstrations") or run.warm_start().get("demo_mix")
+    """What the starting policy was taught on, from warm_start.json: the mixed quality is part of the design."""
+    mix = (run.warm_start().get("demonstrations") or {}).get("mix")
     if not mix:
         return ""
-    shown = ", ".join(f"{key} {value}" for key, value in mix.items()) if isinstance(mix, dict) else str(mix)
-    return f"The start was warmed up on demonstrations of mixed quality ({shown}), so that the reward has something to choose between."
+    shown = ", ".join(f"{name} {100 * share:.0f}%" for name, share in mix.items())
+    return (
+        "The starting policy was taught by demonstrations of mixed quality, on purpose: it can copy and write calls, but it behaves "
+        f"badly, as a base model might, so that the reward has something to choose between (share of turns: {shown})."
+    )
 
 
 def render(run: Run, analysis: Path) -> str:

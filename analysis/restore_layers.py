@@ -111,7 +111,7 @@ def share_of_gain(start: Sequence[Row], trained: Sequence[Row], mixed: Sequence[
         ]
 
     found = statistics_of_totals(groups, share) if groups else []
-    return found[0] if found and found[0].value == found[0].value else EMPTY
+    return found[0] if found else EMPTY
 
 
 def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:

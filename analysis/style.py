@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -65,7 +62,6 @@ _RC: dict[Any, Any] = {
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
     "lines.markersize": 5.5,
-    "figure.constrained_layout.use": True,
     "svg.hashsalt": "ftrl",
     "svg.fonttype": "path",
     "savefig.facecolor": "white",
@@ -96,7 +92,8 @@ def new_figure(
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `width` x `height` inches and its axes in reading order."""
     with figure_style():
-        figure, grid = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, sharey=share_y)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
     return figure, list(grid.ravel())
 
 
@@ -118,11 +115,10 @@ def interval_bars(
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png (160 dots an inch) and `stem`.svg, close the figure, return both paths."""
+    """Write `stem`.png (160 dots an inch) and `stem`.svg; returns both paths."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
     with figure_style():
         figure.savefig(png, dpi=160, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    plt.close(figure)
     return [png, svg]

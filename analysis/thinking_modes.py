@@ -50,7 +50,7 @@ def tokens_per_solved(rows: Sequence[Row]) -> Estimate:
         return np.divide(tokens, solved, out=np.full_like(tokens, np.nan), where=solved > 0)
 
     found = statistics_of_totals(groups, ratio)
-    return found[0] if found and found[0].value == found[0].value else EMPTY
+    return found[0] if found else EMPTY
 
 
 def build(run: Run) -> list[Artifact]:

@@ -206,7 +206,9 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for algorithm in ("grpo", "reinforce++", "grpo-solve-pr"):
         write_training(run, algorithm, train, (0.35, 0.6))
     write_checkpoint(run / "start", 9, seed=1)
-    (run / "start" / "warm_start.json").write_text(json.dumps({"parameters": 4000, "seed": 7}))
+    (run / "start" / "warm_start.json").write_text(
+        json.dumps({"parameters": 4000, "seed": 7, "demonstrations": {"mix": {"right": 0.4, "early": 0.6}}})
+    )
     write_jsonl(
         run / "stages.jsonl",
         [

@@ -29,7 +29,7 @@ def save(folder: Path, tensors: dict[str, torch.Tensor], shards: int = 1) -> Pat
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")
         return folder
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
         save_file({name: tensors[name] for name in names[shard::shards]}, folder / file)

@@ -1,0 +1,243 @@
+"""The report: verdicts follow the data, nothing in a transcript can break the page, nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis.all import SCRIPTS, make_all
+from analysis.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, claims
+from analysis.manifest import make_manifest
+from analysis.report import read_table, render, script_json
+from analysis.run_folder import Run
+from analysis.trajectories import call_state, episode_view, viewer_data
+from env_construction.jsonl import BadInput, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def analysis(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("analysis")
+    make_all(Run.open(made_run), folder)
+    return folder
+
+
+def copy_policies(made_run: Path, target: Path, policies: dict[str, str]) -> Run:
+    """A run whose policy `key` has the results of the made run's `value`."""
+    for policy, source in policies.items():
+        shutil.copytree(made_run / "eval" / source, target / "eval" / policy)
+    return Run.open(target)
+
+
+def test_all_makes_what_has_data_and_says_why_the_rest_is_missing(analysis: Path) -> None:
+    index = json.loads((analysis / "index.json").read_text())
+    made, missing = (
+        {entry["script"] for entry in index["made"]},
+        {entry["script"]: entry["reason"] for entry in index["missing"]},
+    )
+    assert made | set(missing) == set(SCRIPTS) and not made & set(missing)
+    assert set(missing) == {"thinking_modes", "general_retention", "restore_layers"}
+    assert all(len(reason) > 20 for reason in missing.values())
+    for entry in index["made"]:
+        assert all((analysis / name).stat().st_size > 0 for name in entry["files"])
+
+
+def test_every_figure_has_png_svg_csv_and_caption(analysis: Path) -> None:
+    figures = sorted(analysis.glob("*.svg"))
+    assert len(figures) >= 10
+    for figure in figures:
+        stem = figure.name.removesuffix(".svg")
+        assert all((analysis / f"{stem}{suffix}").is_file() for suffix in (".png", ".csv", ".txt"))
+        title, blank, caption, *rest = (analysis / f"{stem}.txt").read_text().split("\n")
+        assert title and blank == "" and caption and rest == [""]
+        assert "Source: " in caption and re.search(r"\bn\b|steps", caption) and "interval" in caption
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "action", "data"):
+                self.addresses.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+
+def test_page_is_self_contained_and_its_links_lead_somewhere(made_run: Path, analysis: Path) -> None:
+    page = render(Run.open(made_run), analysis)
+    links = Links()
+    links.feed(page)
+    assert links.addresses and all(address.startswith(("#", "data:")) for address in links.addresses)
+    assert all(address[1:] in links.ids for address in links.addresses if address.startswith("#"))
+    assert len(links.ids) == len(set(links.ids))
+    assert "@import" not in page and "url(http" not in page
+
+
+def test_page_says_that_the_model_is_tiny_and_whose_numbers_are_whose(made_run: Path, analysis: Path) -> None:
+    page = " ".join(render(Run.open(made_run), analysis).split())
+    assert "The policy of this run is a tiny model trained on a CPU." in page
+    assert "the paper's own (arXiv 2508.08791)" in page
+    assert "demonstrations of mixed quality, on purpose" in page and "right 40%, early 60%" in page
+
+
+def test_page_of_another_model_does_not_call_it_tiny(made_run: Path, analysis: Path, tmp_path: Path) -> None:
+    run = copy_policies(made_run, tmp_path, {"start": "start", "grpo": "grpo"})
+    (tmp_path / "configuration.json").write_text(json.dumps({"model": "qwen3-8b"}))
+    page = render(run, analysis)
+    assert "tiny model trained on a CPU" not in page and "qwen3-8b" in page
+
+
+def test_hostile_transcript_stays_data() -> None:
+    hostile = {"text": "</script><script>alert(1)</script><!-- \u2028 &"}
+    shown = str(script_json(hostile))
+    assert "<" not in shown and ">" not in shown and "\u2028" not in shown
+    assert json.loads(shown) == hostile
+
+
+def test_report_without_analysis_says_what_to_run_first(made_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"run `python -m analysis\.all"):
+        render(Run.open(made_run), tmp_path)
+
+
+def test_table_joins_value_interval_and_n(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("policy,x,x_low,x_high,x_n,y,y_low,y_high,y_n,empty\na,-0.5,-1,0.25,9,1,0,2,7,\n")
+    table = read_table(file)
+    assert table.columns == ["policy", "n", "x", "y"]
+    shown = [cell for cell, _ in table.rows[0]]
+    assert shown == ["a", "9", "−0.500 [−1.000, 0.250]", "1.000 [0.000, 2.000] (n=7)"]
+    assert table.rows[0][2][1] == "-0.5"
+
+
+def test_calls_are_solved_useless_or_failed() -> None:
+    assert [call_state("x", "ok"), call_state(None, "ok"), call_state(None, "error"), call_state("x", "error")] == [
+        "solved",
+        "useless",
+        "failed",
+        "solved",
+    ]
+
+
+def test_viewer_pairs_turns_with_their_scores(made_run: Path) -> None:
+    run = Run.open(made_run)
+    data = viewer_data(run)
+    assert len(data["environments"]) == data["of"] == 24
+    assert {item["scenario"] for item in data["environments"][:4]} == set(
+        data["environments"][i]["scenario"] for i in range(4)
+    )
+    assert len({item["scenario"] for item in data["environments"][:4]}) == 4
+    for row in run.rows("grpo"):
+        view = episode_view(row)
+        assert [turn["reward"] for turn in view["turns"]] == [score["reward"] for score in row["turn_scores"]]
+        solved = [call for turn in view["turns"] for call in turn["calls"] if call["state"] == "solved"]
+        assert len(solved) == row["solved"]
+        assert all(call["output"] for turn in view["turns"] for call in turn["calls"])
+
+
+def test_viewer_limit_keeps_scenarios_in_equal_parts(made_run: Path) -> None:
+    data = viewer_data(Run.open(made_run), limit=8)
+    scenarios = [item["scenario"] for item in data["environments"]]
+    assert len(scenarios) == 8 and all(scenarios.count(name) == 2 for name in set(scenarios))
+
+
+def test_verdicts_of_the_made_run(made_run: Path, analysis: Path) -> None:
+    found = {claim.number: claim for claim in claims(Run.open(made_run), analysis)}
+    assert [found[number].verdict for number in range(1, 7)] == [
+        REPRODUCED,
+        REPRODUCED,
+        REPRODUCED,
+        NOT_TESTED,
+        NOT_TESTED,
+        NOT_TESTED,
+    ]
+    assert "tiny CPU model" in found[3].scope and "in domain only" in found[3].scope
+    assert "a heat map alone cannot show a cause" in found[5].evidence
+
+
+def test_gain_that_a_control_matches_is_not_credited_to_the_reward(made_run: Path, tmp_path: Path) -> None:
+    policies = {"start": "start", "grpo": "grpo", "reinforce++": "reinforce++", "grpo-shuffled": "grpo"}
+    claim = claims(copy_policies(made_run, tmp_path, policies), tmp_path)[2]
+    assert claim.verdict == NOT_REPRODUCED and "a control does as well" in claim.evidence
+
+
+def test_no_gain_is_not_reproduced(made_run: Path, tmp_path: Path) -> None:
+    policies = {"start": "start", "grpo": "start", "reinforce++": "reinforce++"}
+    assert claims(copy_policies(made_run, tmp_path, policies), tmp_path)[2].verdict == NOT_REPRODUCED
+
+
+def test_one_algorithm_alone_does_not_test_the_claim_about_two(made_run: Path, tmp_path: Path) -> None:
+    claim = claims(copy_policies(made_run, tmp_path, {"start": "start", "grpo": "grpo"}), tmp_path)[2]
+    assert claim.verdict == NOT_TESTED and "only GRPO was trained" in claim.evidence
+
+
+def test_an_oracle_below_one_breaks_the_first_claim(made_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_run / "environments", tmp_path / "environments")
+    claim = claims(copy_policies(made_run, tmp_path, {"oracle": "grpo"}), tmp_path)[0]
+    assert claim.verdict == NOT_REPRODUCED
+
+
+@pytest.mark.parametrize(("most", "verdict"), [("True", REPRODUCED), ("False", NOT_REPRODUCED)])
+def test_restored_weights_decide_the_fifth_claim(made_run: Path, tmp_path: Path, most: str, verdict: str) -> None:
+    header = "policy,mode,group,share,share_low,share_high,share_n,most\n"
+    (tmp_path / "restore_layers.csv").write_text(header + f"grpo,only,lower MLP,0.8,0.6,1.0,24,{most}\n")
+    claim = claims(Run.open(made_run), tmp_path)[4]
+    assert claim.verdict == verdict and "80% of the gain [60, 100]" in claim.evidence
+
+
+def test_manifest_adds_up_stages_and_finds_seeds(made_run: Path, tmp_path: Path) -> None:
+    run = copy_policies(made_run, tmp_path, {"start": "start"})
+    (tmp_path / "configuration.json").write_text(json.dumps({"seed": 4, "train": {"rl_seed": 5}}))
+    write_jsonl(
+        tmp_path / "stages.jsonl",
+        [{"stage": "build", "seconds": 1.5}, {"stage": "train", "seconds": 10}, {"stage": "build", "seconds": 2}],
+    )
+    manifest = make_manifest(run, {"profile": "cpu"})
+    assert [(stage["stage"], stage["seconds"], stage["calls"]) for stage in manifest["stages"]] == [
+        ("build", 3.5, 2),
+        ("train", 10, 1),
+    ]
+    assert manifest["seconds"] == 13.5
+    assert manifest["seeds"] == {"configuration.seed": 4, "configuration.train.rl_seed": 5}
+    assert manifest["configuration"]["profile"] == "cpu" and "numpy" in manifest["versions"]
+
+
+def test_manifest_refuses_a_stage_without_a_number(made_run: Path, tmp_path: Path) -> None:
+    run = copy_policies(made_run, tmp_path, {"start": "start"})
+    write_jsonl(tmp_path / "stages.jsonl", [{"stage": "build", "seconds": "long"}])
+    with pytest.raises(BadInput, match=r"stages\.jsonl:1: key 'seconds'"):
+        make_manifest(run)
+
+
+def test_commands_write_report_and_manifest(made_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made_run, run)
+    for module in ("all", "manifest", "report"):
+        subprocess.run(
+            [sys.executable, "-m", f"analysis.{module}", str(run)],
+            check=True,
+            cwd=ROOT,
+            capture_output=True,
+            timeout=120,
+        )
+    assert (run / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert "configuration" in json.loads((run / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("module", ["results_table", "report", "manifest", "all", "restore_layers"])
+def test_wrong_folder_is_one_line_and_exit_2(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"analysis.{module}", str(tmp_path / "absent")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode == 2 and len(errors) == 1 and "absent: no such folder" in errors[0]

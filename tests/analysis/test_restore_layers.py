@@ -1,0 +1,105 @@
+"""The causal test: mixtures take each tensor from the right side, and shares of the gain are what they say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from analysis import restore_layers
+from analysis.mixed_checkpoint import write_mixed
+from analysis.restore_layers import GROUPS, MODES, chooser, folder_name, group_of, measure, share_of_gain
+from analysis.run_folder import Missing, Run
+from env_construction.jsonl import BadInput
+from env_construction.schema import read_environments, write_environments
+from train.tiny_policy import new_model, train_tokenizer
+
+
+def rows(values: list[float]) -> list[dict[str, float | str]]:
+    return [{"id": f"case-{place}", "solve_f1": value} for place, value in enumerate(values)]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 9, 28])
+def test_groups_are_a_partition_in_order_of_depth(layers: int) -> None:
+    found = [group_of(f"model.layers.{layer}.mlp.up_proj.weight", layers) for layer in range(layers)]
+    order = [restore_layers.THIRDS.index(group.split()[0]) for group in found]
+    assert order == sorted(order) and order[0] == 0
+    if layers >= 3:
+        assert set(order) == {0, 1, 2}
+    assert group_of("model.layers.0.self_attn.k_proj.weight", layers) == "lower attention"
+    assert group_of("model.layers.0.input_layernorm.weight", layers) == group_of("lm_head.weight", layers) == "rest"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("group", GROUPS)
+def test_mixture_takes_every_tensor_from_its_side(made_run: Path, tmp_path: Path, mode: str, group: str) -> None:
+    start, trained = made_run / "start", made_run / "train" / "grpo" / "epoch2" / "checkpoint"
+    count = write_mixed(start, trained, tmp_path, chooser(mode, group, 9))
+    before, after = load_file(start / "model.safetensors"), load_file(trained / "model.safetensors")
+    mixed = load_file(tmp_path / "model.safetensors")
+    assert set(mixed) == set(before)
+    for name, tensor in mixed.items():
+        source = after if (group_of(name, 9) == group) == (mode == "only") else before
+        assert torch.equal(tensor, source[name])
+    assert 0 < count < len(mixed)
+
+
+def test_checkpoints_of_different_types_are_not_mixed(tmp_path: Path) -> None:
+    for name, dtype in (("a", torch.float32), ("b", torch.bfloat16)):
+        (tmp_path / name).mkdir()
+        save_file({"x": torch.zeros(2, dtype=dtype)}, tmp_path / name / "model.safetensors")
+    with pytest.raises(BadInput, match=r"tensor 'x' is F32 \[2\] in one and BF16 \[2\] in the other"):
+        write_mixed(tmp_path / "a", tmp_path / "b", tmp_path / "c", lambda name: True)
+
+
+def test_share_is_the_part_of_the_gain_that_is_there_or_lost() -> None:
+    start, trained, mixed = rows([0.0, 0.2, 0.4]), rows([0.8, 1.0, 1.0]), rows([0.2, 0.5, 0.4])
+    gain, part = (2.8 - 0.6) / 3, (1.1 - 0.6) / 3
+    assert share_of_gain(start, trained, mixed, "only").value == pytest.approx(part / gain)
+    assert share_of_gain(start, trained, mixed, "restore").value == pytest.approx(1 - part / gain)
+    assert share_of_gain(start, trained, trained, "only").value == pytest.approx(1)
+    assert share_of_gain(start, trained, trained, "restore").value == pytest.approx(0)
+
+
+def test_no_gain_gives_no_share() -> None:
+    assert share_of_gain(rows([0.5, 0.5]), rows([0.5, 0.5]), rows([0.1, 0.9]), "only").value is None
+
+
+def test_unmeasured_mixtures_are_missing_with_the_command_that_makes_them(made_run: Path) -> None:
+    with pytest.raises(Missing, match=r"python -m analysis\.restore_layers"):
+        restore_layers.build(Run.open(made_run))
+
+
+def test_mixtures_of_a_real_model_are_measured_once_and_drawn(made_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    environments = list(read_environments(made_run / "environments" / "test.jsonl"))[:2]
+    write_environments(run / "environments" / "test.jsonl", environments)
+    tokenizer = train_tokenizer([json.dumps(item.to_record()) for item in environments], vocabulary=320)
+    for folder, seed in ((run / "start", 0), (run / "train" / "grpo" / "epoch1" / "checkpoint", 1)):
+        new_model(tokenizer, seed, layers=3, width=16, heads=2).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    for policy in ("start", "grpo"):
+        shutil.copytree(made_run / "eval" / policy, run / "eval" / policy)
+    settings = {
+        "temperature": 0.0,
+        "max_new_tokens": 4,
+        "max_turns": 2,
+        "seed": 3,
+        "match": "published",
+        "thinking": False,
+    }
+    (run / "eval" / "grpo" / "configuration.json").write_text(json.dumps(settings))
+    measure(Run.open(run), "grpo")
+    folders = sorted(folder.name for folder in (run / "restore" / "grpo").iterdir())
+    assert folders == sorted(folder_name(mode, group) for mode in MODES for group in GROUPS)
+    assert not list((run / "restore").rglob("*.safetensors"))
+    times = {path: path.stat().st_mtime_ns for path in (run / "restore").rglob("results.jsonl")}
+    measure(Run.open(run), "grpo")
+    assert times == {path: path.stat().st_mtime_ns for path in (run / "restore").rglob("results.jsonl")}
+    (artifact,) = restore_layers.build(Run.open(run))
+    assert len(artifact.rows) == len(GROUPS) * len(MODES) and all(row["solve_f1_n"] == 2 for row in artifact.rows)
+    assert {"restore_layers.svg", "restore_layers.csv"} <= {path.name for path in artifact.write(tmp_path)}

@@ -1,0 +1,140 @@
+"""Matching over training, the four rewards, thinking modes, general capability, and runs side by side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis import compare_runs, general_retention, reward_ablation, reward_hacking, thinking_modes
+from analysis.run_folder import Missing, Run
+from env_construction.jsonl import BadInput, write_jsonl
+from env_construction.schema import Environment
+from env_construction.tool_sandbox import ToolCall
+from reward.tool_calls import render_call
+
+
+@pytest.fixture(scope="module")
+def run(made_run: Path) -> Run:
+    return Run.open(made_run)
+
+
+def test_a_loose_match_scores_under_published_and_not_under_strict(made_run: Path, tmp_path: Path) -> None:
+    """The sub-answer "7" stands inside the output "1975": defect 4 of the published matching."""
+    environment = Environment(
+        messages=[{"role": "user", "content": "Question: how many?"}],
+        tools=[{"name": "count", "description": "", "parameters": {"type": "object", "properties": {}}}],  # type: ignore[list-item]
+        codes={"count": "def count():\n    return 1975"},
+        unsolved_set={"count": ["7"]},
+        id="loose",
+    )
+    write_jsonl(
+        tmp_path / "turns.jsonl",
+        [{"id": "loose", "trial": 0, "turns": [render_call(ToolCall("count", {})), "It is 7."]}],
+    )
+    scores = {
+        match: reward_hacking.rescored([environment], tmp_path / "turns.jsonl", match)
+        for match in ("published", "strict")
+    }
+    assert scores["published"][0]["solve_f1"] == 1.0 and scores["strict"][0]["solve_f1"] == 0.0
+    assert scores["published"][0]["reward"] > scores["strict"][0]["reward"]
+
+
+def test_replayed_episodes_score_as_they_did_when_played(run: Run) -> None:
+    (artifact,) = reward_hacking.build(run)
+    rows = {(row["algorithm"], row["point"]): row for row in artifact.rows}
+    assert set(rows) == {(name, point) for name in ("grpo", "reinforce++") for point in ("epoch 1", "epoch 2", "test")}
+    assert rows["grpo", "test"]["solve_f1_published"] == pytest.approx(
+        run.summary("grpo")["metrics"]["solve_f1"]["value"]
+    )
+    recorded = [
+        json.loads(line)["solve_f1"]
+        for line in (run.path / "train/grpo/epoch2/trajectories.jsonl").read_text().splitlines()
+    ]
+    assert rows["grpo", "epoch 2"]["solve_f1_published"] == pytest.approx(sum(recorded) / len(recorded))
+
+
+def test_matching_over_training_needs_trajectories(made_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "start")
+    with pytest.raises(Missing, match=r"trajectories\.jsonl"):
+        reward_hacking.build(Run.open(tmp_path))
+
+
+def test_ablations_are_paired_with_the_full_reward(run: Run) -> None:
+    (artifact,) = reward_ablation.build(run)
+    full, other = artifact.rows
+    assert (full["policy"], other["policy"], other["reward"]) == ("grpo", "grpo-solve-pr", "Solve-PR")
+    assert other["solve_f1_minus_full"] == pytest.approx(other["solve_f1"] - full["solve_f1"])
+
+
+def test_ablation_without_a_second_reward_names_what_is_missing(made_run: Path, tmp_path: Path) -> None:
+    for policy in ("start", "grpo"):
+        shutil.copytree(made_run / "eval" / policy, tmp_path / "eval" / policy)
+    with pytest.raises(Missing, match="eval/grpo-solve-precision"):
+        reward_ablation.build(Run.open(tmp_path))
+
+
+def test_thinking_is_compared_on_the_same_cases(made_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "grpo")
+    shutil.copytree(made_run / "eval" / "grpo", tmp_path / "eval" / "grpo-thinking")
+    (artifact,) = thinking_modes.build(Run.open(tmp_path))
+    assert artifact.rows[0]["scope"] == "all" and len(artifact.rows) == 5
+    row = artifact.rows[0]
+    assert row["solve_f1_thinking_minus_plain"] == pytest.approx(row["solve_f1_thinking"] - row["solve_f1_plain"])
+    rows = Run.open(tmp_path).rows("grpo")
+    spent = sum(item["completion_tokens"] for item in rows) / sum(item["solved"] for item in rows)
+    assert row["tokens_per_solved_plain"] == pytest.approx(spent)
+
+
+def test_tokens_per_solved_of_a_policy_that_solves_nothing_is_no_number() -> None:
+    found = thinking_modes.tokens_per_solved([{"id": "a", "completion_tokens": 9, "solved": 0}])
+    assert found.value is None and found.n == 0
+
+
+def write_general(run: Path, policy: str, correct: dict[str, list[int]]) -> None:
+    folder = run / "eval" / policy / "general"
+    rows: list[dict[str, Any]] = []
+    for task, answers in correct.items():
+        rows += [{"id": f"{task}-{number}", "task": task, "correct": answer} for number, answer in enumerate(answers)]
+    write_jsonl(folder / "results.jsonl", rows)
+    (folder / "summary.json").write_text(json.dumps({"suite": "general"}))
+
+
+def test_non_inferiority_needs_more_than_no_significant_loss(made_run: Path, tmp_path: Path) -> None:
+    for policy in ("start", "grpo"):
+        shutil.copytree(made_run / "eval" / policy, tmp_path / "eval" / policy)
+    same = [1, 0] * 400
+    write_general(tmp_path, "start", {"gsm8k": same, "mmlu": same, "bbh": [1, 0, 1, 0]})
+    # gsm8k: unchanged; mmlu: 5 points lost for sure; bbh: four problems, one lost and one won, which proves nothing
+    write_general(tmp_path, "grpo", {"gsm8k": same, "mmlu": [0] * 80 + same[80:], "bbh": [0, 1, 1, 0]})
+    (artifact,) = general_retention.build(Run.open(tmp_path))
+    kept = {row["task"]: row["non_inferior"] for row in artifact.rows}
+    assert kept == {"gsm8k": True, "mmlu": False, "bbh": False}
+    assert [row["task"] for row in artifact.rows] == ["mmlu", "bbh", "gsm8k"]
+    loss = next(row for row in artifact.rows if row["task"] == "mmlu")
+    assert loss["difference"] == pytest.approx(-5.0) and loss["difference_n"] == 800
+
+
+def test_general_retention_is_missing_without_its_suites(run: Run) -> None:
+    with pytest.raises(Missing, match="general suites"):
+        general_retention.build(run)
+
+
+def test_runs_are_paired_where_they_share_cases(made_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(made_run / "eval" / "start", other / "eval" / "grpo")
+    artifact = compare_runs.compare([Run.open(made_run), Run.open(other)])
+    row = next(row for row in artifact.rows if (row["policy"], row["run"]) == ("grpo", "other"))
+    first = next(row for row in artifact.rows if (row["policy"], row["run"]) == ("grpo", "made"))
+    assert row["solve_f1_minus_first"] == pytest.approx(row["solve_f1"] - first["solve_f1"])
+    assert "paired over the cases" in artifact.caption
+
+
+def test_one_run_cannot_be_compared(made_run: Path) -> None:
+    with pytest.raises(BadInput, match="two runs or more"):
+        compare_runs.compare([Run.open(made_run)])
+    with pytest.raises(BadInput, match="same name"):
+        compare_runs.compare([Run.open(made_run), Run.open(made_run)])
