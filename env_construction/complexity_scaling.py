@@ -2,13 +2,20 @@
 
 Functional generalization, parameter expansion, parameter type generalization, toolset extension: each can be switched
 off, and each leaves in the provenance what it changed. Paper section 3.1, fourth stage.
+
+In: JSONL of the stage before. Out: the same drafts with `tools` and `calls` made harder.
+
+Example:
+    python -m env_construction.complexity_scaling --in outputs/demo/3_integration.jsonl --out outputs/demo/4_scaling.jsonl
 """
 
 from __future__ import annotations
 
 from env_construction.author import STRATEGIES, Author, Draft, Toolset, ask_until_valid
 from env_construction.function_integration import check_toolset
+from env_construction.jsonl import run_main
 from env_construction.schema import ToolDocument
+from env_construction.stage_runner import read_drafts, run_stage, stage_parser
 
 
 def scale_complexity(author: Author, draft: Draft) -> Draft:
@@ -38,3 +45,12 @@ def changed_tools(before: list[ToolDocument], after: list[ToolDocument]) -> int:
     """How many tools are new or have another document."""
     old = {tool.name: tool for tool in before}
     return sum(old.get(tool.name) != tool for tool in after)
+
+
+def main() -> int:
+    arguments = stage_parser(__doc__).parse_args()
+    return run_stage("complexity_scaling", scale_complexity, read_drafts(arguments.source), arguments.out)
+
+
+if __name__ == "__main__":
+    run_main(main)

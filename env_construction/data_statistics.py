@@ -15,6 +15,7 @@ from typing import Any
 from env_construction.schema import SCENARIOS, Environment
 
 PARAMETER_TYPES = ("string", "boolean", "object", "number", "array", "integer")
+_PIECE = re.compile(r"\w+|[^\w\s]")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|[A-Z][a-z]+ \d{1,2}, \d{4}|\d{1,2} [A-Z][a-z]+ \d{4}")
 _NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?( ?(%|[A-Za-z]{1,3}2?))?")
 
@@ -33,7 +34,13 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.histograms: dict[str, Counter[str]] = {}
 
-    def add(self, environment: Environment) -> None:
+    def add(self, environment: Environment, sign: int = 1) -> None:
+        """Count an environment in, or out again with `sign` -1."""
+        single = Tally()
+        single._count(environment)
+        self.merge(single, sign)
+
+    def _count(self, environment: Environment) -> None:
         scenario = environment.scenario or "unknown"
         answers = [answer for listed in environment.unsolved_set.values() for answer in listed]
         documents = [json.dumps(tool.as_openai(), ensure_ascii=False) for tool in environment.tools]
@@ -46,7 +53,10 @@ class Tally:
         self._histogram("scenario", scenario)
         self._histogram(f"sub-questions, {scenario}", len(answers))
         self._histogram("tools per environment", len(environment.tools))
-        self._histogram("prompt characters", 500 * ((len(environment.question) + sum(map(len, documents))) // 500))
+        text = environment.question + "".join(documents)
+        tokens = len(_PIECE.findall(text))
+        self.counts["prompt tokens"] += tokens
+        self._histogram("prompt tokens (words and signs)", 100 * (tokens // 100))
         for tool in environment.tools:
             self._add_tool(scenario, tool.parameters)
         for source in environment.codes.values():
@@ -79,10 +89,24 @@ class Tally:
     def _histogram(self, name: str, value: object, by: int = 1) -> None:
         self.histograms.setdefault(name, Counter())[str(value)] += by
 
-    def merge(self, other: Tally) -> None:
-        self.counts.update(other.counts)
+    def merge(self, other: Tally, sign: int = 1) -> None:
+        for name, value in other.counts.items():
+            self.counts[name] += sign * value
         for name, histogram in other.histograms.items():
-            self.histograms.setdefault(name, Counter()).update(histogram)
+            mine = self.histograms.setdefault(name, Counter())
+            for key, value in histogram.items():
+                mine[key] += sign * value
+
+    def to_state(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {"counts": self.counts, "histograms": self.histograms}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Tally:
+        counted = cls()
+        counted.counts = Counter(state["counts"])
+        counted.histograms = {name: Counter(values) for name, values in state["histograms"].items()}
+        return counted
 
     def rows(self) -> dict[str, float]:
         """The rows of the published table: means and shares by name."""
@@ -115,7 +139,10 @@ class Tally:
             if self.counts["documents"]
             else None,
             "counts": dict(sorted(self.counts.items())),
-            "histograms": {name: dict(sorted(values.items())) for name, values in sorted(self.histograms.items())},
+            "histograms": {
+                name: {value: count for value, count in sorted(values.items()) if count}
+                for name, values in sorted(self.histograms.items())
+            },
         }
 
 

@@ -1,6 +1,11 @@
 """Stage 2, document generation: one tool document for each sub-question (OpenAI function format, JSON Schema 2020-12).
 
 Paper section 3.1, second stage. `check_document` and `check_arguments` also serve the later stages and the validator.
+
+In: JSONL of the stage before. Out: the same drafts with `documents`.
+
+Example:
+    python -m env_construction.document_generation --in outputs/demo/1_decomposition.jsonl --out outputs/demo/2_documents.jsonl
 """
 
 from __future__ import annotations
@@ -14,7 +19,9 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from env_construction.author import Author, Draft, Rejected, Step, WrittenDocument, ask_until_valid
+from env_construction.jsonl import run_main
 from env_construction.schema import ToolDocument
+from env_construction.stage_runner import read_drafts, run_stage, stage_parser
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -87,3 +94,12 @@ def _schema_problem(schema: str) -> str:
 @lru_cache(maxsize=100_000)
 def _validator(schema: str) -> Draft202012Validator:
     return Draft202012Validator(json.loads(schema))
+
+
+def main() -> int:
+    arguments = stage_parser(__doc__).parse_args()
+    return run_stage("document_generation", generate_documents, read_drafts(arguments.source), arguments.out)
+
+
+if __name__ == "__main__":
+    run_main(main)

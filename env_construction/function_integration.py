@@ -2,12 +2,19 @@
 
 Paper section 3.1, third stage. The mapping from sub-questions to merged tools stays in the calls; a merged tool serves all
 sub-questions of its parts, which the call checks prove.
+
+In: JSONL of the stage before. Out: the same drafts with `tools` and `calls`.
+
+Example:
+    python -m env_construction.function_integration --in outputs/demo/2_documents.jsonl --out outputs/demo/3_integration.jsonl
 """
 
 from __future__ import annotations
 
 from env_construction.author import Author, Draft, Rejected, Toolset, ask_until_valid
 from env_construction.document_generation import check_arguments, check_document
+from env_construction.jsonl import run_main
+from env_construction.stage_runner import read_drafts, run_stage, stage_parser
 
 
 def integrate_functions(author: Author, draft: Draft) -> Draft:
@@ -42,3 +49,12 @@ def check_toolset(draft: Draft, toolset: Toolset) -> None:
         if call.name not in documents:
             raise Rejected("call_to_unknown_tool", f"{call.sub_question} calls {call.name!r}, which is no tool")
         check_arguments(documents[call.name], call.arguments)
+
+
+def main() -> int:
+    arguments = stage_parser(__doc__).parse_args()
+    return run_stage("function_integration", integrate_functions, read_drafts(arguments.source), arguments.out)
+
+
+if __name__ == "__main__":
+    run_main(main)

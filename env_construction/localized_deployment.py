@@ -1,6 +1,13 @@
 """Stage 5, localized deployment: every tool becomes a Python function that runs in the sandbox; the environment is complete.
 
 Paper section 3.1, fifth stage. The static checks of the source stand here; what only a run can show is in `validation.py`.
+
+In: JSONL of the stage before. Out: the same drafts with `codes`, and with --environments the complete records, verified in
+the sandbox (those that break a rule are counted and left out).
+
+Example:
+    python -m env_construction.localized_deployment --in outputs/demo/4_scaling.jsonl --out outputs/demo/5_deployment.jsonl \
+        --environments outputs/demo/environments.jsonl
 """
 
 from __future__ import annotations
@@ -8,10 +15,13 @@ from __future__ import annotations
 import ast
 import random
 from functools import lru_cache
+from pathlib import Path
 from types import CodeType
 
 from env_construction.author import Author, Draft, Rejected, ask_until_valid
-from env_construction.schema import Environment, SubQuestion, ToolDocument
+from env_construction.jsonl import run_main
+from env_construction.schema import Environment, SubQuestion, ToolDocument, write_environments
+from env_construction.stage_runner import make_author, read_drafts, run_stage, stage_parser
 
 ALLOWED_IMPORTS = frozenset(
     [
@@ -172,3 +182,24 @@ def complete_environment(author: Author, draft: Draft) -> Environment:
             **draft.provenance,
         },
     )
+
+
+def main() -> int:
+    parser = stage_parser(__doc__)
+    parser.add_argument("--environments", type=Path, help="JSONL for the complete, verified environments")
+    arguments = parser.parse_args()
+    code = run_stage("localized_deployment", deploy_tools, read_drafts(arguments.source), arguments.out)
+    if arguments.environments is not None:
+        # Validation replays environments of any origin, and so stands above this stage: it is needed here alone.
+        from env_construction.validate import keep_valid
+
+        drafts = [draft for _, draft in read_drafts(arguments.out) if draft is not None]
+        complete = [complete_environment(make_author(draft.author), draft) for draft in drafts]
+        kept = keep_valid(complete)
+        write_environments(arguments.environments, kept)
+        print(f"wrote {len(kept)} of {len(complete)} environments to {arguments.environments}")
+    return code
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,18 +1,38 @@
 """Stage 1, scenario decomposition: a question, its sub-questions as a directed acyclic graph, and all answers.
 
 Paper section 3.1, first stage. The author proposes; the checks here hold for every author.
+
+In: a seed (fact author). Out: JSONL of drafts with `decomposition`.
+
+Example:
+    python -m env_construction.scenario_decomposition --author facts --level compact --split train --n 20 --seed 1 \
+        --out outputs/demo/1_decomposition.jsonl
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
-from env_construction.author import ANSWER_RULES, Author, Decomposition, Draft, Rejected, Step, ask_until_valid
+from env_construction.author import (
+    ANSWER_RULES,
+    STRATEGIES,
+    Author,
+    Decomposition,
+    Draft,
+    Rejected,
+    Step,
+    ask_until_valid,
+)
 from env_construction.calculator import number_of
+from env_construction.jsonl import run_main
+from env_construction.levels import LEVELS
 from env_construction.matching import answer_in_text, published_match, strict_match
-from env_construction.schema import Scenario
+from env_construction.schema import SCENARIOS, Scenario, Split
+from env_construction.stage_runner import make_author, run_stage, without_option
 
 HOPS: dict[Scenario, tuple[int, int]] = {
     "single_hop": (1, 1),
@@ -114,3 +134,42 @@ def answer_in_arguments(answer: str, arguments: Mapping[str, Any]) -> bool:
         or strict_match(answer, text)
         or (number is not None and strict_match(str(number), text))
     )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--author", default="facts", help="who writes (default: facts)")
+    parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
+    parser.add_argument(
+        "--split", default="train", choices=get_args(Split), help="whose entities to use (default: train)"
+    )
+    parser.add_argument("--n", type=int, default=20, help="how many questions (default: 20)")
+    parser.add_argument("--seed", type=int, default=1, help="all randomness comes from it (default: 1)")
+    parser.add_argument("--factual", action="store_true", help="real facts instead of permuted ones")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="JSONL to append to; drafts that are there are not redone"
+    )
+    without_option(parser)
+    arguments = parser.parse_args()
+    make_author(arguments.author)
+    drafts = (
+        Draft(
+            id=f"{arguments.author}-{arguments.level}-{arguments.seed}-{arguments.split}-{index:07d}",
+            seed=arguments.seed,
+            split=arguments.split,
+            index=index,
+            level=arguments.level,
+            scenario=SCENARIOS[index % len(SCENARIOS)],
+            author=arguments.author,
+            strategies=[name for name in STRATEGIES if name not in arguments.without],
+            counterfactual=not arguments.factual,
+        )
+        for index in range(arguments.n)
+    )
+    return run_stage(
+        "scenario_decomposition", decompose, (({"id": draft.id}, draft) for draft in drafts), arguments.out
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

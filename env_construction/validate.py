@@ -1,0 +1,116 @@
+"""Judge every environment of a file by every rule: which ones break which rule, and why.
+
+In: environments in the authors' format or ours (JSONL). Out: a table on the screen; with --out a JSON report with
+every finding. Environments without a gold plan (the published data) are judged by what needs none, and their tools
+are run once without arguments to see that the sandbox can load them. Exit code 1 if any environment breaks a fatal rule.
+
+Example:
+    python -m env_construction.validate outputs/demo/environments/test.jsonl --out outputs/demo/validation.json
+
+Issue 4, "What every environment must pass"; paper section 3.1, verification of the environments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from env_construction.jsonl import run_main
+from env_construction.schema import Environment, read_environments
+from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
+from env_construction.validation import REPLAY_RULES, STATIC_RULES, Finding, validate_environments
+
+CHUNK = 64
+
+
+def keep_valid(environments: Sequence[Environment]) -> list[Environment]:
+    """Those that break no fatal rule."""
+    with ToolSandbox() as sandbox:
+        findings = validate_environments(environments, sandbox)
+    return [
+        environment
+        for environment, found in zip(environments, findings, strict=True)
+        if not any(item.fatal for item in found)
+    ]
+
+
+def tools_load(environments: Sequence[Environment], sandbox: ToolSandbox) -> list[Finding | None]:
+    """Whether every tool's source loads and answers a call without arguments: with a result, or by raising an error."""
+    jobs = [
+        SandboxJob(environment.codes, [ToolCall(name, {}) for name in environment.codes])
+        for environment in environments
+    ]
+    found: list[Finding | None] = []
+    for results in sandbox.run_batch(jobs):
+        broken = [f"{result.name}: {result.status}" for result in results if result.status not in ("ok", "error")]
+        found.append(Finding("tools_load", ", ".join(broken)) if broken else None)
+    return found
+
+
+def judge(path: Path) -> Iterator[tuple[int, Environment, list[Finding]]]:
+    """Yield (line, environment, findings) of a file. Raises BadInput with file and line for what is no environment."""
+    with ToolSandbox() as sandbox:
+        source = enumerate(read_environments(path), start=1)
+        while chunk := list(islice(source, CHUNK)):
+            environments = [environment for _, environment in chunk]
+            loads = tools_load(environments, sandbox)
+            judged = validate_environments(environments, sandbox)
+            for (line, environment), found, load in zip(chunk, judged, loads, strict=True):
+                yield line, environment, found + ([load] if load else [])
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="JSONL of environments, the authors' format or ours")
+    parser.add_argument("--out", type=Path, help="JSON report with every finding")
+    parser.add_argument("--examples", type=int, default=2, help="findings to print for each rule (default: 2)")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    environments = 0
+    broken: Counter[tuple[str, bool]] = Counter()
+    by_scenario: Counter[tuple[str, str]] = Counter()
+    examples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    rejected = 0
+    for line, environment, found in tqdm(judge(arguments.file), desc="validate", unit="env", disable=None):
+        environments += 1
+        rejected += any(item.fatal for item in found)
+        for item in found:
+            broken[item.rule, item.fatal] += 1
+            by_scenario[item.rule, environment.scenario or "unknown"] += 1
+            examples[item.rule].append({"line": line, "id": environment.id, **asdict(item)})
+    print(f"{environments} environments, {rejected} break a fatal rule")
+    for (rule, fatal), number in sorted(broken.items()):
+        print(f"{'error' if fatal else 'flag '}  {rule}: {number} of {environments}")
+        for example in examples[rule][: arguments.examples]:
+            print(f"         line {example['line']}: {example['message']}")
+    if arguments.out:
+        report = {
+            "file": str(arguments.file),
+            "environments": environments,
+            "rejected": rejected,
+            "rules": [rule.__name__ for rule in (*STATIC_RULES, *REPLAY_RULES)] + ["tools_load", "gold_plan_absent"],
+            "broken": {rule: number for (rule, _), number in sorted(broken.items())},
+            "broken by scenario": {
+                f"{rule}/{scenario}": number for (rule, scenario), number in sorted(by_scenario.items())
+            },
+            "findings": dict(sorted(examples.items())),
+        }
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"wrote {arguments.out}")
+    return 1 if rejected else 0
+
+
+if __name__ == "__main__":
+    run_main(main)
