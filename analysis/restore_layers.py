@@ -159,6 +159,9 @@ def build(run: Run) -> list[Artifact]:
 
 
 def _figure(rows: list[dict[str, Any]], policies: list[str], gains: Mapping[str, Estimate]) -> Any:
+    # Ratios of a small gain can be huge; what lies outside these limits is in the CSV.
+    ends = [100 * row[key] for row in rows for key in ("share_low", "share_high") if row["share"] is not None]
+    limits = (max(-300, min([-20, *ends])), min(400, max([120, *ends])))
     figure, axes_list = new_figure(1, len(policies), width=5.2 * len(policies), height=4.0, share_y=True)
     with figure_style():
         for axes, policy in zip(axes_list, policies, strict=True):
@@ -179,7 +182,7 @@ def _figure(rows: list[dict[str, Any]], policies: list[str], gains: Mapping[str,
             title = policy_label(policy) + (
                 f" (gain {gain.value:+.3f})".replace("-", "−") if gain.value is not None else ""
             )
-            axes.set(title=title, xlabel="share of the gain in Solve-F1 (%)", xlim=(-80, 180))
+            axes.set(title=title, xlabel="share of the gain in Solve-F1 (%)", xlim=limits)
         axes_list[0].set_yticks([-place for place in range(len(GROUPS))], GROUPS)
         figure.legend(*axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure

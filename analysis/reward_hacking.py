@@ -131,7 +131,8 @@ def _figure(rows: list[dict[str, Any]]) -> Any:
             axes.set_xticks(range(len(chosen)), [row["point"] for row in chosen], fontsize=8)
             axes.set(title=policy_label(algorithm), ylim=(0, 1.05))
         axes_list[0].set_ylabel("Solve-F1 (mean, 95% interval)")
-        axes_list[0].legend(title="matching")
+        handles, labels = axes_list[0].get_legend_handles_labels()
+        figure.legend(handles, [f"{label} matching" for label in labels], loc="outside upper center", ncols=2)
     return figure
 
 

@@ -44,7 +44,7 @@ def policy_label(policy: str) -> str:
     """The name of a policy as tables and figures print it: `grpo-shuffled` becomes `GRPO, shuffled`."""
     if policy in _LABELS:
         return _LABELS[policy]
-    for name in ("reinforce++", "grpo"):
+    for name in ("reinforce++", "grpo", "start"):
         if policy.startswith(name + "-"):
             variant = policy[len(name) + 1 :]
             return f"{_LABELS[name]}, {ABLATIONS.get(variant, variant.replace('-', ' '))}"
@@ -66,6 +66,8 @@ def _rank(policy: str) -> tuple[int, int, str]:
         return (4, 0, policy)
     if policy in _ORDER:
         return (0, _ORDER.index(policy), policy)
+    if policy.startswith("start-"):
+        return (0, _ORDER.index("start"), policy)
     return (3 if is_control(policy) else 2 if is_ablation(policy) else 1, 0, policy)
 
 
@@ -165,7 +167,11 @@ class Run:
     @property
     def trained(self) -> list[str]:
         """Evaluated policies that RL made with the real reward."""
-        return [name for name in self.policies if name not in ("random", "start", "oracle") and not is_control(name)]
+        return [
+            name
+            for name in self.policies
+            if name not in ("random", "start", "oracle") and not name.startswith("start-") and not is_control(name)
+        ]
 
     def need(self, *policies: str) -> None:
         """Raises Missing unless all of `policies` were evaluated."""

@@ -105,7 +105,7 @@ def _figure(rows: list[dict[str, Any]]) -> Any:
                 axes.set_ylabel("Solve-F1" if metric == "solve_f1" else "tokens per solved sub-question")
                 axes.set_title(policy_label(name))
                 axes.grid(axis="x", visible=False)
-        axes_list[0].legend(loc="upper left")
+        figure.legend(*axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
