@@ -31,16 +31,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.author import STRATEGIES, Author, Rejected
+from env_construction.author import STRATEGIES, Rejected
 from env_construction.build_progress import SplitProgress
 from env_construction.data_card import write_data_card, write_parquet
 from env_construction.data_statistics import Tally
 from env_construction.duplicates import DISTINCT, DistinctCounter, distinct_keys, question_key
 from env_construction.environment_builder import BuildConfiguration, Built, build_chunk
-from env_construction.fact_author import FactAuthor
 from env_construction.jsonl import BadInput, dump_line, keep_configuration, run_main
 from env_construction.levels import LEVELS
 from env_construction.schema import Environment, Split
+from env_construction.stage_runner import make_author
 from env_construction.statistics_figures import draw_figures
 from env_construction.tool_sandbox import ToolSandbox
 
@@ -60,10 +60,10 @@ class Chunk:
 
 
 class _Builder:
-    """An author and a sandbox, one pair per process."""
+    """An author and a sandbox, one pair per process and author."""
 
-    def __init__(self) -> None:
-        self.author: Author = FactAuthor()
+    def __init__(self, author: str) -> None:
+        self.author = make_author(author)
         self.sandbox = ToolSandbox(workers=1)
 
     def build(self, job: Job, first_attempts: dict[int, int] | None = None) -> list[Built]:
@@ -88,9 +88,9 @@ def summarize(built: list[Built]) -> Chunk:
 
 
 @cache
-def _builder_of_process() -> _Builder:
+def _builder_of_process(author: str) -> _Builder:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    return _Builder()
+    return _Builder(author)
 
 
 def _leave_with_parent() -> None:
@@ -102,7 +102,7 @@ def _leave_with_parent() -> None:
 
 
 def _chunk_in_process(job: Job) -> Chunk:
-    return _builder_of_process().chunk(job)
+    return _builder_of_process(job[0].author).chunk(job)
 
 
 Runner = Callable[[Iterator[Job]], Iterator[Chunk]]
@@ -122,7 +122,9 @@ def open_runner(workers: int, here: _Builder, ray_address: str | None) -> Iterat
         yield lambda jobs: map(here.chunk, jobs)
     else:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield lambda jobs: _window(jobs, 2 * workers, lambda job: pool.submit(_chunk_in_process, job), Future.result)
+            yield lambda jobs: _window(
+                jobs, 2 * workers, lambda job: pool.submit(_chunk_in_process, job), Future.result
+            )
 
 
 def _window(
@@ -207,7 +209,7 @@ def _statistics(progress: SplitProgress) -> dict[str, Any]:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--author", default="facts", choices=["facts"], help="who writes (default: facts)")
+    parser.add_argument("--author", default="facts", help="who writes (default: facts)")
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
     parser.add_argument("--n-train", type=int, default=300, help="training environments (default: 300)")
     parser.add_argument("--n-dev", type=int, default=60, help="dev environments (default: 60)")
@@ -248,7 +250,7 @@ def main() -> int:
     if arguments.workers < 1 or min(sizes.values()) < 0:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
     keep_configuration(arguments.out, asdict(configuration))
-    here = _Builder()
+    here = _Builder(configuration.author)
     with here.sandbox, open_runner(arguments.workers, here, arguments.ray_address) as runner:
         statistics: dict[str, dict[str, Any]] = {
             split: build_split(configuration, split, count, arguments.out, here, runner)

@@ -82,7 +82,7 @@ def check_arguments(document: ToolDocument, arguments: dict[str, Any]) -> None:
             raise Rejected("gold_call_invalid", f"{document.name}: {name} = {value!r} does not fit its schema")
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=20_000)
 def _schema_problem(schema: str) -> str:
     try:
         Draft202012Validator.check_schema(json.loads(schema))
@@ -91,7 +91,7 @@ def _schema_problem(schema: str) -> str:
     return ""
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=20_000)
 def _validator(schema: str) -> Draft202012Validator:
     return Draft202012Validator(json.loads(schema))
 

@@ -95,7 +95,7 @@ def _source_of(author: Author, draft: Draft, tool: ToolDocument) -> str:
     )
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=4096)
 def source_problem(source: str, name: str) -> tuple[str, str] | None:
     """(rule, message) of what is wrong with a tool's source, None if nothing: it parses, defines `name`, does no I/O."""
     try:
