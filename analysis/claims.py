@@ -117,20 +117,30 @@ def _lower_mlp(run: Run, analysis: Path) -> Claim:
     text = (
         "The gain comes from updates to lower-layer MLP parameters (layers 0-2), read as better context understanding."
     )
-    restored = _read_csv(analysis / "restore_layers.csv")
-    if restored:
+    restored = [
+        row
+        for row in _read_csv(analysis / "restore_layers.csv")
+        if (row["mode"], row["group"]) == ("only", "lower MLP")
+    ]
+    gained = [
+        row for row in restored if row["gain_low"] and float(row["gain_low"]) > 0 and row["share"] and row["lead"]
+    ]
+    if gained:
         lines = [
-            f"{row['policy']}: only the lower MLPs trained carries {100 * float(row['share']):.0f}% of the gain "
-            f"[{100 * float(row['share_low']):.0f}, {100 * float(row['share_high']):.0f}]"
-            for row in restored
-            if row["mode"] == "only" and row["group"] == "lower MLP" and row["share"]
+            f"{policy_label(row['policy'])}: the start with only the lower MLPs of the trained model has {100 * float(row['share']):.0f}% of the gain "
+            f"[{100 * float(row['share_low']):.0f}, {100 * float(row['share_high']):.0f}], against the best other group "
+            f"{float(row['lead']):+.3f} [{float(row['lead_low']):+.3f}, {float(row['lead_high']):+.3f}] in Solve-F1"
+            for row in gained
         ]
-        most = [
-            row for row in restored if row["mode"] == "only" and row["group"] == "lower MLP" and row["most"] == "True"
-        ]
-        if lines:
-            verdict = REPRODUCED if len(most) == len(lines) else NOT_REPRODUCED
-            return Claim(5, text, verdict, _scope(run) + "; causal test by restoring weights", "; ".join(lines) + ".")
+        lead = all(float(row["lead_low"]) > 0 for row in gained)
+        behind = any(float(row["lead_high"]) < 0 for row in gained)
+        verdict = REPRODUCED if lead else NOT_REPRODUCED if behind else NOT_TESTED
+        end = "." if lead or behind else ". That is inconclusive: neither is significantly ahead."
+        scope = _scope(run) + "; causal test by putting weights back"
+        return Claim(5, text, verdict, scope, "; ".join(lines).replace("-", "−") + end)
+    if restored:
+        evidence = "Weights were put back group by group, but no trained policy has a significant gain to attribute."
+        return Claim(5, text, NOT_TESTED, "", evidence)
     tests = [row for path in sorted(analysis.glob("parameter_tests_*.csv")) for row in _read_csv(path)]
     if not tests:
         return Claim(5, text, NOT_TESTED, "", "No pair of checkpoints was compared.")

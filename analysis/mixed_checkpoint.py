@@ -12,6 +12,17 @@ from analysis.checkpoint_tensors import StoredTensor, checkpoint_tensors, tie_em
 from env_construction.jsonl import BadInput
 
 COPY_BYTES = 16 << 20
+# What a checkpoint folder holds beside the weights: configuration, tokenizer, chat template.
+MODEL_FILES = (
+    "config.json",
+    "generation_config",
+    "tokenizer",
+    "special_tokens",
+    "added_tokens",
+    "vocab",
+    "merges",
+    "chat_template",
+)
 
 
 def write_mixed(base: Path, trained: Path, out: Path, from_trained: Callable[[str], bool]) -> int:
@@ -33,7 +44,7 @@ def write_mixed(base: Path, trained: Path, out: Path, from_trained: Callable[[st
     chosen = {name: other[name] if from_trained(name) else one[name] for name in sorted(one)}
     out.mkdir(parents=True, exist_ok=True)
     for path in base.iterdir():
-        if path.is_file() and path.suffix in (".json", ".txt", ".model", ".jinja") and "safetensors" not in path.name:
+        if path.name.startswith(MODEL_FILES):
             shutil.copyfile(path, out / path.name)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0

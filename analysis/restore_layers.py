@@ -115,25 +115,32 @@ def share_of_gain(start: Sequence[Row], trained: Sequence[Row], mixed: Sequence[
 
 
 def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
-    """One row per mode and group that was measured."""
+    """One row per mode and group that was measured, with the policy's whole gain beside it.
+
+    `lead` (mode `only`) is the paired difference in Solve-F1 to the best other group: the claim that one group
+    carries most of the gain stands if its interval lies above 0.
+    """
+    start, trained = run.rows("start"), run.rows(policy)
+    gain = estimate_row("gain", paired_difference(trained, start, "solve_f1"))
     rows: list[dict[str, Any]] = []
     for mode in MODES:
+        measured: dict[str, list[dict[str, Any]]] = {}
         for group in GROUPS:
             path = run.path / "restore" / policy / folder_name(mode, group) / "results.jsonl"
-            if not path.is_file():
-                continue
-            mixed = [row for _, row in read_jsonl(path, required=("id",))]
+            if path.is_file():
+                measured[group] = [row for _, row in read_jsonl(path, required=("id",))]
+        means = {group: mean_estimate(mixed, "solve_f1") for group, mixed in measured.items()}
+        for group, mixed in measured.items():
             row: dict[str, Any] = {"policy": policy, "mode": mode, "group": group}
-            row |= estimate_row("solve_f1", mean_estimate(mixed, "solve_f1"))
-            row |= estimate_row("minus_start", paired_difference(mixed, run.rows("start"), "solve_f1"))
-            row |= estimate_row("minus_trained", paired_difference(mixed, run.rows(policy), "solve_f1"))
-            row |= estimate_row("share", share_of_gain(run.rows("start"), run.rows(policy), mixed, mode))
-            rows.append(row)
-    for mode in MODES:
-        known = [row for row in rows if row["mode"] == mode and row["share"] is not None]
-        best = max((row["share"] for row in known), default=None)
-        for row in known:
-            row["most"] = row["share"] == best
+            row |= estimate_row("solve_f1", means[group])
+            row |= estimate_row("minus_start", paired_difference(mixed, start, "solve_f1"))
+            row |= estimate_row("minus_trained", paired_difference(mixed, trained, "solve_f1"))
+            row |= estimate_row("share", share_of_gain(start, trained, mixed, mode))
+            others = [name for name in measured if name != group]
+            if mode == "only" and others:
+                best = max(others, key=lambda name: means[name].value or 0.0)
+                row |= estimate_row("lead", paired_difference(mixed, measured[best], "solve_f1"))
+            rows.append(row | gain)
     return rows
 
 

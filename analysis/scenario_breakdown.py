@@ -91,7 +91,7 @@ def _size_figure(by_kind: dict[str, list[dict[str, Any]]], policies: list[str]) 
             axes.set_xticks(
                 range(len(groups)), [f"{group}\n(n={counts.get(group, 0)})" for group in groups], fontsize=8
             )
-            axes.set(xlabel=kind, ylim=(0, 1.05), xlim=(-0.5, len(groups) - 0.5))
+            axes.set(xlabel=kind, ylim=(-0.03, 1.05), xlim=(-0.5, len(groups) - 0.5))
         axes_list[0].set_ylabel("Solve-F1 (mean, 95% interval)")
         figure.legend(
             *axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(policies))

@@ -188,12 +188,23 @@ def test_an_oracle_below_one_breaks_the_first_claim(made_run: Path, tmp_path: Pa
     assert claim.verdict == NOT_REPRODUCED
 
 
-@pytest.mark.parametrize(("most", "verdict"), [("True", REPRODUCED), ("False", NOT_REPRODUCED)])
-def test_restored_weights_decide_the_fifth_claim(made_run: Path, tmp_path: Path, most: str, verdict: str) -> None:
-    header = "policy,mode,group,share,share_low,share_high,share_n,most\n"
-    (tmp_path / "restore_layers.csv").write_text(header + f"grpo,only,lower MLP,0.8,0.6,1.0,24,{most}\n")
+@pytest.mark.parametrize(
+    ("gain_low", "lead", "verdict", "words"),
+    [
+        ("0.1", "0.2,0.1,0.3", REPRODUCED, "80% of the gain [60, 100]"),
+        ("0.1", "−0.2,−0.3,−0.1", NOT_REPRODUCED, "80% of the gain"),
+        ("0.1", "0.1,−0.1,0.3", NOT_TESTED, "inconclusive"),
+        ("−0.1", "0.2,0.1,0.3", NOT_TESTED, "no trained policy has a significant gain"),
+    ],
+)
+def test_restored_weights_decide_the_fifth_claim(
+    made_run: Path, tmp_path: Path, gain_low: str, lead: str, verdict: str, words: str
+) -> None:
+    header = "policy,mode,group,gain_low,share,share_low,share_high,lead,lead_low,lead_high\n"
+    line = f"grpo,only,lower MLP,{gain_low},0.8,0.6,1.0,{lead}\n".replace("−", "-")
+    (tmp_path / "restore_layers.csv").write_text(header + line)
     claim = claims(Run.open(made_run), tmp_path)[4]
-    assert claim.verdict == verdict and "80% of the gain [60, 100]" in claim.evidence
+    assert claim.verdict == verdict and words in claim.evidence
 
 
 def test_manifest_adds_up_stages_and_finds_seeds(made_run: Path, tmp_path: Path) -> None:

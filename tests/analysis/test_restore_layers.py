@@ -103,3 +103,6 @@ def test_mixtures_of_a_real_model_are_measured_once_and_drawn(made_run: Path, tm
     (artifact,) = restore_layers.build(Run.open(run))
     assert len(artifact.rows) == len(GROUPS) * len(MODES) and all(row["solve_f1_n"] == 2 for row in artifact.rows)
     assert {"restore_layers.svg", "restore_layers.csv"} <= {path.name for path in artifact.write(tmp_path)}
+    assert all(row["gain_n"] == 24 for row in artifact.rows)
+    leads = [row["lead"] for row in artifact.rows if row["mode"] == "only"]
+    assert len(leads) == len(GROUPS) and max(leads) >= 0
