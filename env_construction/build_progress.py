@@ -109,8 +109,10 @@ class SplitProgress:
 
 def _open_at(path: Path, size: int) -> Any:
     """Open for reading and writing, cut to `size` bytes, positioned at the end."""
-    path.touch()
+    if not path.exists():
+        path.touch()
     handle = path.open("r+b")
-    handle.truncate(size)
-    handle.seek(size)
+    if handle.seek(0, os.SEEK_END) != size:
+        handle.truncate(size)
+        handle.seek(size)
     return handle

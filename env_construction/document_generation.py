@@ -52,24 +52,23 @@ def check_document(document: ToolDocument) -> None:
     parameters = document.parameters
     if parameters.get("type") != "object" or not isinstance(parameters.get("properties"), dict):
         raise Rejected("schema_invalid", f"{document.name}: parameters are no object schema")
-    unknown = [name for name in parameters.get("required", []) if name not in parameters["properties"]]
+    if not isinstance(parameters.get("required", []), list):
+        raise Rejected("schema_invalid", f"{document.name}: required is no list of names")
+    unknown = [str(name) for name in parameters.get("required", []) if name not in parameters["properties"]]
     if unknown:
         raise Rejected("schema_invalid", f"{document.name}: required {', '.join(unknown)} are not among the properties")
     for name, schema in parameters["properties"].items():
+        if not isinstance(schema, dict):
+            raise Rejected("schema_invalid", f"{document.name}.{name}: expected an object")
         problem = _schema_problem(json.dumps(schema, sort_keys=True))
         if problem:
             raise Rejected("schema_invalid", f"{document.name}.{name}: {problem}")
-        if (
-            isinstance(schema, dict)
-            and "enum" in schema
-            and "default" in schema
-            and schema["default"] not in schema["enum"]
-        ):
+        if "enum" in schema and "default" in schema and schema["default"] not in schema["enum"]:
             raise Rejected("schema_invalid", f"{document.name}.{name}: the default is not in the enum")
 
 
 def check_arguments(document: ToolDocument, arguments: dict[str, Any]) -> None:
-    """The arguments of a call fit the document. Raises Rejected."""
+    """The arguments of a call fit the document, which `check_document` has passed. Raises Rejected."""
     properties = document.parameters.get("properties", {})
     for name in document.parameters.get("required", []):
         if name not in arguments:

@@ -215,7 +215,8 @@ def _grow_mixed(graph: Graph, hops: int) -> bool:
 def _start_join(graph: Graph, hops: int) -> bool:
     """Two lookups that find entities of one type, and a third that needs both."""
     view, rng = graph.world.view, graph.rng
-    kind = rng.choice(sorted({relation.subject for relation in view.relations if relation.pair}))
+    kinds = sorted({relation.subject for relation in view.relations if relation.pair})
+    kind = rng.choice(kinds) if kinds else ""
     feeders = [relation for relation in view.relations if relation.value == kind and not relation.pair]
     if hops < 3 or not feeders:
         return False

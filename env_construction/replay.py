@@ -75,7 +75,9 @@ class ReplayPlan:
             name for other in self.environment.gold_plan for name in _names_in(other.arguments, self._enums(other))
         ]
         own = set(_names_in(call.arguments, self._enums(call)))
-        strangers = [UNKNOWN, *[name for name in dict.fromkeys(names) if name not in own][:1]]
+        # The call's own answer is no stranger: an error text that quotes it would look like an answer.
+        answer = next(item.answer for item in self.environment.sub_questions if item.id == call.sub_question)
+        strangers = [UNKNOWN, *[name for name in dict.fromkeys(names) if name not in own and name not in answer][:1]]
         for stranger in strangers if own else []:
             swapped = {
                 name: _swap(value, stranger) if name in entities[:1] else value

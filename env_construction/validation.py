@@ -128,6 +128,8 @@ def dependency_is_real(environment: Environment) -> Finding | None:
         if item.id not in calls:
             continue
         for other in item.depends_on:
+            if other not in answers:
+                return Finding("dependency_is_real", f"{item.id} depends on {other!r}, which is no sub-question")
             if not answer_in_arguments(answers[other], calls[item.id].arguments):
                 return Finding("dependency_is_real", f"the call of {item.id} does not hold the answer of {other}")
     return None
@@ -142,9 +144,13 @@ def gold_call_valid(environment: Environment) -> Finding | None:
         if call.name not in documents:
             return Finding("gold_call_valid", f"{call.sub_question} calls {call.name!r}, which is no tool")
         try:
+            check_document(documents[call.name])
             check_arguments(documents[call.name], call.arguments)
         except Rejected as problem:
             return Finding("gold_call_valid", str(problem))
+    unknown = {call.sub_question for call in environment.gold_plan} ^ set(_answers(environment))
+    if unknown:
+        return Finding("gold_call_valid", f"gold calls and sub-questions differ in {', '.join(sorted(unknown))}")
     planned = sorted((call.name, _answers(environment)[call.sub_question].answer) for call in environment.gold_plan)
     listed = sorted((name, answer) for name, answers in environment.unsolved_set.items() for answer in answers)
     return (
@@ -177,13 +183,15 @@ def gold_plan_answers(environment: Environment, replay: Replay) -> Finding | Non
 def sub_answer_needs_its_call(environment: Environment, replay: Replay) -> Finding | None:
     """No gold call of another sub-question, and no other tool asked about the same entities, yields a sub-answer."""
     outputs = replay.runs[0] if replay.runs else {}
+    # Most calls elsewhere end in one of a few error texts: every text is looked at once.
+    elsewhere = {result.output: result.name for result in replay.elsewhere if result.ok}
     for item in environment.sub_questions:
         for other, result in outputs.items():
             if other != item.id and strict_match(item.answer, result.output):
                 return Finding("sub_answer_needs_its_call", f"the call of {other} also gives the answer of {item.id}")
-        for result in replay.elsewhere:
-            if result.ok and strict_match(item.answer, result.output):
-                return Finding("sub_answer_needs_its_call", f"{result.name} also gives the answer of {item.id}")
+        for output, name in elsewhere.items():
+            if strict_match(item.answer, output):
+                return Finding("sub_answer_needs_its_call", f"{name} also gives the answer of {item.id}")
     return None
 
 
@@ -271,16 +279,16 @@ def validate_environments(environments: Sequence[Environment], sandbox: ToolSand
         again = []
         for position, plan in plans:
             replay = plan.read([next(results) for _ in plan.jobs])
-            broken = next((found for rule in REPLAY_RULES if (found := rule(environments[position], replay))), None)
+            broken = [found for rule in REPLAY_RULES if (found := rule(environments[position], replay))]
             if broken and plan.machine_may_be_at_fault(replay):
                 again.append((position, plan, broken))
-            elif broken:
-                findings[position].append(broken)
+            else:
+                findings[position] += broken
         plans = [(position, plan) for position, plan, _ in again]
         if not plans:
             return findings
     for position, _, broken in again:
-        findings[position].append(broken)
+        findings[position] += broken
     return findings
 
 

@@ -1,0 +1,38 @@
+"""What the construction tests share: one sandbox, and a few environments of every level, built once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+
+from env_construction.environment_builder import BuildConfiguration, build_chunk
+from env_construction.fact_author import FactAuthor
+from env_construction.levels import LEVELS
+from env_construction.schema import Environment, Split
+from env_construction.tool_sandbox import ToolSandbox
+
+
+@pytest.fixture(scope="session")
+def construction_sandbox() -> Iterator[ToolSandbox]:
+    with ToolSandbox(workers=1) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def built(construction_sandbox: ToolSandbox):
+    """`built(level, split, seed)`: 24 verified environments, six of each scenario."""
+
+    @cache
+    def build(level: str, split: Split = "train", seed: int = 1) -> list[Environment]:
+        configuration = BuildConfiguration("facts", level, seed)
+        chunk = build_chunk(FactAuthor(), configuration, split, list(range(24)), construction_sandbox)
+        return [item.environment for item in chunk]
+
+    return build
+
+
+@pytest.fixture(scope="session", params=list(LEVELS))
+def level(request: pytest.FixtureRequest) -> str:
+    return request.param

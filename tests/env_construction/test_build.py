@@ -1,0 +1,226 @@
+"""Building: splits share nothing for any seeds, bytes depend on the seed alone, a killed build goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from env_construction.author import STRATEGIES, Rejected
+from env_construction.build import main
+from env_construction.data_card import write_data_card, write_parquet
+from env_construction.duplicates import question_key
+from env_construction.environment_builder import BuildConfiguration, build_chunk, build_unverified, new_draft
+from env_construction.fact_author import FactAuthor
+from env_construction.jsonl import BadInput
+from env_construction.levels import LEVELS
+from env_construction.matching import answer_in_text
+from env_construction.relations import BY_NAME
+from env_construction.schema import SCENARIOS, Environment, read_environments
+from env_construction.tool_sandbox import ToolSandbox
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _arguments(folder: Path, *more: str) -> list[str]:
+    return ["build", "--n-train", "40", "--n-dev", "8", "--n-test", "16", "--seed", "4", "--out", str(folder), *more]
+
+
+def _build(monkeypatch: pytest.MonkeyPatch, folder: Path, *more: str) -> None:
+    monkeypatch.setattr(sys, "argv", _arguments(folder, *more))
+    assert main() == 0
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / f"{name}.jsonl").read_bytes() for name in ("train", "dev", "test")}
+
+
+def _calls(environments: list[Environment]) -> set[str]:
+    """Gold calls, by what is asked about what: tool names differ in wording only."""
+    return {
+        json.dumps([environment.provenance["functions"][position], call.arguments], sort_keys=True)
+        for environment in environments
+        for position, call in enumerate(environment.gold_plan)
+    }
+
+
+def test_splits_share_no_question_call_or_chain_whatever_the_seeds(built, level: str) -> None:
+    for first, second in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        for seed, other in product((1, 2), (1, 3)):
+            a, b = built(level, first, seed), built(level, second, other)
+            assert not _calls(a) & _calls(b)
+            assert not {question_key(item) for item in a} & {question_key(item) for item in b}
+            starts_a = {json.dumps(item.gold_plan[0].arguments) for item in a}
+            assert not starts_a & {json.dumps(item.gold_plan[0].arguments) for item in b}
+
+
+def test_environments_are_complete_and_of_their_level(built, level: str) -> None:
+    environments = built(level)
+    assert [environment.scenario for environment in environments] == list(SCENARIOS) * 6
+    for environment in environments:
+        scenario = environment.scenario
+        assert len(environment.sub_questions) in LEVELS[level].hops[scenario]
+        assert len(environment.tools) <= max(LEVELS[level].tools[scenario])
+        assert len(environment.tools) > len({call.name for call in environment.gold_plan}) or scenario != "single_hop"
+        assert environment.solve_rate == 0.0 and environment.unsolved_count == len(environment.gold_plan)
+        assert environment.messages[0]["content"].split("\n")[1].startswith("Question: ")
+        if environment.provenance["answer_rule"] in ("list", "last"):
+            final = ", ".join(item.answer for item in environment.sub_questions)
+            assert answer_in_text(environment.answer or "", final, "published") or len(environment.gold_plan) > 2
+
+
+def test_test_split_has_real_and_permuted_facts_train_only_permuted(built, level: str) -> None:
+    assert {environment.provenance["counterfactual"] for environment in built(level, "train")} == {True}
+    assert {environment.provenance["counterfactual"] for environment in built(level, "test")} == {True, False}
+
+
+def test_compact_environments_stay_small(built) -> None:
+    for environment in built("compact"):
+        assert 2 <= len(environment.tools) <= 4
+        assert len(json.dumps(environment.openai_tools())) < 1600
+        for tool in environment.tools:
+            assert 1 <= len(tool.parameters["properties"]) <= 3
+        assert environment.messages[0]["content"].isascii()
+
+
+def test_workers_and_resuming_do_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _build(monkeypatch, tmp_path / "one")
+    _build(monkeypatch, tmp_path / "two", "--workers", "2")
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+    assert (tmp_path / "one/statistics.json").read_bytes() == (tmp_path / "two/statistics.json").read_bytes()
+    before = (tmp_path / "one/train.jsonl").stat().st_mtime_ns
+    _build(monkeypatch, tmp_path / "one")
+    assert (tmp_path / "one/train.jsonl").stat().st_mtime_ns == before
+    monkeypatch.setattr(sys, "argv", [*_arguments(tmp_path / "grown"), "--n-train", "20"])
+    assert main() == 0
+    _build(monkeypatch, tmp_path / "grown")
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "grown")
+
+
+def test_a_build_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    """SIGKILL when some bytes have been written; a torn line is added to the data, as a crash may leave it."""
+
+    def command(folder: Path) -> list[str]:
+        sizes = ["--n-train", "640", "--n-dev", "0", "--n-test", "0"]
+        more = ["--seed", "9", "--workers", "2", "--no-parquet", "--out", str(folder)]
+        return [sys.executable, "-m", "env_construction.build", *sizes, *more]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        command(killed), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    state = killed / ".progress/train.json"
+    deadline = time.monotonic() + 120
+    while not state.exists() and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert run.poll() is None, "the build ended before it could be killed"
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    done = json.loads(state.read_text())["done"]
+    assert 0 < done < 640
+    with (killed / "train.jsonl").open("ab") as handle:
+        handle.write(b'{"messages": [{"role": "us')
+    for folder in (killed, whole):
+        subprocess.run(command(folder), cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert (killed / "train.jsonl").read_bytes() == (whole / "train.jsonl").read_bytes()
+    assert (killed / "statistics.json").read_bytes() == (whole / "statistics.json").read_bytes()
+    assert len(list(read_environments(killed / "train.jsonl"))) == 640
+
+
+def test_duplicates_give_way_to_other_questions(built, construction_sandbox: ToolSandbox) -> None:
+    configuration = BuildConfiguration("facts", "compact", 1)
+    former = built("compact")[5]
+    attempt = former.provenance["attempt"] + 1
+    [again] = build_chunk(FactAuthor(), configuration, "train", [5], construction_sandbox, {5: attempt})
+    assert again.environment.id == former.id
+    assert question_key(again.environment) != question_key(former)
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _build(monkeypatch, tmp_path, "--no-parquet")
+    before = _bytes(tmp_path)
+    monkeypatch.setattr(sys, "argv", [*_arguments(tmp_path), "--level", "medium"])
+    with pytest.raises(BadInput, match="level: 'compact' there, 'medium' asked"):
+        main()
+    monkeypatch.setattr(sys, "argv", [*_arguments(tmp_path), "--n-train", "8"])
+    with pytest.raises(BadInput, match="has 40 environments, asked for 8"):
+        main()
+    assert _bytes(tmp_path) == before
+    (tmp_path / "train.jsonl").write_text("")
+    monkeypatch.setattr(sys, "argv", _arguments(tmp_path))
+    with pytest.raises(BadInput, match="0 bytes, but"):
+        main()
+
+
+def test_parquet_and_card_open_with_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    _build(monkeypatch, tmp_path / "data")
+    loaded = datasets.load_dataset(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(split) for name, split in loaded.items()} == {"train": 40, "dev": 8, "test": 16}
+    [first] = [next(read_environments(tmp_path / "data/train.jsonl"))]
+    row = loaded["train"][0]
+    assert json.loads(row["gold_plan"]) == [call.model_dump() for call in first.gold_plan]
+    row |= {name: json.loads(row[name]) for name in ("gold_plan", "provenance")}
+    assert Environment.from_record(row) == first
+
+
+def test_a_card_names_only_splits_that_are_there(tmp_path: Path) -> None:
+    counted = {"environments": 1, "distinct (estimated)": {}, "rows": {"x": 1.0}}
+    write_data_card(tmp_path, {"seed": 1}, {"train": counted, "dev": {**counted, "environments": 0}}, parquet=False)
+    card = (tmp_path / "README.md").read_text()
+    assert "path: train.jsonl" in card and "dev.jsonl" not in card
+    (tmp_path / "train.jsonl").write_text('{"broken": \n')
+    with pytest.raises(BadInput, match=r"train\.jsonl:1"):
+        write_parquet(tmp_path, ["train"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_scaling_strategy_can_be_switched_off(strategy: str) -> None:
+    left = tuple(name for name in STRATEGIES if name != strategy)
+    changed = dict.fromkeys(STRATEGIES, 0)
+    for index in range(24):
+        draft = new_draft(BuildConfiguration("facts", "paper", 1, strategies=left), "train", index, 0)
+        try:
+            environment = build_unverified(FactAuthor(), draft)
+        except Rejected:
+            continue
+        scaling = environment.provenance["scaling"]
+        assert strategy not in scaling
+        for name, number in scaling.items():
+            changed[name] += number
+        extra = [tool for tool in environment.tools if len(tool.parameters["properties"]) > 4]
+        assert not extra or strategy != "parameter_expansion"
+        if strategy == "toolset_extension":
+            assert {tool.name for tool in environment.tools} == {call.name for call in environment.gold_plan}
+    assert all(changed[name] for name in left)
+
+
+def test_split_by_relation(construction_sandbox: ToolSandbox) -> None:
+    configuration = BuildConfiguration("facts", "compact", 1, split_relations=True)
+    used = {
+        split: {
+            BY_NAME[name].family or name
+            for item in build_chunk(FactAuthor(), configuration, split, list(range(32)), construction_sandbox)
+            for name in item.environment.provenance["functions"]
+        }
+        for split in ("train", "dev", "test")
+    }
+    assert not (used["train"] | used["dev"]) & used["test"]
+
+
+def test_impossible_demands_end_with_their_reasons(construction_sandbox: ToolSandbox) -> None:
+    class Mute(FactAuthor):
+        def decompose(self, draft, problem):
+            raise Rejected("mute", "says nothing")
+
+    with pytest.raises(Rejected, match="single_hop/mute"):
+        build_chunk(Mute(), BuildConfiguration("facts", "compact", 1), "train", [0], construction_sandbox)
