@@ -1,16 +1,13 @@
 """Policies that run a checkpoint folder here: `hf` (transformers) and `vllm`, from the same rendered prompts.
 
 Both render with `train/prompts.py`, hand token ids to the model, cut the end-of-turn token and decode the rest with
-special tokens kept (the tool-call tags of some tokenizers are special). They differ in the engine alone.
+special tokens kept (the tool-call tags of some tokenizers are special). They differ in the engine alone. `hf` decodes with
+`train/packed_decoding.py` rather than `model.generate`; on the tiny CPU policy that is what makes a batch worth it.
 
-`hf` decodes with a loop of its own rather than `model.generate`: prompts are sorted by length and left-padded, sequences
-that end leave the batch and its KV cache, and each request samples from its own random stream. On the tiny CPU policy that
-is what makes a batch worth it (tests/benchmarks/rollout_throughput.py).
-
-What is guaranteed when sampling: the random numbers of a request depend on its seed alone, so the same request in the same
-batch gives the same text. Padding and batch size can change the last bits of the logits, hence another batch
-composition gives the same text except where a random number falls between two such values. The same holds for vLLM, which
-seeds each request too. Greedy decoding can differ where two logits are equal up to those bits.
+What is guaranteed when sampling: the random numbers of a request depend on its seed alone. The logits that they are compared
+with can differ in their last bits with the batch's composition (and, in `hf`, with what is left from the episode's former
+turn), so another batch gives the same text except where a random number falls between two such values; greedy decoding
+can differ where the two best logits are equal up to those bits. The same holds for vLLM, which seeds each request too.
 """
 
 from __future__ import annotations
@@ -18,17 +15,20 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from env_construction.jsonl import BadInput
+from train.packed_decoding import PrefixStore, complete_batch, use_packed_attention
 from train.policies import Generation, PolicyRequest
 from train.prompts import load_tokenizer, render_prompt, require_thinking
 
-# Prompt tokens, padding included, that one prefill may hold: bounds memory, whatever the batch size.
-MAX_BATCH_TOKENS = 65536
+# Memory of the KV cache of one batch, and of what is kept of former turns.
+BATCH_CACHE_BYTES = 4 << 30
+PREFIX_STORE_BYTES = 1 << 30
 
 
 class _CheckpointPolicy:
@@ -84,7 +84,7 @@ class _CheckpointPolicy:
         outputs = self.complete(
             [prompts[index] for index in fitting],
             [rooms[index] for index in fitting],
-            [requests[index].seed for index in fitting],
+            [requests[index] for index in fitting],
         )
         generations = [
             Generation(text="", tokens=0, prompt_tokens=len(prompt), truncated=False, too_long=True)
@@ -101,7 +101,9 @@ class _CheckpointPolicy:
             )
         return generations
 
-    def complete(self, prompts: list[list[int]], rooms: list[int], seeds: list[int]) -> list[list[int]]:
+    def complete(
+        self, prompts: list[list[int]], rooms: list[int], requests: Sequence[PolicyRequest]
+    ) -> list[list[int]]:
         """Token ids that continue each prompt, at most `rooms[i]` of them, the stop token included."""
         raise NotImplementedError
 
@@ -122,7 +124,9 @@ class HfPolicy(_CheckpointPolicy):
         dtype: str | None = None,
     ) -> None:
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         super().__init__(folder, "hf", temperature, max_new_tokens, thinking, max_prompt_tokens)
         self.batch_size = batch_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -132,77 +136,54 @@ class HfPolicy(_CheckpointPolicy):
         except (OSError, ValueError) as error:
             raise BadInput(f"{folder}: expected a causal language model's checkpoint ({str(error)[:200]})") from None
         self.model = model.to(self.device).eval()
+        use_packed_attention(self.model, str(folder))
         self._set_limits(model.config, model.generation_config)
+        self.store = PrefixStore(PREFIX_STORE_BYTES)
+        self.token_bytes = _cache_bytes_per_token(model)
 
-    def complete(self, prompts: list[list[int]], rooms: list[int], seeds: list[int]) -> list[list[int]]:
+    def complete(
+        self, prompts: list[list[int]], rooms: list[int], requests: Sequence[PolicyRequest]
+    ) -> list[list[int]]:
         outputs: list[list[int]] = [[] for _ in prompts]
-        for batch in length_batches([len(prompt) for prompt in prompts], self.batch_size):
-            found = self._complete_batch(
+        streams = [random.Random(request.seed) for request in requests]
+        lengths = [len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True)]
+        for batch in length_batches(lengths, self.batch_size, BATCH_CACHE_BYTES // self.token_bytes):
+            batch_streams = [streams[index] for index in batch]
+            found = complete_batch(
+                self.model,
                 [prompts[index] for index in batch],
                 [rooms[index] for index in batch],
-                [seeds[index] for index in batch],
+                partial(self._choose, batch_streams),
+                self.stop_ids,
+                self.store,
+                [(requests[index].case_id, requests[index].trial) for index in batch],
             )
             for index, output in zip(batch, found, strict=True):
                 outputs[index] = output
         return outputs
 
-    @torch.inference_mode()
-    def _complete_batch(self, prompts: list[list[int]], rooms: list[int], seeds: list[int]) -> list[list[int]]:
-        longest = max(len(prompt) for prompt in prompts)
-        pad = int(self.tokenizer.pad_token_id or 0)
-        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.device)
-        mask = torch.tensor(
-            [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device
-        )
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        streams = [random.Random(seed) for seed in seeds]
-        outputs: list[list[int]] = [[] for _ in prompts]
-        rows = list(range(len(prompts)))  # the prompt behind each row of the batch; finished rows leave it
-        cache = None
-        while True:
-            out = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = out.past_key_values
-            chosen = self._choose(out.logits[:, -1, :], [streams[row] for row in rows])
-            alive: list[int] = []
-            for place, (row, token) in enumerate(zip(rows, chosen, strict=True)):
-                output = outputs[row]
-                if len(output) < rooms[row] and not (output and output[-1] in self.stop_ids):
-                    output.append(token)
-                if len(output) < rooms[row] and output[-1] not in self.stop_ids:
-                    alive.append(place)
-            if not alive:
-                return outputs
-            next_ids = torch.tensor(chosen, device=self.device)
-            next_positions = positions[:, -1:] + 1
-            # leaving costs a copy of the cache, so wait until a quarter of the batch has finished
-            if len(alive) <= 0.75 * len(rows):
-                kept = torch.tensor(alive, device=self.device)
-                cache.batch_select_indices(kept)
-                next_ids, next_positions, mask = next_ids[kept], next_positions[kept], mask[kept]
-                rows = [rows[place] for place in alive]
-            ids = next_ids[:, None]
-            positions = next_positions
-            mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=1)
-
-    def _choose(self, logits: torch.Tensor, streams: list[random.Random]) -> list[int]:
-        """The next token of each row: the most probable one, or one drawn with the row's own random number."""
+    def _choose(self, streams: list[random.Random], logits: torch.Tensor, rows: list[int]) -> list[int]:
+        """The next token of each row: the most probable one, or one drawn with the row's own random stream."""
         if self.temperature == 0:
             return logits.argmax(-1).tolist()
         cumulative = torch.softmax(logits.float() / self.temperature, dim=-1).double().cumsum(-1)
-        draws = torch.tensor([[stream.random()] for stream in streams], dtype=torch.float64, device=logits.device)
+        draws = torch.tensor([[streams[row].random()] for row in rows], dtype=torch.float64, device=logits.device)
         picked = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)
         return picked.clamp(max=logits.shape[-1] - 1).squeeze(-1).tolist()
 
 
-def length_batches(lengths: Sequence[int], batch_size: int, max_tokens: int = MAX_BATCH_TOKENS) -> list[list[int]]:
-    """Indices in batches of similar length, longest first; at most `batch_size` rows and `max_tokens` padded tokens each."""
+def _cache_bytes_per_token(model: Any) -> int:
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+
+
+def length_batches(lengths: Sequence[int], batch_size: int, max_tokens: int) -> list[list[int]]:
+    """Indices in batches of similar length, longest first; at most `batch_size` rows, and rows x longest <= `max_tokens`.
+
+    A sequence that alone is over `max_tokens` has a batch of its own.
+    """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         widest = lengths[batches[-1][0]] if batches else 0
@@ -257,7 +238,9 @@ class VllmPolicy(_CheckpointPolicy):
             seed=seed,
         )
 
-    def complete(self, prompts: list[list[int]], rooms: list[int], seeds: list[int]) -> list[list[int]]:
+    def complete(
+        self, prompts: list[list[int]], rooms: list[int], requests: Sequence[PolicyRequest]
+    ) -> list[list[int]]:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
@@ -267,11 +250,11 @@ class VllmPolicy(_CheckpointPolicy):
             SamplingParams(
                 temperature=self.temperature,
                 max_tokens=room,
-                seed=seed,
+                seed=request.seed,
                 stop_token_ids=sorted(self.stop_ids),
                 detokenize=False,
             )
-            for room, seed in zip(rooms, seeds, strict=True)
+            for room, request in zip(rooms, requests, strict=True)
         ]
         tokens = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
         results = self.engine.generate(tokens, params, use_tqdm=False)

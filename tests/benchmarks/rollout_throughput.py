@@ -1,0 +1,140 @@
+"""Batched rollout against one prompt at a time: tokens/s side by side, same process, same episodes. Run by hand.
+
+Inputs: a checkpoint folder, environments (JSONL). Output: a table and, with --out, a JSON file.
+
+Compared, each on the same environments and with greedy decoding:
+- `serial`: one episode at a time, `model.generate` on one prompt (what the published collection code does)
+- `serial-own-loop`: one episode at a time, with the loop of train/local_policies.py
+- `batched-generate`: all episodes in flight, `model.generate` on left-padded batches
+- `batched`: all episodes in flight, the loop of train/local_policies.py (what every script here does)
+The ratio is of generated tokens a second of generation time (prefill included, sandbox and scoring left out), and of the whole
+rollout's. Scores are compared too: batching must not change them.
+
+Example:
+    PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/rollout_throughput.py --model outputs/cpu/start --data outputs/cpu/environments/test.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from env_construction.jsonl import run_main
+from train.collect_trajectories import load_environments
+from train.local_policies import HfPolicy, length_batches
+from train.policies import Generation, PolicyRequest
+from train.rollout import play
+
+
+class TimedPolicy:
+    """Counts what a policy generates and how long it takes."""
+
+    def __init__(self, policy: HfPolicy) -> None:
+        self.policy = policy
+        self.name = policy.name
+        self.tokens = 0
+        self.seconds = 0.0
+
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
+        begun = time.perf_counter()
+        generations = self.policy.generate(requests)
+        self.seconds += time.perf_counter() - begun
+        self.tokens += sum(generation.tokens for generation in generations)
+        return generations
+
+
+class GeneratePolicy(HfPolicy):
+    """The same policy on `model.generate`: the baseline."""
+
+    def __init__(self, folder: str, **options: Any) -> None:
+        super().__init__(folder, **options)
+        self.model.set_attn_implementation("sdpa")
+
+    @torch.inference_mode()
+    def complete(
+        self, prompts: list[list[int]], rooms: list[int], requests: Sequence[PolicyRequest]
+    ) -> list[list[int]]:
+        outputs: list[list[int]] = [[] for _ in prompts]
+        pad = int(self.tokenizer.pad_token_id)
+        for batch in length_batches([len(prompt) for prompt in prompts], self.batch_size, 65536):
+            longest = max(len(prompts[index]) for index in batch)
+            ids = torch.tensor([[pad] * (longest - len(prompts[i])) + prompts[i] for i in batch])
+            mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in batch])
+            found = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                max_new_tokens=max(rooms[index] for index in batch),
+                eos_token_id=sorted(self.stop_ids),
+                pad_token_id=pad,
+            )[:, longest:].tolist()
+            for index, tokens in zip(batch, found, strict=True):
+                end = next((place + 1 for place, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
+                outputs[index] = tokens[: min(end, rooms[index])]
+        return outputs
+
+
+def measure(policy: HfPolicy, environments: list[Any], in_flight: int, max_turns: int) -> dict[str, Any]:
+    """Play once; tokens/s of generation and of the whole rollout, and every case's Solve-F1."""
+    timed = TimedPolicy(policy)
+    begun = time.perf_counter()
+    episodes = play(timed, environments, max_turns=max_turns, in_flight=in_flight)
+    wall = time.perf_counter() - begun
+    return {
+        "tokens": timed.tokens,
+        "generation_seconds": timed.seconds,
+        "rollout_seconds": wall,
+        "tokens_per_second": timed.tokens / timed.seconds,
+        "rollout_tokens_per_second": timed.tokens / wall,
+        "solve_f1": [episode.score.solve_f1 for episode in episodes],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="checkpoint folder")
+    parser.add_argument("--data", required=True, help="environments, JSONL")
+    parser.add_argument("--limit", type=int, default=64)
+    parser.add_argument("--max-turns", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=160)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--out", default=None, help="JSON file to write")
+    arguments = parser.parse_args()
+    environments = load_environments(arguments.data, arguments.limit)
+    options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens, "device": "cpu"}
+    many = {"batch_size": arguments.batch_size, **options}
+    runs = {
+        "batched": (HfPolicy(arguments.model, **many), 256),
+        "batched-generate": (GeneratePolicy(arguments.model, **many), 256),
+        "serial-own-loop": (HfPolicy(arguments.model, batch_size=1, **options), 1),
+        "serial": (GeneratePolicy(arguments.model, batch_size=1, **options), 1),
+    }
+    play(runs["batched"][0], environments[:2], max_turns=1)  # warms the sandbox and the thread pools up
+    results = {
+        name: measure(policy, environments, flight, arguments.max_turns) for name, (policy, flight) in runs.items()
+    }
+    baseline = results["serial"]
+    print(f"{'':<18}{'tokens':>8}{'tokens/s':>10}{'ratio':>8}{'rollout s':>11}{'ratio':>8}{'same F1':>9}")
+    for name, result in results.items():
+        same = sum(a == b for a, b in zip(result["solve_f1"], baseline["solve_f1"], strict=True))
+        result["generation_ratio"] = result["tokens_per_second"] / baseline["tokens_per_second"]
+        result["rollout_ratio"] = result["rollout_tokens_per_second"] / baseline["rollout_tokens_per_second"]
+        result["same_f1"] = same
+        print(
+            f"{name:<18}{result['tokens']:>8}{result['tokens_per_second']:>10.0f}{result['generation_ratio']:>8.2f}"
+            f"{result['rollout_seconds']:>11.1f}{result['rollout_ratio']:>8.2f}{same:>6}/{len(environments)}"
+        )
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        print(f"wrote {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
