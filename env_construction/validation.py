@@ -16,12 +16,11 @@ from env_construction.author import Rejected
 from env_construction.document_generation import check_arguments, check_document
 from env_construction.localized_deployment import source_problem
 from env_construction.matching import published_match, strict_match
-from env_construction.replay import Replay, ReplayPlan
+from env_construction.replay import SLOW_S, Replay, ReplayPlan
 from env_construction.scenario_decomposition import answer_in_arguments, check_shape
 from env_construction.schema import Environment, SubQuestion
 from env_construction.tool_sandbox import ToolSandbox
 
-SLOWEST_CALL_S = 1.0
 TRIES = 3
 
 
@@ -217,7 +216,7 @@ def deterministic(environment: Environment, replay: Replay) -> Finding | None:
 def calls_are_fast(environment: Environment, replay: Replay) -> Finding | None:
     """No call takes over a second."""
     slowest = max((result.seconds for run in replay.runs for result in run.values()), default=0.0)
-    return Finding("calls_are_fast", f"a call took {slowest:.2f} s") if slowest > SLOWEST_CALL_S else None
+    return Finding("calls_are_fast", f"a call took {slowest:.2f} s") if slowest > SLOW_S else None
 
 
 def gold_plan_scores_one(environment: Environment, replay: Replay) -> Finding | None:
