@@ -19,18 +19,23 @@ from analysis.run_folder import Missing, Run, policy_label
 from analysis.style import figure_style, new_figure, policy_style
 from env_construction.jsonl import run_main
 
-# What is drawn -> the names it may have in the log; the first that is there is taken.
+# What is drawn -> the names it may have in the log; the first that is there is taken. Names are those of OpenRLHF 0.11.2 and of
+# the reward's own logs (reward/openrlhf_reward.py). `true_reward` comes first: of a control it is what the policy would have earned.
 SERIES: dict[str, tuple[str, ...]] = {
-    "reward": ("reward", "rewards", "reward_mean", "rollout/reward", "train/reward"),
-    "calls a turn (p)": ("p", "calls", "p_mean"),
-    "solved a turn (q)": ("q", "solved", "q_mean"),
-    "KL to the start of the epoch": ("kl", "kl_loss", "kl_mean", "actor/kl"),
-    "response length (tokens)": ("response_length", "response_lengths", "response_len"),
-    "truncated responses": ("truncated", "truncated_rate", "truncation", "truncated_share"),
-    "reward faults": ("fault", "faults", "fault_rate"),
-    "policy loss": ("policy_loss", "actor_loss", "act_loss"),
-    "groups of equal reward": ("zero_variance_groups", "zero_std_groups", "degenerate_groups"),
-    "entropy": ("entropy_loss", "entropy"),
+    "reward": ("true_reward", "reward", "rewards", "reward_mean"),
+    "calls a turn (p)": ("p",),
+    "solved a turn (q)": ("q",),
+    "turns with final answer (share)": ("kind_answer",),
+    "turns malformed (share)": ("kind_malformed",),
+    "turns empty (share)": ("kind_empty",),
+    "KL to the start of the epoch": ("kl", "kl_loss"),
+    "response length (tokens)": ("response_length", "response_lengths"),
+    "responses cut off (share)": ("truncated", "truncated_rate", "response_clip_ratio"),
+    "reward faults (share)": ("fault", "faults"),
+    "spread of reward in a group (s.d.)": ("group_reward_std",),
+    "policy loss": ("policy_loss", "act_loss"),
+    "entropy (nats a token)": ("entropy_loss", "entropy"),
+    "sandbox time a response (ms)": ("sandbox_ms",),
 }
 
 
@@ -117,7 +122,7 @@ def build(run: Run) -> list[Artifact]:
     caption = (
         f"Training as the trainer logged it: {counts}. Thin lines are single steps (one batch of samples), thick lines the running mean over a twelfth of the "
         "steps; dotted lines mark a new epoch, in which prompts are collected afresh. No interval: each line is one run with one seed; the test of the result is the "
-        f"paired difference in the results table. {'Prompts: ' + '; '.join(prompts) + '. ' if prompts else ''}Source: train/<algorithm>/epoch<k>/train_log.jsonl."
+        f"paired difference in the results table. Of a control, the true reward is drawn, which it is not trained on. {'Prompts: ' + '; '.join(prompts) + '. ' if prompts else ''}Source: train/<algorithm>/epoch<k>/train_log.jsonl."
     )
     return [
         Artifact("training_curves", "Training curves", caption, [row for rows in logs.values() for row in rows], figure)

@@ -170,6 +170,8 @@ def write_training(run: Path, algorithm: str, environments: list[Environment], s
                     "epoch": number,
                     "reward": level,
                     "kl": 0.001 * step,
+                    "fault": 0.0,
+                    "kind_malformed": 0.2 - 0.1 * level,
                     "response_length": 40 + 5 * chance.random(),
                     "p": 1.6 - 0.3 * level,
                     "q": level,
