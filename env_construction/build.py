@@ -16,16 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,114 +25,19 @@ from tqdm import tqdm
 
 from env_construction.author import STRATEGIES, Rejected
 from env_construction.build_progress import SplitProgress
+from env_construction.build_workers import Chunk, ChunkBuilder, Job, Runner, open_runner, summarize
 from env_construction.data_card import write_data_card, write_parquet
-from env_construction.data_statistics import Tally
-from env_construction.duplicates import DISTINCT, DistinctCounter, distinct_keys, question_key
-from env_construction.environment_builder import BuildConfiguration, Built, build_chunk
-from env_construction.jsonl import BadInput, dump_line, keep_configuration, run_main
+from env_construction.environment_builder import BuildConfiguration
+from env_construction.jsonl import BadInput, keep_configuration, run_main
 from env_construction.levels import LEVELS
 from env_construction.schema import Environment, Split
-from env_construction.stage_runner import make_author
 from env_construction.statistics_figures import draw_figures
-from env_construction.tool_sandbox import ToolSandbox
 
 CHUNK = 128
-Job = tuple[BuildConfiguration, Split, list[int]]
-
-
-@dataclass
-class Chunk:
-    """What a worker hands back: for each index its line and key, and the counts over the chunk."""
-
-    lines: list[tuple[int, str, int]]
-    tally: Tally
-    rejections: Counter[str]
-    flags: Counter[str]
-    distinct: dict[str, DistinctCounter]
-
-
-class _Builder:
-    """An author and a sandbox, one pair per process and author."""
-
-    def __init__(self, author: str) -> None:
-        self.author = make_author(author)
-        self.sandbox = ToolSandbox(workers=1)
-
-    def build(self, job: Job, first_attempts: dict[int, int] | None = None) -> list[Built]:
-        configuration, split, indices = job
-        return build_chunk(self.author, configuration, split, indices, self.sandbox, first_attempts)
-
-    def chunk(self, job: Job) -> Chunk:
-        return summarize(self.build(job))
-
-
-def summarize(built: list[Built]) -> Chunk:
-    """The lines and the counts of some environments."""
-    chunk = Chunk([], Tally(), Counter(), Counter(), {name: DistinctCounter() for name in DISTINCT})
-    for item in built:
-        chunk.lines.append((item.index, dump_line(item.environment.to_record()), question_key(item.environment)))
-        chunk.tally.add(item.environment)
-        chunk.rejections.update(item.rejections)
-        chunk.flags.update(item.flags)
-        for name, keys in distinct_keys(item.environment).items():
-            chunk.distinct[name].add(keys)
-    return chunk
-
-
-@cache
-def _builder_of_process(author: str) -> _Builder:
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    return _Builder(author)
-
-
-def _leave_with_parent() -> None:
-    """A parent that was killed cannot stop its workers; they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _chunk_in_process(job: Job) -> Chunk:
-    return _builder_of_process(job[0].author).chunk(job)
-
-
-Runner = Callable[[Iterator[Job]], Iterator[Chunk]]
-"""Turns jobs into chunks, in the jobs' order, a few of them under way at a time."""
-
-
-@contextmanager
-def open_runner(workers: int, here: _Builder, ray_address: str | None) -> Iterator[Runner]:
-    """This process, or local processes, or a Ray cluster: what they hand back is the same."""
-    if ray_address is not None:
-        import ray
-
-        ray.init(address=ray_address, ignore_reinit_error=True)
-        task = ray.remote(num_cpus=1)(_chunk_in_process)
-        yield lambda jobs: _window(jobs, 2 * workers, task.remote, ray.get)
-    elif workers == 1:
-        yield lambda jobs: map(here.chunk, jobs)
-    else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield lambda jobs: _window(
-                jobs, 2 * workers, lambda job: pool.submit(_chunk_in_process, job), Future.result
-            )
-
-
-def _window(
-    jobs: Iterator[Job], size: int, submit: Callable[[Job], Any], wait: Callable[[Any], Chunk]
-) -> Iterator[Chunk]:
-    under_way: deque[Any] = deque()
-    for job in jobs:
-        under_way.append(submit(job))
-        if len(under_way) >= size:
-            yield wait(under_way.popleft())
-    while under_way:
-        yield wait(under_way.popleft())
 
 
 def build_split(
-    configuration: BuildConfiguration, split: Split, count: int, folder: Path, here: _Builder, runner: Runner
+    configuration: BuildConfiguration, split: Split, count: int, folder: Path, here: ChunkBuilder, runner: Runner
 ) -> dict[str, Any]:
     """Write `count` environments to `<folder>/<split>.jsonl`, going on after what is there. Returns the split's statistics.
 
@@ -173,7 +70,7 @@ def _aligned(start: int, count: int) -> Iterator[int]:
 
 
 def _take(
-    chunk: Chunk, here: _Builder, configuration: BuildConfiguration, split: Split, progress: SplitProgress
+    chunk: Chunk, here: ChunkBuilder, configuration: BuildConfiguration, split: Split, progress: SplitProgress
 ) -> None:
     """Write a chunk; an environment whose question was asked before gives way to a later attempt at its index."""
     progress.tally.merge(chunk.tally)
@@ -250,7 +147,7 @@ def main() -> int:
     if arguments.workers < 1 or min(sizes.values()) < 0:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
     keep_configuration(arguments.out, asdict(configuration))
-    here = _Builder(configuration.author)
+    here = ChunkBuilder(configuration.author)
     with here.sandbox, open_runner(arguments.workers, here, arguments.ray_address) as runner:
         statistics: dict[str, dict[str, Any]] = {
             split: build_split(configuration, split, count, arguments.out, here, runner)

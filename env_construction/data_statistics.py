@@ -2,17 +2,27 @@
 
 `Tally` counts one environment at a time in constant memory and adds up over processes; `comparison` sets two tallies side
 by side. Rows follow "The published data, counted" in paper/README.md.
+
+In: a JSONL of environments, ours or the authors'. Out: a table on the screen, each row beside the published one; with --out, JSON.
+
+Example:
+    python -m env_construction.data_statistics outputs/demo/environments/train.jsonl --out outputs/demo/counted.json
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from env_construction.schema import SCENARIOS, Environment
+from tqdm import tqdm
+
+from env_construction.jsonl import run_main
+from env_construction.schema import SCENARIOS, Environment, read_environments
 
 PARAMETER_TYPES = ("string", "boolean", "object", "number", "array", "integer")
 _PIECE = re.compile(r"\w+|[^\w\s]")
@@ -193,3 +203,23 @@ PUBLISHED: dict[str, float] = {
 def comparison(rows: dict[str, float], reference: dict[str, float]) -> list[tuple[str, float, float, float]]:
     """(row, reference, here, relative difference) for every row of the reference."""
     return [(name, value, rows.get(name, 0.0), rows.get(name, 0.0) / value - 1) for name, value in reference.items()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="JSONL of environments")
+    parser.add_argument("--out", type=Path, help="JSON with all counts and histograms")
+    arguments = parser.parse_args()
+    counted = tally(tqdm(read_environments(arguments.file), desc="count", unit="env", disable=None))
+    print(f"{'':50}{'published':>12}{'here':>12}{'difference':>12}")
+    for name, reference, here, difference in comparison(counted.rows(), PUBLISHED):
+        print(f"{name:50}{reference:>12,.2f}{here:>12,.2f}{difference:>+12.1%}")
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(counted.to_record(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"wrote {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
