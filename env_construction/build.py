@@ -31,6 +31,7 @@ from env_construction.environment_builder import BuildConfiguration
 from env_construction.jsonl import BadInput, keep_configuration, run_main
 from env_construction.levels import LEVELS
 from env_construction.schema import Environment, Split
+from env_construction.stage_runner import make_author
 from env_construction.statistics_figures import draw_figures
 
 CHUNK = 128
@@ -146,6 +147,7 @@ def main() -> int:
     sizes: dict[Split, int] = {"train": arguments.n_train, "dev": arguments.n_dev, "test": arguments.n_test}
     if arguments.workers < 1 or min(sizes.values()) < 0:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
+    make_author(configuration.author)
     keep_configuration(arguments.out, asdict(configuration))
     here = ChunkBuilder(configuration.author)
     with here.sandbox, open_runner(arguments.workers, here, arguments.ray_address) as runner:
