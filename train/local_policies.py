@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from env_construction.jsonl import BadInput
-from train.packed_decoding import PrefixStore, complete_batch, use_packed_attention
+from train.packed_decoding import Buffers, PrefixStore, complete_batch, use_packed_attention
 from train.policies import Generation, PolicyRequest
 from train.prompts import load_tokenizer, render_prompt, require_thinking
 
@@ -138,6 +138,7 @@ class HfPolicy(_CheckpointPolicy):
         self.model = model.to(self.device).eval()
         use_packed_attention(self.model, str(folder))
         self._set_limits(model.config, model.generation_config)
+        self.buffers = Buffers()
         self.store = PrefixStore(PREFIX_STORE_BYTES)
         self.token_bytes = _cache_bytes_per_token(model)
 
@@ -155,6 +156,7 @@ class HfPolicy(_CheckpointPolicy):
                 [rooms[index] for index in batch],
                 partial(self._choose, batch_streams),
                 self.stop_ids,
+                self.buffers,
                 self.store,
                 [(requests[index].case_id, requests[index].trial) for index in batch],
             )

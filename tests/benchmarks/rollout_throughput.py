@@ -7,8 +7,9 @@ Compared, each on the same environments and with greedy decoding:
 - `serial-own-loop`: one episode at a time, with the loop of train/local_policies.py
 - `batched-generate`: all episodes in flight, `model.generate` on left-padded batches
 - `batched`: all episodes in flight, the loop of train/local_policies.py (what every script here does)
-The ratio is of generated tokens a second of generation time (prefill included, sandbox and scoring left out), and of the whole
-rollout's. Scores are compared too: batching must not change them.
+Tokens are counted as generated; the time is the process's own CPU time of the whole rollout (prefill, scoring and rendering
+included; on one thread that is wall time without what other processes take), and wall time beside it. Scores are compared
+too: batching must not change them.
 
 Example:
     PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/rollout_throughput.py --model outputs/cpu/start --data outputs/cpu/environments/test.jsonl
@@ -26,27 +27,11 @@ from typing import Any
 import torch
 
 from env_construction.jsonl import run_main
+from env_construction.schema import Environment
 from train.collect_trajectories import load_environments
 from train.local_policies import HfPolicy, length_batches
-from train.policies import Generation, PolicyRequest
+from train.policies import PolicyRequest
 from train.rollout import play
-
-
-class TimedPolicy:
-    """Counts what a policy generates and how long it takes."""
-
-    def __init__(self, policy: HfPolicy) -> None:
-        self.policy = policy
-        self.name = policy.name
-        self.tokens = 0
-        self.seconds = 0.0
-
-    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
-        begun = time.perf_counter()
-        generations = self.policy.generate(requests)
-        self.seconds += time.perf_counter() - begun
-        self.tokens += sum(generation.tokens for generation in generations)
-        return generations
 
 
 class GeneratePolicy(HfPolicy):
@@ -80,18 +65,19 @@ class GeneratePolicy(HfPolicy):
         return outputs
 
 
-def measure(policy: HfPolicy, environments: list[Any], in_flight: int, max_turns: int) -> dict[str, Any]:
-    """Play once; tokens/s of generation and of the whole rollout, and every case's Solve-F1."""
-    timed = TimedPolicy(policy)
-    begun = time.perf_counter()
-    episodes = play(timed, environments, max_turns=max_turns, in_flight=in_flight)
-    wall = time.perf_counter() - begun
+def measure(policy: HfPolicy, environments: list[Environment], in_flight: int, max_turns: int) -> dict[str, Any]:
+    """Play once: tokens, seconds, tokens/s, and every case's Solve-F1."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    episodes = play(policy, environments, max_turns=max_turns, in_flight=in_flight)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    tokens = sum(generation.tokens for episode in episodes for generation in episode.generations)
     return {
-        "tokens": timed.tokens,
-        "generation_seconds": timed.seconds,
-        "rollout_seconds": wall,
-        "tokens_per_second": timed.tokens / timed.seconds,
-        "rollout_tokens_per_second": timed.tokens / wall,
+        "tokens": tokens,
+        "turns": sum(len(episode.turns) for episode in episodes),
+        "cpu_seconds": cpu,
+        "wall_seconds": wall,
+        "tokens_per_cpu_second": tokens / cpu,
+        "tokens_per_wall_second": tokens / wall,
         "solve_f1": [episode.score.solve_f1 for episode in episodes],
     }
 
@@ -100,7 +86,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint folder")
     parser.add_argument("--data", required=True, help="environments, JSONL")
-    parser.add_argument("--limit", type=int, default=64)
+    parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--max-turns", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=160)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -120,15 +106,18 @@ def main() -> int:
         name: measure(policy, environments, flight, arguments.max_turns) for name, (policy, flight) in runs.items()
     }
     baseline = results["serial"]
-    print(f"{'':<18}{'tokens':>8}{'tokens/s':>10}{'ratio':>8}{'rollout s':>11}{'ratio':>8}{'same F1':>9}")
+    print(
+        f"{'':<18}{'tokens':>8}{'CPU s':>8}{'tokens/s':>10}{'ratio':>7}{'wall s':>8}{'tokens/s':>10}{'ratio':>7}{'same F1':>9}"
+    )
     for name, result in results.items():
         same = sum(a == b for a, b in zip(result["solve_f1"], baseline["solve_f1"], strict=True))
-        result["generation_ratio"] = result["tokens_per_second"] / baseline["tokens_per_second"]
-        result["rollout_ratio"] = result["rollout_tokens_per_second"] / baseline["rollout_tokens_per_second"]
+        result["cpu_ratio"] = result["tokens_per_cpu_second"] / baseline["tokens_per_cpu_second"]
+        result["wall_ratio"] = result["tokens_per_wall_second"] / baseline["tokens_per_wall_second"]
         result["same_f1"] = same
         print(
-            f"{name:<18}{result['tokens']:>8}{result['tokens_per_second']:>10.0f}{result['generation_ratio']:>8.2f}"
-            f"{result['rollout_seconds']:>11.1f}{result['rollout_ratio']:>8.2f}{same:>6}/{len(environments)}"
+            f"{name:<18}{result['tokens']:>8}{result['cpu_seconds']:>8.1f}{result['tokens_per_cpu_second']:>10.0f}"
+            f"{result['cpu_ratio']:>7.2f}{result['wall_seconds']:>8.1f}{result['tokens_per_wall_second']:>10.0f}"
+            f"{result['wall_ratio']:>7.2f}{same:>6}/{len(environments)}"
         )
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
