@@ -153,8 +153,8 @@ def _airports(tables: Tables, rows: Mapping[str, Row], cities: Mapping[str, Row]
 
 
 def _short_zone(zone: str) -> str:
-    """Europe/Oslo -> Oslo; zones of three parts are ambiguous without their second."""
-    return zone.replace("_", " ").split("/")[-1] if zone.count("/") == 1 else ""
+    """Europe/Oslo -> Oslo Time; zones of three parts are ambiguous without their second."""
+    return zone.replace("_", " ").split("/")[-1] + " Time" if zone.count("/") == 1 else ""
 
 
 def _clock_changes(zone: str) -> list[date]:

@@ -30,7 +30,7 @@ TYPE_NAMES: dict[str, tuple[str, str]] = {
     "subdivision": ("subdivision", "name of the subdivision"),
     "state": ("US state", "US state name"),
     "county": ("US county", "US county name"),
-    "timezone": ("time zone", "IANA time zone name"),
+    "timezone": ("time zone", "time zone, as Oslo Time"),
     "number": ("number", "number"),
     "territory": ("former country", "name of the former country"),
 }
