@@ -244,7 +244,7 @@ def load_policy(
         return RandomPolicy(seed=seed)
     if kind == "replay" and rest:
         return ReplayPolicy(rest)
-    if (kind in ("hf", "vllm") and rest) or Path(spec).is_dir():
+    if (kind in ("hf", "vllm") and rest) or (spec and Path(spec).is_dir()):
         from train.local_policies import HfPolicy, VllmPolicy
 
         folder = rest if kind in ("hf", "vllm") and rest else spec

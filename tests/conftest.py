@@ -1,0 +1,138 @@
+"""What the tests of train and eval share: four small environments, a sandbox, and a tiny random checkpoint."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument
+from env_construction.tool_sandbox import ToolSandbox
+
+CODES = {
+    "capital_of": """
+def capital_of(country, formal=False):
+    capitals = {"Peru": "Lima", "Ghana": "Accra", "Fiji": "Suva"}
+    return {"country": country, "capital": capitals[country]}
+""",
+    "population_of": """
+def population_of(city):
+    return {"Lima": 7737002, "Accra": 1963264, "Suva": 77366}[city]
+""",
+    "larger_of": """
+def larger_of(a, b):
+    return max(a, b)
+""",
+}
+TOOLS = [
+    ToolDocument(
+        name="capital_of",
+        description="Capital of a country.",
+        parameters={
+            "type": "object",
+            "properties": {"country": {"type": "string"}, "formal": {"type": "boolean"}},
+            "required": ["country"],
+        },
+    ),
+    ToolDocument(
+        name="population_of",
+        description="Population of a city.",
+        parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    ),
+    ToolDocument(
+        name="larger_of",
+        description="The larger of two numbers.",
+        parameters={
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+        },
+    ),
+]
+
+
+def _environment(name: str, question: str, answer: str, steps: list[tuple[str, dict, str, list[str]]]) -> Environment:
+    """`steps`: (tool, arguments, sub-answer, ids of the steps it needs); step i has the id `s<i>`."""
+    unsolved: dict[str, list[str]] = {}
+    for tool, _, sub_answer, _ in steps:
+        unsolved.setdefault(tool, []).append(sub_answer)
+    return Environment(
+        messages=[{"role": "user", "content": f"Call the tools to answer.\nQuestion: {question}"}],
+        tools=TOOLS,
+        codes=CODES,
+        unsolved_set=unsolved,
+        answer=answer,
+        data_source=f"self/{name}",
+        split="test",
+        id=f"atlas-{name}",
+        sub_questions=[
+            SubQuestion(id=f"s{i}", question=f"step {i}", answer=sub_answer, tool=tool, depends_on=needs)
+            for i, (tool, _, sub_answer, needs) in enumerate(steps)
+        ],
+        gold_plan=[
+            GoldCall(sub_question=f"s{i}", name=tool, arguments=arguments)
+            for i, (tool, arguments, _, _) in enumerate(steps)
+        ],
+    )
+
+
+@pytest.fixture
+def environments() -> list[Environment]:
+    """One environment of each scenario: 1, 2, 2 and 5 sub-questions."""
+    return [
+        _environment(
+            "single_hop", "What is the capital of Fiji?", "Suva", [("capital_of", {"country": "Fiji"}, "Suva", [])]
+        ),
+        _environment(
+            "parallel_single_hop",
+            "What are the capitals of Peru and Ghana?",
+            "Lima",
+            [
+                ("capital_of", {"country": "Peru"}, "Lima", []),
+                ("capital_of", {"country": "Ghana"}, "Accra", []),
+            ],
+        ),
+        _environment(
+            "multi_hop",
+            "How many people live in the capital of Fiji?",
+            "77366",
+            [
+                ("capital_of", {"country": "Fiji"}, "Suva", []),
+                ("population_of", {"city": "Suva"}, "77366", ["s0"]),
+            ],
+        ),
+        _environment(
+            "parallel_multi_hop",
+            "How many people live in the larger one of the capitals of Peru and Ghana?",
+            "7737002",
+            [
+                ("capital_of", {"country": "Peru"}, "Lima", []),
+                ("capital_of", {"country": "Ghana"}, "Accra", []),
+                ("population_of", {"city": "Lima"}, "7737002", ["s0"]),
+                ("population_of", {"city": "Accra"}, "1963264", ["s1"]),
+                ("larger_of", {"a": 7737002, "b": 1963264}, "7737002", ["s2", "s3"]),
+            ],
+        ),
+    ]
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[ToolSandbox]:
+    with ToolSandbox(workers=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised Qwen3-architecture checkpoint with its own tokenizer and chat template."""
+    from train.tiny_policy import new_model, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    texts = [
+        f"Question: What is the capital of {name}? The capital of {name} is {city}."
+        for name in ("Peru", "Ghana", "Fiji")
+        for city in ("Lima", "Accra", "Suva")
+    ]
+    tokenizer = train_tokenizer(texts, vocabulary=400)
+    new_model(tokenizer, seed=1, layers=2, width=32, heads=4).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

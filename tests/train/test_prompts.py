@@ -1,0 +1,78 @@
+"""Prompts are rendered once, by the model's own template, and never cut or mixed up."""
+
+import shutil
+
+import pytest
+
+from env_construction.jsonl import BadInput
+from reward.scoring import advance, score_turn
+from train.policies import OraclePolicy, PolicyRequest
+from train.prompts import has_thinking, load_tokenizer, render_prompt, require_thinking, template_sha256
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_checkpoint):
+    return load_tokenizer(tiny_checkpoint)
+
+
+def test_prompt_holds_question_and_tools_and_opens_the_assistants_turn(tokenizer, environments) -> None:
+    environment = environments[0]
+    prompt = render_prompt(tokenizer, environment.messages, environment.openai_tools(), False)
+    assert environment.question in prompt
+    assert all(tool.name in prompt and tool.description in prompt for tool in environment.tools)
+    assert prompt.endswith("<|im_start|>assistant\n")
+
+
+def test_longer_conversation_only_appends(tokenizer, environments, sandbox) -> None:
+    state = environments[3]
+    previous = render_prompt(tokenizer, state.messages, state.openai_tools(), False)
+    for turn in range(3):
+        [generation] = OraclePolicy().generate([PolicyRequest(state, state.id, 0, turn, 0)])
+        state = advance(state, score_turn(state, generation.text, sandbox=sandbox))
+        prompt = render_prompt(tokenizer, state.messages, state.openai_tools(), False)
+        assert prompt.startswith(previous)
+        assert len(prompt) > len(previous)
+        previous = prompt
+
+
+def test_no_tools_is_no_tool_section(tokenizer) -> None:
+    assert "<tools>" not in render_prompt(tokenizer, [{"role": "user", "content": "hi"}], [], False)
+
+
+def test_lone_surrogate_is_replaced_so_that_the_prompt_can_be_tokenized(tokenizer) -> None:
+    prompt = render_prompt(tokenizer, [{"role": "user", "content": "a \ud800 b"}], [], False)
+    assert "a ? b" in prompt
+    assert tokenizer(prompt)["input_ids"]
+
+
+def test_thinking_is_refused_where_the_template_has_none(tokenizer) -> None:
+    assert not has_thinking(tokenizer)
+    require_thinking(tokenizer, "tiny", False)
+    with pytest.raises(BadInput, match="tiny has no thinking mode"):
+        require_thinking(tokenizer, "tiny", True)
+
+
+def test_thinking_is_passed_to_a_template_that_knows_it(tiny_checkpoint) -> None:
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    tokenizer.chat_template = "{{ 'on' if enable_thinking else 'off' }}"
+    assert has_thinking(tokenizer)
+    asked = [{"role": "user", "content": "hi"}]
+    assert render_prompt(tokenizer, asked, [], True) == "on"
+    assert render_prompt(tokenizer, asked, [], False) == "off"
+
+
+def test_hash_follows_the_template(tiny_checkpoint) -> None:
+    tokenizer, other = load_tokenizer(tiny_checkpoint), load_tokenizer(tiny_checkpoint)
+    assert template_sha256(tokenizer) == template_sha256(other)
+    other.chat_template += " "
+    assert template_sha256(tokenizer) != template_sha256(other)
+
+
+def test_folder_without_tokenizer_or_template_is_refused(tiny_checkpoint, tmp_path) -> None:
+    with pytest.raises(BadInput, match="expected a model folder with a tokenizer"):
+        load_tokenizer(tmp_path)
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_checkpoint, bare)
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(BadInput, match="no chat template"):
+        load_tokenizer(bare)
