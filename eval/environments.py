@@ -229,8 +229,10 @@ def main() -> int:
     configuration = {name: getattr(arguments, name) for name in (*recorded, "thinking", "match")}
     configuration["data_sha256"] = file_sha256(arguments.data)
     keep_configuration(out, configuration)
-    rows, faults = ordered_rows(out, environments), 0
-    if len(rows) < len(environments) * arguments.trials:
+    with JsonlWriter(out / "results.jsonl", key=("id", "trial")) as written:  # cuts off a line torn by a kill
+        left = len(environments) * arguments.trials - len(written.done)
+    faults = 0
+    if left:
         policy = load_policy(
             arguments.policy,
             temperature=arguments.temperature,
@@ -251,8 +253,10 @@ def main() -> int:
             in_flight=arguments.in_flight,
         )
     elif (out / "summary.json").exists():
-        print(f"{out}: all {len(rows)} episodes are there, nothing to do")
+        print(f"{out}: all {len(environments) * arguments.trials} episodes are there, nothing to do")
         return 0
+    else:
+        rows = ordered_rows(out, environments)
     summary = summarize(
         "environments",
         arguments.policy,

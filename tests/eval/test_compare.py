@@ -1,0 +1,177 @@
+"""Paired comparison: known differences and p-values, Holm, and a decomposition that adds up to the gain."""
+
+import itertools
+import json
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_rel
+
+from env_construction.jsonl import BadInput
+from eval import compare as script
+from eval.compare import COUNTS, compare, decompose, holm, mcnemar, paired_difference, shapley_shares
+
+
+def rows_of(values: list[Any], column: str = "x") -> list[dict[str, Any]]:
+    return [{"id": str(i), "trial": 0, column: value} for i, value in enumerate(values)]
+
+
+def counted(calls: int, parsed: int, malformed: int, needed: int, solved: int, n: int) -> dict[str, int]:
+    return dict(zip(COUNTS, (calls, parsed, malformed, needed, solved, n), strict=True))
+
+
+def test_pairing_removes_the_spread_between_cases() -> None:
+    generator = np.random.default_rng(0)
+    base = generator.uniform(0, 1, 60)
+    after = base + generator.normal(0.05, 0.02, 60)
+    found = paired_difference(rows_of(base.tolist()), rows_of(after.tolist()), "x")
+    assert found is not None
+    assert found["difference"] == pytest.approx(np.mean(after - base))
+    assert 0.04 < found["low"] < found["difference"] < found["high"] < 0.06
+    assert found["p"] < 0.001
+    assert found["smallest_resolvable"] < 0.01
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.03, 0.08])
+def test_p_value_is_close_to_the_paired_t_test(shift) -> None:
+    generator = np.random.default_rng(5)
+    a = generator.normal(0.5, 0.1, 100)
+    b = a + generator.normal(shift, 0.2, 100)
+    found = paired_difference(rows_of(a.tolist()), rows_of(b.tolist()), "x")
+    assert found is not None
+    assert found["p"] == pytest.approx(ttest_rel(b, a).pvalue, abs=0.03)
+    assert (found["p"] < 0.05) == (found["low"] > 0 or found["high"] < 0)
+
+
+def test_p_values_under_no_difference_are_rarely_small() -> None:
+    generator = np.random.default_rng(2)
+    small = 0
+    for _ in range(60):
+        a, b = generator.uniform(0, 1, (2, 40))
+        found = paired_difference(rows_of(a.tolist()), rows_of(b.tolist()), "x")
+        assert found is not None
+        small += found["p"] < 0.05
+    assert small <= 9
+
+
+def test_yes_no_values_are_tested_by_exact_mcnemar() -> None:
+    before = [True] * 10 + [False] * 12 + [True] * 2
+    after = [True] * 10 + [False] * 2 + [True] * 10 + [False] * 2
+    found = paired_difference(rows_of(before), rows_of(after), "x")
+    assert found is not None
+    # 10 gained, 2 lost: twice the chance of at most 2 heads in 12 throws
+    assert found["p"] == pytest.approx(2 * (1 + 12 + 66) / 2**12)
+    assert found["test"] == "mcnemar"
+    assert mcnemar(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 1.0
+
+
+def test_repeated_trials_are_averaged_and_not_tested_as_yes_no() -> None:
+    a = [{"id": str(i), "trial": t, "x": False} for i in range(8) for t in range(2)]
+    b = [{"id": str(i), "trial": t, "x": t == 0} for i in range(8) for t in range(2)]
+    found = paired_difference(a, b, "x")
+    assert found is not None
+    assert (found["difference"], found["n"], found["test"]) == (0.5, 8, "paired_bootstrap")
+
+
+def test_holm_of_a_textbook_example() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_never_lowers_and_keeps_the_order(p_values) -> None:
+    adjusted = holm(p_values)
+    assert all(before <= after <= 1 for before, after in zip(p_values, adjusted, strict=True))
+    for (p, a), (q, b) in itertools.combinations(zip(p_values, adjusted, strict=True), 2):
+        assert p == q or (p < q) == (a <= b) or a == b
+
+
+@st.composite
+def counts(draw: st.DrawFn, strict: bool) -> dict[str, int]:
+    parsed, malformed = draw(st.integers(0, 9)), draw(st.integers(0, 4))
+    needed = draw(st.integers(0, parsed))
+    n = draw(st.integers(1, 6))
+    return counted(parsed + malformed * strict, parsed, malformed, needed, draw(st.integers(0, min(needed, n))), n)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.booleans().flatmap(lambda s: st.lists(st.tuples(counts(s), counts(s)), min_size=1, max_size=6)))
+def test_shares_add_up_to_the_pooled_gain(pairs) -> None:
+    totals = []
+    for side in (0, 1):
+        rows = [pair[side] | {"sub_questions": pair[0]["sub_questions"]} for pair in pairs]
+        totals.append(np.array([[float(sum(row[name] for row in rows)) for name in COUNTS]]))
+
+    def pooled(total: np.ndarray) -> float:
+        return 2 * total[0, 4] / (total[0, 0] + total[0, 5])
+
+    assert shapley_shares(*totals).sum() == pytest.approx(pooled(totals[1]) - pooled(totals[0]), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "factor"),
+    [
+        (counted(6, 6, 4, 6, 3, 8), counted(10, 10, 0, 10, 5, 8), "format"),
+        (counted(10, 10, 0, 5, 4, 8), counted(10, 10, 0, 10, 8, 8), "tool"),
+        (counted(10, 10, 0, 10, 2, 8), counted(10, 10, 0, 10, 8, 8), "argument"),
+        (counted(5, 5, 0, 5, 4, 8), counted(10, 10, 0, 10, 8, 8), "attempts"),
+    ],
+)
+def test_gain_of_one_kind_is_given_to_that_kind_alone(before, after, factor) -> None:
+    found = decompose([{"id": "a", **before}], [{"id": "a", **after}])
+    assert found is not None
+    gain = found["pooled_solve_f1_gain"]["value"]
+    assert gain > 0.1
+    for name, share in found["shares"].items():
+        assert share["value"] == pytest.approx(gain if name == factor else 0.0, abs=1e-9)
+
+
+def test_rows_without_counts_have_no_decomposition() -> None:
+    assert compare(rows_of([0.0, 1.0]), rows_of([1.0, 1.0]))["decomposition"] is None
+
+
+def test_cases_of_one_side_and_faults_are_left_out_and_counted() -> None:
+    a = [*rows_of([0.0, 1.0, 0.0]), {"id": "9", "trial": 0, "x": 1.0, "outcome": "fault"}]
+    b = [*rows_of([1.0, 1.0]), {"id": "7", "trial": 0, "x": 1.0}]
+    found = compare(a, b)
+    assert (found["cases"], found["only_a"], found["only_b"], found["faults_a"], found["faults_b"]) == (2, 1, 1, 1, 0)
+    assert (found["metrics"]["x"]["n"], found["metrics"]["x"]["difference"]) == (2, 0.5)
+
+
+def test_results_without_a_common_case_are_refused() -> None:
+    with pytest.raises(BadInput, match="share no case"):
+        compare(rows_of([1.0]), [{"id": "other", "x": 1.0}])
+
+
+def test_command_writes_every_metric_with_its_correction(monkeypatch, tmp_path, capsys) -> None:
+    for name, shift in (("a", 0.0), ("b", 0.3)):
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / "results.jsonl").open("w") as out:
+            for i in range(30):
+                row = {
+                    "id": str(i),
+                    "trial": 0,
+                    "solve_f1": (i % 5) / 10 + shift,
+                    "answer_correct": i % 3 == 0,
+                    "scenario": "x",
+                }
+                out.write(json.dumps(row | counted(4, 4, 1, 3, 1 + (shift > 0), 3)) + "\n")
+    monkeypatch.setattr(
+        sys, "argv", ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c.json")]
+    )
+    assert script.main() == 0
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert set(found["metrics"]) == {"solve_f1", "answer_correct", "calls", "solved"}
+    assert found["metrics"]["solve_f1"]["difference"] == pytest.approx(0.3)
+    assert found["metrics"]["answer_correct"]["p"] == 1.0
+    assert math.isclose(sum(s["value"] for s in found["decomposition"]["shares"].values()), 2 * 2 / 7 - 2 / 7)
+    assert "gain in pooled Solve-F1 +0.286" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--metrics", "f1"])
+    with pytest.raises(BadInput, match="unknown metric 'f1': both results have solve_f1"):
+        script.main()
