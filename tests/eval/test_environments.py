@@ -32,7 +32,7 @@ def data(environments, tmp_path) -> Path:
 def measure(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> dict[str, Any]:
     monkeypatch.setattr(sys, "argv", ["environments", *map(str, arguments)])
     assert suite.main() == 0
-    return json.loads((Path(arguments[list(arguments).index("--out") + 1]) / "summary.json").read_text())
+    return json.loads((Path(str(arguments[arguments.index("--out") + 1])) / "summary.json").read_text())
 
 
 def row_of(

@@ -76,6 +76,7 @@ def test_f1_of_averages_differs_from_the_average_of_f1() -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 5))
 def test_interval_holds_the_value_and_stays_within_the_data(values, seed) -> None:
     found = estimate(rows_of(values), "x", seed)
+    assert found.low is not None and found.high is not None
     assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
     assert found == estimate(rows_of(values)[::-1], "x", seed)
 

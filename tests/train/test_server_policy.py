@@ -118,7 +118,9 @@ def test_arguments_that_are_no_object_become_a_malformed_call() -> None:
 
 
 def test_history_is_sent_with_ids_and_json_arguments() -> None:
-    calls = [{"type": "function", "function": {"name": "f", "arguments": {"x": "é"}}} for _ in range(2)]
+    calls: list[dict[str, Any]] = [
+        {"type": "function", "function": {"name": "f", "arguments": {"x": "é"}}} for _ in range(2)
+    ]
     sent = server_messages(
         [
             {"role": "user", "content": "q"},
