@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import os
 import random
+from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from env_construction.jsonl import BadInput
-from train.packed_decoding import Buffers, PrefixStore, complete_batch, use_packed_attention
-from train.policies import Generation, PolicyRequest
+from train.packed_decoding import Continuation, PackedDecoder, PrefixStore, use_packed_attention
+from train.policies import Exchange, Generation, PolicyRequest
 from train.prompts import load_tokenizer, render_prompt, require_thinking
 
 # Memory of the KV cache of one batch, and of what is kept of former turns.
@@ -76,36 +76,22 @@ class _CheckpointPolicy:
             return 0
         return max(0, min(self.max_new_tokens, self.context - prompt_tokens))
 
-    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
-        """One generation for each request, in order. A prompt beyond the limits comes back as `too_long`."""
-        prompts = [self.prompt_ids(request) for request in requests]
-        rooms = [self.room(len(prompt)) for prompt in prompts]
-        fitting = [index for index, room in enumerate(rooms) if room > 0]
-        outputs = self.complete(
-            [prompts[index] for index in fitting],
-            [rooms[index] for index in fitting],
-            [requests[index] for index in fitting],
+    def generation(self, prompt_tokens: int, output: list[int]) -> Generation:
+        """The generation of token ids that may end with a stop token."""
+        ended = bool(output) and output[-1] in self.stop_ids
+        return Generation(
+            text=self.tokenizer.decode(
+                output[:-1] if ended else output, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            ),
+            tokens=len(output),
+            prompt_tokens=prompt_tokens,
+            truncated=not ended,
         )
-        generations = [
-            Generation(text="", tokens=0, prompt_tokens=len(prompt), truncated=False, too_long=True)
-            for prompt in prompts
-        ]
-        for index, output in zip(fitting, outputs, strict=True):
-            ended = bool(output) and output[-1] in self.stop_ids
-            kept = output[:-1] if ended else output
-            generations[index] = Generation(
-                text=self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False),
-                tokens=len(output),
-                prompt_tokens=len(prompts[index]),
-                truncated=not ended,
-            )
-        return generations
 
-    def complete(
-        self, prompts: list[list[int]], rooms: list[int], requests: Sequence[PolicyRequest]
-    ) -> list[list[int]]:
-        """Token ids that continue each prompt, at most `rooms[i]` of them, the stop token included."""
-        raise NotImplementedError
+    @staticmethod
+    def too_long(prompt_tokens: int) -> Generation:
+        """The generation of a prompt beyond the limits: none."""
+        return Generation(text="", tokens=0, prompt_tokens=prompt_tokens, truncated=False, too_long=True)
 
 
 class HfPolicy(_CheckpointPolicy):
@@ -128,7 +114,6 @@ class HfPolicy(_CheckpointPolicy):
 
         logging.disable_progress_bar()
         super().__init__(folder, "hf", temperature, max_new_tokens, thinking, max_prompt_tokens)
-        self.batch_size = batch_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         chosen = dtype or ("auto" if self.device.type == "cuda" else "float32")
         try:
@@ -138,40 +123,51 @@ class HfPolicy(_CheckpointPolicy):
         self.model = model.to(self.device).eval()
         use_packed_attention(self.model, str(folder))
         self._set_limits(model.config, model.generation_config)
-        self.buffers = Buffers()
-        self.store = PrefixStore(PREFIX_STORE_BYTES)
-        self.token_bytes = _cache_bytes_per_token(model)
+        self.decoder = PackedDecoder(
+            self.model,
+            PrefixStore(PREFIX_STORE_BYTES),
+            rows=batch_size,
+            token_bytes=_cache_bytes_per_token(model),
+            max_bytes=BATCH_CACHE_BYTES,
+            temperature=temperature,
+            stop_ids=self.stop_ids,
+        )
 
-    def complete(
-        self, prompts: list[list[int]], rooms: list[int], requests: Sequence[PolicyRequest]
-    ) -> list[list[int]]:
-        outputs: list[list[int]] = [[] for _ in prompts]
-        streams = [random.Random(request.seed) for request in requests]
-        lengths = [len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True)]
-        for batch in length_batches(lengths, self.batch_size, BATCH_CACHE_BYTES // self.token_bytes):
-            batch_streams = [streams[index] for index in batch]
-            found = complete_batch(
-                self.model,
-                [prompts[index] for index in batch],
-                [rooms[index] for index in batch],
-                partial(self._choose, batch_streams),
-                self.stop_ids,
-                self.buffers,
-                self.store,
-                [(requests[index].case_id, requests[index].trial) for index in batch],
-            )
-            for index, output in zip(batch, found, strict=True):
-                outputs[index] = output
-        return outputs
+    def stream(self, exchange: Exchange) -> None:
+        """Play requests as `exchange` hands them out; a prompt beyond the limits comes back as `too_long`."""
+        rejected: list[tuple[int, Generation]] = []
 
-    def _choose(self, streams: list[random.Random], logits: torch.Tensor, rows: list[int]) -> list[int]:
-        """The next token of each row: the most probable one, or one drawn with the row's own random stream."""
-        if self.temperature == 0:
-            return logits.argmax(-1).tolist()
-        cumulative = torch.softmax(logits.float() / self.temperature, dim=-1).double().cumsum(-1)
-        draws = torch.tensor([[streams[row].random()] for row in rows], dtype=torch.float64, device=logits.device)
-        picked = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)
-        return picked.clamp(max=logits.shape[-1] - 1).squeeze(-1).tolist()
+        def trade(finished: list[Continuation], room: int) -> list[Continuation]:
+            nonlocal rejected
+            done = [(item.ticket, self.generation(len(item.prompt), item.output)) for item in finished]
+            while requests := exchange(done + rejected, room):
+                started, rejected, done = [], [], []
+                for ticket, request in requests:
+                    prompt = self.prompt_ids(request)
+                    allowed = self.room(len(prompt))
+                    if not allowed:
+                        rejected.append((ticket, self.too_long(len(prompt))))
+                        continue
+                    draws = random.Random(request.seed)
+                    started.append(Continuation(ticket, prompt, allowed, draws, (request.case_id, request.trial)))
+                if started:
+                    return started
+            rejected = []
+            return []
+
+        self.decoder.run(trade)
+
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
+        """One generation for each request, in order."""
+        generations: dict[int, Generation] = {}
+        waiting = deque(enumerate(requests))
+
+        def exchange(finished: list[tuple[int, Generation]], room: int) -> list[tuple[int, PolicyRequest]]:
+            generations.update(finished)
+            return [waiting.popleft() for _ in range(min(room, len(waiting)))]
+
+        self.stream(exchange)
+        return [generations[index] for index in range(len(requests))]
 
 
 def _cache_bytes_per_token(model: Any) -> int:
@@ -179,21 +175,6 @@ def _cache_bytes_per_token(model: Any) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
-
-
-def length_batches(lengths: Sequence[int], batch_size: int, max_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first; at most `batch_size` rows, and rows x longest <= `max_tokens`.
-
-    A sequence that alone is over `max_tokens` has a batch of its own.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        widest = lengths[batches[-1][0]] if batches else 0
-        if batches and len(batches[-1]) < batch_size and (len(batches[-1]) + 1) * widest <= max_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 class VllmPolicy(_CheckpointPolicy):
@@ -240,24 +221,27 @@ class VllmPolicy(_CheckpointPolicy):
             seed=seed,
         )
 
-    def complete(
-        self, prompts: list[list[int]], rooms: list[int], requests: Sequence[PolicyRequest]
-    ) -> list[list[int]]:
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
+        """One generation for each request, in order. A prompt beyond the limits comes back as `too_long`."""
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        if not prompts:
-            return []
+        prompts = [self.prompt_ids(request) for request in requests]
+        generations = [self.too_long(len(prompt)) for prompt in prompts]
+        fitting = [index for index, prompt in enumerate(prompts) if self.room(len(prompt)) > 0]
         params = [
             SamplingParams(
                 temperature=self.temperature,
-                max_tokens=room,
-                seed=request.seed,
+                max_tokens=self.room(len(prompts[index])),
+                seed=requests[index].seed,
                 stop_token_ids=sorted(self.stop_ids),
                 detokenize=False,
             )
-            for room, request in zip(rooms, requests, strict=True)
+            for index in fitting
         ]
-        tokens = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
-        results = self.engine.generate(tokens, params, use_tqdm=False)
-        return [list(result.outputs[0].token_ids) for result in results]
+        if fitting:
+            tokens = [TokensPrompt(prompt_token_ids=prompts[index]) for index in fitting]
+            results = self.engine.generate(tokens, params, use_tqdm=False)
+            for index, result in zip(fitting, results, strict=True):
+                generations[index] = self.generation(len(prompts[index]), list(result.outputs[0].token_ids))
+        return generations

@@ -4,7 +4,8 @@
 every turn of an episode from nothing. On the tiny CPU policy it is slower in a batch than one prompt at a time
 (tests/benchmarks/rollout_throughput.py). Here instead:
 - tokens of all sequences stand in one row, (1, tokens): the matrix products see no padding
-- each sequence has a row of a preallocated cache, written in place; finished ones leave the batch
+- each sequence has a row of a preallocated cache, written in place; sequences leave the batch the step they end, and others
+  join while the rest goes on, so that a few long ones do not hold up a batch
 - what a sequence leaves in the cache is kept (`PrefixStore`): the next turn's prompt computes only what is new
 
 It works by an attention function registered with transformers, so the model's own code runs unchanged. Models whose layers
@@ -13,10 +14,10 @@ are not all plain causal attention (sliding windows, linear attention) are refus
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
+import random
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,78 +32,73 @@ Layers = list[
 ]  # a sequence's keys and values of each layer, (kv heads, tokens, head size)
 
 
-class Buffers:
-    """Memory for the caches of one batch after another: cleared once, then reused.
-
-    Cleared, because a place that is masked is still multiplied by 0, and NaN times 0 is NaN; reused, since clearing and giving
-    back hundreds of megabytes for every batch takes longer than attention does.
-    """
-
-    def __init__(self) -> None:
-        self._flat: dict[tuple[int, int], torch.Tensor] = {}
-
-    def take(self, layer: int, place: int, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-        """A tensor of `shape`, of finite content, that stays valid until the same (layer, place) is taken again."""
-        size = math.prod(shape)
-        flat = self._flat.get((layer, place))
-        if flat is None or flat.numel() < size:
-            flat = self._flat[layer, place] = like.new_zeros(size)
-        return flat[:size].view(shape)
-
-
 class PackedCache:
     """Keys and values of the sequences of a batch: per layer (rows, kv heads, capacity, head size), from position 0 on.
 
     `lengths[row]` tokens of a row are valid. A pass through the model is either a prefill (`spans`: which tokens of the pass
     belong to which row) or one decoding step (one token for each row, in order).
+    Memory is cleared once, because a place that is masked is still multiplied by 0, and NaN times 0 is NaN; afterwards it is
+    used again and again.
     """
 
-    def __init__(self, rows: int, capacity: int, buffers: Buffers) -> None:
-        self.capacity = capacity
-        self.buffers = buffers
-        self.lengths = [0] * rows
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+    def __init__(self) -> None:
+        self.rows = 0
+        self.capacity = 0
+        self.lengths: list[int] = []
         self.spans: list[tuple[int, int, int]] | None = None  # (row, first token of the pass, tokens)
-        self._places: torch.Tensor | None = None
-        self._hidden: torch.Tensor | None = None
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
+        self._places = torch.empty(0)
+        self._hidden = torch.empty(0)
 
-    def load(self, row: int, layers: Layers, count: int) -> None:
-        """Start `row` with the first `count` tokens of a stored sequence."""
-        for layer, (key, value) in enumerate(layers):
-            self._allocate(layer, key)
-            self.keys[layer][row, :, :count] = key[:, :count]
-            self.values[layer][row, :, :count] = value[:, :count]
-        self.lengths[row] = count
+    def resize(self, rows: int, capacity: int) -> None:
+        """Make room for `rows` sequences of `capacity` tokens; the rows in use (all must fit) stay."""
+        self.rows, self.capacity = rows, capacity
+        used, longest = len(self.lengths), max(self.lengths, default=0)
+        for tensors in (self._keys, self._values):
+            for layer, old in enumerate(tensors):
+                tensors[layer] = self._new_memory(old)
+                tensors[layer][:used, :, :longest] = old[:used, :, :longest]
+
+    def _new_memory(self, like: torch.Tensor) -> torch.Tensor:
+        return like.new_zeros((self.rows, like.shape[-3], self.capacity, like.shape[-1]))
+
+    def _layer(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer's keys and values, made on first use in the shape of `like`, (kv heads, tokens, head size)."""
+        if layer == len(self._keys):
+            self._keys.append(self._new_memory(like))
+            self._values.append(self._new_memory(like))
+        return self._keys[layer], self._values[layer]
+
+    def add_row(self, stored: Layers, count: int) -> None:
+        """A new row at the end that starts with the first `count` tokens of a stored sequence."""
+        row = len(self.lengths)
+        self.lengths.append(count)
+        for layer, (key, value) in enumerate(stored if count else ()):
+            keys, values = self._layer(layer, key)
+            keys[row, :, :count] = key[:, :count]
+            values[row, :, :count] = value[:, :count]
+
+    def remove_row(self, row: int) -> None:
+        """Take a row out; the last row moves to its place."""
+        length = self.lengths.pop()
+        last = len(self.lengths)
+        if row != last:
+            for tensor in (*self._keys, *self._values):
+                tensor[row, :, :length] = tensor[last, :, :length]
+            self.lengths[row] = length
 
     def copy_of(self, row: int) -> Layers:
         """The keys and values that `row` holds, as tensors of their own."""
         length = self.lengths[row]
         return [
             (key[row, :, :length].clone(), value[row, :, :length].clone())
-            for key, value in zip(self.keys, self.values, strict=True)
+            for key, value in zip(self._keys, self._values, strict=True)
         ]
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows; the kept ones move up in order."""
-        longest = max(self.lengths[row] for row in rows)
-        index = torch.tensor(rows, device=self.keys[0].device)
-        for tensors in (self.keys, self.values):
-            for layer, tensor in enumerate(tensors):
-                tensor[: len(rows), :, :longest] = tensor[:, :, :longest][index]
-                tensors[layer] = tensor[: len(rows)]
-        self.lengths = [self.lengths[row] for row in rows]
-
-    def _allocate(self, layer: int, like: torch.Tensor) -> None:
-        if layer == len(self.keys):
-            heads, _, size = like.shape
-            shape = (len(self.lengths), heads, self.capacity, size)
-            self.keys.append(self.buffers.take(layer, 0, shape, like))
-            self.values.append(self.buffers.take(layer, 1, shape, like))
 
     def begin_step(self) -> torch.Tensor:
         """Prepare one decoding step; returns the position of each row's new token, (rows,)."""
-        device = self.keys[0].device
+        device = self._keys[0].device
         self.spans = None
         self._places = torch.tensor(self.lengths, device=device)
         longest = max(self.lengths) + 1
@@ -116,8 +112,7 @@ class PackedCache:
 
         Returns (1, tokens, heads, size); the new keys and values are in the cache afterwards.
         """
-        self._allocate(layer, key)
-        keys, values = self.keys[layer], self.values[layer]
+        keys, values = self._layer(layer, key)
         if self.spans is None:
             return self._attend_step(keys, values, query, key, value, scaling)
         out = torch.empty_like(query.transpose(0, 1))
@@ -150,8 +145,8 @@ class PackedCache:
         value: torch.Tensor,
         scaling: float | None,
     ) -> torch.Tensor:
-        assert self._hidden is not None and self._places is not None
-        rows = torch.arange(len(self.lengths), device=key.device)
+        count = len(self.lengths)
+        rows = torch.arange(count, device=key.device)
         keys[rows, :, self._places] = key.transpose(0, 1)
         values[rows, :, self._places] = value.transpose(0, 1)
         longest = self._hidden.shape[-1]
@@ -160,9 +155,9 @@ class PackedCache:
         # are 1.7 times faster than torch's fused attention for a single position on a CPU
         grouped = query.transpose(0, 1).reshape(tokens, keys.shape[1], -1, size)
         grouped = grouped * (scaling if scaling is not None else size**-0.5)
-        scores = grouped @ keys[:, :, :longest].transpose(-1, -2)
+        scores = grouped @ keys[:count, :, :longest].transpose(-1, -2)
         weights = scores.masked_fill_(self._hidden, float("-inf")).softmax(-1)
-        return (weights @ values[:, :, :longest]).reshape(1, tokens, heads, size)
+        return (weights @ values[:count, :, :longest]).reshape(1, tokens, heads, size)
 
 
 def _packed_attention(
@@ -241,96 +236,157 @@ def use_packed_attention(model: Any, name: str) -> None:
     model.set_attn_implementation(ATTENTION)
 
 
-@torch.inference_mode()
-def complete_batch(
-    model: Any,
-    prompts: Sequence[list[int]],
-    rooms: Sequence[int],
-    choose: Callable[[torch.Tensor, list[int]], list[int]],
-    stop_ids: frozenset[int],
-    buffers: Buffers,
-    store: PrefixStore | None = None,
-    keys: Sequence[Hashable] = (),
-) -> list[list[int]]:
-    """Continue each prompt by at most `rooms[i]` >= 1 tokens, up to and with a stop token.
+@dataclass
+class Continuation:
+    """A prompt to be continued by at most `room` >= 1 tokens, up to and with a stop token; `output` grows.
 
-    `choose(logits, indices)` picks the next token of the prompts `indices` from (rows, vocabulary) logits. With a `store`,
-    `keys[i]` names the episode of prompt i, whose stored prefix is used and whose sequence is stored.
+    `ticket` is the caller's. `key` names the episode, under which the cache is kept for its next turn (None: not kept).
+    `draws` is the sequence's own random stream, for sampling.
     """
-    capacity = max(len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True))
-    cache = PackedCache(len(prompts), capacity, buffers)
-    if store is not None:
-        for row, (prompt, key) in enumerate(zip(prompts, keys, strict=True)):
-            shared, layers = store.longest_prefix(key, prompt)
-            shared = min(shared, len(prompt) - 1)  # the last token is always computed: its logits are needed
-            if shared:
-                cache.load(row, layers, shared)
-    logits = _prefill(model, cache, prompts)
-    outputs: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))
-    finished: set[int] = set()
-    while True:
-        tokens = choose(logits, rows)
-        for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            if row in finished:
-                continue
-            output = outputs[row]
-            output.append(token)
-            if token in stop_ids or len(output) >= rooms[row]:
-                finished.add(row)
-                if store is not None:
-                    store.put(keys[row], (prompts[row] + output)[: cache.lengths[place]], cache.copy_of(place))
-        if len(finished) == len(prompts):
-            return outputs
-        alive = [place for place, row in enumerate(rows) if row not in finished]
-        # leaving costs a copy of the cache, so wait until a quarter of the batch has finished
-        if len(alive) <= 0.75 * len(rows):
-            cache.keep(alive)
-            rows = [rows[place] for place in alive]
-            tokens = [tokens[place] for place in alive]
-        # a finished row that has not left yet repeats its last place, so that it never runs over the capacity
-        for place, row in enumerate(rows):
-            if row in finished:
-                cache.lengths[place] = min(cache.lengths[place], cache.capacity - 1)
-        positions = cache.begin_step()
-        step = model(
-            input_ids=torch.tensor([tokens], device=positions.device),
-            position_ids=positions[None],
-            use_cache=False,
-            packed=cache,
-        )
-        for place, row in enumerate(rows):
-            if row not in finished:
-                cache.lengths[place] += 1
-        logits = step.logits[0]
+
+    ticket: int
+    prompt: list[int]
+    room: int
+    draws: random.Random
+    key: Hashable = None
+    output: list[int] = field(default_factory=list)
 
 
-def _prefill(model: Any, cache: PackedCache, prompts: Sequence[list[int]]) -> torch.Tensor:
-    """Compute what the cache lacks of every prompt; returns the logits after each, (rows, vocabulary)."""
-    device = model.get_input_embeddings().weight.device
-    logits: list[torch.Tensor] = []
-    waiting = list(range(len(prompts)))
-    while waiting:
-        ids: list[int] = []
-        positions: list[int] = []
-        cache.spans = []
-        while waiting and (
-            not ids or len(ids) + len(prompts[waiting[0]]) - cache.lengths[waiting[0]] <= PREFILL_TOKENS
-        ):
-            row = waiting.pop(0)
-            start = cache.lengths[row]
-            cache.spans.append((row, len(ids), len(prompts[row]) - start))
-            ids.extend(prompts[row][start:])
-            positions.extend(range(start, len(prompts[row])))
-        last = torch.tensor([first + count - 1 for _, first, count in cache.spans], device=device)
-        out = model(
-            input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            use_cache=False,
-            logits_to_keep=last,
-            packed=cache,
-        )
-        for row, _, count in cache.spans:
-            cache.lengths[row] += count
-        logits.append(out.logits[0])
-    return torch.cat(logits)
+class PackedDecoder:
+    """Continues prompts, up to `rows` at once, within `max_bytes` of cache (`token_bytes`: the cache of one token).
+
+    Of the sequences that a decoding pass started with, `refill_below` may be left before others are asked for: few large
+    prefills and sandbox batches are cheaper than many small ones.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        store: PrefixStore,
+        *,
+        rows: int,
+        token_bytes: int,
+        max_bytes: int,
+        temperature: float = 0.0,
+        stop_ids: frozenset[int] = frozenset(),
+        refill_below: float = 0.5,
+    ) -> None:
+        self.model = model
+        self.store = store
+        self.rows = rows
+        self.token_bytes = token_bytes
+        self.max_bytes = max_bytes
+        self.temperature = temperature
+        self.stop_ids = stop_ids
+        self.refill_below = refill_below
+        self.cache = PackedCache()
+        self._running: list[Continuation] = []  # row i of the cache is the sequence of _running[i]
+
+    @torch.inference_mode()
+    def run(self, exchange: Callable[[list[Continuation], int], list[Continuation]]) -> None:
+        """Decode until nothing is left. `exchange(finished, room)` takes what has ended and returns at most `room` new ones."""
+        running = self._running
+        waiting = deque(exchange([], self.rows))
+        finished: list[Continuation] = []
+        started = 0
+        while waiting or running:
+            if waiting and (joined := self._admit(waiting)):
+                started = len(running)
+                self._take(len(running) - joined, self._prefill(len(running) - joined), finished)
+            elif running:
+                self._take(0, self._step(), finished)
+            if not waiting and (not running or (finished and len(running) <= self.refill_below * started)):
+                waiting.extend(exchange(finished, self.rows - len(running)))
+                finished = []
+                started = len(running)
+
+    def _admit(self, waiting: deque[Continuation]) -> int:
+        """Give cache rows to the sequences that wait, as far as they fit (one always does); returns how many."""
+        cache, joined = self.cache, 0
+        while waiting and len(self._running) < self.rows:
+            need = max(len(item.prompt) + item.room for item in (waiting if not self._running else [waiting[0]]))
+            capacity = cache.capacity if self._running else 0
+            if need > capacity:
+                capacity = -(-need // 64) * 64
+            fitting = max(1, min(self.rows, self.max_bytes // (capacity * self.token_bytes)))
+            if len(self._running) >= fitting:
+                break
+            if (
+                capacity > cache.capacity
+                or len(self._running) >= cache.rows
+                or (not self._running and fitting > cache.rows)
+            ):
+                cache.resize(fitting, capacity)
+            item = waiting.popleft()
+            shared, stored = self.store.longest_prefix(item.key, item.prompt)
+            # the last token is always computed: its logits are needed
+            cache.add_row(stored, min(shared, len(item.prompt) - 1))
+            self._running.append(item)
+            joined += 1
+        return joined
+
+    def _prefill(self, first: int) -> torch.Tensor:
+        """Compute what the cache lacks of the prompts from row `first` on; returns the logits after each, (rows, vocabulary)."""
+        cache = self.cache
+        logits: list[torch.Tensor] = []
+        row = first
+        while row < len(self._running):
+            ids: list[int] = []
+            positions: list[int] = []
+            cache.spans = []
+            while row < len(self._running):
+                prompt, start = self._running[row].prompt, cache.lengths[row]
+                if ids and len(ids) + len(prompt) - start > PREFILL_TOKENS:
+                    break
+                cache.spans.append((row, len(ids), len(prompt) - start))
+                ids.extend(prompt[start:])
+                positions.extend(range(start, len(prompt)))
+                row += 1
+            last = torch.tensor([begin + count - 1 for _, begin, count in cache.spans], device=self._device)
+            logits.append(self._pass(ids, torch.tensor(positions, device=self._device), logits_to_keep=last))
+            for place, _, count in cache.spans:
+                cache.lengths[place] += count
+        return torch.cat(logits)
+
+    def _step(self) -> torch.Tensor:
+        """Feed every row its newest token; returns the logits after it, (rows, vocabulary)."""
+        positions = self.cache.begin_step()
+        logits = self._pass([item.output[-1] for item in self._running], positions)
+        self.cache.lengths = [length + 1 for length in self.cache.lengths]
+        return logits
+
+    def _pass(self, ids: list[int], positions: torch.Tensor, **options: Any) -> torch.Tensor:
+        tokens = torch.tensor([ids], device=self._device)
+        out = self.model(input_ids=tokens, position_ids=positions[None], use_cache=False, packed=self.cache, **options)
+        return out.logits[0]
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    def _take(self, first: int, logits: torch.Tensor, finished: list[Continuation]) -> None:
+        """Append a token to each row from `first` on; rows that end by it leave the batch and go to `finished`."""
+        running = self._running
+        tokens = choose_tokens(logits, self.temperature, [item.draws for item in running[first:]])
+        # backwards: a row that leaves is replaced by the last one, which is done by then
+        for row in range(len(running) - 1, first - 1, -1):
+            item = running[row]
+            item.output.append(tokens[row - first])
+            if item.output[-1] in self.stop_ids or len(item.output) >= item.room:
+                if item.key is not None:
+                    held = (item.prompt + item.output)[: self.cache.lengths[row]]
+                    self.store.put(item.key, held, self.cache.copy_of(row))
+                self.cache.remove_row(row)
+                running[row] = running[-1]
+                running.pop()
+                finished.append(item)
+
+
+def choose_tokens(logits: torch.Tensor, temperature: float, draws: Sequence[random.Random]) -> list[int]:
+    """The next token of each row of (rows, vocabulary) logits: the most probable, or one drawn with the row's own stream."""
+    if temperature == 0:
+        return logits.argmax(-1).tolist()
+    cumulative = torch.softmax(logits.float() / temperature, dim=-1).double().cumsum(-1)
+    drawn = torch.tensor([[stream.random()] for stream in draws], dtype=torch.float64, device=logits.device)
+    picked = torch.searchsorted(cumulative, drawn * cumulative[:, -1:], right=True)
+    return picked.clamp(max=logits.shape[-1] - 1).squeeze(-1).tolist()

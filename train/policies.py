@@ -17,10 +17,10 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from env_construction.jsonl import BadInput, read_jsonl
 from env_construction.schema import Environment
@@ -63,6 +63,18 @@ class Policy(Protocol):
     name: str
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]: ...
+
+
+# Takes finished (ticket, generation) pairs and how many requests can be started; returns (ticket, request) pairs to start.
+Exchange = Callable[[list[tuple[int, Generation]], int], list[tuple[int, PolicyRequest]]]
+
+
+@runtime_checkable
+class StreamingPolicy(Policy, Protocol):
+    """A policy that need not wait for the slowest of a batch: what has ended is exchanged for new requests at any time."""
+
+    def stream(self, exchange: Exchange) -> None:
+        """Generate until `exchange` returns nothing and nothing is left running."""
 
 
 def ready_calls(environment: Environment) -> list[ToolCall]:

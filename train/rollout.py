@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,7 +22,7 @@ from typing import Literal
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolSandbox
 from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_turns
-from train.policies import Generation, Policy, PolicyRequest
+from train.policies import Generation, Policy, PolicyRequest, StreamingPolicy
 
 Outcome = Literal["answered", "max_turns", "too_long", "fault"]
 
@@ -88,95 +89,115 @@ def play(
         for trial in range(trials)
         if skip is None or not skip(environment.id, trial)
     ]
-    done: dict[int, Episode] = {}
-    running: dict[int, _Running] = {}
-    waiting = iter(enumerate(tasks))
-    exhausted = False
-    while running or not exhausted:
-        while not exhausted and len(running) < in_flight:
-            item = next(waiting, None)
-            if item is None:
-                exhausted = True
-                break
+    rollout = _Rollout(tasks, max_turns, seed, match, variant, sandbox, on_episode, in_flight)
+    if isinstance(policy, StreamingPolicy):
+        policy.stream(rollout.exchange)
+    else:
+        requests = rollout.exchange([], in_flight)
+        while requests:
+            generations = policy.generate([request for _, request in requests])
+            tickets = [ticket for ticket, _ in requests]
+            requests = rollout.exchange(list(zip(tickets, generations, strict=True)), in_flight)
+    return [rollout.done[index] for index in range(len(tasks))]
+
+
+class _Rollout:
+    """The episodes of one `play`: takes generations as they come, in any order, and says what to generate next."""
+
+    def __init__(
+        self,
+        tasks: Sequence[tuple[Environment, int]],
+        max_turns: int,
+        seed: int,
+        match: str,
+        variant: str,
+        sandbox: ToolSandbox | None,
+        on_episode: Callable[[Episode], None] | None,
+        in_flight: int,
+    ) -> None:
+        self.done: dict[int, Episode] = {}
+        self._running: dict[int, _Running] = {}
+        self._ready: deque[int] = deque()  # running episodes whose next turn has not been asked for
+        self._waiting = iter(enumerate(tasks))
+        self._max_turns = max_turns
+        self._seed = seed
+        self._match = match
+        self._variant = variant
+        self._sandbox = sandbox
+        self._on_episode = on_episode
+        self._in_flight = in_flight
+
+    def exchange(self, finished: list[tuple[int, Generation]], room: int) -> list[tuple[int, PolicyRequest]]:
+        """Score what was generated (one batch of the sandbox), and return at most `room` turns to generate."""
+        self._settle(finished)
+        while len(self._running) < self._in_flight and (item := next(self._waiting, None)) is not None:
             index, (environment, trial) = item
-            running[index] = _Running(start=environment, trial=trial, state=environment)
-        if not running:
-            break
-        for index, outcome, fault in _step(policy, running, max_turns, seed, match, variant, sandbox):
-            episode = _finish(running.pop(index), outcome, fault, seed, match)
-            done[index] = episode
-            if on_episode is not None:
-                on_episode(episode)
-    return [done[index] for index in sorted(done)]
+            self._running[index] = _Running(start=environment, trial=trial, state=environment)
+            self._ready.append(index)
+        return [self._request(self._ready.popleft()) for _ in range(min(room, len(self._ready)))]
 
-
-def _step(
-    policy: Policy,
-    running: dict[int, _Running],
-    max_turns: int,
-    seed: int,
-    match: str,
-    variant: str,
-    sandbox: ToolSandbox | None,
-) -> list[tuple[int, Outcome, str]]:
-    """One turn of every running episode; returns those that ended, with outcome and fault."""
-    requests = [
-        PolicyRequest(
+    def _request(self, index: int) -> tuple[int, PolicyRequest]:
+        item = self._running[index]
+        turn = len(item.turns)
+        return index, PolicyRequest(
             environment=item.state,
             case_id=item.start.id,
             trial=item.trial,
-            turn=len(item.turns),
-            seed=turn_seed(seed, item.start.id, item.trial, len(item.turns)),
+            turn=turn,
+            seed=turn_seed(self._seed, item.start.id, item.trial, turn),
         )
-        for item in running.values()
-    ]
-    ended: list[tuple[int, Outcome, str]] = []
-    playing: list[tuple[int, Generation]] = []
-    for index, generation in zip(list(running), policy.generate(requests), strict=True):
-        if generation.fault:
-            ended.append((index, "fault", generation.fault))
-        elif generation.too_long:
-            ended.append((index, "too_long", ""))
-        else:
-            playing.append((index, generation))
-    scores = score_turns(
-        [(running[index].state, generation.text) for index, generation in playing],
-        variant=variant,
-        match=match,
-        sandbox=sandbox,
-    )
-    for (index, generation), score in zip(playing, scores, strict=True):
-        item = running[index]
-        item.prefixes.append(item.state)
-        item.generations.append(generation)
-        item.turns.append(score)
-        if score.fault:
-            ended.append((index, "fault", _fault_of(score)))
-            continue
-        item.state = advance(item.state, score)
-        if not score.parsed.calls:
-            ended.append((index, "answered", ""))
-        elif len(item.turns) >= max_turns:
-            ended.append((index, "max_turns", ""))
-    return ended
+
+    def _settle(self, finished: list[tuple[int, Generation]]) -> None:
+        playing: list[tuple[int, Generation]] = []
+        for index, generation in finished:
+            if generation.fault:
+                self._end(index, "fault", generation.fault)
+            elif generation.too_long:
+                self._end(index, "too_long")
+            else:
+                playing.append((index, generation))
+        scores = score_turns(
+            [(self._running[index].state, generation.text) for index, generation in playing],
+            variant=self._variant,
+            match=self._match,
+            sandbox=self._sandbox,
+        )
+        for (index, generation), score in zip(playing, scores, strict=True):
+            item = self._running[index]
+            item.prefixes.append(item.state)
+            item.generations.append(generation)
+            item.turns.append(score)
+            if score.fault:
+                self._end(index, "fault", _fault_of(score))
+                continue
+            item.state = advance(item.state, score)
+            if not score.parsed.calls:
+                self._end(index, "answered")
+            elif len(item.turns) >= self._max_turns:
+                self._end(index, "max_turns")
+            else:
+                self._ready.append(index)
+
+    def _end(self, index: int, outcome: Outcome, fault: str = "") -> None:
+        item = self._running.pop(index)
+        final_text = item.turns[-1].parsed.text if outcome == "answered" else ""
+        episode = Episode(
+            id=item.start.id,
+            trial=item.trial,
+            seed=self._seed,
+            environment=item.state,
+            turns=item.turns,
+            generations=item.generations,
+            outcome=outcome,
+            score=score_episode(item.start.unsolved_count, item.turns, item.start.answer, final_text, self._match),
+            prefixes=item.prefixes,
+            seconds=time.monotonic() - item.begun,
+            fault=fault,
+        )
+        self.done[index] = episode
+        if self._on_episode is not None:
+            self._on_episode(episode)
 
 
 def _fault_of(score: TurnScore) -> str:
     return next((result.output for result in score.results if result.status == "fault"), "the tool sandbox failed")
-
-
-def _finish(item: _Running, outcome: Outcome, fault: str, seed: int, match: str) -> Episode:
-    final_text = item.turns[-1].parsed.text if outcome == "answered" else ""
-    return Episode(
-        id=item.start.id,
-        trial=item.trial,
-        seed=seed,
-        environment=item.state,
-        turns=item.turns,
-        generations=item.generations,
-        outcome=outcome,
-        score=score_episode(item.start.unsolved_count, item.turns, item.start.answer, final_text, match),
-        prefixes=item.prefixes,
-        seconds=time.monotonic() - item.begun,
-        fault=fault,
-    )

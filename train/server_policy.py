@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import openai
@@ -22,7 +22,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from env_construction.jsonl import BadInput
 from env_construction.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
-from train.policies import Generation, PolicyRequest
+from train.policies import Exchange, Generation, PolicyRequest
 
 _PASSING = (
     openai.APIConnectionError,
@@ -64,6 +64,19 @@ class ServerPolicy:
         self._client = openai.OpenAI(
             base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=timeout_s, max_retries=0
         )
+
+    def stream(self, exchange: Exchange) -> None:
+        """Keep `concurrency` requests under way: each that ends is exchanged for another at once."""
+        with ThreadPoolExecutor(max_workers=self.concurrency) as pool:
+            running: dict[Future[Generation], int] = {}
+            finished: list[tuple[int, Generation]] = []
+            while True:
+                for ticket, request in exchange(finished, self.concurrency - len(running)):
+                    running[pool.submit(self._one, request)] = ticket
+                if not running:
+                    return
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                finished = [(running.pop(future), future.result()) for future in ended]
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
         """One generation for each request, in order; what failed after all attempts is a generation with `fault`."""

@@ -29,43 +29,45 @@ import torch
 from env_construction.jsonl import run_main
 from env_construction.schema import Environment
 from train.collect_trajectories import load_environments
-from train.local_policies import HfPolicy, length_batches
-from train.policies import PolicyRequest
+from train.local_policies import HfPolicy
+from train.policies import Generation, Policy, PolicyRequest
 from train.rollout import play
 
 
-class GeneratePolicy(HfPolicy):
-    """The same policy on `model.generate`: the baseline."""
+class GeneratePolicy:
+    """The same policy on `model.generate`, one left-padded batch after another: the baseline."""
 
-    def __init__(self, folder: str, **options: Any) -> None:
-        super().__init__(folder, **options)
-        self.model.set_attn_implementation("sdpa")
+    name = "generate"
+
+    def __init__(self, policy: HfPolicy, batch_size: int) -> None:
+        self.policy = policy
+        self.batch_size = batch_size
 
     @torch.inference_mode()
-    def complete(
-        self, prompts: list[list[int]], rooms: list[int], requests: Sequence[PolicyRequest]
-    ) -> list[list[int]]:
-        outputs: list[list[int]] = [[] for _ in prompts]
-        pad = int(self.tokenizer.pad_token_id)
-        for batch in length_batches([len(prompt) for prompt in prompts], self.batch_size, 65536):
-            longest = max(len(prompts[index]) for index in batch)
-            ids = torch.tensor([[pad] * (longest - len(prompts[i])) + prompts[i] for i in batch])
-            mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in batch])
-            found = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
+        policy = self.policy
+        found: dict[int, Generation] = {}
+        prompts = [policy.prompt_ids(request) for request in requests]
+        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        pad = int(policy.tokenizer.pad_token_id)
+        for start in range(0, len(by_length), self.batch_size):
+            batch = by_length[start : start + self.batch_size]
+            longest = max(len(prompts[i]) for i in batch)
+            outputs = policy.model.generate(
+                input_ids=torch.tensor([[pad] * (longest - len(prompts[i])) + prompts[i] for i in batch]),
+                attention_mask=torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in batch]),
                 do_sample=False,
-                max_new_tokens=max(rooms[index] for index in batch),
-                eos_token_id=sorted(self.stop_ids),
+                max_new_tokens=policy.max_new_tokens,
+                eos_token_id=sorted(policy.stop_ids),
                 pad_token_id=pad,
             )[:, longest:].tolist()
-            for index, tokens in zip(batch, found, strict=True):
-                end = next((place + 1 for place, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
-                outputs[index] = tokens[: min(end, rooms[index])]
-        return outputs
+            for index, tokens in zip(batch, outputs, strict=True):
+                end = next((place + 1 for place, token in enumerate(tokens) if token in policy.stop_ids), len(tokens))
+                found[index] = policy.generation(len(prompts[index]), tokens[:end])
+        return [found[index] for index in range(len(requests))]
 
 
-def measure(policy: HfPolicy, environments: list[Environment], in_flight: int, max_turns: int) -> dict[str, Any]:
+def measure(policy: Policy, environments: list[Environment], in_flight: int, max_turns: int) -> dict[str, Any]:
     """Play once: tokens, seconds, tokens/s, and every case's Solve-F1."""
     wall, cpu = time.perf_counter(), time.process_time()
     episodes = play(policy, environments, max_turns=max_turns, in_flight=in_flight)
@@ -94,14 +96,17 @@ def main() -> int:
     arguments = parser.parse_args()
     environments = load_environments(arguments.data, arguments.limit)
     options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens, "device": "cpu"}
-    many = {"batch_size": arguments.batch_size, **options}
-    runs = {
-        "batched": (HfPolicy(arguments.model, **many), 256),
-        "batched-generate": (GeneratePolicy(arguments.model, **many), 256),
-        "serial-own-loop": (HfPolicy(arguments.model, batch_size=1, **options), 1),
-        "serial": (GeneratePolicy(arguments.model, batch_size=1, **options), 1),
+    batched = HfPolicy(arguments.model, batch_size=arguments.batch_size, **options)
+    single = HfPolicy(arguments.model, batch_size=1, **options)
+    plain = HfPolicy(arguments.model, **options)
+    plain.model.set_attn_implementation("sdpa")
+    runs: dict[str, tuple[Policy, int]] = {
+        "batched": (batched, 2 * arguments.batch_size),
+        "batched-generate": (GeneratePolicy(plain, arguments.batch_size), 2 * arguments.batch_size),
+        "serial-own-loop": (single, 1),
+        "serial": (GeneratePolicy(plain, 1), 1),
     }
-    play(runs["batched"][0], environments[:2], max_turns=1)  # warms the sandbox and the thread pools up
+    play(batched, environments[:2], max_turns=1)  # warms the sandbox and the thread pools up
     results = {
         name: measure(policy, environments, flight, arguments.max_turns) for name, (policy, flight) in runs.items()
     }

@@ -1,21 +1,21 @@
 """The hf policy: a batch says what one prompt at a time says, samples follow their seeds, limits are reported."""
 
 import random
+from collections import deque
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from env_construction.jsonl import BadInput
 from env_construction.tool_sandbox import ToolCall
 from reward.scoring import advance, score_turn
 from reward.tool_calls import render_call
-from train.local_policies import HfPolicy, length_batches
-from train.packed_decoding import Buffers, PrefixStore, complete_batch, use_packed_attention
+from train.local_policies import HfPolicy
+from train.packed_decoding import Continuation, PackedDecoder, PrefixStore, choose_tokens, use_packed_attention
 from train.policies import PolicyRequest, load_policy
+from train.rollout import play
 
 
 def hf(folder: Any, **options: Any) -> HfPolicy:
@@ -35,17 +35,81 @@ def reference(tiny_checkpoint):
     return AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32).eval()
 
 
-def test_greedy_batch_equals_transformers_generate(tiny_checkpoint, reference, environments) -> None:
-    policy = hf(tiny_checkpoint)
-    requests = requests_of(environments)
-    prompts = [policy.prompt_ids(request) for request in requests]
-    assert len({len(prompt) for prompt in prompts}) > 1
-    found = policy.complete(prompts, [12] * len(prompts), requests)
-    for prompt, output in zip(prompts, found, strict=True):
-        expected = reference.generate(
-            torch.tensor([prompt]), do_sample=False, max_new_tokens=12, eos_token_id=sorted(policy.stop_ids)
-        )[0, len(prompt) :].tolist()
-        assert output == expected
+def decoder(model: Any, **options: Any) -> PackedDecoder:
+    store = options.pop("store", PrefixStore(1 << 24))
+    return PackedDecoder(model, store, **{"rows": 8, "token_bytes": 256, "max_bytes": 1 << 30, **options})
+
+
+def decode(model: Any, prompts: list[list[int]], rooms: list[int], **options: Any) -> list[list[int]]:
+    """All prompts through one decoder, handed out in the portions that it asks for."""
+    waiting = deque(
+        Continuation(place, prompt, room, random.Random(place))
+        for place, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
+    )
+    outputs: dict[int, list[int]] = {}
+
+    def exchange(finished: list[Continuation], room: int) -> list[Continuation]:
+        outputs.update({item.ticket: item.output for item in finished})
+        return [waiting.popleft() for _ in range(min(room, len(waiting)))]
+
+    decoder(model, **options).run(exchange)
+    return [outputs[place] for place in range(len(prompts))]
+
+
+def packed(folder: Any) -> Any:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    use_packed_attention(model, "tiny")
+    return model
+
+
+def random_prompts(lengths: list[int], seed: int = 2) -> list[list[int]]:
+    generator = random.Random(seed)
+    return [[generator.randrange(300) for _ in range(length)] for length in lengths]
+
+
+LENGTHS = [3, 40, 7, 90, 1, 12, 33, 5, 61, 2, 18, 44]
+ROOMS = [1, 9, 30, 4, 17, 2, 25, 30, 1, 12, 8, 5]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rows": 1},
+        {"rows": 3},
+        {"rows": 5, "refill_below": 1.0},
+        {"rows": 12, "refill_below": 0.1},
+        {"rows": 12, "max_bytes": 256 * 64 * 2},
+        {"rows": 12, "max_bytes": 1},
+    ],
+)
+def test_every_sequence_is_the_models_own_greedy_continuation(tiny_checkpoint, reference, options) -> None:
+    """However sequences join and leave: each token is the argmax of the plain model on all before it."""
+    prompts = random_prompts(LENGTHS)
+    outputs = decode(packed(tiny_checkpoint), prompts, ROOMS, **options)
+    assert [len(output) for output in outputs] == ROOMS
+    with torch.inference_mode():
+        for prompt, output in zip(prompts, outputs, strict=True):
+            logits = reference(input_ids=torch.tensor([prompt + output])).logits[0, len(prompt) - 1 : -1]
+            assert logits.argmax(-1).tolist() == output
+
+
+def test_cache_stays_within_its_memory(tiny_checkpoint) -> None:
+    model = packed(tiny_checkpoint)
+    config = model.config
+    token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    small = decoder(model, rows=12, token_bytes=token_bytes, max_bytes=token_bytes * 64 * 3)
+    seen = []
+    waiting = deque(
+        Continuation(i, prompt, 8, random.Random(i)) for i, prompt in enumerate(random_prompts([10] * 9 + [50]))
+    )
+
+    def exchange(finished: list[Continuation], room: int) -> list[Continuation]:
+        seen.extend(finished)
+        return [waiting.popleft() for _ in range(min(room, len(waiting)))]
+
+    small.run(exchange)
+    assert len(seen) == 10
+    assert sum(tensor.nbytes for tensor in small.cache._keys + small.cache._values) <= small.max_bytes
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -63,14 +127,11 @@ def test_sample_follows_its_seed_not_its_place(tiny_checkpoint, environments) ->
     assert len({generation.text for generation in forward[:: len(environments)]}) > 1
 
 
-def test_samples_have_the_softmax_distribution(tiny_checkpoint) -> None:
-    policy = hf(tiny_checkpoint, temperature=2.0)
+def test_samples_have_the_softmax_distribution() -> None:
     logits = torch.tensor([[0.0, 2.0, 4.0, -1000.0]])
-    expected = torch.softmax(logits[0] / 2.0, -1)
-    streams = [random.Random(seed) for seed in range(20000)]
-    drawn = policy._choose(streams, logits.expand(20000, -1), list(range(20000)))
+    drawn = choose_tokens(logits.expand(20000, -1), 2.0, [random.Random(seed) for seed in range(20000)])
     shares = torch.bincount(torch.tensor(drawn), minlength=4) / 20000
-    assert torch.allclose(shares, expected, atol=0.012)
+    assert torch.allclose(shares, torch.softmax(logits[0] / 2.0, -1), atol=0.012)
     assert shares[3] == 0
 
 
@@ -82,7 +143,7 @@ def test_next_turn_from_the_stored_prefix_equals_a_fresh_computation(tiny_checkp
         text = render_call(ToolCall("capital_of", {"country": "Fiji"}))
         states.append(advance(state, score_turn(state, text, sandbox=sandbox)))
     warm.generate(requests_of(environments))
-    shared, _ = warm.store.longest_prefix((states[0].id, 0), warm.prompt_ids(requests_of(states)[0]))
+    shared, _ = warm.decoder.store.longest_prefix((states[0].id, 0), warm.prompt_ids(requests_of(states)[0]))
     assert shared > 50
     assert warm.generate(requests_of(states)) == hf(tiny_checkpoint).generate(requests_of(states))
 
@@ -102,8 +163,8 @@ def test_end_of_turn_is_cut_and_the_limit_is_reported(tiny_checkpoint, environme
     [free] = policy.generate([request])
     assert free.truncated
     assert free.tokens == 12
-    output = policy.complete([policy.prompt_ids(request)], [12], [request])[0]
-    policy.stop_ids = frozenset({output[4]})
+    [output] = decode(policy.model, [policy.prompt_ids(request)], [12])
+    policy.stop_ids = policy.decoder.stop_ids = frozenset({output[4]})
     [stopped] = policy.generate([request])
     end = output.index(output[4]) + 1
     assert (stopped.truncated, stopped.tokens) == (False, end)
@@ -148,15 +209,36 @@ def test_sliding_window_model_is_refused_not_computed_wrongly(tiny_checkpoint) -
 
 
 def test_what_memory_held_before_cannot_leak_into_a_batch(tiny_checkpoint, environments) -> None:
-    """Reused buffers hold former batches: only what a sequence wrote itself may count."""
+    """The cache's memory holds former batches: only what a sequence wrote itself may count."""
     policy = hf(tiny_checkpoint)
     requests = requests_of(environments)
     clean = policy.generate(requests)
     with torch.inference_mode():
-        for flat in policy.buffers._flat.values():
-            flat.fill_(1e4)
-    policy.store = PrefixStore(1 << 20)
+        for tensor in policy.decoder.cache._keys + policy.decoder.cache._values:
+            tensor.fill_(1e4)
+    policy.decoder.store = PrefixStore(1 << 20)
     assert policy.generate(requests) == clean
+
+
+def test_streamed_rollout_equals_a_rollout_in_lockstep(tiny_checkpoint, environments, sandbox) -> None:
+    class Lockstep:
+        name = "lockstep"
+
+        def __init__(self, policy: HfPolicy) -> None:
+            self.generate = policy.generate
+
+    options = {"trials": 6, "max_turns": 3, "sandbox": sandbox, "seed": 3}
+    streamed = play(hf(tiny_checkpoint, temperature=1.5, batch_size=5), environments, **options)
+    lockstep = play(Lockstep(hf(tiny_checkpoint, temperature=1.5)), environments, **options)  # type: ignore[arg-type]
+    assert [episode.generations for episode in streamed] == [episode.generations for episode in lockstep]
+    assert [episode.score for episode in streamed] == [episode.score for episode in lockstep]
+
+
+def test_streamed_rollout_reports_prompts_over_the_limit(tiny_checkpoint, environments, sandbox) -> None:
+    lengths = [len(hf(tiny_checkpoint).prompt_ids(request)) for request in requests_of(environments)]
+    for limit in (max(lengths) - 1, 1):
+        episodes = play(hf(tiny_checkpoint, max_prompt_tokens=limit), environments, sandbox=sandbox)
+        assert [episode.outcome == "too_long" for episode in episodes] == [length > limit for length in lengths]
 
 
 def test_prefix_store_keeps_within_its_bytes_and_drops_the_oldest() -> None:
@@ -171,26 +253,3 @@ def test_prefix_store_keeps_within_its_bytes_and_drops_the_oldest() -> None:
     assert [store.longest_prefix(key, [0, 1, 9])[0] for key in "abcd"] == [2, 0, 2, 2]
     store.put("e", list(range(100)), layers(100))
     assert store.longest_prefix("e", [0])[0] == 0
-
-
-@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 8), st.integers(1, 120))
-def test_length_batches_hold_every_index_once_within_the_limits(lengths, batch_size, max_tokens) -> None:
-    batches = length_batches(lengths, batch_size, max_tokens)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) <= batch_size
-        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= max_tokens
-
-
-def test_sequences_of_different_ends_leave_the_batch_one_by_one(tiny_checkpoint, reference) -> None:
-    policy = hf(tiny_checkpoint)
-    generator = random.Random(2)
-    prompts = [[generator.randrange(300) for _ in range(length)] for length in (3, 40, 7, 90, 1, 12, 33)]
-    rooms = [1, 9, 30, 4, 17, 2, 25]
-    greedy = lambda logits, rows: logits.argmax(-1).tolist()  # noqa: E731
-    outputs = complete_batch(policy.model, prompts, rooms, greedy, frozenset(), Buffers())
-    assert [len(output) for output in outputs] == rooms
-    with torch.inference_mode():
-        for prompt, output in zip(prompts, outputs, strict=True):
-            logits = reference(input_ids=torch.tensor([prompt + output])).logits[0, len(prompt) - 1 : -1]
-            assert logits.argmax(-1).tolist() == output

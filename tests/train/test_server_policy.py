@@ -11,6 +11,7 @@ import pytest
 from env_construction.tool_sandbox import ToolCall
 from reward.tool_calls import parse_turn, render_call
 from train.policies import PolicyRequest, load_policy
+from train.rollout import play
 from train.server_policy import ServerPolicy, raw_text, server_messages
 
 Answer = tuple[int, dict[str, Any]]
@@ -189,6 +190,25 @@ def test_requests_run_at_the_same_time_and_come_back_in_order(server, environmen
     server.answer = answer
     found = policy(server, concurrency=4).generate([request(environments[0], seed=seed) for seed in range(8)])
     assert [generation.text for generation in found] == [str(seed) for seed in range(8)]
+
+
+def test_rollout_does_not_wait_for_the_slowest_episode(server, environments, sandbox) -> None:
+    """The second episode is asked for all its turns while the first one's first turn is still being written."""
+    others_done = threading.Event()
+
+    def answer(body: dict[str, Any], count: int) -> Answer:
+        turns = sum(message["role"] == "assistant" for message in body["messages"])
+        if "Fiji" in body["messages"][0]["content"]:
+            assert others_done.wait(timeout=10)
+        elif turns == 2:
+            others_done.set()
+        call = {"id": "a", "type": "function", "function": {"name": "capital_of", "arguments": '{"country": "Peru"}'}}
+        return said({"content": "done"} if turns == 2 else {"content": None, "tool_calls": [call]})
+
+    server.answer = answer
+    episodes = play(policy(server, concurrency=2), environments[:2], sandbox=sandbox)
+    assert [len(episode.turns) for episode in episodes] == [3, 3]
+    assert [episode.outcome for episode in episodes] == ["answered", "answered"]
 
 
 def test_truncation_is_reported(server, environments) -> None:
