@@ -5,7 +5,7 @@ Two stages, since a zygote has to fork and its runners must not:
 - `lock_zygote()`: resource limits, no new privileges, no capabilities, a network and user namespace where the kernel
   allows it, Landlock (read the Python installation and nothing else; no TCP, no signals out), and a seccomp filter that allows a
   list of harmless system calls and refuses all others.
-- `lock_runner()`: dies with the zygote; a second seccomp filter takes fork, signals, prctl and descriptor passing away.
+- `runner_lock()`: a runner dies with the zygote; a second seccomp filter takes fork, signals, prctl and descriptor passing away.
 
 Both are inherited by everything that a process starts, and none can be undone. The filters are built here as BPF, so that
 libseccomp is not needed; a test compares the call numbers with libseccomp's where it is installed.
@@ -23,6 +23,7 @@ import signal
 import struct
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
@@ -153,6 +154,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
+KILL_SIGNAL = int(signal.SIGKILL)
 PR_SET_NO_NEW_PRIVS = 38
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
@@ -357,13 +359,13 @@ def runner_filter(machine: str) -> bytes:
     return b"".join([*steps, _step(RETURN, ALLOW)])
 
 
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
+
+
 def install_filter(program: bytes) -> None:
     """Put a seccomp filter on this process. Raises OSError."""
-
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
-
-    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(Program(len(program) // 8, program)))
+    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(program) // 8, program)))
 
 
 # -- the two stages ----------------------------------------------------------------------------------------------------
@@ -371,7 +373,7 @@ def install_filter(program: bytes) -> None:
 
 def die_with(parent_pid: int) -> None:
     """Have the kernel kill this process when its parent dies (a change of credentials takes this back: call it after)."""
-    _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    _prctl(PR_SET_PDEATHSIG, KILL_SIGNAL)
     if os.getppid() != parent_pid:
         os._exit(0)
 
@@ -414,14 +416,27 @@ def lock_zygote(memory_bytes: int, parent_pid: int) -> Locks:
     return Locks(tuple(layers), tuple(missing))
 
 
-def lock_runner(locks: Locks, zygote_pid: int, cpu_seconds: int) -> None:
-    """Second stage, in a forked runner: die with the zygote, then lose what only the zygote needs.
+def runner_lock(locks: Locks, zygote_pid: int) -> Callable[[int], None]:
+    """The second stage, for a forked runner to call: die with the zygote, then lose what only the zygote needs.
 
-    `cpu_seconds`: CPU limit of the process; 0 for a runner that only runs plain code and limits each call by a timer.
+    Its argument limits the CPU seconds of the process; 0 for a runner that limits each call by a timer. It is prepared
+    before the fork, since every page that a fork has to touch costs microseconds.
     """
-    if cpu_seconds:
-        limit_cpu(cpu_seconds)
-    if sys.platform.startswith("linux"):
-        die_with(zygote_pid)
-    if "seccomp" in locks.layers:
-        install_filter(runner_filter(platform.machine()))
+    linux = sys.platform.startswith("linux")
+    filtered = "seccomp" in locks.layers
+    steps = runner_filter(platform.machine()) if filtered else b""
+    program = _Program(len(steps) // 8, steps)
+    pointer = ctypes.byref(program)
+    prctl = _libc().prctl if linux else None
+
+    def lock(cpu_seconds: int) -> None:
+        if cpu_seconds:
+            limit_cpu(cpu_seconds)
+        if prctl is None:
+            return
+        if prctl(PR_SET_PDEATHSIG, KILL_SIGNAL, 0, 0, 0) != 0 or os.getppid() != zygote_pid:
+            os._exit(1)
+        if filtered and prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, pointer, 0, 0) != 0:
+            os._exit(1)
+
+    return lock

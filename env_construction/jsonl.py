@@ -184,3 +184,15 @@ def _cut_torn_line(path: Path) -> None:
             end = start
         if end < size:
             handle.truncate(end)
+
+
+def main() -> int:
+    """`python -m env_construction.jsonl FOLDER key=value ...`: keep a run's configuration, or refuse the folder."""
+    if len(sys.argv) < 2 or any("=" not in item for item in sys.argv[2:]):
+        raise BadInput("usage: python -m env_construction.jsonl FOLDER key=value ...")
+    keep_configuration(sys.argv[1], dict(item.split("=", 1) for item in sys.argv[2:]))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

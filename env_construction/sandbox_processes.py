@@ -35,6 +35,8 @@ GATHERED_BYTES = 1 << 19
 LONGEST_ESCAPE = 6
 """Bytes that JSON takes at most for a byte of output."""
 REASON_BYTES = 100
+EXIT_DIRTY = 86
+"""As in tool_worker.py: a pool runner found its interpreter changed."""
 WORKER = Path(__file__).with_name("tool_worker.py")
 
 
@@ -160,6 +162,12 @@ class Zygote:
         """Kill and bury a runner; its wait status (of its own death, if it was dead already)."""
         return self._ask(b"K", pid, [])
 
+    def dismiss(self, pid: int) -> None:
+        """Kill a runner without waiting for its end."""
+        with self._lock, contextlib.suppress(OSError):
+            if self.alive:
+                self._control.sendall(CONTROL.pack(b"D", pid))
+
     def close(self) -> None:
         """End the process; its runners go with it."""
         self._stop.set()
@@ -183,24 +191,45 @@ class Runner:
         self._progress = progress
         self._output_bytes = output_bytes
         self._buffer = bytearray()
-        self._nonce = ""
-        self._poller = select.poll()
-        self._poller.register(channel, select.POLLIN)
+        self._nonce = secrets.token_hex(8)
+        self._incoming = select.poll()
+        self._incoming.register(channel, select.POLLIN)
+        self._both = select.poll()
+        self._both.register(channel, select.POLLIN | select.POLLOUT)
+        channel.setblocking(False)
+        PROGRESS.pack_into(progress, 0, -1, 0.0)
+        self.next_index = 0
+        """Index under which the next call will be reported."""
+        self.last_heard = time.monotonic()
+        """When the last message went out or came in (monotonic clock)."""
         self.known: set[int] = set()
         """Ids of the sources that this runner already holds."""
 
-    def send(self, request: dict[str, Any], timeout_s: float) -> None:
-        """Send a request. `request["calls"]` is a list of `[code id, name, arguments]`; `request["codes"]` of sources
-        that this runner has not seen yet. Raises RunnerDied, or ValueError/TypeError/RecursionError if `arguments`
-        cannot be written as JSON."""
-        self._nonce = secrets.token_hex(8)
-        body = json.dumps({**request, "nonce": self._nonce}).encode("ascii")
-        PROGRESS.pack_into(self._progress, 0, -1, time.monotonic())
-        self._channel.settimeout(timeout_s)
-        try:
-            self._channel.sendall(LENGTH.pack(len(body)) + body)
-        except OSError as error:
-            raise RunnerDied(str(error)) from None
+    def message(self, request: dict[str, Any]) -> bytes:
+        """A request as it goes over the channel. `request["calls"]` is a list of `[code id, name, arguments]`,
+        `request["codes"]` of `[code id, source]` that this runner has not seen yet.
+
+        Raises ValueError, TypeError or RecursionError if the arguments of a call cannot be written as JSON.
+        """
+        body = json.dumps({**request, "nonce": self._nonce, "first": self.next_index}).encode("ascii")
+        return LENGTH.pack(len(body)) + body
+
+    def send(self, message: bytes, calls: int, timeout_s: float) -> None:
+        """Send a message with so many calls; what arrives meanwhile is kept. Raises RunnerDied."""
+        self.next_index += calls
+        self.last_heard = time.monotonic()
+        deadline = self.last_heard + timeout_s
+        view = memoryview(message)
+        while view:
+            try:
+                view = view[self._channel.send(view) :]
+            except BlockingIOError:
+                self._both.poll(max(0.0, deadline - time.monotonic()) * 1000.0)
+                self._read()
+                if time.monotonic() > deadline:
+                    raise RunnerDied("it does not read") from None
+            except OSError as error:
+                raise RunnerDied(str(error)) from None
 
     @staticmethod
     def encodable(arguments: Any) -> None:
@@ -213,19 +242,23 @@ class Runner:
         while True:
             frame = self._take_frame()
             if frame is not None:
+                self.last_heard = time.monotonic()
                 return self._checked(frame)
             wait = deadline - time.monotonic()
-            if not self._poller.poll(max(0.0, wait * 1000.0)):
+            if not self._incoming.poll(max(0.0, wait * 1000.0)):
                 return None
-            try:
-                part = self._channel.recv(1 << 20)
-            except OSError as error:
-                raise RunnerDied(str(error)) from None
-            if not part:
-                raise RunnerDied("the process ended")
-            self._buffer += part
-            if wait <= 0:
-                return None if (frame := self._take_frame()) is None else self._checked(frame)
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            part = self._channel.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise RunnerDied(str(error)) from None
+        if not part:
+            raise RunnerDied("the process ended")
+        self._buffer += part
 
     def _take_frame(self) -> bytes | None:
         if len(self._buffer) < LENGTH.size:
@@ -261,20 +294,28 @@ class Runner:
         return reports
 
     def progress(self) -> tuple[int, float]:
-        """Index of the call that is running (-1: none yet) and when it began (monotonic clock)."""
+        """Index of the call that is running, or was last (-1: none yet), and when it began (monotonic clock)."""
         index, start = PROGRESS.unpack_from(self._progress)
         return index, start
+
+    def dismiss(self) -> None:
+        """End the process, whatever it does; nobody waits for it."""
+        self._zygote.dismiss(self.pid)
+        self._close()
 
     def kill(self) -> str:
         """End the process. Returns how it had ended: "timeout" (CPU limit), "crash", or "dirty"."""
         try:
             status = self._zygote.kill(self.pid)
         finally:
-            self._channel.close()
-            with contextlib.suppress(BufferError):
-                self._progress.close()
+            self._close()
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU):
             return "timeout"
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 86:
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == EXIT_DIRTY:
             return "dirty"
         return "crash"
+
+    def _close(self) -> None:
+        self._channel.close()
+        with contextlib.suppress(BufferError):
+            self._progress.close()

@@ -84,6 +84,11 @@ class Work:
                 return
         batch.tell()
 
+    def fault(self, reason: str) -> None:
+        """Settle what is open: the sandbox itself broke."""
+        for position, call in enumerate(self.job.calls):
+            self.put(position, failed(call.name, "fault", f"the tool sandbox failed: {reason}"))
+
 
 class Pending:
     """One call on its way."""

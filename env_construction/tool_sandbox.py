@@ -39,11 +39,14 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from env_construction.sandbox_execution import Executor, Limits
+from env_construction.sandbox_execution import BATCH, Executor, Limits
+from env_construction.sandbox_lane import Lane
 from env_construction.sandbox_processes import SandboxFault
 from env_construction.sandbox_work import STATUSES, Batch, SandboxJob, ToolCall, ToolResult, Work
 from env_construction.tool_session import NO_STATE, ToolSession
@@ -60,6 +63,7 @@ __all__ = [
 ]
 
 WORKERS_VARIABLE = "TOOL_SANDBOX_WORKERS"
+AHEAD = 1024
 MOST_WORKERS = 8
 """Workers that `shared_sandbox` takes at most unless told otherwise."""
 
@@ -94,12 +98,18 @@ class ToolSandbox:
         self._start()
 
     def _start(self) -> None:
-        self._executor = Executor(self.workers, self.limits)
+        self._executor = executor = Executor(self.workers, self.limits)
+        self._lanes = [
+            threading.Thread(target=Lane(executor).run, name=f"tool-sandbox-{number}", daemon=True)
+            for number in range(self.workers)
+        ]
+        for lane in self._lanes:
+            lane.start()
         self._pid = os.getpid()
         self.isolation: tuple[str, ...] = tuple(self._executor.hello["layers"])
         missing = "; ".join(self._executor.hello["missing"])
         if missing and self._require_isolation:
-            self._executor.close()
+            self._executor.close(self._lanes)
             raise SandboxFault(f"isolation is required, but missing here: {missing}")
         if missing:
             _warn_once(missing)
@@ -110,11 +120,32 @@ class ToolSandbox:
 
     def run_batch(self, jobs: Sequence[SandboxJob]) -> list[list[ToolResult]]:
         """Execute many responses; results in the order of `jobs`."""
-        finished = threading.Lock()
-        finished.acquire()
-        works = self._submit(jobs, finished.release)
-        finished.acquire()
-        return [work.results for work in works]
+        return list(self.stream(jobs))
+
+    def stream(self, jobs: Iterable[SandboxJob]) -> Iterator[list[ToolResult]]:
+        """Execute responses as `jobs` yields them; their results in order, as soon as they are there.
+
+        Parsing before and scoring after the sandbox thus go on while tools run. At most AHEAD responses per worker
+        are under way.
+        """
+        size = BATCH
+        if isinstance(jobs, Sequence):
+            size = max(1, min(BATCH, -(-len(jobs) // self.workers)))
+        rest = iter(jobs)
+        waiting: deque[tuple[list[Work], threading.Lock]] = deque()
+        while True:
+            group = list(islice(rest, size))
+            if group:
+                finished = threading.Lock()
+                finished.acquire()
+                waiting.append((self._submit(group, finished.release), finished))
+            while waiting and (not group or len(waiting) * size > AHEAD * self.workers):
+                works, finished = waiting.popleft()
+                finished.acquire()
+                for work in works:
+                    yield work.results
+            if not group:
+                return
 
     async def run_async(self, codes: Mapping[str, str], calls: Sequence[ToolCall]) -> list[ToolResult]:
         """`run` for asyncio: the event loop goes on meanwhile."""
@@ -141,7 +172,7 @@ class ToolSandbox:
                 return
             self._closed = True
         if self._pid == os.getpid():
-            self._executor.close()
+            self._executor.close(self._lanes)
 
     def __enter__(self) -> ToolSandbox:
         return self
@@ -161,15 +192,11 @@ class ToolSandbox:
 
     def _submit(self, jobs: Sequence[SandboxJob], tell: Callable[[], None]) -> list[Work]:
         self._check_open()
-        works = []
-        size = sum(1 for job in jobs if job.calls)
-        batch = Batch(size, tell)
-        for job in jobs:
-            work = Work(job, batch)
-            works.append(work)
-            if work.left:
-                self._executor.submit(work)
-        if not size:
+        batch = Batch(sum(1 for job in jobs if job.calls), tell)
+        works = [Work(job, batch) for job in jobs]
+        if batch.left:
+            self._executor.submit([work for work in works if work.left])
+        else:
             tell()
         return works
 

@@ -132,7 +132,8 @@ class ToolSession:
         }
         if first and self._state is not NO_STATE:
             request["state"] = self._state
-        runner.send(request, self._limits.timeout_s)
+        position = runner.next_index
+        runner.send(runner.message(request), len(rows) + want_state, self._limits.timeout_s)
         runner.known.update(new)
         reports: list[Report] = []
         expected = len(rows) + want_state
@@ -141,7 +142,9 @@ class ToolSession:
             if part is None:
                 raise TimeoutError("time is up")
             reports += part
-            if [report.position for report in reports] != list(range(len(reports))) or len(reports) > expected:
+            if [report.position for report in reports] != list(range(position, position + len(reports))) or len(
+                reports
+            ) > expected:
                 raise RunnerDied("reports out of order")
             if len(reports) == expected:
                 return reports

@@ -147,7 +147,7 @@ class Runner:
             self._answer(json.loads(body))
 
     def _answer(self, request: dict[str, Any]) -> None:
-        nonce, mode, calls = request["nonce"], request["mode"], request["calls"]
+        nonce, mode, first, calls = request["nonce"], request["mode"], request["first"], request["calls"]
         if "state" in request:
             self._state = request["state"]
             self._has_state = True
@@ -158,7 +158,7 @@ class Runner:
         done: list[list[Any]] = []
         pending = 0
         now = flushed = self._start_clock()
-        for index, (code_id, name, arguments) in enumerate(calls):
+        for index, (code_id, name, arguments) in enumerate(calls, first):
             start = now
             PROGRESS.pack_into(self._progress, 0, index, start)
             status, output = self._call(code_id, name, arguments, mode)
@@ -171,7 +171,7 @@ class Runner:
                 pending = 0
                 now = flushed = self._start_clock()
         if request.get("want_state"):
-            done.append([len(calls), *self._rendered_state(), 0.0])
+            done.append([first + len(calls), *self._rendered_state(), 0.0])
         if done or not calls:
             self._send(nonce, done)
         if self._cpu_s:
@@ -253,16 +253,20 @@ class Runner:
 
 
 def zygote(control: socket.socket, locks: isolation.Locks, output_bytes: int, cpu_s: float) -> None:
-    """Fork (`F`; its number limits the CPU seconds of the process, 0: each call by a timer), kill and bury (`K`, pid).
+    """Fork (`F`; its number limits the CPU seconds of the process, 0: each call by a timer), kill and
+    bury (`K`, pid, answered with the wait status), or kill and forget (`D`, pid, not answered).
 
     Ends when the parent closes its end or is gone.
     """
-    parent, own_pid = os.getppid(), os.getpid()
+    parent = os.getppid()
+    lock = isolation.runner_lock(locks, os.getpid())
     poller = select.poll()
     poller.register(control, select.POLLIN)
     children: set[int] = set()
+    dismissed: set[int] = set()
     try:
         while True:
+            dismissed = {pid for pid in dismissed if not os.waitpid(pid, os.WNOHANG)[0]}
             if not poller.poll(1000):
                 if os.getppid() != parent:
                     return
@@ -279,7 +283,7 @@ def zygote(control: socket.socket, locks: isolation.Locks, output_bytes: int, cp
                     try:
                         control.close()
                         os.setpgid(0, 0)
-                        isolation.lock_runner(locks, own_pid, number)
+                        lock(number)
                         Runner(descriptors[0], descriptors[1], output_bytes, cpu_s).serve()
                     finally:
                         os._exit(EXIT_BROKEN)
@@ -288,9 +292,13 @@ def zygote(control: socket.socket, locks: isolation.Locks, output_bytes: int, cp
                 children.add(answer)
             elif number in children:
                 os.kill(number, signal.SIGKILL)
-                answer = os.waitpid(number, 0)[1]
                 children.discard(number)
-            control.sendall(CONTROL.pack(operation, answer))
+                if operation == b"K":
+                    answer = os.waitpid(number, 0)[1]
+                else:
+                    dismissed.add(number)
+            if operation != b"D":
+                control.sendall(CONTROL.pack(operation, answer))
     finally:
         for pid in children:
             os.kill(pid, signal.SIGKILL)

@@ -118,7 +118,11 @@ def find_entities(
     for entity, name in enumerate(names):
         ids = tokenizer(name).input_ids
         for start in range(len(tokens) - len(ids) + 1):
-            if tokens[start] == ids[0] and tokens[start : start + len(ids)] == ids and not any(taken[start : start + len(ids)]):
+            if (
+                tokens[start] == ids[0]
+                and tokens[start : start + len(ids)] == ids
+                and not any(taken[start : start + len(ids)])
+            ):
                 taken[start : start + len(ids)] = [True] * len(ids)
                 found.append((start, len(ids), entity))
     return tuple(sorted(found))
@@ -167,7 +171,9 @@ class Learner:
         self.model = model
         self.pad = pad
         self.learning_rate = learning_rate
-        inner = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+        inner = [
+            p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name
+        ]
         chosen = {id(p) for p in inner}
         outer = [p for p in model.parameters() if id(p) not in chosen]
         self.optimizers: list[torch.optim.Optimizer] = [
@@ -210,7 +216,9 @@ def evaluate(folder: Path, dev: list[Environment], seed: int) -> dict[str, float
     policy = load_policy(f"hf:{folder}", temperature=0.0, max_new_tokens=160)
     episodes = play(policy, dev, max_turns=8, seed=seed)
     turns = [turn for episode in episodes for turn in episode.turns]
-    gold = {item.id: {(call.name, json.dumps(call.arguments, sort_keys=True)) for call in item.gold_plan} for item in dev}
+    gold = {
+        item.id: {(call.name, json.dumps(call.arguments, sort_keys=True)) for call in item.gold_plan} for item in dev
+    }
     gold_names = {item.id: {call.name for call in item.gold_plan} for item in dev}
     right_tool = right_call = calls = 0
     for episode in episodes:
@@ -281,7 +289,9 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
         if use_copy:
             batch = copy_batch(pieces, rng, rows, arguments.copy_length)
         else:
-            batch = [item.renamed(pieces, rng) if rng.random() < arguments.rename_share else item for item in next(stream)]
+            batch = [
+                item.renamed(pieces, rng) if rng.random() < arguments.rename_share else item for item in next(stream)
+            ]
         scale = min(1.0, (steps + 1) / 20) * max(0.05, 1.0 - elapsed / seconds if not copying else 1.0)
         loss = learner.step(batch, scale)
         kind = "copy" if use_copy else "text"
@@ -313,7 +323,12 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
         "width": model.config.hidden_size,
         "vocabulary": len(tokenizer),
         "seed": arguments.seed,
-        "demonstrations": {"environments": len(states), "mix": MIX, "recheck": RECHECK, "seconds": round(demonstrated_s, 1)},
+        "demonstrations": {
+            "environments": len(states),
+            "mix": MIX,
+            "recheck": RECHECK,
+            "seconds": round(demonstrated_s, 1),
+        },
         "tokens_a_conversation": round(total_tokens / len(sequences), 1),
         "steps": steps,
         "tokens": tokens_seen,
@@ -343,16 +358,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=8.0, help="training time, evaluations not counted")
     parser.add_argument("--stop-at-argument-rate", type=float, default=0.9)
-    parser.add_argument("--evaluate-every", type=float, default=60.0, help="seconds of training between dev evaluations")
+    parser.add_argument(
+        "--evaluate-every", type=float, default=60.0, help="seconds of training between dev evaluations"
+    )
     parser.add_argument("--dev-cases", type=int, default=60)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--vocabulary", type=int, default=1536)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--tokens-a-batch", type=int, default=2048)
-    parser.add_argument("--prompt-weight", type=float, default=0.05, help="loss weight of tokens the policy does not write")
+    parser.add_argument(
+        "--prompt-weight", type=float, default=0.05, help="loss weight of tokens the policy does not write"
+    )
     parser.add_argument("--copy-length", type=int, default=64, help="tokens of a random string")
-    parser.add_argument("--copy-until", type=float, default=0.5, help="copy pre-training ends at this loss (nats a token)")
+    parser.add_argument(
+        "--copy-until", type=float, default=0.5, help="copy pre-training ends at this loss (nats a token)"
+    )
     parser.add_argument("--rename-share", type=float, default=0.5, help="share of conversations with made-up names")
     parser.add_argument("--copy-share", type=float, default=0.05, help="share of copy batches after that")
     return parser.parse_args()

@@ -1,0 +1,212 @@
+#!/usr/bin/env bash
+# The whole experiment, in order: environments -> a policy to start from -> measure -> train with GRPO and with REINFORCE++
+# -> measure again -> analyse -> report. Every stage can be resumed: a second call redoes nothing, a call after a kill goes on.
+#
+#   bash run_all.sh                                    the cpu profile: a tiny model, no GPU, no model hub, no key
+#   bash run_all.sh --profile smoke                    the same path in minutes; its numbers mean nothing
+#   bash run_all.sh --profile paper --dry-run          every command of the paper's twelve runs, nothing is run
+#   bash run_all.sh --experiment tiny-plain-grpo-solve-recall      one row of `python -m train.experiments`
+#   bash run_all.sh --only report | --from analyse     one stage, or all from one on (stages: see STAGES)
+#   bash run_all.sh --controls                         also: more supervised learning, and RL with shuffled rewards
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+STAGES="setup environments start measure_start train measure_trained controls analyse report"
+PROFILES="smoke cpu small paper"
+
+profile=cpu run= only= from= seed=0 dry_run= controls= experiments=
+fail() { echo "run_all: error: $*" >&2; exit 2; }
+has() { case " $1 " in *" $2 "*) return 0 ;; *) return 1 ;; esac; }
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --profile) profile=${2:-}; shift 2 ;;
+        --run) run=${2:-}; shift 2 ;;
+        --only) only=${2:-}; shift 2 ;;
+        --from) from=${2:-}; shift 2 ;;
+        --seed) seed=${2:-}; shift 2 ;;
+        --experiment) experiments=${2:-}; shift 2 ;;
+        --controls) controls=1; shift ;;
+        --dry-run) dry_run=1; shift ;;
+        -h | --help) sed -n '2,12p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --controls --dry-run" ;;
+    esac
+done
+has "$PROFILES" "$profile" || fail "unknown profile '$profile'; valid: $PROFILES"
+[ -z "$only" ] || has "$STAGES" "$only" || fail "unknown stage '$only'; valid: $STAGES"
+[ -z "$from" ] || has "$STAGES" "$from" || fail "unknown stage '$from'; valid: $STAGES"
+case "$seed" in '' | *[!0-9]*) fail "--seed $seed: expected a whole number" ;; esac
+out=outputs/${run:-$profile}
+
+# --- sizes: this is all that differs between the profiles -------------------------------------------------------------
+epochs=2 level=compact gpus=0 backend=hf start_from= eval_limit=100
+case "$profile" in
+    smoke)
+        n_train=600 n_dev=12 n_test=16 warm_minutes=1.5 collect=16 max_prompts=16 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96
+        : "${experiments:=tiny-plain-grpo}"
+        ;;
+    cpu)
+        n_train=6000 n_dev=60 n_test=100 warm_minutes=8 collect=300 max_prompts=288 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96
+        : "${experiments:=tiny-plain-grpo tiny-plain-reinforce++}"
+        ;;
+    small)
+        n_train=2000 n_dev=100 n_test=200 max_prompts=1024 collect=1000 max_prompt_tokens=2048 rollout_batch=64 max_new_tokens=256
+        level=medium gpus=1 backend=vllm start_from=HuggingFaceTB/SmolLM2-135M-Instruct eval_limit=200
+        : "${experiments:=smollm2-135m-plain-grpo smollm2-135m-plain-reinforce++}"
+        ;;
+    paper)
+        n_train=2215 n_dev=200 n_test=200 max_prompts=100000 collect=2215 max_prompt_tokens=16384 rollout_batch=512 max_new_tokens=1024
+        level=paper gpus=8 backend=vllm start_from=matrix epochs=3 eval_limit=200
+        : "${experiments:=qwen2.5-7b-plain-grpo qwen2.5-7b-plain-reinforce++ qwen2.5-14b-plain-grpo qwen2.5-14b-plain-reinforce++ qwen3-8b-plain-grpo qwen3-8b-plain-reinforce++ qwen3-8b-thinking-grpo qwen3-8b-thinking-reinforce++ qwen3-14b-plain-grpo qwen3-14b-plain-reinforce++ qwen3-14b-thinking-grpo qwen3-14b-thinking-reinforce++}"
+        ;;
+esac
+environments=$out/environments
+
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+python=.venv/bin/python
+
+# --- running: print the command, run it with its log, say how it ended ---------------------------------------------------
+step() { # step LOG COMMAND...
+    local log=$out/logs/$1.log
+    shift
+    echo "  \$ ${*/#$python/python}"
+    [ -z "$dry_run" ] || return 0
+    mkdir -p "$(dirname "$log")"
+    if ! "$@" 2>&1 | tee -a "$log"; then
+        echo "run_all: error: the command above failed; its log is $log, its last lines:" >&2
+        tail -n 15 "$log" >&2
+        exit 1
+    fi
+}
+seen_from=
+stage() { # stage NAME WHAT IT DOES; false where it is not asked for or was done
+    local name=$1
+    [ "$name" != "$from" ] || seen_from=1
+    if [ -n "$only" ] && [ "$name" != "$only" ]; then return 1; fi
+    if [ -n "$from" ] && [ -z "$seen_from" ]; then return 1; fi
+    if [ -z "$dry_run" ] && [ -z "$only" ] && [ -z "$from" ] && grep -qs "\"stage\": \"$name\"" "$out/stages.jsonl"; then
+        echo "== $name: done already"
+        return 1
+    fi
+    echo "== $name: $2"
+    current=$name began=$SECONDS
+}
+finish() { # finish WHAT WAS WRITTEN
+    [ -z "$dry_run" ] || return 0
+    printf '{"stage": "%s", "seconds": %d, "finished": "%s"}\n' "$current" $((SECONDS - began)) "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >>"$out/stages.jsonl"
+    echo "== $current: $((SECONDS - began)) s -> $1"
+}
+
+measure() { # measure NAME POLICY: greedy, at most 20 turns, on the test environments
+    step "measure_$1" $python -m eval.environments --policy "$2" --data "$environments/test.jsonl" --out "$out/eval/$1" \
+        --limit "$eval_limit" --seed "$seed" --max-turns 20 --max-new-tokens "$max_new_tokens" ${3:+$3}
+}
+short_name() { # tiny-plain-grpo -> grpo (where one model is trained); the whole name in the paper profile
+    if [ "$profile" = paper ]; then echo "$1"; else echo "${1#*-plain-}" | sed 's/^.*-thinking-//'; fi
+}
+start_of() { # the untrained policy of an experiment
+    if [ -z "$start_from" ]; then echo "$out/start"; return; fi
+    if [ "$start_from" != matrix ]; then echo "$start_from"; return; fi
+    case "$1" in
+        qwen2.5-7b-*) echo Qwen/Qwen2.5-7B-Instruct ;; qwen2.5-14b-*) echo Qwen/Qwen2.5-14B-Instruct ;;
+        qwen3-4b-*) echo Qwen/Qwen3-4B ;; qwen3-8b-*) echo Qwen/Qwen3-8B ;; qwen3-14b-*) echo Qwen/Qwen3-14B ;;
+    esac
+}
+thinking_of() { case "$1" in *-thinking-*) echo --thinking ;; *) echo ;; esac; }
+
+train_one() { # train_one EXPERIMENT NAME [CONTROL]: per epoch collect with the current policy, make prompts, train
+    local experiment=$1 name=$2 control=${3:-} policy thinking epoch folder
+    policy=$(start_of "$experiment") thinking=$(thinking_of "$experiment")
+    for epoch in $(seq 1 "$epochs"); do
+        folder=$out/train/$name/epoch$epoch
+        step "train_$name" $python -m train.collect_trajectories --environments "$environments/train.jsonl" --limit "$collect" \
+            --policy "$backend:$policy" --out "$folder" --temperature 1.0 --max-turns 20 --seed $((seed + epoch)) \
+            --max-prompt-tokens "$max_prompt_tokens" --max-new-tokens "$max_new_tokens" ${thinking:+$thinking}
+        step "train_$name" $python -m train.rl_prompts --trajectories "$folder/trajectories.jsonl" --tokenizer "$policy" \
+            --out "$folder/prompts.jsonl" --max-prompt-tokens "$max_prompt_tokens" --rollout-batch "$rollout_batch" \
+            --max-prompts "$max_prompts" --seed $((seed + epoch)) ${thinking:+$thinking}
+        step "train_$name" $python -m train.run_openrlhf --experiment "$experiment" --policy-dir "$policy" \
+            --prompts "$folder/prompts.jsonl" --out "$folder" --seed $((seed + epoch)) --epoch "$epoch" --gpus "$gpus" \
+            --reward-control "$control"
+        policy=$folder/checkpoint
+    done
+}
+
+# --- the experiment --------------------------------------------------------------------------------------------------------
+if stage setup "make .venv with pinned versions (nothing to do the second time)"; then
+    echo "  \$ bash setup.sh"
+    [ -n "$dry_run" ] || { bash setup.sh; mkdir -p "$out"; }
+    finish .venv
+fi
+if [ -z "$dry_run" ]; then
+    mkdir -p "$out"
+    $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" experiments="$experiments" model="${experiments%%-*}" thinking=false
+fi
+
+if stage environments "build $n_train train, $n_dev dev and $n_test test environments from real facts; each is verified in the sandbox"; then
+    step environments $python -m env_construction.build --author facts --level "$level" --n-train "$n_train" --n-dev "$n_dev" \
+        --n-test "$n_test" --seed "$seed" --workers 2 --out "$environments"
+    finish "$environments"
+fi
+
+if stage start "get a policy to start from"; then
+    if [ -z "$start_from" ]; then
+        step start $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
+            --out "$out/start" --seed "$seed" --minutes "$warm_minutes"
+    else
+        echo "  the models of this profile come pretrained: $experiments"
+    fi
+    finish "$out/start"
+fi
+
+if stage measure_start "measure the floor (random), the ceiling (oracle) and the start on the test environments"; then
+    measure random random
+    measure oracle oracle
+    starts=
+    for experiment in $experiments; do
+        policy=$(start_of "$experiment") name=start
+        [ "$profile" != paper ] || name=${experiment%-grpo} && name=${name%-reinforce++}
+        [ "$profile" = paper ] || name=start
+        has "$starts" "$name" || measure "$name" "$backend:$policy" "$(thinking_of "$experiment")"
+        starts="$starts $name"
+    done
+    finish "$out/eval"
+fi
+
+if stage train "reinforcement learning with the FTRL reward on OpenRLHF, $epochs epochs each: $experiments"; then
+    for experiment in $experiments; do train_one "$experiment" "$(short_name "$experiment")"; done
+    finish "$out/train"
+fi
+
+if stage measure_trained "measure again: same code, same cases, paired differences"; then
+    for experiment in $experiments; do
+        name=$(short_name "$experiment") start=start
+        [ "$profile" != paper ] || { start=${experiment%-grpo}; start=${start%-reinforce++}; }
+        measure "$name" "$backend:$out/train/$name/epoch$epochs/checkpoint" "$(thinking_of "$experiment")"
+        step measure_trained $python -m eval.compare "$out/eval/$start" "$out/eval/$name" --out "$out/compare/${name}_vs_start.json"
+    done
+    finish "$out/eval, $out/compare"
+fi
+
+if [ -n "$controls" ] && stage controls "more supervised learning for the same time, and RL with shuffled rewards: neither should gain as much"; then
+    step controls $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
+        --out "$out/more-supervised" --continue-from "$out/start" --seed $((seed + 1)) --minutes "$warm_minutes"
+    first=${experiments%% *}
+    train_one "$first" "$(short_name "$first")-shuffled" shuffled
+    measure more-supervised "$backend:$out/more-supervised"
+    measure "$(short_name "$first")-shuffled" "$backend:$out/train/$(short_name "$first")-shuffled/epoch$epochs/checkpoint"
+    for name in more-supervised "$(short_name "$first")-shuffled"; do
+        step controls $python -m eval.compare "$out/eval/start" "$out/eval/$name" --out "$out/compare/${name}_vs_start.json"
+    done
+    finish "$out/compare"
+fi
+
+if stage analyse "tables and figures of everything for which data is there"; then
+    step analyse $python -m analysis.all "$out"
+    finish "$out/analysis"
+fi
+
+if stage report "manifest and one self-contained page"; then
+    step report $python -m analysis.manifest "$out" --set "profile=$profile" --set "seed=$seed"
+    step report $python -m analysis.report "$out"
+    finish "$out/report.html"
+fi

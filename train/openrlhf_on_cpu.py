@@ -1,0 +1,237 @@
+"""Run the real OpenRLHF trainer where there is no GPU: the same entry point, the same code on disk, a few spots adapted.
+
+    python -m train.openrlhf_on_cpu <flags of openrlhf.cli.train_ppo_ray>
+
+starts a local Ray with pretended GPUs, installs the adaptations below in every process, and runs
+`openrlhf.cli.train_ppo_ray` as `__main__`. Nothing is changed where CUDA is available. Each adaptation waits for its module to be
+imported, so that processes which never need torch do not pay for it.
+
+| module (OpenRLHF 0.11.2, vLLM 0.29) | on a GPU | here |
+| --- | --- | --- |
+| `torch.cuda` | device bookkeeping | harmless stand-ins; the current device is the CPU |
+| `torch.distributed.device_mesh` | mesh over "cuda" | the same mesh over "cpu" |
+| `openrlhf.utils.utils` | bf16 or fp16 parameters | fp32: CPUs without native bf16 emulate it, three times slower |
+| `openrlhf.utils.deepspeed.deepspeed_utils` | bf16 section, fused Adam | fp32; torch's AdamW, which needs no compiler |
+| `openrlhf.utils.distributed_util` | NCCL broadcast of weights to vLLM | vLLM's `StatelessProcessGroup`, weights as bytes |
+| `vllm.engine.arg_utils` | bfloat16, OpenRLHF's worker extension | float32 (rollout and trainer then agree), `vllm_cpu_worker.py` |
+| `vllm._custom_ops` | - | no packed weights in linear layers, so that synchronised weights take effect |
+| `flash_attn` | fused cross-entropy | hidden, so that OpenRLHF takes its torch path |
+
+What this is not: a way to train large models. It is the real trainer with real weight sync, made for models of a few million
+parameters, so that the code that runs on GPUs is exercised on every machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import runpy
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+REWARD_SETTINGS = ("FTRL_REWARD_VARIANT", "FTRL_REWARD_MATCH", "FTRL_REWARD_CONTROL", "TOOL_SANDBOX_WORKERS")
+
+
+class CpuDevice(str):
+    """The device "cpu" which still fits into `torch.device(f"cuda:{device}")`, as OpenRLHF's replay buffer writes it."""
+
+    def __format__(self, specification: str) -> str:
+        return "0"
+
+
+class WeightChannel:
+    """What NCCL is on GPUs: sends one tensor after the other from the trainer (rank 0) to the vLLM worker."""
+
+    def __init__(self, address: str, port: int, rank: int, world_size: int) -> None:
+        from vllm.distributed.utils import StatelessProcessGroup
+
+        self.group = StatelessProcessGroup.create(host=address, port=port, rank=rank, world_size=world_size)
+
+    def broadcast(self, tensor: Any, src: int, stream: Any = None) -> None:
+        """Fill `tensor` in place on every rank but `src`. Raises RuntimeError on another shape."""
+        import torch
+
+        if self.group.rank == src:
+            self.group.broadcast_obj(tensor.detach().cpu().numpy(), src)
+            return
+        received = torch.from_numpy(self.group.broadcast_obj(None, src))
+        tensor.copy_(received)
+
+
+def open_weight_channel(
+    master_address: str, master_port: int, rank: int, world_size: int, device: Any
+) -> WeightChannel:
+    """Stands for `openrlhf.utils.distributed_util.stateless_init_process_group`."""
+    return WeightChannel(master_address, master_port, rank, world_size)
+
+
+def _adapt_torch(torch: Any) -> None:
+    device = CpuDevice("cpu")
+    torch.cuda.current_device = lambda: device
+    torch.cuda.current_stream = lambda *_: None
+    for name in ("set_device", "synchronize", "empty_cache"):
+        setattr(torch.cuda, name, lambda *_, **__: None)
+
+
+def _adapt_device_mesh(module: Any) -> None:
+    made = module.init_device_mesh
+
+    @functools.wraps(made)
+    def init_device_mesh(device_type: str, *arguments: Any, **named: Any) -> Any:
+        return made("cpu" if device_type == "cuda" else device_type, *arguments, **named)
+
+    module.init_device_mesh = init_device_mesh
+
+
+def _adapt_dtype(module: Any) -> None:
+    import torch
+
+    module.convert_to_torch_dtype = lambda param_dtype: torch.float32
+
+
+def _adapt_deepspeed_configuration(module: Any) -> None:
+    for name in ("get_train_ds_config", "get_eval_ds_config"):
+        setattr(module, name, _in_fp32(getattr(module, name)))
+
+
+def _in_fp32(made: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    @functools.wraps(made)
+    def configuration(*arguments: Any, **named: Any) -> dict[str, Any]:
+        config = made(*arguments, **named)
+        config["bf16"] = {"enabled": False}
+        config["fp16"] = {"enabled": False}
+        if "optimizer" in config:
+            config["optimizer"].setdefault("params", {})["torch_adam"] = True
+        return config
+
+    return configuration
+
+
+def _adapt_weight_sync(module: Any) -> None:
+    module.stateless_init_process_group = open_weight_channel
+
+
+def _adapt_engine_arguments(module: Any) -> None:
+    made = module.AsyncEngineArgs.__init__
+
+    @functools.wraps(made)
+    def __init__(self: Any, *arguments: Any, **named: Any) -> None:
+        named.update(dtype="float32", worker_extension_cls="train.vllm_cpu_worker.CpuWorker")
+        made(self, *arguments, **named)
+
+    module.AsyncEngineArgs.__init__ = __init__
+
+
+def _adapt_linear_layers(module: Any) -> None:
+    # oneDNN layers keep a packed copy of their weight and throw the parameter away: new weights could not reach them.
+    module._supports_onednn = False
+
+
+ADAPTATIONS: dict[str, Callable[[Any], None]] = {
+    "torch": _adapt_torch,
+    "torch.distributed.device_mesh": _adapt_device_mesh,
+    "openrlhf.utils.utils": _adapt_dtype,
+    "openrlhf.utils.deepspeed.deepspeed_utils": _adapt_deepspeed_configuration,
+    "openrlhf.utils.distributed_util": _adapt_weight_sync,
+    "vllm.engine.arg_utils": _adapt_engine_arguments,
+    "vllm._custom_ops": _adapt_linear_layers,
+}
+
+
+class _AdaptAfterImport(importlib.abc.MetaPathFinder):
+    """Finds a module as Python would, and runs its adaptation right after its own code."""
+
+    def __init__(self) -> None:
+        self.searching: set[str] = set()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name not in ADAPTATIONS or name in self.searching:
+            return None
+        self.searching.add(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.searching.discard(name)
+        if spec is None or spec.loader is None:
+            return None
+        loader = spec.loader
+        execute = loader.exec_module
+
+        def exec_module(module: types.ModuleType) -> None:
+            execute(module)
+            ADAPTATIONS[name](module)
+
+        loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def install() -> None:
+    """Adapt this process; once, and only where CUDA is absent. Ray calls it first in every worker."""
+    if any(isinstance(finder, _AdaptAfterImport) for finder in sys.meta_path) or _has_cuda():
+        return
+    compiled_part = types.ModuleType("flash_attn_2_cuda")
+    compiled_part.__spec__ = importlib.machinery.ModuleSpec("flash_attn_2_cuda", loader=None)
+    sys.modules["flash_attn_2_cuda"] = compiled_part
+    sys.modules["flash_attn.ops.triton.cross_entropy"] = None  # type: ignore[assignment]
+    sys.meta_path.insert(0, _AdaptAfterImport())
+    for name, adapt in ADAPTATIONS.items():
+        if name in sys.modules:
+            adapt(sys.modules[name])
+
+
+def _has_cuda() -> bool:
+    """Without importing torch: the driver's device file is there, or it is not."""
+    return os.path.exists("/dev/nvidia0")
+
+
+def start_ray(num_gpus: int = 4) -> None:
+    """A local Ray without dashboard, with pretended GPUs for OpenRLHF's placement groups."""
+    import ray
+
+    passed = {name: os.environ[name] for name in REWARD_SETTINGS if name in os.environ}
+    paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
+    ray.init(
+        num_cpus=8,
+        num_gpus=num_gpus,
+        include_dashboard=False,
+        object_store_memory=256 * 1024**2,
+        log_to_driver=True,
+        runtime_env={
+            "env_vars": {**ENVIRONMENT, **passed, "PYTHONPATH": os.pathsep.join(paths)},
+            "worker_process_setup_hook": f"{__name__ if __name__ != '__main__' else 'train.openrlhf_on_cpu'}.install",
+        },
+    )
+
+
+def main() -> None:
+    os.environ.update(ENVIRONMENT)
+    module = importlib.import_module(
+        "train.openrlhf_on_cpu"
+    )  # under its own name: classes here travel between processes
+    module.install()
+    module.start_ray()
+    runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
