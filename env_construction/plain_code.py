@@ -11,7 +11,8 @@ not known to be harmless is wild:
 - attributes: read only, never set, and only public names of the plain types below (so no `__globals__`, no `gi_frame`, no
   `tb_frame`); `format` only on a literal whose fields look at no attributes;
 - modules: only those below, only as `module.attribute` with an attribute that is listed, so that a module object is
-  never a value; no listed attribute is a module or can be changed.
+  never a value; no listed attribute is a module or can be changed. Importing a package that is not installed is plain:
+  it raises.
 
 Plain code can still loop, recurse and fill memory: limits take care of that. `random` has shared state; code that
 imports it is plain, and `uses_random` tells the runner to seed it before each call.
@@ -26,8 +27,11 @@ import datetime
 import decimal
 import fractions
 import importlib
+import importlib.util
 import re
 import string
+import sys
+from dataclasses import dataclass, field
 from typing import Any
 
 SYNTAX = """
@@ -49,7 +53,7 @@ BUILTINS = frozenset(HARMLESS.split()) | {
     name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
 }
 WILD_BUILTINS = frozenset(vars(builtins)) - BUILTINS
-"""`type` is wild as a value, but `type(x)` with one argument is plain."""
+"""`type` and `eval` are wild as values; see `why_wild` for calls of them."""
 
 PLAIN_TYPES: tuple[Any, ...] = (
     str, bytes, bytearray, int, float, complex, bool, list, tuple, dict, set, frozenset, range, slice,
@@ -110,33 +114,47 @@ class _Wild(Exception):
     """The source is not plain; the message says why."""
 
 
-def why_wild(tree: ast.Module) -> str | None:
-    """None if the code is plain, else the first reason against it."""
+@dataclass
+class _Imports:
+    """Names that imports bind anywhere in a source."""
+
+    modules: dict[str, set[str]] = field(default_factory=dict)
+    """Name -> modules of MODULES."""
+    dead: set[str] = field(default_factory=set)
+    """Names that only an import of an absent package would bind: it raises, so they never have a value."""
+
+
+def why_wild(tree: ast.Module | ast.Expression) -> str | None:
+    """None if the code is plain, else the first reason against it.
+
+    A direct call of `eval` counts as plain in a module, because the runner replaces it by one that judges its text by
+    this same function; in an expression, that is in such a text, it is wild.
+    """
     nodes = list(ast.walk(tree))
+    calls = {id(node.func): node for node in nodes if isinstance(node, ast.Call)}
+    bases = {id(node.value): node for node in nodes if isinstance(node, ast.Attribute)}
+    allowed = NODES if isinstance(tree, ast.Module) else NODES | {ast.Expression}
     try:
-        modules = _imported_modules(nodes)
-        called_type = {id(n.func) for n in nodes if isinstance(n, ast.Call) and len(n.args) == 1 and not n.keywords}
-        bases = {id(node.value): node for node in nodes if isinstance(node, ast.Attribute)}
+        imports = _imports(nodes)
         for node in nodes:
-            if type(node) not in NODES:
+            if type(node) not in allowed:
                 raise _Wild(f"{type(node).__name__}")
+            for name in _identifiers(node):
+                if name.startswith("__"):
+                    raise _Wild(f"name {name}")
             if isinstance(node, ast.Name):
-                _check_name(node, modules, bases, called_type)
+                _check_builtin(node, calls.get(id(node)), isinstance(tree, ast.Module))
+                _check_module(node, bases.get(id(node)), imports)
             elif isinstance(node, ast.Attribute):
-                _check_attribute(node, modules)
+                _check_attribute(node, imports)
             elif isinstance(node, (ast.FunctionDef, ast.Lambda)):
-                _check_function(node)
-            elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and node.target.id in modules:
+                _check_generator(node)
+            elif (
+                isinstance(node, ast.AugAssign)
+                and isinstance(node.target, ast.Name)
+                and node.target.id in imports.modules
+            ):
                 raise _Wild(f"module {node.target.id} as a value")
-            elif isinstance(node, (ast.arg, ast.keyword)):
-                _check_identifier(node.arg)
-            elif isinstance(node, (ast.Global, ast.Nonlocal)):
-                for name in node.names:
-                    _check_identifier(name)
-            elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)):
-                _check_identifier(node.name)
-            elif isinstance(node, ast.MatchMapping):
-                _check_identifier(node.rest)
     except _Wild as wild:
         return str(wild)
     return None
@@ -151,69 +169,97 @@ def uses_random(tree: ast.Module) -> bool:
     )
 
 
-def _imported_modules(nodes: list[ast.AST]) -> dict[str, set[str]]:
-    """Name -> modules that it is bound to anywhere in the source."""
-    modules: dict[str, set[str]] = {}
+def _imports(nodes: list[ast.AST]) -> _Imports:
+    found = _Imports()
+    bound: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name not in MODULES or ("." in alias.name and alias.asname is None):
+                name = alias.asname or alias.name.partition(".")[0]
+                if alias.name in MODULES and ("." not in alias.name or alias.asname is not None):
+                    found.modules.setdefault(name, set()).add(alias.name)
+                    bound.add(name)
+                elif _absent(alias.name):
+                    found.dead.add(name)
+                else:
                     raise _Wild(f"import {alias.name}")
-                _check_identifier(alias.asname)
-                modules.setdefault(alias.asname or alias.name, set()).add(alias.name)
         elif isinstance(node, ast.ImportFrom):
-            allowed = MODULES.get(node.module or "")
-            if allowed is None or node.level:
-                raise _Wild(f"from {node.module} import")
+            if node.level == 0 and node.module is not None and _absent(node.module):
+                found.dead.update(alias.asname or alias.name for alias in node.names)
+                continue
             for alias in node.names:
-                if alias.name not in allowed:
+                if node.level or alias.name not in MODULES.get(node.module or "", ()):
                     raise _Wild(f"from {node.module} import {alias.name}")
-                _check_identifier(alias.asname)
-    return modules
+                bound.add(alias.asname or alias.name)
+        elif not (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)) and type(node) is not ast.alias:
+            bound.update(_identifiers(node))
+    if found.dead & bound:
+        raise _Wild(f"import of an absent package under a name that is used otherwise: {min(found.dead & bound)}")
+    return found
 
 
-def _check_identifier(name: str | None) -> None:
-    if name is not None and name.startswith("__"):
-        raise _Wild(f"name {name}")
+def _absent(module: str) -> bool:
+    """Whether importing a module raises, because its package is not installed for tools."""
+    package = module.partition(".")[0]
+    return package not in sys.stdlib_module_names and importlib.util.find_spec(package) is None
 
 
-def _check_name(
-    node: ast.Name, modules: dict[str, set[str]], bases: dict[int, ast.Attribute], called_type: set[int]
-) -> None:
-    if node.id.startswith("__") or node.id in WILD_BUILTINS:
-        plain = isinstance(node.ctx, ast.Load) and (
-            node.id == "__name__" or (node.id == "type" and id(node) in called_type)
-        )
-        if not plain:
-            raise _Wild(f"name {node.id}")
-    if node.id in modules and isinstance(node.ctx, ast.Load):
-        attribute = bases.get(id(node))
-        if attribute is None:
-            raise _Wild(f"module {node.id} as a value")
-        for module in modules[node.id]:
-            harmless = attribute.attr in MODULES[module] or not hasattr(importlib.import_module(module), attribute.attr)
-            if not harmless:
-                raise _Wild(f"{module}.{attribute.attr}")
+def _identifiers(node: ast.AST) -> list[str]:
+    """Names that a node binds or uses, except builtins and attributes."""
+    if isinstance(node, ast.Name):
+        return [node.id] if isinstance(node.ctx, ast.Store | ast.Del) or node.id != "__name__" else []
+    if isinstance(node, (ast.Global, ast.Nonlocal)):
+        return list(node.names)
+    if isinstance(node, ast.alias):
+        return [node.asname] if node.asname else []
+    names = [getattr(node, key, None) for key in ("name", "arg", "rest")]
+    return [name for name in names if isinstance(name, str)]
 
 
-def _check_attribute(node: ast.Attribute, modules: dict[str, set[str]]) -> None:
+def _check_builtin(node: ast.Name, call: ast.Call | None, in_module: bool) -> None:
+    if node.id not in WILD_BUILTINS or node.id == "__name__":
+        return
+    if isinstance(node.ctx, ast.Load) and call is not None and not call.keywords:
+        if node.id == "type" and len(call.args) == 1 and not isinstance(call.args[0], ast.Starred):
+            return
+        if node.id == "eval" and in_module:
+            return
+    raise _Wild(f"name {node.id}")
+
+
+def _check_module(node: ast.Name, attribute: ast.Attribute | None, imports: _Imports) -> None:
+    if node.id not in imports.modules or not isinstance(node.ctx, ast.Load):
+        return
+    if attribute is None:
+        raise _Wild(f"module {node.id} as a value")
+    for module in imports.modules[node.id]:
+        if attribute.attr not in MODULES[module] and hasattr(importlib.import_module(module), attribute.attr):
+            raise _Wild(f"{module}.{attribute.attr}")
+
+
+def _check_attribute(node: ast.Attribute, imports: _Imports) -> None:
     if not isinstance(node.ctx, ast.Load):
         raise _Wild(f"attribute {node.attr} is set")
     if node.attr == "format" and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
         _check_format(node.value.value)
         return
-    if isinstance(node.value, ast.Name) and node.value.id in modules:
-        known = any(node.attr in MODULES[module] for module in modules[node.value.id])
-        if known or node.attr in ATTRIBUTES:
-            return
-    if node.attr not in ATTRIBUTES:
+    if node.attr in ATTRIBUTES:
+        return
+    if isinstance(node.value, ast.Name) and any(
+        node.attr in MODULES[module] for module in imports.modules.get(node.value.id, ())
+    ):
+        return
+    root: ast.expr = node
+    while isinstance(root, (ast.Attribute, ast.Subscript, ast.Call)):
+        root = root.func if isinstance(root, ast.Call) else root.value
+    if not (isinstance(root, ast.Name) and root.id in imports.dead):
         raise _Wild(f"attribute {node.attr}")
 
 
 def _check_format(text: str) -> None:
     try:
-        for _, field, specification, _ in string.Formatter().parse(text):
-            if field and ("." in field or "[" in field):
+        for _, name, specification, _ in string.Formatter().parse(text):
+            if name and ("." in name or "[" in name):
                 raise _Wild("format looks at attributes")
             if specification and "{" in specification:
                 _check_format(specification)
@@ -221,9 +267,7 @@ def _check_format(text: str) -> None:
         return  # a broken template raises when it is used
 
 
-def _check_function(node: ast.FunctionDef | ast.Lambda) -> None:
-    if isinstance(node, ast.FunctionDef):
-        _check_identifier(node.name)
+def _check_generator(node: ast.FunctionDef | ast.Lambda) -> None:
     inside = list(ast.walk(node))
     if any(isinstance(item, (ast.Yield, ast.YieldFrom)) for item in inside) and any(
         isinstance(item, ast.Try) for item in inside

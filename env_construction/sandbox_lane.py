@@ -164,8 +164,9 @@ class Lane:
                 raise RunnerDied("a report on a call that is not outstanding")
             if status == "ok":
                 pending.succeed(output, seconds)
-            elif status == "wild":
-                self._executor.wild.add(pending.code_id)
+            elif status in ("wild", "wild_call"):
+                if status == "wild":
+                    self._executor.wild.add(pending.code_id)
                 self._own.append(pending)
             else:
                 whole = whole and status != "memory"
@@ -252,7 +253,7 @@ class Lane:
             runner.dismiss()
             if report.status == "ok":
                 pending.succeed(report.output, report.seconds)
-            elif report.status == "wild":
+            elif report.status.startswith("wild"):
                 pending.fail("crash", self._limits.reason("crash"), waited)
             else:
                 pending.fail(report.status, report.output, report.seconds)

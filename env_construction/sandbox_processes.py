@@ -28,7 +28,7 @@ CONTROL = struct.Struct("<cq")
 LENGTH = struct.Struct("<I")
 START_SECONDS = 60.0
 """How long a zygote may take to come up on a loaded machine."""
-RUNNER_STATUSES = frozenset({"ok", "error", "memory", "output_limit", "wild"})
+RUNNER_STATUSES = frozenset({"ok", "error", "memory", "output_limit", "wild", "wild_call"})
 """What a runner may report; everything else is decided by the parent."""
 GATHERED_BYTES = 1 << 19
 """An honest runner sends at most this beyond one output of full length in a frame."""

@@ -7,7 +7,7 @@ buries runners. It never reads tool code, so what a fork inherits is the same ev
 arguments over its own socket and sends back text. It runs in one of three modes, chosen by the parent:
 
 - `pool`: many responses one after the other. Only code that `plain_code.py` proves unable to leave a trace is run;
-  other code is reported back as `wild` and not touched.
+  other code is reported back as `wild` and not touched, a call that wants to `eval` such code as `wild_call`.
 - `own`: one call of wild code; the parent discards the process afterwards.
 - `session`: all calls of one episode on one shared state.
 
@@ -115,8 +115,8 @@ def fingerprint() -> list[Any]:
     return [dict(vars(builtins)), modules, _thread._count(), sys.getrecursionlimit()]
 
 
-class Wild(Exception):
-    """This code needs a process of its own."""
+class Wild(BaseException):
+    """This code, or this call of it, needs a process of its own."""
 
 
 class Runner:
@@ -133,6 +133,7 @@ class Runner:
         self._namespaces: dict[int, dict[str, Any]] = {}
         self._state: Any = None
         self._has_state = False
+        self._wild_call = False
         self._clean: list[Any] = []
 
     def serve(self) -> None:
@@ -212,11 +213,11 @@ class Runner:
         if code is None:
             code = self._compiled[code_id] = self._compile(code_id, mode)
         if mode == "pool":
-            if isinstance(code, Exception):
+            if isinstance(code, BaseException):
                 raise code
             if code_id in self._random:
                 random.seed(RANDOM_SEED)
-            namespace: dict[str, Any] = {"__name__": MODULE}
+            namespace: dict[str, Any] = {"__name__": MODULE, "eval": self._eval}
             exec(code, namespace)
         elif code_id in self._namespaces:
             namespace = self._namespaces[code_id]
@@ -228,22 +229,47 @@ class Runner:
             raise NameError(f"name {name!r} is not defined")
         return namespace[name]
 
+    def _eval(self, text: Any, global_names: Any = None, local_names: Any = None, /) -> Any:
+        """`eval` for plain code (calculators): a text that is plain itself is evaluated, any other ends the call here."""
+        if type(text) is not str or any(
+            type(names) not in (dict, types.NoneType) for names in (global_names, local_names)
+        ):
+            self._wild_call = True
+            raise Wild
+        if global_names is None:
+            frame = sys._getframe(1)
+            global_names = frame.f_globals
+            if local_names is None and frame.f_locals is not global_names:
+                local_names = dict(frame.f_locals)
+        tree = ast.parse(text.lstrip(" \t"), "<string>", "eval")
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        values = [scope[name] for scope in (global_names, local_names or {}) for name in names if name in scope]
+        if plain_code.why_wild(tree) is not None or any(isinstance(value, types.ModuleType) for value in values):
+            self._wild_call = True
+            raise Wild
+        return eval(compile(tree, "<string>", "eval", dont_inherit=True), global_names, local_names)
+
     def _call(self, code_id: int, name: str, arguments: Any, mode: str) -> tuple[str, str]:
-        try:
-            function = self._function(code_id, name, mode)
-            output = render(function(self._state, **arguments) if self._has_state else function(**arguments))
-            status = "ok"
-        except Wild:
-            return "wild", ""
-        except MemoryError as error:
-            status = "memory"
-            output = error_text(error) or "out of memory"
-        except BaseException as error:
-            status = "error"
-            output = error_text(error)
+        status, output = self._outcome(code_id, name, arguments, mode)
+        if self._wild_call:
+            self._wild_call = False
+            return "wild_call", ""
         if too_long(output, self._output_bytes):
             return "output_limit", f"the output is longer than {self._output_bytes} bytes"
         return status, output
+
+    def _outcome(self, code_id: int, name: str, arguments: Any, mode: str) -> tuple[str, str]:
+        """What the call returned or raised; with side effects on nothing but, perhaps, `_wild_call`."""
+        try:
+            function = self._function(code_id, name, mode)
+            value = function(self._state, **arguments) if self._has_state else function(**arguments)
+            return "ok", render(value)
+        except Wild:
+            return "wild", ""
+        except MemoryError as error:
+            return "memory", error_text(error) or "out of memory"
+        except BaseException as error:
+            return "error", error_text(error)
 
     def _rendered_state(self) -> tuple[str, str]:
         try:

@@ -86,7 +86,10 @@ def made_environments(count: int, seed: int) -> list[Environment]:
         tools, codes, unsolved = [], {}, {}
         for position in range(5):
             name = f"record_finder_{number}_{position}"
-            table = {place: {"population": rng.randrange(10**6), "founded": str(rng.randrange(1000, 1900))} for place in PLACES}
+            table = {
+                place: {"population": rng.randrange(10**6), "founded": str(rng.randrange(1000, 1900))}
+                for place in PLACES
+            }
             codes[name] = _made_source(name, table)
             tools.append(_made_document(name))
             unsolved[name] = [str(table[rng.choice(PLACES)]["population"])]
@@ -215,7 +218,9 @@ def compare(name: str, items: Sequence[Item], workers: int, repeats: int, bar: t
         with ToolSandbox(workers=number) as sandbox:
             report[f"cold_{number}"] = measured(lambda box=sandbox: score_turns(items, sandbox=box), count)  # type: ignore[misc]
             scores = score_turns(items, sandbox=sandbox)
-            report[f"differing_rewards_{number}"] = sum(s.reward != e for s, e in zip(scores, expected[:count], strict=True))
+            report[f"differing_rewards_{number}"] = sum(
+                s.reward != e for s, e in zip(scores, expected[:count], strict=True)
+            )
             runs = [measured(lambda box=sandbox: score_turns(items, sandbox=box), count) for _ in range(repeats)]  # type: ignore[misc]
             report[f"workers_{number}"] = best(runs)
             bar.update()
@@ -247,8 +252,12 @@ def single_calls(item: Item) -> dict[str, float]:
             cuts = statistics.quantiles(times, n=100)
             figures |= {f"{name}_p50_ms": cuts[49], f"{name}_p99_ms": cuts[98]}
         hang = {"hang": "def hang():\n    while True: pass"}
-        figures["kill_ms"] = statistics.median(_timed(sandbox, hang, [ToolCall("hang", {})]) - 1000 * limit for _ in range(10))
-        figures["call_after_kill_ms"] = statistics.median(_after_kill(sandbox, hang, environment.codes, call) for _ in range(10))
+        figures["kill_ms"] = statistics.median(
+            _timed(sandbox, hang, [ToolCall("hang", {})]) - 1000 * limit for _ in range(10)
+        )
+        figures["call_after_kill_ms"] = statistics.median(
+            _after_kill(sandbox, hang, environment.codes, call) for _ in range(10)
+        )
         for pid, name in zip(descendants(os.getpid()), ("zygote", "runner"), strict=False):
             figures[f"{name}_rss_mib"] = _memory(pid, "Rss")
             figures[f"{name}_pss_mib"] = _memory(pid, "Pss")
@@ -284,7 +293,9 @@ def main() -> int:
     parser.add_argument("--environments", required=True, help="environments, JSONL in the authors' format")
     parser.add_argument("--responses", type=int, default=5000, help="responses per workload (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=2, help="runs of each measurement; the best counts (default %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="runs of each measurement; the best counts (default %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()

@@ -113,6 +113,49 @@ def test_source_runs_as_a_module(sandbox: ToolSandbox, source: str) -> None:
     assert (result.status, result.output) == ("ok", "4.0")
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "2 + 3 * x",
+        "  max(x, 4)",
+        "[i * 2 for i in range(3)]",
+        "[i * x for i in range(3)]",
+        "(y := x + 1) * y",
+        "1 +",
+        "1 / 0",
+        "x = 1",
+        "__import__('math').sqrt(16)",
+        "eval('x')",
+        "().__class__.__name__",
+        "math.floor(x + 0.5)",
+        "str(math)[:14]",
+    ],
+)
+@pytest.mark.parametrize("call", ["eval(expression)", "eval(expression, {'x': 12})", "eval(expression, {}, {'x': 13})"])
+def test_eval_gives_what_python_gives(sandbox: ToolSandbox, expression: str, call: str) -> None:
+    source = f"import math\ndef tool(expression):\n    x = 11\n    return {call}"
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    try:
+        expected = str(namespace["tool"](expression))
+    except Exception as error:
+        expected = f"an error occured when call tool: {error}"
+    assert run_one(sandbox, source, {"expression": expression}).output == expected
+
+
+def test_what_eval_changes_does_not_stay(sandbox: ToolSandbox) -> None:
+    change = "import math\ndef tool(expression): return [eval(expression), math.pi]"
+    assert run_one(sandbox, change, {"expression": "setattr(math, 'pi', 3)"}).output == "[null, 3]"
+    assert run_one(sandbox, "import math\ndef tool(): return math.pi").output.startswith("3.14")
+
+
+def test_eval_that_is_caught_is_still_run_in_a_process_of_its_own(sandbox: ToolSandbox) -> None:
+    source = "def tool(x):\n    try:\n        return eval(x, {'y': 2})\n    except:\n        return 'caught'"
+    assert run_one(sandbox, source, {"x": "y + len(vars(str)['__doc__'][:1])"}).output == "3"
+    assert run_one(sandbox, source, {"x": "y + 1"}).output == "3"
+    assert run_one(sandbox, source, {"x": "z"}).output == "caught"
+
+
 def test_module_is_not_main(sandbox: ToolSandbox) -> None:
     assert run_one(sandbox, "if __name__ == '__main__':\n    raise SystemExit\ndef tool(): return 1").output == "1"
 
