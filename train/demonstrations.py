@@ -22,10 +22,10 @@ from train.policies import Generation, PolicyRequest, ready_calls
 
 # Share of turns, while something is unsolved, on which the demonstrator does this. They add up to 1.
 MIX: dict[str, float] = {
-    "right": 0.34,  # every call that can be made now, in one turn
-    "repeat": 0.24,  # the right calls, and the last one once more
-    "extra": 0.20,  # the right calls, and a needless one with the same argument
-    "serial": 0.08,  # only the first of the calls that could be made now
+    "right": 0.24,  # every call that can be made now, in one turn
+    "repeat": 0.34,  # the right calls, and the last one once more
+    "extra": 0.22,  # the right calls, and a needless one with the same argument
+    "serial": 0.06,  # only the first of the calls that could be made now
     "wrong": 0.08,  # another tool of the environment, with the right argument
     "early": 0.06,  # an answer before it is known
 }

@@ -167,7 +167,8 @@ def _algorithm_and_ablations(text: str) -> tuple[str, dict[str, str]] | None:
     for algorithm in sorted(ALGORITHMS, key=len, reverse=True):
         if text != algorithm and not text.startswith(algorithm + "-"):
             continue
-        rest, settings = text[len(algorithm) :], {}
+        rest = text[len(algorithm) :]
+        settings: dict[str, str] = {}
         while rest:
             found = next((key for key in ABLATIONS if rest == f"-{key}" or rest.startswith(f"-{key}-")), None)
             if found is None or ABLATIONS[found].keys() & settings.keys():

@@ -126,4 +126,4 @@ def new_model(
     model = Qwen3ForCausalLM(config)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model.to(torch.float32)
+    return model.float()

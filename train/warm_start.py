@@ -254,8 +254,8 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     demonstrated_s = time.monotonic() - started
 
     if arguments.continue_from:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.continue_from)
-        model = AutoModelForCausalLM.from_pretrained(arguments.continue_from, dtype=torch.float32)
+        tokenizer: Any = AutoTokenizer.from_pretrained(arguments.continue_from)
+        model: Any = AutoModelForCausalLM.from_pretrained(arguments.continue_from, dtype=torch.float32)
     else:
         tokenizer = train_tokenizer(_plain_texts(states), arguments.vocabulary)
         model = new_model(tokenizer, arguments.seed, layers=arguments.layers, width=arguments.width)

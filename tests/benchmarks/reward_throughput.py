@@ -19,6 +19,8 @@ Example:
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import random
@@ -26,8 +28,7 @@ import re
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,12 @@ THREADS = 64
 class PublishedWay:
     """Stands in for a sandbox: compile and exec per call, in process, in a thread that nobody can stop."""
 
-    def run_batch(self, jobs: Sequence[SandboxJob]) -> list[list[ToolResult]]:
-        return [[self._call(job.codes, call) for call in job.calls] for job in jobs]
+    def run_batch(self, jobs: Iterable[SandboxJob]) -> list[list[ToolResult]]:
+        return list(self.stream(jobs))
+
+    def stream(self, jobs: Iterable[SandboxJob]) -> Iterator[list[ToolResult]]:
+        for job in jobs:
+            yield [self._call(job.codes, call) for call in job.calls]
 
     def _call(self, codes: Mapping[str, str], call: ToolCall) -> ToolResult:
         outcome: list[tuple[str, str]] = []
@@ -193,10 +198,18 @@ def measured(score: Callable[[], Any], count: int) -> dict[str, float]:
     return {"per_s": count / wall, "per_core_s": count / cpu}
 
 
-def from_threads(items: Sequence[Item], sandbox: Any) -> list[float]:
+def from_threads(items: Sequence[Item], sandbox: Any) -> None:
     """One response per call from 64 threads."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return [score.reward for score in pool.map(lambda item: score_turn(*item, sandbox=sandbox), items)]
+
+    def work(start: int) -> None:
+        for item in items[start::THREADS]:
+            score_turn(*item, sandbox=sandbox)
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def best(runs: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -211,7 +224,10 @@ def compare(name: str, items: Sequence[Item], workers: int, repeats: int, bar: t
     expected: list[float] = []
     runs = []
     for _ in range(repeats):
-        runs.append(measured(lambda: expected.extend(s.reward for s in score_turns(items, sandbox=published)), count))
+        with contextlib.redirect_stdout(io.StringIO()):  # many tools print
+            runs.append(
+                measured(lambda: expected.extend(s.reward for s in score_turns(items, sandbox=published)), count)
+            )
         bar.update()
     report["baseline"] = best(runs)
     for number in sorted({1, workers}):
