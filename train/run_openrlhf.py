@@ -2,7 +2,7 @@
 
 Inputs: --experiment (train/experiments.py), --policy-dir (checkpoint, or hub name), --prompts (of train.rl_prompts).
 Outputs in --out: `checkpoint/` (Hugging Face format, with tokenizer and template), `train_log.jsonl` (one row a step: all that
-OpenRLHF logs), `tensorboard/`, `openrlhf.log`, `command.txt`, and `done.json` at the very end.
+OpenRLHF logs), `openrlhf/` (its whole output, the command, TensorBoard files), and `done.json` at the very end.
 
 The command is `python -m openrlhf.cli.train_ppo_ray` on GPUs, and the same entry point behind `train/openrlhf_on_cpu.py` where
 there is none. A finished run is not repeated; a killed one starts this epoch again (an epoch is the unit of the paper's
@@ -78,8 +78,8 @@ def build_flags(
         "--actor.lr_scheduler", "constant", "--actor.lr_warmup_ratio", "0", "--actor.max_norm", "1.0",
         "--actor.eps_clip", "0.2", "--actor.eps_clip_low_high", "0.2", "0.2", "--actor.dual_clip", "3.0",
         "--actor.loss_agg_mode", "seq-mean-token-mean", "--actor.entropy_coef", "0.001",
-        "--ckpt.output_dir", str(out / "checkpoint"), "--ckpt.path", str(out / "openrlhf_state"), "--ckpt.disable_ds",
-        "--logger.tensorboard_dir", str(out / "tensorboard"),
+        "--ckpt.output_dir", str(out / "checkpoint"), "--ckpt.path", str(out / "openrlhf" / "state"), "--ckpt.disable_ds",
+        "--logger.tensorboard_dir", str(out / "openrlhf" / "tensorboard"),
     ]  # fmt: skip
     if reference != "epoch-start":
         raise BadInput(
@@ -152,7 +152,7 @@ def _is_number(value: Any) -> bool:
 
 def train(command: list[str], environment: dict[str, str], out: Path, steps: int) -> list[dict[str, Any]]:
     """Run the command, show a line a step, keep its whole output in `openrlhf.log`. Raises BadInput if it fails."""
-    log = out / "openrlhf.log"
+    log = out / "openrlhf" / "output.log"
     rows: list[dict[str, Any]] = []
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
@@ -232,11 +232,12 @@ def main() -> int:
         raise BadInput(
             f"{arguments.prompts} was rendered with another model's chat template than {arguments.policy_dir} has"
         )
-    keep_configuration(out, {**vars(arguments), "prompts_sha256": file_sha256(arguments.prompts)})
+    kept = {key: value for key, value in vars(arguments).items() if key not in ("dry_run", "out")}
+    keep_configuration(out / "openrlhf", {**kept, "prompts_sha256": file_sha256(arguments.prompts)})
     if (out / "done.json").exists():
         print(f"{out}: trained already")
         return 0
-    (out / "command.txt").write_text(shown + "\n", encoding="utf-8")
+    (out / "openrlhf" / "command.txt").write_text(shown + "\n", encoding="utf-8")
     started = time.monotonic()
     rows = train(command, environment, out, samples // row.scale.rollout_batch)
     write_jsonl(out / "train_log.jsonl", [{"epoch": arguments.epoch, **status} for status in rows])

@@ -185,8 +185,9 @@ def descendants(pid: int) -> list[int]:
     """Processes below `pid`, from /proc."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *descendants(int(child))]
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            for child in (task / "children").read_text().split():
+                found += [int(child), *descendants(int(child))]
     return found
 
 
