@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections import deque
 from dataclasses import dataclass
 
 from env_construction.sandbox_processes import Runner, SandboxFault, Zygote
@@ -48,41 +49,42 @@ class Executor:
         self._lock = threading.Lock()
         self._code_ids: dict[str, int] = {}
         self._next_code = 0
-        self._queue: queue.SimpleQueue[list[Work] | None] = queue.SimpleQueue()
+        self._groups: deque[list[Work]] = deque()
+        self._singles: deque[list[Work]] = deque()
+        self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        """One True for each element of the two queues, put after it; False at the end."""
         self._zygote = Zygote(self._settings)
         self.hello = self._zygote.hello
 
     def submit(self, works: list[Work]) -> None:
         """Queue jobs that have at least one call each, at most BATCH."""
-        self._queue.put(works)
+        (self._groups if len(works) > 1 else self._singles).append(works)
+        self._tokens.put(True)
 
     def take(self, idle: bool) -> list[Work] | None:
-        """What a lane executes next: its share of what is waiting. None at the end.
+        """What a lane executes next. None at the end.
 
-        An idle lane waits for work; a busy one takes more only if there is enough for the others too.
+        An idle lane waits for work, and takes its share of the responses that were handed in one by one. A busy lane
+        takes only a group more, if there are enough for the others too.
         """
-        if not idle and self._queue.qsize() < self.workers:
+        if not idle and len(self._groups) < self.workers:
             return []
         try:
-            first = self._queue.get(block=idle)
+            going = self._tokens.get(block=idle)
         except queue.Empty:
             return []
-        if first is None:
-            self._queue.put(None)  # for the other lanes
+        if not going:
+            self._tokens.put(False)  # for the other lanes
             return None
-        works = first
-        share = self._queue.qsize() // self.workers
-        for _ in range(share):
-            if len(works) >= BATCH:
-                break
-            try:
-                more = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if more is None:
-                self._queue.put(None)
-                break
-            works = works + more
+        with contextlib.suppress(IndexError):
+            return self._groups.popleft()
+        works = self._singles.popleft()  # there are at least as many elements as tokens
+        with contextlib.suppress(queue.Empty, IndexError):
+            for _ in range(min(BATCH, len(self._singles) // self.workers)):
+                if not self._tokens.get_nowait():
+                    self._tokens.put(False)
+                    break
+                works += (self._singles or self._groups).popleft()
         return works
 
     def fork(self, cpu_seconds: int = 0) -> Runner:
@@ -114,11 +116,10 @@ class Executor:
     def close(self, lanes: list[threading.Thread]) -> None:
         """End the processes and `lanes`; what is still waiting comes back as a fault."""
         self.closed = True
-        self._queue.put(None)
+        self._tokens.put(False)
         self._zygote.close()
         for lane in lanes:
             lane.join(10)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                for work in self._queue.get_nowait() or ():
-                    work.fault("the sandbox is closed")
+        for works in (*self._groups, *self._singles):
+            for work in works:
+                work.fault("the sandbox is closed")

@@ -109,10 +109,23 @@ def fresh_module() -> dict[str, Any]:
     return module.__dict__
 
 
-def fingerprint() -> list[Any]:
-    """What plain code could at worst have changed: builtins, the modules that it may import, threads, the signal mask."""
-    modules = [dict(vars(sys.modules[name])) for name in plain_code.MODULES]
-    return [dict(vars(builtins)), modules, _thread._count(), sys.getrecursionlimit()]
+class Fingerprint:
+    """What plain code could at worst have changed: builtins, the modules that it may import, threads, limits.
+
+    `plain_code` proves that it cannot; this is the second look.
+    """
+
+    def __init__(self) -> None:
+        watched = [vars(builtins), *(vars(sys.modules[name]) for name in plain_code.MODULES)]
+        self._watched = [(now, dict(now)) for now in watched]
+        self._rest = self._others()
+
+    @staticmethod
+    def _others() -> tuple[int, int]:
+        return _thread._count(), sys.getrecursionlimit()
+
+    def holds(self) -> bool:
+        return self._others() == self._rest and all(now == before for now, before in self._watched)
 
 
 class Wild(BaseException):
@@ -134,7 +147,7 @@ class Runner:
         self._state: Any = None
         self._has_state = False
         self._wild_call = False
-        self._clean: list[Any] = []
+        self._clean: Fingerprint | None = None
 
     def serve(self) -> None:
         """Answer requests until the parent closes the channel."""
@@ -154,8 +167,8 @@ class Runner:
             self._has_state = True
             self._namespaces.clear()
         self._sources.update(request["codes"])
-        if mode == "pool" and not self._clean:
-            self._clean = fingerprint()
+        if mode == "pool" and self._clean is None:
+            self._clean = Fingerprint()
         done: list[list[Any]] = []
         pending = 0
         now = flushed = self._start_clock()
@@ -175,17 +188,15 @@ class Runner:
             done.append([first + len(calls), *self._rendered_state(), 0.0])
         if done or not calls:
             self._send(nonce, done)
-        if self._cpu_s:
-            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def _start_clock(self) -> float:
-        """Rearm the CPU limit (SIGPROF ends the process); returns the time."""
+        """Rearm the CPU limit (SIGPROF ends the process; waiting takes no CPU); returns the time."""
         if self._cpu_s:
             signal.setitimer(signal.ITIMER_PROF, self._cpu_s)
         return time.monotonic()
 
     def _send(self, nonce: str, done: list[list[Any]]) -> None:
-        if self._clean and fingerprint() != self._clean:
+        if self._clean is not None and not self._clean.holds():
             os._exit(EXIT_DIRTY)
         body = dumps([nonce, done]).encode("ascii")
         write_all(self._channel, LENGTH.pack(len(body)) + body)

@@ -1,0 +1,48 @@
+"""The matrix: names mean what they say, and a wrong name shows the closest."""
+
+import pytest
+
+from env_construction.jsonl import BadInput
+from train.experiments import ABLATIONS, ALGORITHMS, MODELS, experiment, matrix
+
+
+def test_every_name_of_the_matrix_is_unique_and_parses_to_itself() -> None:
+    names = [row.name for row in matrix()]
+    assert len(set(names)) == len(names)
+    assert all(experiment(name).name == name for name in names)
+
+
+def test_matrix_holds_the_papers_twelve_runs() -> None:
+    names = {row.name for row in matrix()}
+    starts = ["qwen2.5-7b-plain", "qwen2.5-14b-plain"]
+    starts += [f"qwen3-{size}-{mode}" for size in ("8b", "14b") for mode in ("plain", "thinking")]
+    assert {f"{start}-{algorithm}" for start in starts for algorithm in ("grpo", "reinforce++")} <= names
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_every_ablation_changes_its_setting_with_every_algorithm(algorithm: str, ablation: str) -> None:
+    plain, changed = experiment(f"tiny-plain-{algorithm}"), experiment(f"tiny-plain-{algorithm}-{ablation}")
+    assert changed.algorithm == algorithm
+    for key, value in ABLATIONS[ablation].items():
+        assert getattr(changed, key) == value != getattr(plain, key)
+
+
+def test_ablations_combine() -> None:
+    row = experiment("qwen3-8b-thinking-reinforce++-baseline-solve-pr-strict")
+    assert (row.algorithm, row.variant, row.match, row.thinking) == ("reinforce++-baseline", "solve_pr", "strict", True)
+
+
+def test_thinking_is_refused_where_the_model_has_none() -> None:
+    with pytest.raises(BadInput, match="no thinking mode"):
+        experiment("qwen2.5-7b-thinking-grpo")
+
+
+def test_unknown_name_shows_the_closest() -> None:
+    with pytest.raises(BadInput, match="tiny-plain-grpo"):
+        experiment("tiny-plain-gpro")
+
+
+def test_cost_grows_with_the_model_and_is_zero_on_the_cpu() -> None:
+    hours = {name: experiment(f"{name}-plain-grpo").gpu_hours() for name in MODELS}
+    assert hours["tiny"] == 0 < hours["qwen3-4b"] < hours["qwen3-8b"] < hours["qwen3-14b"]

@@ -1,0 +1,109 @@
+"""The tiny policy: its tokenizer keeps names whole wherever they stand, its template only appends, its teaching is of train data."""
+
+import json
+import random
+
+import pytest
+
+from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument
+from reward.tool_calls import parse_turn
+from train.demonstrations import MIX, Demonstrator
+from train.policies import PolicyRequest
+from train.prompts import render_prompt
+from train.tiny_policy import CHAT_TEMPLATE, new_model, train_tokenizer
+from train.warm_start import conversation_text, copy_batch, entity_names, to_sequence, word_pieces
+
+NAMES = ["Reykjavik", "Alor Setar", "Bang Khae Nuea"]
+
+
+def environment(name: str) -> Environment:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = [ToolDocument(name=tool, description="About a city.", parameters=parameters) for tool in ("river", "mayor")]
+    return Environment(
+        messages=[{"role": "user", "content": f"Question: Which river flows through {name}?"}],
+        tools=tools,
+        codes={tool.name: f"def {tool.name}(city):\n    return {{'found': 'Olfusa'}}\n" for tool in tools},
+        unsolved_set={"river": ["Olfusa"]},
+        answer="Olfusa",
+        id=f"city-{name}",
+        sub_questions=[SubQuestion(id="q1", question="?", answer="Olfusa", tool="river")],
+        gold_plan=[GoldCall(sub_question="q1", name="river", arguments={"city": name})],
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer():  # type: ignore[no-untyped-def]
+    return train_tokenizer([json.dumps(environment(name).to_record()) for name in NAMES] * 3, vocabulary=420)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_has_the_same_tokens_after_a_space_and_after_a_quote(tokenizer, name: str) -> None:  # type: ignore[no-untyped-def]
+    alone = tokenizer(name).input_ids
+    for text in (f"flows through {name}?", f'{{"city": "{name}"}}'):
+        ids = tokenizer(text).input_ids
+        assert any(ids[i : i + len(alone)] == alone for i in range(len(ids)))
+
+
+def test_text_survives_the_tokenizer_and_tags_are_single_tokens(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    text = '<tool_call>\n{"name": "río", "arguments": {"x": 1.5}}\n</tool_call>'
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert len(tokenizer("<tool_call>").input_ids) == len(tokenizer("<|im_end|>").input_ids) == 1
+
+
+def test_a_longer_conversation_only_appends_to_the_shorter_ones_text(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    state = environment("Reykjavik")
+    call = {"type": "function", "function": {"name": "river", "arguments": {"city": "Reykjavik"}}}
+    longer = [
+        *state.messages,
+        {"role": "assistant", "content": "", "tool_calls": [call, call]},
+        {"role": "tool", "name": "river", "content": '{"found": "Olfusa"}'},
+        {"role": "tool", "name": "river", "content": '{"found": "Olfusa"}'},
+        {"role": "assistant", "content": "The answer is Olfusa."},
+    ]
+    texts = [render_prompt(tokenizer, longer[:n], state.openai_tools(), thinking=False) for n in (1, 4)]
+    assert texts[1].startswith(texts[0])
+    turn = texts[1][len(texts[0]) :].split("<|im_end|>")[0]
+    assert [c.arguments for c in parse_turn(turn).calls] == [{"city": "Reykjavik"}] * 2
+
+
+def test_assistant_tokens_weigh_one_and_renaming_keeps_repeated_names_equal(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    state = environment("Alor Setar")
+    call = {"type": "function", "function": {"name": "river", "arguments": {"city": "Alor Setar"}}}
+    state.messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+    sequence = to_sequence(state, tokenizer, prompt_weight=0.05)
+    assert tokenizer.decode(sequence.tokens) == conversation_text(state, tokenizer)
+    spoken = tokenizer.decode([t for t, w in zip(sequence.tokens, sequence.weights, strict=True) if w == 1.0])
+    assert spoken.startswith("<tool_call>") and spoken.endswith("<|im_end|>")
+    renamed = sequence.renamed(word_pieces(tokenizer), random.Random(0))
+    text = tokenizer.decode(renamed.tokens)
+    assert "Alor Setar" not in text and len(renamed.tokens) == len(renamed.weights)
+    name = text.split("flows through ")[1].split("?")[0]
+    assert f'"city": "{name}"' in text
+
+
+def test_names_are_the_gold_arguments_and_answers() -> None:
+    assert entity_names(environment("Reykjavik")) == ["Reykjavik", "Olfusa"]
+
+
+def test_copy_batches_repeat_and_only_the_repetition_counts() -> None:
+    for item in copy_batch([7, 8, 9], random.Random(1), rows=3, length=5):
+        assert item.tokens[:5] == item.tokens[5:] and item.weights == [0.0] * 5 + [1.0] * 5
+
+
+def test_the_demonstrator_depends_on_its_seed_alone_and_shows_every_habit() -> None:
+    assert sum(MIX.values()) == pytest.approx(1.0)
+    requests = [PolicyRequest(environment("Reykjavik"), f"case-{i}", 0, 0, 0) for i in range(300)]
+    texts = [g.text for g in Demonstrator(0).generate(requests)]
+    assert texts == [g.text for g in Demonstrator(0).generate(requests)]
+    calls = [len(parse_turn(text).calls) for text in texts]
+    names = [{call.name for call in parse_turn(text).calls} for text in texts]
+    assert {0, 1, 2} == set(calls)
+    assert {"mayor"} in names and {"river", "mayor"} in names
+
+
+def test_the_model_is_a_small_qwen3_with_tied_embeddings(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    model = new_model(tokenizer, seed=0, layers=2, width=64)
+    assert model.config.model_type == "qwen3" and model.config.tie_word_embeddings
+    again = new_model(tokenizer, seed=0, layers=2, width=64)
+    assert all((a == b).all() for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert "add_generation_prompt" in CHAT_TEMPLATE
