@@ -76,16 +76,23 @@ class Executor:
         if not going:
             self._tokens.put(False)  # for the other lanes
             return None
-        with contextlib.suppress(IndexError):
-            return self._groups.popleft()
-        works = self._singles.popleft()  # there are at least as many elements as tokens
-        with contextlib.suppress(queue.Empty, IndexError):
-            for _ in range(min(BATCH, len(self._singles) // self.workers)):
+        works = self._pop()
+        with contextlib.suppress(queue.Empty):
+            for _ in range(len(self._singles) // self.workers):
+                if len(works) >= BATCH:
+                    break
                 if not self._tokens.get_nowait():
                     self._tokens.put(False)
                     break
-                works += (self._singles or self._groups).popleft()
+                works = works + self._pop()
         return works
+
+    def _pop(self) -> list[Work]:
+        """An element, for a token that was taken: there are never fewer elements than tokens."""
+        while True:
+            for waiting in (self._groups, self._singles):
+                with contextlib.suppress(IndexError):
+                    return waiting.popleft()
 
     def fork(self, cpu_seconds: int = 0) -> Runner:
         """A fresh runner; a zygote that was killed from outside is replaced once. Raises SandboxFault."""

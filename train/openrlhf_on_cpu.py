@@ -47,6 +47,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray would run the trainer at the lowest priority
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 REWARD_SETTINGS = ("FTRL_REWARD_VARIANT", "FTRL_REWARD_MATCH", "FTRL_REWARD_CONTROL", "TOOL_SANDBOX_WORKERS")
