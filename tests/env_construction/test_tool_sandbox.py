@@ -280,6 +280,33 @@ def test_a_batch_gives_what_single_runs_give(sandbox: ToolSandbox) -> None:
     assert [[r.output for r in row] for row in batch] == [[f"[{i}, {j}]" for j in range(i % 4)] for i in range(300)]
 
 
+def test_a_stream_takes_jobs_as_it_goes_and_gives_results_in_order(sandbox: ToolSandbox) -> None:
+    taken: list[int] = []
+
+    def jobs() -> Iterator[SandboxJob]:
+        for i in range(6000):
+            taken.append(i)
+            yield SandboxJob(ECHO, [ToolCall("echo", {"value": i})] * (i % 3))
+
+    results = []
+    for row in sandbox.stream(jobs()):
+        if not results:
+            assert len(taken) < 6000
+        results.append([result.output for result in row])
+    assert results == [[str(i)] * (i % 3) for i in range(6000)]
+
+
+def test_a_stream_may_be_left_and_its_source_may_raise(sandbox: ToolSandbox) -> None:
+    def jobs() -> Iterator[SandboxJob]:
+        yield from [SandboxJob(ECHO, [ToolCall("echo", {"value": 1})])] * 500
+        raise LookupError("no more")
+
+    assert next(sandbox.stream([SandboxJob(ECHO, [ToolCall("echo", {"value": 7})])] * 500))[0].output == "7"
+    with pytest.raises(LookupError, match="no more"):
+        list(sandbox.stream(jobs()))
+    assert sandbox.run(ECHO, [ToolCall("echo", {"value": 2})])[0].output == "2"
+
+
 def test_sixty_four_threads(sandbox: ToolSandbox) -> None:
     codes = {**ECHO, "wild": "import sys\ndef wild(value): return value"}
 
