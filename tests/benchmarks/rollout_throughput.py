@@ -2,14 +2,14 @@
 
 Inputs: a checkpoint folder, environments (JSONL). Output: a table and, with --out, a JSON file.
 
-Compared, each on the same environments and with greedy decoding:
+Compared, each on the same environments, greedy (evaluation) or with --temperature 1 (collection):
 - `serial`: one episode at a time, `model.generate` on one prompt (what the published collection code does)
 - `serial-own-loop`: one episode at a time, with the loop of train/local_policies.py
 - `batched-generate`: all episodes in flight, `model.generate` on left-padded batches
 - `batched`: all episodes in flight, the loop of train/local_policies.py (what every script here does)
 Tokens are counted as generated; the time is the process's own CPU time of the whole rollout (prefill, scoring and rendering
-included; on one thread that is wall time without what other processes take), and wall time beside it. Scores are compared
-too: batching must not change them.
+included; on one thread that is wall time without what other processes take), and wall time beside it. Greedy scores are
+compared too: batching must not change them (sampled ones differ: the two engines draw differently).
 
 Example:
     PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/rollout_throughput.py --model outputs/cpu/start --data outputs/cpu/environments/test.jsonl
@@ -56,7 +56,8 @@ class GeneratePolicy:
             outputs = policy.model.generate(
                 input_ids=torch.tensor([[pad] * (longest - len(prompts[i])) + prompts[i] for i in batch]),
                 attention_mask=torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in batch]),
-                do_sample=False,
+                do_sample=policy.temperature > 0,
+                **({"temperature": policy.temperature, "top_k": 0} if policy.temperature > 0 else {}),
                 max_new_tokens=policy.max_new_tokens,
                 eos_token_id=sorted(policy.stop_ids),
                 pad_token_id=pad,
@@ -91,11 +92,17 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--max-turns", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=160)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--only", nargs="+", default=None, help="names of the runs; serial is always among them")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--out", default=None, help="JSON file to write")
     arguments = parser.parse_args()
     environments = load_environments(arguments.data, arguments.limit)
-    options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens, "device": "cpu"}
+    options: dict[str, Any] = {
+        "max_new_tokens": arguments.max_new_tokens,
+        "temperature": arguments.temperature,
+        "device": "cpu",
+    }
     batched = HfPolicy(arguments.model, batch_size=arguments.batch_size, **options)
     single = HfPolicy(arguments.model, batch_size=1, **options)
     plain = HfPolicy(arguments.model, **options)
@@ -106,6 +113,8 @@ def main() -> int:
         "serial-own-loop": (single, 1),
         "serial": (GeneratePolicy(plain, 1), 1),
     }
+    if arguments.only:
+        runs = {name: run for name, run in runs.items() if name in (*arguments.only, "serial")}
     play(batched, environments[:2], max_turns=1)  # warms the sandbox and the thread pools up
     results = {
         name: measure(policy, environments, flight, arguments.max_turns) for name, (policy, flight) in runs.items()

@@ -288,7 +288,7 @@ def test_a_stream_takes_jobs_as_it_goes_and_gives_results_in_order(sandbox: Tool
             taken.append(i)
             yield SandboxJob(ECHO, [ToolCall("echo", {"value": i})] * (i % 3))
 
-    results = []
+    results: list[list[str]] = []
     for row in sandbox.stream(jobs()):
         if not results:
             assert len(taken) < 6000
