@@ -10,6 +10,7 @@ imported, so that processes which never need torch do not pay for it.
 | --- | --- | --- |
 | `torch.cuda` | device bookkeeping | harmless stand-ins; the current device is the CPU |
 | `torch.distributed.device_mesh` | mesh over "cuda" | the same mesh over "cpu" |
+| `deepspeed.comm.torch` | - | no shared-memory all-reduce, which would be compiled at every first start |
 | `openrlhf.utils.utils` | bf16 or fp16 parameters | fp32: CPUs without native bf16 emulate it, three times slower |
 | `openrlhf.utils.deepspeed.deepspeed_utils` | bf16 section, fused Adam | fp32; torch's AdamW, which needs no compiler |
 | `openrlhf.utils.distributed_util` | NCCL broadcast of weights to vLLM | vLLM's `StatelessProcessGroup`, weights as bytes |
@@ -37,10 +38,10 @@ from typing import Any
 
 ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker lives in the engine's process: one process fewer to import everything
     "TORCHDYNAMO_DISABLE": "1",
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -49,7 +50,13 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # Ray would run the trainer at the lowest priority
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",  # every step's status line arrives whole
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
 }
+# KV cache of the rollout engine: room for this many sequences of full length, within these bounds
+KV_SEQUENCES = 128
+KV_BYTES = (64 * 1024**2, 2 * 1024**3)
 REWARD_SETTINGS = ("FTRL_REWARD_VARIANT", "FTRL_REWARD_MATCH", "FTRL_REWARD_CONTROL", "TOOL_SANDBOX_WORKERS")
 
 
@@ -104,6 +111,11 @@ def _adapt_device_mesh(module: Any) -> None:
     module.init_device_mesh = init_device_mesh
 
 
+def _adapt_deepspeed_communication(module: Any) -> None:
+    # Compiled with g++ when a process starts (20 s and 1.5 GB each), to speed up all-reduce between processes: there is one.
+    module.build_shm_op = lambda: None
+
+
 def _adapt_dtype(module: Any) -> None:
     import torch
 
@@ -138,9 +150,22 @@ def _adapt_engine_arguments(module: Any) -> None:
     @functools.wraps(made)
     def __init__(self: Any, *arguments: Any, **named: Any) -> None:
         named.update(dtype="float32", worker_extension_cls="train.vllm_cpu_worker.CpuWorker")
+        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            named["kv_cache_memory_bytes"] = kv_cache_bytes(named["model"], named["max_model_len"])
         made(self, *arguments, **named)
 
     module.AsyncEngineArgs.__init__ = __init__
+
+
+def kv_cache_bytes(model: str, max_model_len: int) -> int:
+    """fp32 keys and values of KV_SEQUENCES sequences of `max_model_len` tokens, clipped to KV_BYTES. vLLM touches all of it."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    wanted = 2 * 4 * config.num_hidden_layers * heads * width * max_model_len * KV_SEQUENCES
+    return min(max(wanted, KV_BYTES[0]), KV_BYTES[1])
 
 
 def _adapt_linear_layers(module: Any) -> None:
@@ -151,6 +176,7 @@ def _adapt_linear_layers(module: Any) -> None:
 ADAPTATIONS: dict[str, Callable[[Any], None]] = {
     "torch": _adapt_torch,
     "torch.distributed.device_mesh": _adapt_device_mesh,
+    "deepspeed.comm.torch": _adapt_deepspeed_communication,
     "openrlhf.utils.utils": _adapt_dtype,
     "openrlhf.utils.deepspeed.deepspeed_utils": _adapt_deepspeed_configuration,
     "openrlhf.utils.distributed_util": _adapt_weight_sync,
@@ -212,6 +238,7 @@ def start_ray(num_gpus: int = 4) -> None:
     passed = {name: os.environ[name] for name in REWARD_SETTINGS if name in os.environ}
     paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
     ray.init(
+        address="local",  # never join a cluster that happens to run here
         num_cpus=8,
         num_gpus=num_gpus,
         include_dashboard=False,
