@@ -45,7 +45,7 @@ case "$profile" in
         : "${experiments:=tiny-plain-grpo}"
         ;;
     cpu)
-        n_train=6000 n_dev=60 n_test=100 warm_minutes=8 collect=300 max_prompts=288 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96
+        n_train=6000 n_dev=60 n_test=100 warm_minutes=6 collect=300 max_prompts=256 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96
         : "${experiments:=tiny-plain-grpo tiny-plain-reinforce++}"
         ;;
     small)
@@ -77,13 +77,14 @@ step() { # step LOG COMMAND...
         exit 1
     fi
 }
-seen_from=
+seen_from='' ran=''
 stage() { # stage NAME WHAT IT DOES; false where it is not asked for or was done
     local name=$1
     [ "$name" != "$from" ] || seen_from=1
     if [ -n "$only" ] && [ "$name" != "$only" ]; then return 1; fi
     if [ -n "$from" ] && [ -z "$seen_from" ]; then return 1; fi
-    if [ -z "$dry_run" ] && [ -z "$only" ] && [ -z "$from" ] && grep -qs "\"stage\": \"$name\"" "$out/stages.jsonl"; then
+    # Tables and report are made anew whenever an earlier stage did something.
+    if has "analyse report" "$name" && [ -n "$ran" ]; then :; elif [ -z "$dry_run" ] && [ -z "$only" ] && [ -z "$from" ] && grep -qs "\"stage\": \"$name\"" "$out/stages.jsonl"; then
         echo "== $name: done already"
         return 1
     fi
@@ -92,13 +93,14 @@ stage() { # stage NAME WHAT IT DOES; false where it is not asked for or was done
 }
 finish() { # finish WHAT WAS WRITTEN
     [ -z "$dry_run" ] || return 0
+    [ "$current" = setup ] || ran=1
     printf '{"stage": "%s", "seconds": %d, "finished": "%s"}\n' "$current" $((SECONDS - began)) "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >>"$out/stages.jsonl"
     echo "== $current: $((SECONDS - began)) s -> $1"
 }
 
 measure() { # measure NAME POLICY: greedy, at most 20 turns, on the test environments
     step "measure_$1" $python -m eval.environments --policy "$2" --data "$environments/test.jsonl" --out "$out/eval/$1" \
-        --limit "$eval_limit" --seed "$seed" --max-turns 20 --max-new-tokens "$max_new_tokens" ${3:+$3}
+        --limit "$eval_limit" --seed "$seed" --max-turns 20 --max-new-tokens "$max_new_tokens" ${3:+"$3"}
 }
 short_name() { # tiny-plain-grpo -> grpo (where one model is trained); the whole name in the paper profile
     if [ "$profile" = paper ]; then echo "$1"; else echo "${1#*-plain-}" | sed 's/^.*-thinking-//'; fi
