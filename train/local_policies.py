@@ -13,6 +13,7 @@ can differ where the two best logits are equal up to those bits. The same holds 
 from __future__ import annotations
 
 import os
+import queue
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -108,6 +109,7 @@ class HfPolicy(_CheckpointPolicy):
         batch_size: int = 64,
         device: str | None = None,
         dtype: str | None = None,
+        workers: int | None = None,
     ) -> None:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
@@ -123,18 +125,38 @@ class HfPolicy(_CheckpointPolicy):
         self.model = model.to(self.device).eval()
         use_packed_attention(self.model, str(folder))
         self._set_limits(model.config, model.generation_config)
-        self.decoder = PackedDecoder(
+        cores = len(os.sched_getaffinity(0)) if self.device.type == "cpu" else 1
+        self.workers = workers or max(1, cores // torch.get_num_threads())
+        self.batch_size = batch_size
+        self.decoders = [self._new_decoder() for _ in range(self.workers)]
+        self._free: queue.LifoQueue[PackedDecoder] = queue.LifoQueue()
+        for decoder in reversed(self.decoders):
+            self._free.put(decoder)
+
+    def _new_decoder(self) -> PackedDecoder:
+        return PackedDecoder(
             self.model,
-            PrefixStore(PREFIX_STORE_BYTES),
-            rows=batch_size,
-            token_bytes=_cache_bytes_per_token(model),
-            max_bytes=BATCH_CACHE_BYTES,
-            temperature=temperature,
+            PrefixStore(PREFIX_STORE_BYTES // self.workers),
+            rows=self.batch_size,
+            token_bytes=_cache_bytes_per_token(self.model),
+            max_bytes=BATCH_CACHE_BYTES // self.workers,
+            temperature=self.temperature,
             stop_ids=self.stop_ids,
         )
 
     def stream(self, exchange: Exchange) -> None:
-        """Play requests as `exchange` hands them out; a prompt beyond the limits comes back as `too_long`."""
+        """Play requests as `exchange` hands them out; a prompt beyond the limits comes back as `too_long`.
+
+        Nothing that a former stream left is used, so that the same requests give the same bits.
+        """
+        decoder = self._free.get()
+        try:
+            decoder.store.clear()
+            self._decode(decoder, exchange)
+        finally:
+            self._free.put(decoder)
+
+    def _decode(self, decoder: PackedDecoder, exchange: Exchange) -> None:
         rejected: list[tuple[int, Generation]] = []
 
         def trade(finished: list[Continuation], room: int) -> list[Continuation]:
@@ -155,10 +177,10 @@ class HfPolicy(_CheckpointPolicy):
             rejected = []
             return []
 
-        self.decoder.run(trade)
+        decoder.run(trade)
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
-        """One generation for each request, in order."""
+        """One generation for each request, in order. What a former call left of the same episodes is used."""
         generations: dict[int, Generation] = {}
         waiting = deque(enumerate(requests))
 
@@ -166,7 +188,7 @@ class HfPolicy(_CheckpointPolicy):
             generations.update(finished)
             return [waiting.popleft() for _ in range(min(room, len(waiting)))]
 
-        self.stream(exchange)
+        self._decode(self.decoders[0], exchange)
         return [generations[index] for index in range(len(requests))]
 
 

@@ -210,6 +210,10 @@ class PrefixStore:
         if entry is not None:
             self._size -= entry.size
 
+    def clear(self) -> None:
+        self._entries.clear()
+        self._size = 0
+
     def longest_prefix(self, key: Hashable, tokens: list[int]) -> tuple[int, Layers]:
         """How many leading tokens of `tokens` are stored under `key`, and their keys and values."""
         entry = self._entries.get(key)
@@ -286,6 +290,8 @@ class PackedDecoder:
     def run(self, exchange: Callable[[list[Continuation], int], list[Continuation]]) -> None:
         """Decode until nothing is left. `exchange(finished, room)` takes what has ended and returns at most `room` new ones."""
         running = self._running
+        running.clear()  # a run that was broken off may have left some
+        self.cache.lengths.clear()
         waiting = deque(exchange([], self.rows))
         finished: list[Continuation] = []
         started = 0

@@ -71,7 +71,12 @@ Exchange = Callable[[list[tuple[int, Generation]], int], list[tuple[int, PolicyR
 
 @runtime_checkable
 class StreamingPolicy(Policy, Protocol):
-    """A policy that need not wait for the slowest of a batch: what has ended is exchanged for new requests at any time."""
+    """A policy that need not wait for the slowest of a batch: what has ended is exchanged for new requests at any time.
+
+    `workers` streams may run at once, each in a thread and with an exchange of its own.
+    """
+
+    workers: int
 
     def stream(self, exchange: Exchange) -> None:
         """Generate until `exchange` returns nothing and nothing is left running."""
@@ -242,12 +247,14 @@ def load_policy(
     concurrency: int = 32,
     device: str | None = None,
     dtype: str | None = None,
+    workers: int | None = None,
 ) -> Policy:
     """The policy of a spec (see the module's head). Raises BadInput for an unknown spec or an unusable checkpoint.
 
     `max_prompt_tokens`: a longer prompt ends its episode as `too_long`; None means all that the model's context leaves.
     `batch_size` is for `hf`, `concurrency` for `openai`; `device` and `dtype` (torch names) are for `hf` and `vllm`,
-    by default CUDA and the checkpoint's type where there is a GPU, else CPU and float32.
+    by default CUDA and the checkpoint's type where there is a GPU, else CPU and float32. `workers` is for `hf`: how many
+    batches are decoded at once, each in a thread; None means as many as the cores allow at torch's number of threads.
     """
     kind, _, rest = spec.partition(":")
     if spec == "oracle":
@@ -279,6 +286,7 @@ def load_policy(
             batch_size=batch_size,
             device=device,
             dtype=dtype,
+            workers=workers,
         )
     if kind == "openai" and "@" in rest:
         from train.server_policy import ServerPolicy

@@ -13,9 +13,11 @@ Source: paper/README.md, "Training" and "Reward for one model turn".
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,42 +91,49 @@ def play(
         for trial in range(trials)
         if skip is None or not skip(environment.id, trial)
     ]
-    rollout = _Rollout(tasks, max_turns, seed, match, variant, sandbox, on_episode, in_flight)
+    settings = _Settings(max_turns, seed, match, variant, sandbox, on_episode, threading.Lock())
     if isinstance(policy, StreamingPolicy):
-        policy.stream(rollout.exchange)
+        workers = max(1, min(policy.workers, len(tasks)))
+        rollouts = [
+            # which worker plays an episode depends on its place alone, so that batches are the same in every run
+            _Rollout(tasks[worker::workers], settings, max(1, in_flight // workers))
+            for worker in range(workers)
+        ]
+        if workers == 1:
+            policy.stream(rollouts[0].exchange)
+        else:
+            with ThreadPoolExecutor(max_workers=workers) as pool:
+                list(pool.map(policy.stream, [rollout.exchange for rollout in rollouts]))
     else:
-        requests = rollout.exchange([], in_flight)
+        rollouts = [_Rollout(tasks, settings, in_flight)]
+        requests = rollouts[0].exchange([], in_flight)
         while requests:
             generations = policy.generate([request for _, request in requests])
             tickets = [ticket for ticket, _ in requests]
-            requests = rollout.exchange(list(zip(tickets, generations, strict=True)), in_flight)
-    return [rollout.done[index] for index in range(len(tasks))]
+            requests = rollouts[0].exchange(list(zip(tickets, generations, strict=True)), in_flight)
+    return [rollouts[index % len(rollouts)].done[index // len(rollouts)] for index in range(len(tasks))]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    max_turns: int
+    seed: int
+    match: str
+    variant: str
+    sandbox: ToolSandbox | None
+    on_episode: Callable[[Episode], None] | None
+    lock: threading.Lock  # one callback at a time
 
 
 class _Rollout:
     """The episodes of one `play`: takes generations as they come, in any order, and says what to generate next."""
 
-    def __init__(
-        self,
-        tasks: Sequence[tuple[Environment, int]],
-        max_turns: int,
-        seed: int,
-        match: str,
-        variant: str,
-        sandbox: ToolSandbox | None,
-        on_episode: Callable[[Episode], None] | None,
-        in_flight: int,
-    ) -> None:
+    def __init__(self, tasks: Sequence[tuple[Environment, int]], settings: _Settings, in_flight: int) -> None:
         self.done: dict[int, Episode] = {}
         self._running: dict[int, _Running] = {}
         self._ready: deque[int] = deque()  # running episodes whose next turn has not been asked for
         self._waiting = iter(enumerate(tasks))
-        self._max_turns = max_turns
-        self._seed = seed
-        self._match = match
-        self._variant = variant
-        self._sandbox = sandbox
-        self._on_episode = on_episode
+        self._settings = settings
         self._in_flight = in_flight
 
     def exchange(self, finished: list[tuple[int, Generation]], room: int) -> list[tuple[int, PolicyRequest]]:
@@ -144,7 +153,7 @@ class _Rollout:
             case_id=item.start.id,
             trial=item.trial,
             turn=turn,
-            seed=turn_seed(self._seed, item.start.id, item.trial, turn),
+            seed=turn_seed(self._settings.seed, item.start.id, item.trial, turn),
         )
 
     def _settle(self, finished: list[tuple[int, Generation]]) -> None:
@@ -158,9 +167,9 @@ class _Rollout:
                 playing.append((index, generation))
         scores = score_turns(
             [(self._running[index].state, generation.text) for index, generation in playing],
-            variant=self._variant,
-            match=self._match,
-            sandbox=self._sandbox,
+            variant=self._settings.variant,
+            match=self._settings.match,
+            sandbox=self._settings.sandbox,
         )
         for (index, generation), score in zip(playing, scores, strict=True):
             item = self._running[index]
@@ -173,7 +182,7 @@ class _Rollout:
             item.state = advance(item.state, score)
             if not score.parsed.calls:
                 self._end(index, "answered")
-            elif len(item.turns) >= self._max_turns:
+            elif len(item.turns) >= self._settings.max_turns:
                 self._end(index, "max_turns")
             else:
                 self._ready.append(index)
@@ -184,19 +193,22 @@ class _Rollout:
         episode = Episode(
             id=item.start.id,
             trial=item.trial,
-            seed=self._seed,
+            seed=self._settings.seed,
             environment=item.state,
             turns=item.turns,
             generations=item.generations,
             outcome=outcome,
-            score=score_episode(item.start.unsolved_count, item.turns, item.start.answer, final_text, self._match),
+            score=score_episode(
+                item.start.unsolved_count, item.turns, item.start.answer, final_text, self._settings.match
+            ),
             prefixes=item.prefixes,
             seconds=time.monotonic() - item.begun,
             fault=fault,
         )
         self.done[index] = episode
-        if self._on_episode is not None:
-            self._on_episode(episode)
+        if self._settings.on_episode is not None:
+            with self._settings.lock:
+                self._settings.on_episode(episode)
 
 
 def _fault_of(score: TurnScore) -> str:

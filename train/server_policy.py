@@ -37,6 +37,8 @@ _TOO_LONG = ("context length", "context_length", "maximum context", "too long", 
 class ServerPolicy:
     """Asks `model` at `base_url` (with its `/v1`)."""
 
+    workers = 1  # one stream; `concurrency` requests are under way in it
+
     def __init__(
         self,
         model: str,

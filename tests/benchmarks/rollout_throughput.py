@@ -4,9 +4,10 @@ Inputs: a checkpoint folder, environments (JSONL). Output: a table and, with --o
 
 Compared, each on the same environments, greedy (evaluation) or with --temperature 1 (collection):
 - `serial`: one episode at a time, `model.generate` on one prompt (what the published collection code does)
-- `serial-own-loop`: one episode at a time, with the loop of train/local_policies.py
+- `serial-own-loop`: one episode at a time, with the loop of train/packed_decoding.py
 - `batched-generate`: all episodes in flight, `model.generate` on left-padded batches
-- `batched`: all episodes in flight, the loop of train/local_policies.py (what every script here does)
+- `batched`: all episodes in flight, the loop of train/packed_decoding.py, in one thread
+- `batched-workers`: the same in as many threads as there are cores (what every script here does)
 Tokens are counted as generated; the time is the process's own CPU time of the whole rollout (prefill, scoring and rendering
 included; on one thread that is wall time without what other processes take), and wall time beside it. Greedy scores are
 compared too: batching must not change them (sampled ones differ: the two engines draw differently).
@@ -103,13 +104,14 @@ def main() -> int:
         "temperature": arguments.temperature,
         "device": "cpu",
     }
-    batched = HfPolicy(arguments.model, batch_size=arguments.batch_size, **options)
-    single = HfPolicy(arguments.model, batch_size=1, **options)
+    batched = HfPolicy(arguments.model, batch_size=arguments.batch_size, workers=1, **options)
+    single = HfPolicy(arguments.model, batch_size=1, workers=1, **options)
     plain = HfPolicy(arguments.model, **options)
     plain.model.set_attn_implementation("sdpa")
     runs: dict[str, tuple[Policy, int]] = {
-        "batched": (batched, 2 * arguments.batch_size),
-        "batched-generate": (GeneratePolicy(plain, arguments.batch_size), 2 * arguments.batch_size),
+        "batched-workers": (HfPolicy(arguments.model, batch_size=arguments.batch_size, **options), 256),
+        "batched": (batched, 256),
+        "batched-generate": (GeneratePolicy(plain, arguments.batch_size), 256),
         "serial-own-loop": (single, 1),
         "serial": (GeneratePolicy(plain, 1), 1),
     }

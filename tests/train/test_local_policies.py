@@ -19,7 +19,7 @@ from train.rollout import play
 
 
 def hf(folder: Any, **options: Any) -> HfPolicy:
-    return HfPolicy(folder, **{"max_new_tokens": 12, "device": "cpu", **options})
+    return HfPolicy(folder, **{"max_new_tokens": 12, "device": "cpu", "workers": 1, **options})
 
 
 def requests_of(environments, seeds=(0,)) -> list[PolicyRequest]:
@@ -143,7 +143,7 @@ def test_next_turn_from_the_stored_prefix_equals_a_fresh_computation(tiny_checkp
         text = render_call(ToolCall("capital_of", {"country": "Fiji"}))
         states.append(advance(state, score_turn(state, text, sandbox=sandbox)))
     warm.generate(requests_of(environments))
-    shared, _ = warm.decoder.store.longest_prefix((states[0].id, 0), warm.prompt_ids(requests_of(states)[0]))
+    shared, _ = warm.decoders[0].store.longest_prefix((states[0].id, 0), warm.prompt_ids(requests_of(states)[0]))
     assert shared > 50
     assert warm.generate(requests_of(states)) == hf(tiny_checkpoint).generate(requests_of(states))
 
@@ -164,7 +164,7 @@ def test_end_of_turn_is_cut_and_the_limit_is_reported(tiny_checkpoint, environme
     assert free.truncated
     assert free.tokens == 12
     [output] = decode(policy.model, [policy.prompt_ids(request)], [12])
-    policy.stop_ids = policy.decoder.stop_ids = frozenset({output[4]})
+    policy.stop_ids = policy.decoders[0].stop_ids = frozenset({output[4]})
     [stopped] = policy.generate([request])
     end = output.index(output[4]) + 1
     assert (stopped.truncated, stopped.tokens) == (False, end)
@@ -214,9 +214,9 @@ def test_what_memory_held_before_cannot_leak_into_a_batch(tiny_checkpoint, envir
     requests = requests_of(environments)
     clean = policy.generate(requests)
     with torch.inference_mode():
-        for tensor in policy.decoder.cache._keys + policy.decoder.cache._values:
+        for tensor in policy.decoders[0].cache._keys + policy.decoders[0].cache._values:
             tensor.fill_(1e4)
-    policy.decoder.store = PrefixStore(1 << 20)
+    policy.decoders[0].store = PrefixStore(1 << 20)
     assert policy.generate(requests) == clean
 
 
@@ -232,6 +232,33 @@ def test_streamed_rollout_equals_a_rollout_in_lockstep(tiny_checkpoint, environm
     lockstep = play(Lockstep(hf(tiny_checkpoint, temperature=1.5)), environments, **options)  # type: ignore[arg-type]
     assert [episode.generations for episode in streamed] == [episode.generations for episode in lockstep]
     assert [episode.score for episode in streamed] == [episode.score for episode in lockstep]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_share_the_episodes_and_change_nothing(tiny_checkpoint, environments, sandbox, workers) -> None:
+    options = {"trials": 5, "max_turns": 3, "sandbox": sandbox, "seed": 3}
+    alone = play(hf(tiny_checkpoint, temperature=1.5), environments, **options)
+    seen: list[tuple[str, int]] = []
+    policy = hf(tiny_checkpoint, temperature=1.5, workers=workers)
+    shared = play(policy, environments, on_episode=lambda e: seen.append((e.id, e.trial)), **options)
+    assert [episode.generations for episode in shared] == [episode.generations for episode in alone]
+    assert sorted(seen) == sorted((episode.id, episode.trial) for episode in alone)
+    assert all(decoder.cache.rows for decoder in policy.decoders)
+
+
+def test_failure_in_one_worker_is_not_swallowed_and_the_policy_stays_usable(
+    tiny_checkpoint, environments, sandbox
+) -> None:
+    policy = hf(tiny_checkpoint, workers=2)
+
+    def fail(episode: object) -> None:
+        raise BadInput("no space left")
+
+    with pytest.raises(BadInput, match="no space left"):
+        play(policy, environments, sandbox=sandbox, on_episode=fail)
+    episodes = play(policy, environments, sandbox=sandbox)
+    expected = play(hf(tiny_checkpoint), environments, sandbox=sandbox)
+    assert [episode.generations for episode in episodes] == [episode.generations for episode in expected]
 
 
 def test_streamed_rollout_reports_prompts_over_the_limit(tiny_checkpoint, environments, sandbox) -> None:
