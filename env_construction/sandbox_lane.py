@@ -108,25 +108,33 @@ class Lane:
 
     def _send_ready(self) -> None:
         """Send what is ready; a long message only to a runner that has nothing else to do."""
-        runner = self._runner
-        if runner is not None and len(runner.known) > KNOWN_CODES and not self._outstanding:
-            runner.kill()
-            runner = None
-        if runner is None:
-            runner = self._runner = self._executor.fork()
-        message, sent = _message(runner, "pool", self._ready)
-        if self._outstanding and len(message) > SENT_AHEAD_BYTES:
-            self._collect(self._patience)
-            return
+        if self._runner is not None and len(self._runner.known) > KNOWN_CODES:
+            self._drain()
+            if self._runner is not None:
+                self._runner.kill()
+                self._runner = None
+        if self._runner is None:
+            self._runner = self._executor.fork()
+        runner, ready = self._runner, self._ready
+        message, sent = _message(runner, "pool", ready)
+        if len(message) > SENT_AHEAD_BYTES:
+            self._drain()
+            if self._runner is not runner or self._ready is not ready:
+                return
         self._ready = []
-        first = runner.next_index
-        self._outstanding.update(enumerate(sent, first))
+        self._outstanding.update(enumerate(sent, runner.next_index))
         try:
             if sent:
                 runner.send(message, len(sent), self._limits.timeout_s)
                 runner.known.update(pending.code_id for pending in sent)
         except RunnerDied:
             self._lost()
+
+    def _drain(self) -> None:
+        """Collect until the runner has nothing to do, or is another one."""
+        runner = self._runner
+        while self._outstanding and self._runner is runner:
+            self._collect(self._patience)
 
     def _collect(self, patience: float) -> None:
         """Wait for results, but not beyond a stall."""

@@ -28,7 +28,14 @@ ECHO = {"echo": "def echo(value):\n    return value"}
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[ToolSandbox]:
-    with ToolSandbox(workers=2, timeout_s=1.0, memory_mb=256, output_bytes=100_000) as opened:
+    with ToolSandbox(workers=2, timeout_s=20.0, memory_mb=256, output_bytes=100_000) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[ToolSandbox]:
+    """For calls that are to run out of time."""
+    with ToolSandbox(workers=2, timeout_s=1.0) as opened:
         yield opened
 
 
@@ -175,7 +182,7 @@ def test_random_and_sets_are_the_same_in_every_call(sandbox: ToolSandbox, first_
     assert len(outputs) == 1
 
 
-def test_results_keep_the_order_of_calls_whatever_their_kind(sandbox: ToolSandbox) -> None:
+def test_results_keep_the_order_of_calls_whatever_their_kind(hasty: ToolSandbox) -> None:
     codes = {
         **ECHO,
         "wild": "import os\ndef wild(value): return value",
@@ -183,7 +190,7 @@ def test_results_keep_the_order_of_calls_whatever_their_kind(sandbox: ToolSandbo
         "hang": "def hang(value):\n    while True: pass",
     }
     names = ["echo", "wild", "hang", "slow", "echo", "none", "slow", "wild", "echo"]
-    results = sandbox.run(codes, [ToolCall(name, {"value": i}) for i, name in enumerate(names)])
+    results = hasty.run(codes, [ToolCall(name, {"value": i}) for i, name in enumerate(names)])
     assert [result.name for result in results] == names
     expected = [str(i) for i in range(len(names))]
     assert [r.output for r in results if r.ok] == [
@@ -192,10 +199,10 @@ def test_results_keep_the_order_of_calls_whatever_their_kind(sandbox: ToolSandbo
     assert (results[2].status, results[5].status) == ("timeout", "unknown_tool")
 
 
-def test_a_hanging_call_fails_after_its_time_and_alone(sandbox: ToolSandbox) -> None:
+def test_a_hanging_call_fails_after_its_time_and_alone(hasty: ToolSandbox) -> None:
     start = time.monotonic()
     codes = {**ECHO, "hang": "def hang():\n    while True: pass"}
-    before, hang, after = sandbox.run(
+    before, hang, after = hasty.run(
         codes, [ToolCall("echo", {"value": 1}), ToolCall("hang", {}), ToolCall("echo", {"value": 2})]
     )
     assert (before.output, after.output) == ("1", "2")
@@ -216,10 +223,10 @@ def test_a_hanging_call_does_not_hold_up_other_responses() -> None:
         assert time.monotonic() - start < 15.0
 
 
-def test_more_hanging_calls_than_can_step_aside(sandbox: ToolSandbox) -> None:
+def test_more_hanging_calls_than_can_step_aside(hasty: ToolSandbox) -> None:
     codes = {**ECHO, "hang": "def hang():\n    while True: pass"}
     jobs = [SandboxJob(codes, [ToolCall("hang", {}), ToolCall("echo", {"value": i})]) for i in range(10)]
-    results = sandbox.run_batch(jobs)
+    results = hasty.run_batch(jobs)
     assert [[r.status for r in row] for row in results] == [["timeout", "ok"]] * 10
     assert [row[1].output for row in results] == [str(i) for i in range(10)]
 
@@ -234,7 +241,7 @@ def test_cpu_time_is_limited_apart_from_wall_time(first_line: str) -> None:
 
 
 def test_memory_and_output_limits(sandbox: ToolSandbox) -> None:
-    assert run_one(sandbox, "def tool(): return len('x' * (200 << 20))").status in ("ok", "memory")
+    assert run_one(sandbox, "def tool(): return len('x' * (16 << 20))").status == "ok"
     assert run_one(sandbox, "def tool(): return len('x' * (600 << 20))").status == "memory"
     assert run_one(sandbox, "def tool(): return 'x' * 100_000").status == "ok"
     assert run_one(sandbox, "def tool(): return 'x' * 100_001").status == "output_limit"

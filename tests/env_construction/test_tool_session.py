@@ -23,7 +23,7 @@ STATE = {"flights": {"F1": 5, "F2": 0}}
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[ToolSandbox]:
-    with ToolSandbox(workers=1, timeout_s=0.8) as opened:
+    with ToolSandbox(workers=1, timeout_s=1.5) as opened:
         yield opened
 
 
