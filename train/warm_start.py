@@ -372,7 +372,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--copy-length", type=int, default=64, help="tokens of a random string")
     parser.add_argument(
-        "--copy-until", type=float, default=0.5, help="copy pre-training ends at this loss (nats a token)"
+        "--copy-until", type=float, default=0.1, help="copy pre-training ends at this loss (nats a token)"
     )
     parser.add_argument("--rename-share", type=float, default=0.5, help="share of conversations with made-up names")
     parser.add_argument("--copy-share", type=float, default=0.05, help="share of copy batches after that")
