@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from env_construction.jsonl import BadInput
@@ -13,7 +15,14 @@ from env_construction.tool_sandbox import ToolCall
 from reward.scoring import advance, score_turn
 from reward.tool_calls import render_call
 from train.local_policies import HfPolicy
-from train.packed_decoding import Continuation, PackedDecoder, PrefixStore, choose_tokens, use_packed_attention
+from train.packed_decoding import (
+    Continuation,
+    PackedDecoder,
+    PrefixStore,
+    choose_tokens,
+    length_blocks,
+    use_packed_attention,
+)
 from train.policies import PolicyRequest, load_policy
 from train.rollout import play
 
@@ -280,3 +289,22 @@ def test_prefix_store_keeps_within_its_bytes_and_drops_the_oldest() -> None:
     assert [store.longest_prefix(key, [0, 1, 9])[0] for key in "abcd"] == [2, 0, 2, 2]
     store.put("e", list(range(100)), layers(100))
     assert store.longest_prefix("e", [0])[0] == 0
+
+
+@given(st.lists(st.integers(0, 500), max_size=90), st.integers(1, 20))
+def test_length_blocks_cover_all_rows_in_order_up_to_their_longest(lengths, rows) -> None:
+    blocks = length_blocks(lengths, rows)
+    assert [row for begin, end, _ in blocks for row in range(begin, end)] == list(range(len(lengths)))
+    assert all(longest == max(lengths[begin:end]) for begin, end, longest in blocks)
+    assert all(end - begin >= rows for begin, end, _ in blocks[:-1])
+
+
+def test_rows_of_very_different_length_in_one_batch(tiny_checkpoint, reference) -> None:
+    lengths = [300] * 20 + [30] * 20 + [3] * 5
+    prompts = random_prompts(lengths)
+    outputs = decode(packed(tiny_checkpoint), prompts, [6] * len(prompts), rows=64)
+    assert len(length_blocks([length + 1 for length in lengths])) > 1
+    with torch.inference_mode():
+        for prompt, output in zip(prompts, outputs, strict=True):
+            logits = reference(input_ids=torch.tensor([prompt + output])).logits[0, len(prompt) - 1 : -1]
+            assert logits.argmax(-1).tolist() == output
