@@ -98,7 +98,7 @@ class Lane:
                 continue
             source = codes.get(call.name) if isinstance(call.name, str) else None
             if not isinstance(source, str):
-                Pending(work, position, -1, "").fail("unknown_tool", f"there is no tool named {call.name!r}")
+                Pending(work, position, -1, "").fail("unknown_tool", repr(call.name))
                 continue
             code_id = self._executor.code_id(source)
             pending = Pending(work, position, code_id, source)

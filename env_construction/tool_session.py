@@ -49,7 +49,7 @@ class ToolSession:
         """Execute one call on the session's state. Never raises for what a tool does."""
         with self._lock:
             if name not in self._codes:
-                return failed(name, "unknown_tool", f"there is no tool named {name!r}")
+                return failed(name, "unknown_tool", repr(name))
             try:
                 row = [self._ids[name], name, json.loads(json.dumps(arguments))]
             except (TypeError, ValueError, RecursionError) as error:
