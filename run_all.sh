@@ -45,7 +45,7 @@ case "$profile" in
         : "${experiments:=tiny-plain-grpo}"
         ;;
     cpu)
-        n_train=6000 n_dev=60 n_test=100 warm_minutes=6 collect=300 max_prompts=192 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96
+        n_train=6000 n_dev=60 n_test=100 warm_minutes=15 collect=300 max_prompts=192 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96
         : "${experiments:=tiny-plain-grpo tiny-plain-reinforce++}"
         ;;
     small)

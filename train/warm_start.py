@@ -356,8 +356,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="checkpoint folder to write")
     parser.add_argument("--continue-from", default="", help="go on from this checkpoint for the whole of --minutes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=8.0, help="training time on one core (process time), evaluations not counted")
-    parser.add_argument("--stop-at-argument-rate", type=float, default=0.9)
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="training time on one core (process time), evaluations not counted"
+    )
+    parser.add_argument("--stop-at-argument-rate", type=float, default=0.85)
     parser.add_argument(
         "--evaluate-every", type=float, default=60.0, help="seconds of training between dev evaluations"
     )
@@ -375,7 +377,7 @@ def parse_arguments() -> argparse.Namespace:
         "--copy-until", type=float, default=0.1, help="copy pre-training ends at this loss (nats a token)"
     )
     parser.add_argument("--rename-share", type=float, default=0.5, help="share of conversations with made-up names")
-    parser.add_argument("--copy-share", type=float, default=0.05, help="share of copy batches after that")
+    parser.add_argument("--copy-share", type=float, default=0.1, help="share of copy batches after that")
     return parser.parse_args()
 
 
