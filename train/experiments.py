@@ -4,7 +4,7 @@
 
 `python -m train.experiments` lists them with an estimate of their cost, `--json` for programs. The paper's twelve runs are
 {qwen2.5-7b, qwen2.5-14b}-plain and {qwen3-8b, qwen3-14b}-{plain, thinking}, each with grpo and reinforce++.
-Hyperparameters: paper section "Training" (paper/README.md); the flags that carry them are in `train/run_openrlhf.py`.
+Hyperparameters: paper section "Training" (paper/README.md); the flags that carry them are in `train/openrlhf_command.py`.
 """
 
 from __future__ import annotations
@@ -56,16 +56,21 @@ MODELS = {
     )
 }
 
-# OpenRLHF's flags for each algorithm; what all share is in run_openrlhf.py.
+# OpenRLHF's flags for each algorithm, after and over those that all share (train/openrlhf_command.py). Dr. GRPO (arXiv 2503.20783)
+# drops the division by each response's length; OpenRLHF's token mean is the nearest. GSPO (arXiv 2507.18071) clips the ratio of
+# whole sequences, whose spread is a thousand times smaller.
 ALGORITHMS: dict[str, list[str]] = {
     "grpo": ["--algo.advantage.estimator", "group_norm"],
     "reinforce++": ["--algo.advantage.estimator", "reinforce"],
     "reinforce++-baseline": ["--algo.advantage.estimator", "reinforce_baseline"],
     "rloo": ["--algo.advantage.estimator", "rloo"],
-    "dr-grpo": ["--algo.advantage.estimator", "dr_grpo"],
-    "gspo": ["--algo.advantage.estimator", "group_norm", "--actor.policy_loss_type", "gspo"],
+    "dr-grpo": ["--algo.advantage.estimator", "dr_grpo", "--actor.loss_agg_mode", "token-mean"],
+    "gspo": [
+        "--algo.advantage.estimator", "group_norm",
+        "--actor.policy_loss_type", "gspo", "--actor.eps_clip_low_high", "3e-4", "4e-4",
+    ],
     "ppo": ["--algo.advantage.estimator", "gae"],
-}
+}  # fmt: skip
 
 # What an ablation changes: the reward's variant or matching, the control, or the construction strategy left out.
 ABLATIONS: dict[str, dict[str, str]] = {
@@ -84,7 +89,7 @@ ABLATIONS: dict[str, dict[str, str]] = {
 PAPER = Scale(512, 16, 512, 1, 1e-6, 16384, 1024, 3)
 PAPER_THINKING = Scale(512, 16, 512, 1, 1e-6, 16384, 8192, 3)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2)
-TINY = Scale(16, 8, 64, 32, 3e-4, 640, 96, 2)
+TINY = Scale(16, 8, 64, 16, 3e-4, 640, 96, 2)
 TEMPERATURE = {
     "paper": 1.0,
     "released": 0.7,

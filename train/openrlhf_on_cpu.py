@@ -57,7 +57,7 @@ ENVIRONMENT = {
 # KV cache of the rollout engine: room for this many sequences of full length, within these bounds
 KV_SEQUENCES = 128
 KV_BYTES = (64 * 1024**2, 2 * 1024**3)
-REWARD_SETTINGS = ("FTRL_REWARD_VARIANT", "FTRL_REWARD_MATCH", "FTRL_REWARD_CONTROL", "TOOL_SANDBOX_WORKERS")
+PASSED_ON = ("FTRL_REWARD_", "TOOL_SANDBOX_")  # settings of the reward and the sandbox, read in the rollout process
 
 
 class CpuDevice(str):
@@ -235,7 +235,7 @@ def start_ray(num_gpus: int = 4) -> None:
     """A local Ray without dashboard, with pretended GPUs for OpenRLHF's placement groups."""
     import ray
 
-    passed = {name: os.environ[name] for name in REWARD_SETTINGS if name in os.environ}
+    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
     ray.init(
         address="local",  # never join a cluster that happens to run here
@@ -258,6 +258,10 @@ def main() -> None:
     )  # under its own name: classes here travel between processes
     module.install()
     module.start_ray()
+    if os.environ.get("OPENRLHF_REFERENCE"):
+        from train.openrlhf_reference import hold_reference
+
+        hold_reference(os.environ["OPENRLHF_REFERENCE"])
     runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)
 
 

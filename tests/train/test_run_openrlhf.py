@@ -1,126 +1,230 @@
-"""From a name to OpenRLHF's command: its own parser takes every experiment, and the paper's numbers are in their flags."""
+"""One epoch of training, from the outside: what is refused, what is shown, what is kept, and what a second call does."""
 
+import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from env_construction.jsonl import BadInput
-from train.experiments import experiment, matrix
-from train.run_openrlhf import build_command, build_flags, read_status, reward_environment, train
+from env_construction.jsonl import BadInput, write_jsonl
+from train import run_openrlhf
+from train.experiments import experiment
+from train.prompts import load_tokenizer, template_sha256
+from train.run_openrlhf import check, make_launch, train
 
 ROOT = Path(__file__).resolve().parents[2]
+# Stands where the trainer's command stands: writes the lines that OpenRLHF writes, since the trainer itself takes a minute
+# (the smoke profile of run_all.sh runs it).
+STEPS = """
+import sys
+for step in range(int(sys.argv[1]), int(sys.argv[2]) + 1):
+    print("(PPOTrainer pid=1) Global step %d: {'reward': %f, 'kl': 0.1, 'timing/step_total': 2.0}" % (step, step / 10))
+print(sys.argv[3])
+raise SystemExit(int(sys.argv[4]))
+"""
 
 
-def flags_of(name: str, preset: str = "paper") -> list[str]:
-    row = experiment(name)
-    return build_flags(
-        row, f"models/{row.model.name}", "prompts.jsonl", Path("out"), seed=1, preset=preset, gpus=row.model.gpus, reference="epoch-start",
-        samples=512,
-    )  # fmt: skip
+def trainer(first: int, last: int, message: str = "end", code: int = 0) -> list[str]:
+    return [sys.executable, "-c", STEPS, str(first), str(last), message, str(code)]
 
 
-@pytest.fixture(scope="module")
-def parsed() -> dict[str, dict[str, Any]]:
-    """Every distinct command of the matrix (the reward's settings are no flags), parsed by OpenRLHF in one process."""
-    names: dict[str, str] = {}  # thinking and plain differ in their lengths
-    for row in matrix():
-        names.setdefault(json.dumps(flags_of(row.name)), row.name)
-    lines = [json.dumps(flags_of(name)) for name in names.values()]
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("parse_with_openrlhf.py"))],
-        input="\n".join(lines), capture_output=True, text=True, timeout=240, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "VLLM_LOGGING_LEVEL": "ERROR"},
-    )  # fmt: skip
-    found = [json.loads(line[7:]) for line in result.stdout.splitlines() if line.startswith("PARSED ")]
-    assert len(found) == len(lines), result.stderr[-2000:]
-    return dict(zip(names.values(), found, strict=True))
-
-
-def test_openrlhf_parses_every_experiment(parsed: dict[str, dict[str, Any]]) -> None:
-    assert {experiment(name).algorithm for name in parsed} == {row.algorithm for row in matrix()}
-
-
-def value_at(values: dict[str, Any], path: str) -> Any:
-    for part in path.split("."):
-        values = values[part]
-    return values
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("actor.adam.lr", 1e-6),
-        ("actor.adam.betas", [0.9, 0.999]),
-        ("actor.adam.weight_decay", 0.01),
-        ("actor.lr_scheduler", "constant"),
-        ("actor.lr_warmup_ratio", 0.0),
-        ("actor.max_norm", 1.0),
-        ("actor.eps_clip_low_high", [0.2, 0.2]),
-        ("actor.dual_clip", 3.0),
-        ("actor.loss_agg_mode", "seq-mean-token-mean"),
-        ("actor.entropy_coef", 0.001),
-        ("algo.kl.use_loss", True),
-        ("algo.kl.estimator", "k3"),
-        ("algo.kl.init_coef", 0.001),
-        ("algo.advantage.gamma", 1.0),
-        ("rollout.batch_size", 512),
-        ("rollout.n_samples_per_prompt", 16),
-        ("train.batch_size", 512),
-        ("rollout.temperature", 1.0),
-        ("train.max_epochs", 1),
-    ],
-)
-def test_hyperparameters_of_the_paper(parsed: dict[str, dict[str, Any]], path: str, expected: Any) -> None:
-    for name in ("qwen3-8b-plain-grpo", "qwen3-8b-thinking-reinforce++"):
-        assert value_at(parsed[name], path) == expected
-
-
-def test_lengths_follow_the_mode_and_estimators_the_algorithm(parsed: dict[str, dict[str, Any]]) -> None:
-    assert parsed["qwen3-8b-plain-grpo"]["data"]["max_len"] == 16384 + 1024
-    assert parsed["qwen3-8b-thinking-grpo"]["data"]["max_len"] == 16384 + 8192
-    assert parsed["qwen3-8b-plain-grpo"]["algo"]["advantage"]["estimator"] == "group_norm"
-    assert parsed["qwen3-8b-plain-reinforce++"]["algo"]["advantage"]["estimator"] == "reinforce"
-
-
-def test_released_preset_differs_in_temperature_alone() -> None:
-    paper, released = flags_of("qwen3-8b-plain-grpo"), flags_of("qwen3-8b-plain-grpo", "released")
-    differing = [(a, b) for a, b in zip(paper, released, strict=True) if a != b]
-    assert differing == [("1.0", "0.7")]
-
-
-def test_cpu_goes_through_the_compatibility_module_and_gpus_do_not() -> None:
-    assert build_command([], 0)[2] == "train.openrlhf_on_cpu"
-    assert build_command([], 8)[2] == "openrlhf.cli.train_ppo_ray"
-
-
-def test_reward_settings_travel_by_environment() -> None:
-    settings = reward_environment(experiment("tiny-plain-grpo-solve-pr-strict"), "shuffled", 3)
-    assert settings["FTRL_REWARD_VARIANT"] == "solve_pr"
-    assert settings["FTRL_REWARD_MATCH"] == "strict"
-    assert settings["FTRL_REWARD_CONTROL"] == "shuffled"
-
-
-def test_status_lines_are_read_with_nan_and_inf() -> None:
-    line = "(PPOTrainer pid=1) INFO ✨ Global step 7: {'reward': 0.5, 'kl': nan, 'x': inf, 'note': 'text'}"
-    status = read_status(line)
-    assert status is not None and status["step"] == 7 and status["reward"] == 0.5
-    assert status["kl"] != status["kl"] and status["x"] == float("inf") and "note" not in status
-    assert read_status("nothing of interest") is None
-
-
-def test_failed_trainer_shows_its_last_lines_and_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
     (tmp_path / "openrlhf").mkdir()
-    with pytest.raises(BadInput, match=r"code 3 after 0 of 5 steps; the whole log is .*output\.log"):
-        train([sys.executable, "-c", "print('out of luck'); raise SystemExit(3)"], {}, tmp_path, 5)
-    assert "out of luck" in capsys.readouterr().err
+    return tmp_path
 
 
-def test_base_reference_is_refused_with_the_reason() -> None:
+def logged_steps(out: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (out / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_step_is_logged_and_shown(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = train(trainer(1, 3), {}, out, epoch=2, steps=3)
+    assert [(row["epoch"], row["step"], row["reward"]) for row in rows] == [(2, 1, 0.1), (2, 2, 0.2), (2, 3, 0.3)]
+    assert logged_steps(out) == [1, 2, 3]
+    assert "Global step 3" in (out / "openrlhf" / "output.log").read_text(encoding="utf-8")
+    assert "step 2/3: reward 0.000, kl 0.1000, 2 s, about 2 s left" in capsys.readouterr().out
+
+
+def test_failed_trainer_shows_its_last_lines_and_the_log(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BadInput, match=r"code 3 after 2 of 5 steps; the whole log is .*output\.log"):
+        train(trainer(1, 2, "ValueError: out of luck", 3), {}, out, epoch=1, steps=5)
+    assert "ValueError: out of luck" in capsys.readouterr().err
+
+
+def test_a_trainer_that_stops_early_without_an_error_is_a_failure_too(out: Path) -> None:
+    with pytest.raises(BadInput, match="after 2 of 5 steps"):
+        train(trainer(1, 2), {}, out, epoch=1, steps=5)
+
+
+def test_a_killed_run_starts_again_where_no_state_was_saved(out: Path) -> None:
+    with pytest.raises(BadInput):
+        train(trainer(1, 4, code=-9), {}, out, epoch=1, steps=6)
+    assert logged_steps(out) == [1, 2, 3, 4]
+    train(trainer(1, 6), {}, out, epoch=1, steps=6)
+    assert logged_steps(out) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_killed_run_goes_on_at_its_saved_state(out: Path) -> None:
+    with pytest.raises(BadInput):
+        train(trainer(1, 4, code=-9), {}, out, epoch=1, steps=6)
+    (out / "openrlhf" / "state" / "_actor").mkdir(parents=True)
+    (out / "openrlhf" / "state" / "_actor" / "latest").write_text("global_step3", encoding="utf-8")
+    rows = train(trainer(4, 6), {}, out, epoch=1, steps=6)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_trainer_ends_when_its_parent_is_killed(out: Path) -> None:
+    pid_file = out / "pid"
+    sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    parent = (
+        "import sys; from pathlib import Path; from train.run_openrlhf import train; "
+        f"train([sys.executable, '-c', {sleeper!r}], {{}}, Path({str(out)!r}), 1, 1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    _wait_for(lambda: pid_file.exists() and pid_file.read_text() != "")
+    child = int(pid_file.read_text())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _wait_for(lambda: not _alive(child))
+
+
+def _wait_for(condition: Any) -> None:
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def write_prompts(folder: Path, template: str, count: int = 16) -> Path:
+    rows = [{"prompt": f"p{i}", "label": "{}", "template_sha256": template} for i in range(count)]
+    write_jsonl(folder / "prompts.jsonl", rows)
+    return folder / "prompts.jsonl"
+
+
+def arguments(policy: Path | str, prompts: Path | str, out: Path | str, *more: str) -> list[str]:
+    line = [
+        "--experiment",
+        "tiny-plain-grpo",
+        "--policy-dir",
+        str(policy),
+        "--prompts",
+        str(prompts),
+        "--out",
+        str(out),
+    ]
+    return [*line, *more]
+
+
+def parsed(monkeypatch: pytest.MonkeyPatch, line: list[str]) -> argparse.Namespace:
+    monkeypatch.setattr(sys, "argv", ["run_openrlhf", *line])
+    return run_openrlhf.parse_arguments()
+
+
+def test_prompts_of_another_template_are_refused(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     row = experiment("tiny-plain-grpo")
-    with pytest.raises(BadInput, match="epoch-start"):
-        build_flags(row, "p", "d", Path("o"), seed=0, preset="paper", gpus=0, reference="base", samples=16)
+    good = write_prompts(tmp_path, template_sha256(load_tokenizer(tiny_checkpoint)))
+    check(row, make_launch(row, parsed(monkeypatch, arguments(tiny_checkpoint, good, tmp_path))))
+    bad = write_prompts(tmp_path, "0" * 64)
+    with pytest.raises(BadInput, match=r"prompts\.jsonl:1: rendered with another chat template"):
+        check(row, make_launch(row, parsed(monkeypatch, arguments(tiny_checkpoint, bad, tmp_path))))
+
+
+def test_fewer_prompts_than_a_rollout_batch_are_refused(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = experiment("tiny-plain-grpo")
+    few = write_prompts(tmp_path, "", count=15)
+    with pytest.raises(BadInput, match="15 prompts do not fill a rollout batch of 16"):
+        check(row, make_launch(row, parsed(monkeypatch, arguments(tiny_checkpoint, few, tmp_path))))
+
+
+def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = experiment("tiny-plain-grpo")
+    prompts = write_prompts(tmp_path, "")
+    with pytest.raises(BadInput, match="tokenizer"):
+        check(row, make_launch(row, parsed(monkeypatch, arguments(tmp_path, prompts, tmp_path))))
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU here")
+def test_a_gpu_experiment_without_a_gpu_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = experiment("qwen3-8b-plain-grpo")
+    launch = make_launch(
+        row, parsed(monkeypatch, arguments("no/such-model", write_prompts(tmp_path, "", 512), tmp_path))
+    )
+    with pytest.raises(BadInput, match=r"needs 8 GPU\(s\), this machine shows none"):
+        check(row, launch)
+
+
+def test_a_broken_prompt_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "p", "label": "{}"}\n{"prompt": "p"}\n', encoding="utf-8")
+    line = arguments("start", tmp_path / "prompts.jsonl", tmp_path)
+    with pytest.raises(BadInput, match=r"prompts\.jsonl:2: key 'label' is missing"):
+        make_launch(experiment("tiny-plain-grpo"), parsed(monkeypatch, line))
+
+
+def test_base_reference_needs_a_base_and_travels_to_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = arguments("start", "prompts.jsonl", tmp_path, "--reference", "base", "--dry-run")
+    parsed(monkeypatch, line)
+    with pytest.raises(BadInput, match="--base-policy"):
+        run_openrlhf.main()
+    parsed(monkeypatch, [*line, "--base-policy", str(tmp_path)])
+    run_openrlhf.main()
+    assert f"OPENRLHF_REFERENCE={tmp_path}" in capsys.readouterr().out
+
+
+def test_dry_run_needs_no_files_and_writes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parsed(monkeypatch, arguments("start", "none.jsonl", tmp_path / "out", "--dry-run"))
+    assert run_openrlhf.main() == 0
+    assert "FTRL_REWARD_VARIANT=solve_f1" in (shown := capsys.readouterr().out)
+    assert "python -m train.openrlhf_on_cpu --actor.model_name_or_path start" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write_prompts(tmp_path, template_sha256(load_tokenizer(tiny_checkpoint)))
+    line = arguments(tiny_checkpoint, prompts, tmp_path / "out")
+    monkeypatch.setattr(run_openrlhf, "build_command", lambda *_: trainer(1, 1))
+    parsed(monkeypatch, line)
+    assert run_openrlhf.main() == 0
+    summary = json.loads((tmp_path / "out" / "done.json").read_text(encoding="utf-8"))
+    assert (summary["steps"], summary["seconds_in_steps"]) == (1, 2.0)
+    monkeypatch.setattr(run_openrlhf, "build_command", lambda *_: trainer(1, 0, code=1))
+    assert run_openrlhf.main() == 0
+    assert "trained already" in capsys.readouterr().out
+    parsed(monkeypatch, [*line, "--seed", "5"])
+    with pytest.raises(BadInput, match=r"seed: 0 there, 5 asked"):
+        run_openrlhf.main()
+
+
+def test_an_unknown_name_ends_with_code_2_and_the_closest_names() -> None:
+    line = arguments("start", "prompts.jsonl", "out", "--dry-run")
+    line[1] = "tiny-plain-gpro"
+    result = subprocess.run(
+        [sys.executable, "-m", "train.run_openrlhf", *line], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 2
+    assert "closest: " in result.stderr and "tiny-plain-grpo" in result.stderr

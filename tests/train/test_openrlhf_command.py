@@ -1,0 +1,181 @@
+"""From a name to OpenRLHF's command: its own parser takes every experiment, and the paper's numbers are in their flags."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.experiments import ALGORITHMS, experiment, matrix
+from train.openrlhf_command import Launch, build_command, build_flags, reward_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(name: str, **changes: Any) -> Launch:
+    row = experiment(name)
+    values = {"policy": f"models/{row.model.name}", "prompts": "prompts.jsonl", "out": Path("out"), "samples": 512}
+    return Launch(**{**values, "seed": 1, "gpus": row.model.gpus, **changes})
+
+
+def flags_of(name: str, **changes: Any) -> list[str]:
+    return build_flags(experiment(name), launch(name, **changes))
+
+
+def parse(commands: list[list[str]]) -> list[dict[str, Any]]:
+    """What OpenRLHF's own parser and checks make of each command line."""
+    result = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("parse_with_openrlhf.py"))],
+        input="\n".join(json.dumps(command) for command in commands), capture_output=True, text=True, timeout=240, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "VLLM_LOGGING_LEVEL": "ERROR"},
+    )  # fmt: skip
+    found = [json.loads(line[7:]) for line in result.stdout.splitlines() if line.startswith("PARSED ")]
+    assert len(found) == len(commands), result.stderr[-2000:]
+    return found
+
+
+OTHER_LAUNCHES = {
+    "released": flags_of("qwen3-8b-plain-grpo", preset="released"),
+    "two nodes": flags_of("qwen3-14b-thinking-grpo", nodes=2),
+    "saved state": flags_of("tiny-plain-grpo", save_steps=5),
+    "one card": flags_of("qwen3-4b-plain-grpo", gpus=1),
+    "no card": flags_of("smollm2-135m-plain-grpo", gpus=0),
+}
+
+
+@pytest.fixture(scope="module")
+def parsed() -> dict[str, dict[str, Any]]:
+    """Every distinct command of the matrix (the reward's settings are no flags) and of other launches, in one process."""
+    names: dict[str, str] = {}
+    for row in matrix():
+        names.setdefault(json.dumps(flags_of(row.name)), row.name)
+    commands = {name: flags_of(name) for name in names.values()} | OTHER_LAUNCHES
+    return dict(zip(commands, parse(list(commands.values())), strict=True))
+
+
+def test_openrlhf_parses_every_model_mode_and_algorithm(parsed: dict[str, dict[str, Any]]) -> None:
+    rows = [experiment(name) for name in parsed if name not in OTHER_LAUNCHES]
+    found = {(row.model.name, row.thinking, row.algorithm) for row in rows}
+    assert found == {(row.model.name, row.thinking, row.algorithm) for row in matrix()}
+
+
+def value_at(values: dict[str, Any], path: str) -> Any:
+    for part in path.split("."):
+        values = values[part]
+    return values
+
+
+# Row of the table in paper/README.md -> where OpenRLHF keeps it, and the paper's value.
+PAPER = [
+    ("learning rate", "actor.adam.lr", 1e-6),
+    ("schedule", "actor.lr_scheduler", "constant"),
+    ("warm-up", "actor.lr_warmup_ratio", 0.0),
+    ("AdamW betas", "actor.adam.betas", [0.9, 0.999]),
+    ("weight decay", "actor.adam.weight_decay", 0.01),
+    ("gradient clip", "actor.max_norm", 1.0),
+    ("prompts a rollout batch", "rollout.batch_size", 512),
+    ("mini-batch of 32 prompts, in samples", "train.batch_size", 32 * 16),
+    ("passes over a batch", "train.max_epochs", 1),
+    ("passes over the prompts", "train.num_episodes", 1),
+    ("rollouts a prompt", "rollout.n_samples_per_prompt", 16),
+    ("temperature", "rollout.temperature", 1.0),
+    ("nucleus", "rollout.top_p", 1.0),
+    ("PPO clip", "actor.eps_clip_low_high", [0.2, 0.2]),
+    ("dual clip", "actor.dual_clip", 3.0),
+    ("loss aggregation", "actor.loss_agg_mode", "seq-mean-token-mean"),
+    ("policy loss", "actor.policy_loss_type", "ppo"),
+    ("KL as loss, not in the reward", "algo.kl.use_loss", True),
+    ("KL estimator", "algo.kl.estimator", "k3"),
+    ("KL coefficient", "algo.kl.init_coef", 0.001),
+    ("KL coefficient is fixed", "algo.kl.target", None),
+    ("entropy coefficient", "actor.entropy_coef", 0.001),
+    ("discount", "algo.advantage.gamma", 1.0),
+    ("no correction of the sampler's probabilities", "algo.advantage.is_correction_level", "off"),
+    ("prompts come rendered", "data.apply_chat_template", False),
+    ("cards a node", "actor.num_gpus_per_node", 8),
+    ("nodes", "actor.num_nodes", 1),
+]
+
+
+@pytest.mark.parametrize(("row", "path", "expected"), PAPER, ids=[row for row, _, _ in PAPER])
+def test_hyperparameters_of_the_paper(parsed: dict[str, dict[str, Any]], row: str, path: str, expected: Any) -> None:
+    for name in ("qwen2.5-7b-plain-grpo", "qwen3-8b-plain-grpo", "qwen3-14b-thinking-reinforce++"):
+        assert value_at(parsed[name], path) == expected
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "estimator"),
+    [
+        ("grpo", "group_norm"),
+        ("reinforce++", "reinforce"),
+        ("reinforce++-baseline", "reinforce_baseline"),
+        ("rloo", "rloo"),
+        ("dr-grpo", "dr_grpo"),
+        ("gspo", "group_norm"),
+        ("ppo", "gae"),
+    ],
+)
+def test_estimator_of_each_algorithm(parsed: dict[str, dict[str, Any]], algorithm: str, estimator: str) -> None:
+    assert algorithm in ALGORITHMS
+    found = parsed[f"qwen3-8b-plain-{algorithm}"]
+    assert value_at(found, "algo.advantage.estimator") == estimator
+    assert (value_at(found, "critic.model_name_or_path") is not None) == (algorithm == "ppo")
+
+
+def test_an_algorithms_own_flags_win_over_the_shared_ones(parsed: dict[str, dict[str, Any]]) -> None:
+    gspo, dr_grpo = parsed["qwen3-8b-plain-gspo"]["actor"], parsed["qwen3-8b-plain-dr-grpo"]["actor"]
+    assert (gspo["policy_loss_type"], gspo["eps_clip_low_high"]) == ("gspo", [3e-4, 4e-4])
+    assert dr_grpo["loss_agg_mode"] == "token-mean"
+
+
+def test_lengths_follow_the_mode(parsed: dict[str, dict[str, Any]]) -> None:
+    plain, thinking = parsed["qwen3-8b-plain-grpo"], parsed["qwen3-8b-thinking-grpo"]
+    assert (plain["data"]["max_len"], plain["rollout"]["max_new_tokens"]) == (16384 + 1024, 1024)
+    assert (thinking["data"]["max_len"], thinking["rollout"]["max_new_tokens"]) == (16384 + 8192, 8192)
+
+
+def test_released_preset_differs_in_temperature_alone() -> None:
+    paper, released = flags_of("qwen3-8b-plain-grpo"), OTHER_LAUNCHES["released"]
+    differing = [(before, a, b) for before, a, b in zip(paper, paper[1:], released[1:], strict=False) if a != b]
+    assert differing == [("--rollout.temperature", "1.0", "0.7")]
+
+
+def test_state_is_saved_and_loaded_only_where_it_is_asked_for(parsed: dict[str, dict[str, Any]]) -> None:
+    saved, unsaved = parsed["saved state"]["ckpt"], parsed["tiny-plain-grpo"]["ckpt"]
+    assert (saved["save_steps"], saved["load_enable"], saved["disable_ds"]) == (5, True, False)
+    assert (unsaved["save_steps"], unsaved["load_enable"], unsaved["disable_ds"]) == (-1, False, True)
+
+
+def test_every_card_of_every_node_gets_an_engine(parsed: dict[str, dict[str, Any]]) -> None:
+    found = parsed["two nodes"]
+    assert (found["actor"]["num_nodes"], found["ref"]["num_nodes"], found["vllm"]["num_engines"]) == (2, 2, 16)
+
+
+def test_cpu_goes_through_the_compatibility_module_and_gpus_do_not() -> None:
+    on_cpu, on_gpus = launch("tiny-plain-grpo"), launch("qwen3-8b-plain-grpo")
+    assert build_command([], on_cpu, {})[2] == "train.openrlhf_on_cpu"
+    assert build_command([], on_gpus, {})[2] == "openrlhf.cli.train_ppo_ray"
+    assert build_command([], dataclasses.replace(on_gpus, reference="base"), {})[2] == "train.openrlhf_reference"
+
+
+def test_a_cluster_gets_the_rewards_settings_with_the_job() -> None:
+    far = launch("qwen3-8b-plain-grpo", ray_address="http://head:8265")
+    command = build_command(["--flag"], far, {"FTRL_REWARD_MATCH": "strict"})
+    assert command[:5] == ["ray", "job", "submit", "--address", "http://head:8265"]
+    assert json.loads(command[6])["env_vars"] == {"FTRL_REWARD_MATCH": "strict"}
+    assert command[-4:] == ["python", "-m", "openrlhf.cli.train_ppo_ray", "--flag"]
+
+
+def test_reward_settings_come_from_the_name_and_a_control_overrides_it() -> None:
+    settings = reward_environment(experiment("tiny-plain-grpo-solve-pr-strict"), "shuffled", 3)
+    assert settings == {
+        "FTRL_REWARD_VARIANT": "solve_pr",
+        "FTRL_REWARD_MATCH": "strict",
+        "FTRL_REWARD_CONTROL": "shuffled",
+        "FTRL_REWARD_SEED": "3",
+    }
+    assert reward_environment(experiment("tiny-plain-grpo-constant"), "", 0)["FTRL_REWARD_CONTROL"] == "constant"

@@ -1,0 +1,76 @@
+"""The compatibility module: what OpenRLHF, DeepSpeed and vLLM find in an adapted process. (The smoke profile trains with it.)"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.openrlhf_on_cpu import ADAPTATIONS, KV_BYTES, KV_SEQUENCES, CpuDevice, kv_cache_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    if os.path.exists("/dev/nvidia0"):
+        pytest.skip("there is a GPU here: nothing is adapted")
+    result = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("adapted_process.py"))],
+        capture_output=True, text=True, timeout=240, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
+    assert lines, result.stderr[-3000:]
+    return json.loads(lines[0][6:])
+
+
+def test_the_current_device_is_the_cpu_and_can_be_written_as_a_number(found: dict[str, Any]) -> None:
+    assert found["device of a tensor"] == "cpu"
+    assert found["device by number"] == "cuda:0"
+
+
+def test_parameters_are_fp32_in_trainer_and_reference(found: dict[str, Any]) -> None:
+    assert found["dtype"] == "torch.float32"
+    assert found["bf16"] == [False, False]
+
+
+def test_the_optimizer_needs_no_compiler_and_keeps_its_rate(found: dict[str, Any]) -> None:
+    assert found["optimizer"] == {"type": "AdamW", "params": {"lr": 1e-6, "torch_adam": True}}
+
+
+def test_openrlhf_takes_its_torch_path_for_log_probabilities(found: dict[str, Any]) -> None:
+    assert found["log-probabilities agree"]
+
+
+def test_weights_go_through_openrlhfs_own_call_and_a_wrong_shape_raises(found: dict[str, Any]) -> None:
+    assert found["weights arrive"]
+    assert found["wrong shape raises"]
+
+
+def test_a_held_reference_reaches_the_reference_alone(found: dict[str, Any]) -> None:
+    assert found["reference loads"] == ["base"]
+    assert found["policy loads"] == ["policy"]
+
+
+def test_kv_cache_follows_the_model_within_bounds(tiny_checkpoint: Path) -> None:
+    # 2 layers, 2 key-value heads of width 8, keys and values in fp32
+    tokens = 10_000
+    assert kv_cache_bytes(str(tiny_checkpoint), tokens) == 2 * 4 * 2 * 2 * 8 * tokens * KV_SEQUENCES
+    assert kv_cache_bytes(str(tiny_checkpoint), 8) == KV_BYTES[0]
+    assert kv_cache_bytes(str(tiny_checkpoint), 10_000_000) == KV_BYTES[1]
+
+
+def test_importing_the_module_changes_nothing() -> None:
+    script = (
+        "import sys, train.openrlhf_on_cpu as module; "
+        "assert 'torch' not in sys.modules and 'flash_attn_2_cuda' not in sys.modules; "
+        f"assert set(module.ADAPTATIONS) == {set(ADAPTATIONS)!r}"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=60)
+
+
+def test_cpu_device_is_cpu_as_text() -> None:
+    assert CpuDevice("cpu") == "cpu" and f"{CpuDevice('cpu')}" == "0"

@@ -1,0 +1,61 @@
+"""OpenRLHF's output, read: the metrics of a step, where a saved state stands, and the lines that say what went wrong.
+
+OpenRLHF logs one line a step, `Global step N: {metrics}`, in every mode and on every machine; TensorBoard gets the same
+dictionary. The line is there at once, so it is what is read (version 0.11.2, trainer/ppo_trainer.py).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from env_construction.jsonl import JsonlWriter, read_jsonl, write_jsonl
+
+STEP = re.compile(r"Global step (\d+): \{(.*)\}")
+METRIC = re.compile(r"'([^']+)': (-?(?:nan|inf|[0-9][0-9.e+-]*))(?=[,}]|$)")
+NOISE = re.compile(r"it/s|s/it|\d+%\||^\s*$|WARNING|Warning:")
+COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+SAVED = re.compile(r"global_step(\d+)")
+
+
+def read_status(line: str) -> dict[str, Any] | None:
+    """One step's metrics from a line of the log, None for other lines. Adds `reward_seconds` and `reward_share`.
+
+    `nan` and `inf` become None, which JSON can hold. `reward_seconds` is the time that running the calls took, summed over all
+    responses (they run beside generation, so it is an upper bound of what the step waited for them).
+    """
+    match = STEP.search(line)
+    if match is None:
+        return None
+    row: dict[str, Any] = {"step": int(match[1])}
+    for key, text in METRIC.findall(match[2]):
+        value = float(text)
+        row[key] = value if math.isfinite(value) else None
+    if row.get("sandbox_ms") is not None and row.get("rollout/num_samples"):
+        row["reward_seconds"] = row["sandbox_ms"] * row["rollout/num_samples"] / 1000
+        if row.get("timing/step_total"):
+            row["reward_share"] = row["reward_seconds"] / row["timing/step_total"]
+    return row
+
+
+def saved_step(state: Path) -> int:
+    """The step of the trainer's last saved state in `--ckpt.path`, 0 if there is none."""
+    latest = state / "_actor" / "latest"
+    match = SAVED.search(latest.read_text(encoding="utf-8")) if latest.is_file() else None
+    return int(match[1]) if match else 0
+
+
+def drop_steps_after(rows: Path, step: int) -> None:
+    """Keep the rows of the log up to the saved state: the steps after it are done again."""
+    if not rows.exists():
+        return
+    JsonlWriter(rows, key="step").close()  # cuts a torn last line
+    write_jsonl(rows, [row for _, row in read_jsonl(rows) if row.get("step", 0) <= step])
+
+
+def telling_lines(log: str) -> list[str]:
+    """The log's lines without colours, progress bars and warnings."""
+    lines = [COLOUR.sub("", part) for line in log.splitlines() for part in line.split("\r")]
+    return [line for line in lines if not NOISE.search(line)]
