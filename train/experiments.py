@@ -20,13 +20,29 @@ from env_construction.jsonl import BadInput, run_main
 
 @dataclass(frozen=True)
 class Model:
-    """A starting point. `parameters` in millions; `start` is a hub name, or empty where the run makes its own start."""
+    """A starting point: its hub name (empty where the run makes its own start), whether it has a thinking mode, the cards that
+    a run takes, and its shape, from its published configuration.
+    """
 
     name: str
     start: str
-    parameters: float
     thinking: bool
     gpus: int
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    mlp_width: int
+    vocabulary: int
+    tied: bool = False
+
+    @property
+    def parameters(self) -> float:
+        """Millions, norms and biases left out."""
+        attention = self.width * self.head_width * (2 * self.heads + 2 * self.kv_heads)
+        embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
+        return (embeddings + self.layers * (attention + 3 * self.width * self.mlp_width)) / 1e6
 
 
 @dataclass(frozen=True)
@@ -46,13 +62,15 @@ class Scale:
 MODELS = {
     model.name: model
     for model in (
-        Model("tiny", "", 1.0, False, 0),
-        Model("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", 135, False, 1),
-        Model("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", 7616, False, 8),
-        Model("qwen2.5-14b", "Qwen/Qwen2.5-14B-Instruct", 14770, False, 8),
-        Model("qwen3-4b", "Qwen/Qwen3-4B", 4022, True, 8),
-        Model("qwen3-8b", "Qwen/Qwen3-8B", 8191, True, 8),
-        Model("qwen3-14b", "Qwen/Qwen3-14B", 14768, True, 8),
+        Model("tiny", "", False, 0, 4, 128, 4, 2, 32, 384, 1536, tied=True),
+        Model(
+            "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", False, 1, 30, 576, 9, 3, 64, 1536, 49152, tied=True
+        ),
+        Model("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", False, 8, 28, 3584, 28, 4, 128, 18944, 152064),
+        Model("qwen2.5-14b", "Qwen/Qwen2.5-14B-Instruct", False, 8, 48, 5120, 40, 8, 128, 13824, 152064),
+        Model("qwen3-4b", "Qwen/Qwen3-4B", True, 8, 36, 2560, 32, 8, 128, 9728, 151936, tied=True),
+        Model("qwen3-8b", "Qwen/Qwen3-8B", True, 8, 36, 4096, 32, 8, 128, 12288, 151936),
+        Model("qwen3-14b", "Qwen/Qwen3-14B", True, 8, 40, 5120, 40, 8, 128, 17408, 151936),
     )
 }
 
@@ -114,6 +132,12 @@ class Experiment:
     def flags(self) -> list[str]:
         """The algorithm's own flags."""
         return ALGORITHMS[self.algorithm]
+
+    def cpu_minutes(self, steps: int = 18) -> int:
+        """Training alone, on one core, `steps` rollout batches an epoch: 45 s of start-up an epoch, and 8 s a step for 128
+        responses to prompts of 150 tokens (measured, docs of train/openrlhf_on_cpu.py). 0 for models that need a GPU.
+        """
+        return round(self.scale.epochs * (45 + 8 * steps) / 60) if self.model.gpus == 0 else 0
 
     def gpu_hours(self, prompts: int = 5000) -> float:
         """A rough estimate for one run over `prompts` prompts an epoch on 80 GB cards at 40% use: forward and backward of
@@ -204,9 +228,13 @@ def main() -> int:
     arguments = parser.parse_args()
     for row in matrix():
         if arguments.json:
-            print(json.dumps({**asdict(row), "gpu_hours": round(row.gpu_hours(), 1)}))
+            print(json.dumps({**asdict(row), "gpu_hours": round(row.gpu_hours(), 3), "cpu_minutes": row.cpu_minutes()}))
         else:
-            cost = f"about {row.gpu_hours():7.0f} GPU hours" if row.model.gpus else "     CPU, about 10 min"
+            cost = (
+                f"about {row.gpu_hours():7.0f} GPU hours"
+                if row.model.gpus
+                else f"about {row.cpu_minutes():7.0f} CPU minutes"
+            )
             print(
                 f"{row.name:58} {cost}  {row.scale.rollout_batch} x {row.scale.samples_per_prompt}, {row.scale.epochs} epochs"
             )

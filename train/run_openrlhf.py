@@ -35,6 +35,8 @@ from tqdm import tqdm
 
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, read_jsonl, run_main
 from train.experiments import TEMPERATURE, Experiment, experiment
+from train.health_watch import HealthWatch
+from train.memory_plan import check_memory, installed_gpu_gib
 from train.openrlhf_command import REFERENCE_VARIABLE, Launch, build_command, build_flags, reward_environment
 from train.prompts import load_tokenizer, require_thinking, template_sha256
 from train.training_log import drop_steps_after, read_status, saved_step, telling_lines
@@ -47,12 +49,15 @@ CONFIGURATION = (
 )  # fmt: skip
 
 
-def train(command: list[str], environment: dict[str, str], out: Path, epoch: int, steps: int) -> list[dict[str, Any]]:
+def train(
+    command: list[str], environment: dict[str, str], out: Path, epoch: int, steps: int, watch: HealthWatch | None = None
+) -> list[dict[str, Any]]:
     """Run the command; show a bar, append a row a step to `train_log.jsonl`, keep all its output in `openrlhf/output.log`.
 
     Returns the rows of the whole epoch, those of an earlier, killed run included. Raises BadInput if the trainer fails or
-    ends early: its last telling lines go to stderr.
+    ends early (its last telling lines go to stderr), or if `watch` finds a reason to stop it.
     """
+    watch = watch or HealthWatch()
     log, rows_file = out / "openrlhf" / "output.log", out / "train_log.jsonl"
     done = saved_step(out / "openrlhf" / "state")
     drop_steps_after(rows_file, done)
@@ -74,6 +79,10 @@ def train(command: list[str], environment: dict[str, str], out: Path, epoch: int
                     continue
                 rows.write({"epoch": epoch, **status})
                 _show(bar, status)
+                for finding in watch.see(status):
+                    tqdm.write(f"health: step {finding.step}: {finding.message}", file=sys.stderr)
+                    if finding.stop:
+                        raise BadInput(f"stopped at step {finding.step}: {finding.message}; the whole log is {log}")
         code = process.wait()
     finally:
         if process.poll() is None:
@@ -88,8 +97,9 @@ def train(command: list[str], environment: dict[str, str], out: Path, epoch: int
 
 
 def _show(bar: Any, status: dict[str, Any]) -> None:
-    seconds = status.get("timing/step_total", 0.0)
-    shown = f"reward {status.get('rollout/reward_mean', 0.0):.3f}, kl {status.get('kl', 0.0):.4f}, {seconds:.0f} s"
+    seconds = status.get("timing/step_total") or 0.0
+    reward, kl = (float("nan") if status.get(key) is None else status[key] for key in ("rollout/reward_mean", "kl"))
+    shown = f"reward {reward:.3f}, kl {kl:.4f}, {seconds:.0f} s"
     bar.set_description("OpenRLHF")
     bar.set_postfix_str(shown, refresh=False)
     bar.update(1)
@@ -194,6 +204,11 @@ def main() -> int:
         print(shown)
         return 0
     check(row, launch)
+    if launch.gpus and not launch.ray_address:
+        gpu_gib = installed_gpu_gib()
+        print(
+            check_memory(row, launch.gpus, launch.nodes, gpu_gib) if gpu_gib else "memory: nvidia-smi does not answer"
+        )
     out = launch.out
     kept = {key: value for key, value in vars(arguments).items() if key in CONFIGURATION and value != ""}
     keep_configuration(out / "openrlhf", {**kept, "prompts_sha256": file_sha256(arguments.prompts)})
@@ -202,14 +217,16 @@ def main() -> int:
         return 0
     (out / "openrlhf" / "command.txt").write_text(shown + "\n", encoding="utf-8")
     started = time.monotonic()
-    rows = train(command, environment, out, arguments.epoch, launch.samples // row.scale.rollout_batch)
+    watch = HealthWatch(expect_spread=environment["FTRL_REWARD_CONTROL"] != "constant")
+    rows = train(command, environment, out, arguments.epoch, launch.samples // row.scale.rollout_batch, watch)
     seconds = time.monotonic() - started
-    stepping = sum(found.get("timing/step_total", 0.0) for found in rows)
+    stepping = sum(found.get("timing/step_total") or 0.0 for found in rows)
     summary = {
         "seconds": seconds,
         "steps": len(rows),
         "seconds_in_steps": stepping,
-        "reward_seconds": sum(found.get("reward_seconds", 0.0) for found in rows),
+        "reward_seconds": sum(found.get("reward_seconds") or 0.0 for found in rows),
+        "health": [finding.message for finding in watch.findings],
     }
     shutil.rmtree(out / "openrlhf" / "state", ignore_errors=True)
     partial = out / "done.json.partial"

@@ -1,9 +1,12 @@
 """The matrix: names mean what they say, and a wrong name shows the closest."""
 
+import json
+import sys
+
 import pytest
 
 from env_construction.jsonl import BadInput
-from train.experiments import ABLATIONS, ALGORITHMS, MODELS, experiment, matrix
+from train.experiments import ABLATIONS, ALGORITHMS, MODELS, experiment, main, matrix
 
 
 def test_every_name_of_the_matrix_is_unique_and_parses_to_itself() -> None:
@@ -41,6 +44,14 @@ def test_thinking_is_refused_where_the_model_has_none() -> None:
 def test_unknown_name_shows_the_closest() -> None:
     with pytest.raises(BadInput, match="tiny-plain-grpo"):
         experiment("tiny-plain-gpro")
+
+
+def test_the_list_is_readable_by_programs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["experiments", "--json"])
+    assert main() == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["name"] for row in rows] == [row.name for row in matrix()]
+    assert all((row["gpu_hours"] > 0) != (row["cpu_minutes"] > 0) for row in rows)
 
 
 def test_cost_grows_with_the_model_and_is_zero_on_the_cpu() -> None:

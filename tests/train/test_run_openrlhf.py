@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = """
 import sys
 for step in range(int(sys.argv[1]), int(sys.argv[2]) + 1):
-    print("(PPOTrainer pid=1) Global step %d: {'reward': %f, 'kl': 0.1, 'timing/step_total': 2.0}" % (step, step / 10))
+    print("(PPOTrainer pid=1) Global step %d: {'rollout/reward_mean': %f, 'kl': 0.1, 'timing/step_total': 2.0}" % (step, step / 10))
 print(sys.argv[3])
 raise SystemExit(int(sys.argv[4]))
 """
@@ -46,10 +46,14 @@ def logged_steps(out: Path) -> list[int]:
 
 def test_every_step_is_logged_and_shown(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = train(trainer(1, 3), {}, out, epoch=2, steps=3)
-    assert [(row["epoch"], row["step"], row["reward"]) for row in rows] == [(2, 1, 0.1), (2, 2, 0.2), (2, 3, 0.3)]
+    assert [(row["epoch"], row["step"], row["rollout/reward_mean"]) for row in rows] == [
+        (2, 1, 0.1),
+        (2, 2, 0.2),
+        (2, 3, 0.3),
+    ]
     assert logged_steps(out) == [1, 2, 3]
     assert "Global step 3" in (out / "openrlhf" / "output.log").read_text(encoding="utf-8")
-    assert "step 2/3: reward 0.000, kl 0.1000, 2 s, about 2 s left" in capsys.readouterr().out
+    assert "step 2/3: reward 0.200, kl 0.1000, 2 s, about 2 s left" in capsys.readouterr().out
 
 
 def test_failed_trainer_shows_its_last_lines_and_the_log(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +82,17 @@ def test_a_killed_run_goes_on_at_its_saved_state(out: Path) -> None:
     (out / "openrlhf" / "state" / "_actor" / "latest").write_text("global_step3", encoding="utf-8")
     rows = train(trainer(4, 6), {}, out, epoch=1, steps=6)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_goes_wrong_is_stopped_and_its_log_kept(out: Path) -> None:
+    script = STEPS.replace("'kl': 0.1", "'kl': nan") + "import time; time.sleep(60)"
+    began = time.monotonic()
+    with pytest.raises(BadInput, match="stopped at step 1: kl is not a number"):
+        train(
+            [sys.executable, "-u", "-c", script.replace("raise SystemExit", "print"), "1", "3", "", "0"], {}, out, 1, 3
+        )
+    assert time.monotonic() - began < 30
+    assert logged_steps(out) == [1]
 
 
 def test_the_trainer_ends_when_its_parent_is_killed(out: Path) -> None:

@@ -1,0 +1,79 @@
+"""Signs of a training run going wrong, by rule, from the rows of `train_log.jsonl`.
+
+A rule warns once, or stops the run where going on can only waste it:
+
+| rule | warns | stops |
+| --- | --- | --- |
+| not a number in loss, KL, reward or gradient | | at once |
+| KL to the reference (nats a token) | over 0.5 | over 5 |
+| reward faults (the sandbox's, never the model's) | over 1% of responses | over half |
+| truncated responses | over half, three steps in a row | |
+| no spread of reward within groups: nothing to learn from | under 0.01, three steps in a row | |
+
+The gap between vLLM's and the trainer's log-probabilities is not among them: OpenRLHF records it only with importance correction
+switched on, which changes the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+VITAL = ("policy_loss", "kl", "rollout/reward_mean", "actor_grad_norm")
+KL_WARNS, KL_STOPS = 0.5, 5.0
+FAULTS_WARN, FAULTS_STOP = 0.01, 0.5
+TRUNCATED_WARNS = 0.5
+SPREAD_WARNS = 0.01
+IN_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule found at a step. `stop`: the run should end here."""
+
+    step: int
+    rule: str
+    message: str
+    stop: bool = False
+
+
+@dataclass
+class HealthWatch:
+    """Feed it the rows in order. `expect_spread` is False for rewards that are constant by design."""
+
+    expect_spread: bool = True
+    findings: list[Finding] = field(default_factory=list)
+    _rows: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def see(self, row: Mapping[str, Any]) -> list[Finding]:
+        """The new findings of this row: each rule warns once, and a stop is always told."""
+        self._rows = [*self._rows[1 - IN_A_ROW :], row]
+        told = {finding.rule for finding in self.findings}
+        new = [found for found in self._check(row) if found.stop or found.rule not in told]
+        self.findings += new
+        return new
+
+    def _check(self, row: Mapping[str, Any]) -> list[Finding]:
+        step = int(row.get("step", 0))
+        found = [
+            Finding(step, "number", f"{key} is not a number", stop=True) for key in VITAL if row.get(key, 0.0) is None
+        ]
+        kl = row.get("kl") or 0.0
+        if kl > KL_WARNS:
+            found.append(Finding(step, "kl", f"KL to the reference is {kl:.2f} nats a token", stop=kl > KL_STOPS))
+        fault = row.get("fault") or 0.0
+        if fault > FAULTS_WARN:
+            message = f"{fault:.1%} of the responses could not be scored (reward faults)"
+            found.append(Finding(step, "fault", message, stop=fault > FAULTS_STOP))
+        if self._in_a_row("rollout/truncated_rate", lambda value: value > TRUNCATED_WARNS):
+            found.append(
+                Finding(step, "truncated", f"{row['rollout/truncated_rate']:.0%} of the responses are cut off")
+            )
+        if self.expect_spread and self._in_a_row("group_reward_std", lambda value: value < SPREAD_WARNS):
+            found.append(Finding(step, "spread", "rewards within groups no longer differ: nothing to learn from"))
+        return found
+
+    def _in_a_row(self, key: str, holds: Any) -> bool:
+        values: Sequence[Any] = [row.get(key) for row in self._rows]
+        return len(values) == IN_A_ROW and all(value is not None and holds(value) for value in values)
