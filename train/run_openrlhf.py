@@ -221,18 +221,19 @@ def main() -> int:
     rows = train(command, environment, out, arguments.epoch, launch.samples // row.scale.rollout_batch, watch)
     seconds = time.monotonic() - started
     stepping = sum(found.get("timing/step_total") or 0.0 for found in rows)
+    rewarding = sum(found.get("reward_seconds") or 0.0 for found in rows)
     summary = {
         "seconds": seconds,
         "steps": len(rows),
         "seconds_in_steps": stepping,
-        "reward_seconds": sum(found.get("reward_seconds") or 0.0 for found in rows),
+        "reward_seconds": rewarding,
         "health": [finding.message for finding in watch.findings],
     }
     shutil.rmtree(out / "openrlhf" / "state", ignore_errors=True)
     partial = out / "done.json.partial"
     partial.write_text(json.dumps(summary) + "\n", encoding="utf-8")
     partial.replace(out / "done.json")
-    share = summary["reward_seconds"] / stepping if stepping else 0.0
+    share = rewarding / stepping if stepping else 0.0
     print(
         f"wrote {out / 'checkpoint'}: {len(rows)} steps, {seconds:.0f} s ({max(0.0, seconds - stepping):.0f} s of them start-up "
         f"and saving); running the calls took {share:.2%} of the steps' time"
