@@ -19,7 +19,7 @@ from env_construction.sandbox_execution import KNOWN_CODES, Executor
 from env_construction.sandbox_processes import Report, Runner, RunnerDied, SandboxFault
 from env_construction.sandbox_work import Pending, Work
 
-STALL_SECONDS = 0.25
+STALL_SECONDS = 0.5
 MOST_OUTSTANDING = 1024
 """Calls that a lane sends ahead to its runner, at most; a few milliseconds of work, so that the runner never waits."""
 SENT_AHEAD_BYTES = 1 << 15
