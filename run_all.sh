@@ -190,14 +190,19 @@ if stage measure_trained "measure again: same code, same cases, paired differenc
 fi
 
 if [ -n "$controls" ] && stage controls "more supervised learning for the same time, and RL with shuffled rewards: neither should gain as much"; then
-    step controls $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
-        --out "$out/more-supervised" --continue-from "$out/start" --seed $((seed + 1)) --minutes "$warm_minutes"
     first=${experiments%% *}
-    train_one "$first" "$(short_name "$first")-shuffled" shuffled
-    measure more-supervised "$backend:$out/more-supervised"
-    measure "$(short_name "$first")-shuffled" "$backend:$out/train/$(short_name "$first")-shuffled/epoch$epochs/checkpoint"
-    for name in more-supervised "$(short_name "$first")-shuffled"; do
-        step controls $python -m eval.compare "$out/eval/start" "$out/eval/$name" --out "$out/compare/${name}_vs_start.json"
+    shuffled=$(short_name "$first")-shuffled start=start compared=$shuffled
+    [ "$profile" != paper ] || { start=${first%-grpo}; start=${start%-reinforce++}; }
+    if [ -z "$start_from" ]; then
+        compared="more-supervised $shuffled"
+        step controls $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
+            --out "$out/more-supervised" --continue-from "$out/start" --seed $((seed + 1)) --minutes "$warm_minutes"
+        measure more-supervised "$backend:$out/more-supervised"
+    fi
+    train_one "$first" "$shuffled" shuffled
+    measure "$shuffled" "$backend:$out/train/$shuffled/epoch$epochs/checkpoint" "$(thinking_of "$first")"
+    for name in $compared; do
+        step controls $python -m eval.compare "$out/eval/$start" "$out/eval/$name" --out "$out/compare/${name}_vs_start.json"
     done
     finish "$out/compare"
 fi
