@@ -17,22 +17,22 @@ Source: paper/README.md, "Evaluation" (own test split: 4 scenarios, at most 20 t
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, run_main
+from env_construction.jsonl import run_main
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment
-from eval.results import Metric, RatioMetric, f1_of_means, read_rows, summarize, table_text, write_summary
+from eval.results import Metric, RatioMetric, f1_of_means
+from eval.suite import DataMissing, OnRow, Play, ordered_rows, row_files, run_suite, suite_parser
 from reward.scoring import TurnScore
 from reward.tool_calls import CALL_MARKS
 from train.collect_trajectories import load_environments
-from train.policies import Policy, load_policy
+from train.policies import Policy
 from train.rollout import Episode, play
 
+SUITE = "environments"
 METRICS: tuple[Metric, ...] = (
     "solve_p",
     "solve_r",
@@ -157,126 +157,104 @@ def evaluate(
     in_flight: int = 256,
 ) -> tuple[list[dict[str, Any]], int]:
     """Play what `out/results.jsonl` does not hold yet; returns all rows in order (id as given, trial) and the faults of this run."""
-    starts = {environment.id: environment for environment in environments}
-    faults = 0
-    with (
-        JsonlWriter(out / "results.jsonl", key=("id", "trial")) as rows,
-        JsonlWriter(out / "faults.jsonl", key=("id", "trial"), fresh=True) as broken,
-        tqdm(total=len(environments) * trials, initial=len(rows.done), unit="episode", desc=policy.name) as bar,
-    ):
-
-        def keep(episode: Episode) -> None:
-            nonlocal faults
-            if episode.outcome == "fault":
-                faults += 1
-                broken.write({"id": episode.id, "trial": episode.trial, "outcome": "fault", "fault": episode.fault})
-            else:
-                rows.write(result_row(starts[episode.id], episode))
-            bar.update()
-
-        play(
+    with row_files(out, len(environments) * trials, policy.name) as (done, keep, faults):
+        play_environments(
             policy,
             environments,
-            max_turns=max_turns,
+            keep,
             trials=trials,
             seed=seed,
+            max_turns=max_turns,
             match=match,
-            on_episode=keep,
             in_flight=in_flight,
-            skip=lambda case, trial: (case, trial) in rows.done,
+            skip=lambda case, trial: (case, trial) in done,
         )
-    return ordered_rows(out, environments), faults
+        broken = faults()
+    return ordered_rows(out, [environment.id for environment in environments]), broken
 
 
-def ordered_rows(out: Path, environments: list[Environment]) -> list[dict[str, Any]]:
-    """The rows that `out` holds so far, in the order of the environments, then by trial."""
-    order = {environment.id: place for place, environment in enumerate(environments)}
-    file = out / "results.jsonl"
-    found = read_rows(file) if file.exists() and file.stat().st_size else []
-    return sorted(found, key=lambda row: (order[row["id"]], row["trial"]))
+def play_environments(
+    policy: Policy,
+    environments: list[Environment],
+    on_row: OnRow,
+    *,
+    skip: Callable[[str, int], bool],
+    trials: int,
+    seed: int,
+    max_turns: int,
+    match: str,
+    in_flight: int,
+) -> None:
+    """Play the environments but those that `skip(id, trial)` names; `on_row` gets each episode's row, or its fault."""
+    starts = {environment.id: environment for environment in environments}
 
+    def hand_over(episode: Episode) -> None:
+        if episode.outcome == "fault":
+            on_row({"id": episode.id, "trial": episode.trial, "outcome": "fault", "fault": episode.fault})
+        else:
+            on_row(result_row(starts[episode.id], episode))
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m eval.environments"
+    play(
+        policy,
+        environments,
+        max_turns=max_turns,
+        trials=trials,
+        seed=seed,
+        match=match,
+        on_episode=hand_over,
+        in_flight=in_flight,
+        skip=skip,
     )
-    parser.add_argument(
-        "--policy", required=True, help="hf:DIR, vllm:DIR, openai:MODEL@BASE_URL, oracle, random, replay:FILE"
-    )
-    parser.add_argument("--data", required=True, help="environments, JSONL (ours or the authors')")
-    parser.add_argument("--out", required=True, help="result folder")
-    parser.add_argument("--limit", type=int, default=None, help="only the first N environments")
-    parser.add_argument("--trials", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--max-turns", type=int, default=20)
-    parser.add_argument("--max-new-tokens", type=int, default=1024, help="tokens a turn")
-    parser.add_argument(
-        "--max-prompt-tokens", type=int, default=None, help="default: all that the model's context leaves"
-    )
-    parser.add_argument("--thinking", action="store_true")
-    parser.add_argument("--match", choices=MATCHES, default="published")
-    parser.add_argument("--batch-size", type=int, default=64, help="sequences in one batch of hf")
-    parser.add_argument("--in-flight", type=int, default=256, help="episodes at once")
-    arguments = parser.parse_args()
 
-    begun = time.monotonic()
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of this suite."""
+    flags = suite_parser(__doc__, "python -m eval.environments")
+    flags.add_argument("--max-turns", type=int, default=20)
+    flags.add_argument("--match", choices=MATCHES, default="published")
+    return flags
+
+
+def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
+    """Play and score; returns the summary. `policy` is one that is loaded already. Raises BadInput."""
+    if not Path(arguments.data).is_file():
+        raise DataMissing(
+            f"{arguments.data}: no such file; expected environments, JSONL (env_construction.build makes some)"
+        )
     environments = load_environments(arguments.data, arguments.limit)
-    if not environments:
-        raise BadInput(f"{arguments.data}: holds no environments")
-    out = Path(arguments.out)
-    recorded = ("policy", "limit", "trials", "seed", "temperature", "max_turns", "max_new_tokens", "max_prompt_tokens")
-    configuration = {name: getattr(arguments, name) for name in (*recorded, "thinking", "match")}
-    configuration["data_sha256"] = file_sha256(arguments.data)
-    keep_configuration(out, configuration)
-    with JsonlWriter(out / "results.jsonl", key=("id", "trial")) as written:  # cuts off a line torn by a kill
-        left = len(environments) * arguments.trials - len(written.done)
-    faults = 0
-    if left:
-        policy = load_policy(
-            arguments.policy,
-            temperature=arguments.temperature,
-            max_new_tokens=arguments.max_new_tokens,
-            thinking=arguments.thinking,
-            seed=arguments.seed,
-            max_prompt_tokens=arguments.max_prompt_tokens,
-            batch_size=arguments.batch_size,
-        )
-        rows, faults = evaluate(
+
+    def play_left(policy: Policy, left: list[Play], on_row: OnRow) -> None:
+        wanted = set(left)
+        play_environments(
             policy,
             environments,
-            out,
+            on_row,
             trials=arguments.trials,
             seed=arguments.seed,
             max_turns=arguments.max_turns,
             match=arguments.match,
             in_flight=arguments.in_flight,
+            skip=lambda case, trial: (case, trial) not in wanted,
         )
-    elif (out / "summary.json").exists():
-        print(f"{out}: all {len(environments) * arguments.trials} episodes are there, nothing to do")
-        return 0
-    else:
-        rows = ordered_rows(out, environments)
-    summary = summarize(
-        "environments",
-        arguments.policy,
-        rows,
-        METRICS,
+
+    return run_suite(
+        arguments,
+        SUITE,
+        case_ids=[environment.id for environment in environments],
+        play=play_left,
+        metrics=METRICS,
         groups=GROUPS,
-        seed=arguments.seed,
-        seconds=time.monotonic() - begun,
-        data=[arguments.data],
-        extra={"faults": faults, "match": arguments.match, "configuration": configuration},
+        data_files=[arguments.data],
+        settings={"max_turns": arguments.max_turns, "match": arguments.match},
+        shown=("solve_p", "solve_r", "solve_f1", "answer_correct", "format_rate", "tool_rate", "argument_rate"),
+        headline="solve_f1",
+        policy=policy,
+        extra=lambda rows: {"match": arguments.match},
     )
-    path = write_summary(out, summary)
-    shown = ("solve_p", "solve_r", "solve_f1", "answer_correct", "format_rate", "tool_rate", "argument_rate")
-    print(table_text({"all": summary["metrics"], **summary["by_scenario"]}, shown))
-    smallest = summary["smallest_resolvable_difference"]["solve_f1"]
-    if smallest is not None:
-        print(
-            f"the smallest paired difference in Solve-F1 that {len(environments)} cases resolve at 80% power: {100 * smallest:.1f} points"
-        )
-    print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows, {faults} faults left out) and {path}")
+
+
+def main() -> int:
+    run(parser().parse_args())
     return 0
 
 

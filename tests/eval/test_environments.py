@@ -156,7 +156,7 @@ def test_killed_run_goes_on_and_a_finished_one_loads_no_policy(monkeypatch, data
     resumed = measure(monkeypatch, *arguments, tmp_path / "cut")
     assert resumed["metrics"] == whole["metrics"]
     assert file.read_bytes().splitlines(keepends=True)[:7] == lines[:7]
-    monkeypatch.setattr(suite, "load_policy", None)
+    monkeypatch.setattr("eval.suite.load_policy", None)
     measure(monkeypatch, *arguments, tmp_path / "cut")
     assert "all 16 episodes are there" in capsys.readouterr().out
 
