@@ -1,7 +1,8 @@
 """Result rows -> estimates with 95% intervals -> `summary.json`: shared by every suite.
 
 Intervals are percentile bootstraps over cases, clustered: the trials of one case are drawn together, because they are not
-independent. A metric is a column of the rows, or a function of the means of several columns (`RatioMetric`).
+independent, and so are rows that name the same `cluster` (one question asked in several settings). A metric is a column of the
+rows, a function of the means of several columns (`RatioMetric`), or a mean of the means of groups (`GroupedMean`).
 Rows whose outcome is `fault` are left out of every metric and counted.
 
 Source: paper/README.md, "Evaluation"; every number carries its n and a 95% interval.
@@ -55,7 +56,21 @@ class RatioMetric:
     combine: Callable[..., np.ndarray]
 
 
-Metric = str | RatioMetric
+@dataclass(frozen=True)
+class GroupedMean:
+    """The mean of a column's means in each group: five noise levels, two domains, whatever their numbers of cases.
+
+    `group` is the column that names a row's group. `weights` maps groups to weights that sum to 1 (None: all groups that
+    occur, equally); a group of `weights` that no row has leaves the metric without a value.
+    """
+
+    name: str
+    column: str
+    group: str
+    weights: Mapping[str, float] | None = None
+
+
+Metric = str | RatioMetric | GroupedMean
 
 
 def f1_of_means(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
@@ -70,13 +85,17 @@ def scored(rows: Iterable[Row]) -> list[Row]:
 
 
 def case_values(rows: Iterable[Row], column: str) -> dict[str, list[float]]:
-    """`{case id: values over its trials}` of a column; rows without a value (None or absent) are left out."""
+    """`{case: values over its trials}` of a column, by `cluster` where a row has one, else by `id`; None is left out."""
     values: dict[str, list[float]] = {}
     for row in rows:
         value = row.get(column)
         if value is not None:
-            values.setdefault(str(row["id"]), []).append(float(value))
+            values.setdefault(_case_of(row), []).append(float(value))
     return values
+
+
+def _case_of(row: Row) -> str:
+    return str(row["id"] if row.get("cluster") is None else row["cluster"])
 
 
 def resampled_means(
@@ -102,6 +121,8 @@ def resampled_means(
 
 def estimate(rows: Sequence[Row], metric: Metric, seed: int = 0) -> Estimate:
     """The metric over `rows` with its clustered 95% bootstrap interval."""
+    if isinstance(metric, GroupedMean):
+        return _grouped_estimate(rows, metric, seed)
     columns = (metric,) if isinstance(metric, str) else metric.columns
     per_column = [case_values(rows, column) for column in columns]
     cases = sorted(set.intersection(*(set(values) for values in per_column))) if per_column else []
@@ -116,6 +137,27 @@ def estimate(rows: Sequence[Row], metric: Metric, seed: int = 0) -> Estimate:
     else:
         draws = metric.combine(*means.T)
         value = float(metric.combine(*point.T)[0])
+    low, high = np.nanquantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    return Estimate(value, float(low), float(high), len(cases))
+
+
+def _grouped_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> Estimate:
+    found = [row for row in rows if row.get(metric.column) is not None and row.get(metric.group) is not None]
+    names = sorted({str(row[metric.group]) for row in found})
+    weights = dict.fromkeys(names, 1 / len(names)) if metric.weights is None and names else dict(metric.weights or {})
+    if not found or not set(weights) <= set(names):
+        return Estimate(None, None, None, 0)
+    groups = {name: place for place, name in enumerate(weights)}
+    found = [row for row in found if str(row[metric.group]) in groups]
+    cases = {case: place for place, case in enumerate(sorted({_case_of(row) for row in found}))}
+    sums, counts = np.zeros((len(cases), len(groups))), np.zeros((len(cases), len(groups)))
+    for row in found:
+        place = cases[_case_of(row)], groups[str(row[metric.group])]
+        sums[place] += float(row[metric.column])
+        counts[place] += 1
+    share = np.array(list(weights.values()))
+    draws = resampled_means(sums, counts, seed) @ share  # a draw that misses a group is NaN and is left out
+    value = float((sums.sum(axis=0) / counts.sum(axis=0)) @ share)
     low, high = np.nanquantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
     return Estimate(value, float(low), float(high), len(cases))
 
@@ -165,7 +207,9 @@ def summarize(
         found = sorted({row[column] for row in counted if row.get(column) is not None}, key=lambda v: (str(type(v)), v))
         summary[key] = {str(value): table([row for row in counted if row.get(column) == value]) for value in found}
     summary["smallest_resolvable_difference"] = {
-        metric: smallest_resolvable_difference(counted, metric) for metric in metrics if isinstance(metric, str)
+        _name(metric): smallest_resolvable_difference(counted, metric if isinstance(metric, str) else metric.column)
+        for metric in metrics
+        if not isinstance(metric, RatioMetric)
     }
     failures = [row.get("failure") for row in counted]
     summary |= {

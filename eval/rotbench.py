@@ -1,0 +1,329 @@
+"""RoTBench: one tool call under five levels of noise in names, parameters and tools; is it the right one?
+
+Inputs: a policy and a folder with `clean.json`, `slight.json`, `medium.json`, `heavy.json`, `union.json` (RoTBench's first-turn
+cases). Outputs, in --out: one row a case, `summary.json` with tool selection (TS), parameter identification (PI) and content
+filling (CF), each as the plain mean of the five levels, and by level and scenario.
+
+The tools stand in the data's own system prompt; the model writes `Action:` and `Action Input:`, once. Three scores side by side:
+
+| columns | reading of the turn | scoring |
+| --- | --- | --- |
+| `ts_published` `pi_` `cf_` | the evaluator of the FTRL authors, thinking included; Table 2 has these | theirs: names equal; keys equal; the same values in any order |
+| `ts_strict` ... | RoTBench's own reader, character for character; thinking is taken off first | RoTBench's (below) |
+| `ts_tolerant` ... | any case and spacing, code fences, text around it, Python dictionaries, or a native tool call | RoTBench's |
+
+RoTBench's scoring: any of the gold answers may match. TS: the same tool, where `finish` also stands for the last tool whatever
+its noisy name. PI: also the same parameter names. CF: also the same values; gold parameters with the value "None" may hold
+anything, and the texts of `finish` and `ask_to_user` (the last two tools) are not compared. Differences from its evaluator:
+- empty `Action Input: {}` is an answer. There it scores 0 even on TS, but it is the gold answer of 65 of the 840 cases;
+- what crashes the evaluator (no action at all, an input that is no object) scores 0;
+- the "None" parameters of one gold answer are taken off for that answer only. There they stay off for the next ones too,
+  so that the order of the gold answers decides. The name `finish`, once taken for the last tool, stays that there as well.
+
+`ts_chance` is the share of the offered tools that would be right: what a policy that picks a tool blindly gets. The random
+policy of this repository gets 0: it knows native calls only, and no native tools are offered.
+
+Example:
+    python -m eval.download rotbench
+    python -m eval.rotbench --policy hf:PATH --out outputs/mine/rotbench
+
+Source: paper/README.md, "Evaluation"; data, prompts and scoring rules: repository Junjie-Ye/RoTBench (arXiv 2401.08326).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from env_construction.jsonl import BadInput, run_main
+from env_construction.schema import Environment
+from eval.results import GroupedMean, Metric
+from eval.suite import DataMissing, conversation, play_games, run_suite, suite_parser, with_messages
+from reward.tool_calls import assistant_message, parse_turn
+from train.policies import Generation, Policy
+
+SUITE = "rotbench"
+LEVELS = ("clean", "slight", "medium", "heavy", "union")
+READINGS = ("published", "strict", "tolerant")
+STAGES = ("ts", "pi", "cf")
+COLUMNS = tuple(f"{stage}_{reading}" for reading in READINGS for stage in STAGES)
+METRICS: tuple[Metric, ...] = (
+    *(GroupedMean(column, column, "level") for column in (*COLUMNS, "ts_chance")),
+    "completion_tokens",
+)
+DEFAULT_DATA = "data/rotbench"
+
+
+@dataclass(frozen=True)
+class Action:
+    """A tool and its arguments, as a turn or a gold answer names them."""
+
+    tool: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One first-turn case. `tools` are the names that are offered, in order; the last two are ask_to_user and finish."""
+
+    id: str
+    question: str
+    level: str
+    scenario: str
+    messages: tuple[dict[str, str], ...]
+    tools: tuple[str, ...]
+    answers: tuple[Action, ...]
+    gold_text: str
+
+
+def read_cases(folder: Path, limit: int | None = None) -> list[Case]:
+    """The cases of the five files, at most `limit` of each level. Raises DataMissing or BadInput (file, place, key)."""
+    missing = [f"{level}.json" for level in LEVELS if not (folder / f"{level}.json").is_file()]
+    if missing:
+        raise DataMissing(
+            f"{folder}: {', '.join(missing)} missing; they come from github.com/Junjie-Ye/RoTBench, Data/First_Turn "
+            "(python -m eval.download rotbench)"
+        )
+    cases = []
+    for level in LEVELS:
+        path = folder / f"{level}.json"
+        try:
+            records = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BadInput(f"{path}: expected a JSON list ({error})") from None
+        if not isinstance(records, list):
+            raise BadInput(f"{path}: expected a JSON list, got {type(records).__name__}")
+        cases += [_case(record, level, place, f"{path}: item {place}") for place, record in enumerate(records[:limit])]
+    return cases
+
+
+def _case(record: Any, level: str, place: int, where: str) -> Case:
+    try:
+        system, user, gold = record["conversations"]
+        prompt = system["value"]
+        tools, _ = json.JSONDecoder().raw_decode(prompt, prompt.index("["))
+        answers = tuple(_gold_action(text) for text in gold["value"])
+        return Case(
+            id=f"{level}-{place:03d}",
+            question=record["id"],
+            level=level,
+            scenario=record["scenario"],
+            messages=({"role": "system", "content": prompt}, {"role": "user", "content": user["value"]}),
+            tools=tuple(tool["name"] for tool in tools),
+            answers=answers,
+            gold_text=gold["value"][0],
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise BadInput(
+            f"{where}: expected keys id, scenario and conversations (system with a JSON list of tools, user, gold answers): "
+            f"{type(error).__name__} {error}"
+        ) from None
+
+
+def _gold_action(text: str) -> Action:
+    name, _, arguments = text[text.index("Action:") + len("Action:") :].partition("Action Input:")
+    return Action(name.strip(), dict(json.loads(arguments)))
+
+
+def read_strict(text: str) -> Action | None:
+    """RoTBench's reader: one character after `Action:`, one newline before `Action Input:`, JSON from there to the end."""
+    begin, split = text.find("Action:"), text.find("Action Input:")
+    if begin < 0 or split < 0:
+        return None
+    arguments = _json_object(text[split + len("Action Input:") + 1 :])
+    name = text[begin + len("Action:") + 1 : split].removesuffix("\n")
+    return Action(name, arguments) if name and arguments is not None else None
+
+
+def read_published(text: str) -> Action | None:
+    """The FTRL authors' reader: what stands between the first `Action: ` and the next mark, and after `Action Input: `."""
+    after_action, after_input = text.split("Action: "), text.split("Action Input: ")
+    if len(after_action) < 2 or len(after_input) < 2:
+        return None
+    arguments = _json_object(after_input[1].strip())
+    return None if arguments is None else Action(after_action[1].split("Action Input: ")[0].strip(), arguments)
+
+
+# What may stand around a mark is bounded, so that a megabyte of it stays linear.
+_ACTION = re.compile(
+    r"^[ \t>*#`-]{0,20}action\*{0,2}[ \t]{0,9}:[\s*`\"']{0,20}(?P<name>[^\s*`\"'({]+)", re.IGNORECASE | re.MULTILINE
+)
+_INPUT = re.compile(r"action[ \t_]{0,9}input\*{0,2}[ \t]{0,9}:", re.IGNORECASE)
+
+
+def read_tolerant(text: str) -> Action | None:
+    """The first action of a turn in any usual spelling, else what an exact reader accepts, else the first native call.
+
+    Text behind the arguments is ignored.
+    """
+    named = _ACTION.search(text)
+    given = _INPUT.search(text, named.end()) if named else None
+    if named and given:
+        arguments = _first_object(text[given.end() :])
+        if arguments is not None:
+            return Action(named["name"], arguments)
+    if exact := read_published(text) or read_strict(text.strip()):
+        return exact
+    calls = parse_turn(text, "strict").calls
+    return Action(calls[0].name, calls[0].arguments) if calls else None
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _first_object(text: str) -> dict[str, Any] | None:
+    """The first {...} of a text as JSON, else as a Python dictionary up to where its line or the text ends."""
+    begin = text.find("{")
+    if begin < 0 or text[:begin].strip(" \t\r\n`*").lower() not in ("", "json", "python"):
+        return None
+    try:
+        value, _ = json.JSONDecoder().raw_decode(text, begin)
+        return value if isinstance(value, dict) else None
+    except (ValueError, RecursionError):
+        pass
+    for end in (text.find("\n", begin), text.rfind("}") + 1):
+        body = text[begin:] if end < 0 else text[begin:end]
+        if len(body) > 10_000:  # a literal of that length is no tool call, and parsing it is costly
+            continue
+        try:
+            value = ast.literal_eval(body.strip(" \t\r\n`*"))
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return value
+    return None
+
+
+def stages_of(case: Case, action: Action | None) -> dict[str, bool]:
+    """TS, PI and CF by RoTBench's rules; each holds if some gold answer reaches it."""
+    reached = 0 if action is None else max((_stage(case, action, gold) for gold in case.answers), default=0)
+    return {stage: reached > place for place, stage in enumerate(STAGES)}
+
+
+def _stage(case: Case, action: Action, gold: Action) -> int:
+    ask, finish = case.tools[-2], case.tools[-1]
+    if action.tool != gold.tool and not (action.tool == "finish" and gold.tool == finish):
+        return 0
+    if action.arguments.keys() != gold.arguments.keys():
+        return 1
+    compared = [name for name, value in gold.arguments.items() if value != "None"]
+    free_text = gold.tool in (ask, finish, "ask_to_user", "finish")
+    return 3 if free_text or all(action.arguments[name] == gold.arguments[name] for name in compared) else 2
+
+
+def published_stages_of(case: Case, action: Action | None) -> dict[str, bool]:
+    """TS, PI and CF by the FTRL authors' evaluator: exact names, and values as a multiset whatever parameter they are of."""
+    reached = 0
+    for gold in case.answers if action is not None else ():
+        if action is None or action.tool != gold.tool:
+            continue
+        reached = max(reached, 1)
+        if action.arguments.keys() == gold.arguments.keys():
+            reached = max(reached, 2)
+            try:
+                same = Counter(action.arguments.values()) == Counter(gold.arguments.values())
+            except TypeError:  # a list or object as a value: there the evaluation of this turn stops
+                break
+            if same:
+                reached = 3
+                break
+    return {stage: reached > place for place, stage in enumerate(STAGES)}
+
+
+class RotbenchGame:
+    """One turn: what the model writes is read three ways and scored."""
+
+    def __init__(self, case: Case, trial: int) -> None:
+        self.id, self.trial, self.done = case.id, trial, False
+        self.state: Environment = conversation(case.id, case.messages)
+        self._case = case
+        self._actions: dict[str, Action | None] = dict.fromkeys(READINGS)
+        self._empty = False
+
+    def gold_turn(self) -> str:
+        return self._case.gold_text
+
+    def hear(self, generation: Generation) -> None:
+        turn = parse_turn(generation.text, "strict")
+        spoken = turn.text.rpartition("</think>")[2] if turn.thinking else turn.text
+        if turn.thinking and "</think>" not in turn.text:  # thinking that never ended: nothing was said
+            spoken = ""
+        self._actions = {
+            "published": read_published(turn.text),
+            "strict": read_strict(spoken.strip()),
+            "tolerant": read_tolerant(spoken),
+        }
+        self._empty = not turn.text
+        self.state = with_messages(self.state, assistant_message(turn))
+        self.done = True
+
+    def row(self, outcome: str) -> dict[str, Any]:
+        case = self._case
+        row: dict[str, Any] = {"cluster": case.question, "level": case.level, "scenario": case.scenario}
+        for reading, action in self._actions.items():
+            score = published_stages_of if reading == "published" else stages_of
+            row |= {f"{stage}_{reading}": passed for stage, passed in score(case, action).items()}
+        right = {gold.tool for gold in case.answers}
+        row["ts_chance"] = sum(tool in right for tool in case.tools) / len(case.tools)
+        row["calls"] = int(self._actions["tolerant"] is not None)
+        row["failure"] = outcome if outcome != "ended" else self._failure(row)
+        return row
+
+    def _failure(self, row: Mapping[str, Any]) -> str:
+        if self._empty:
+            return "empty"
+        if self._actions["tolerant"] is None:
+            return "no_action"
+        names = {"ts": "wrong_tool", "pi": "wrong_parameters", "cf": "wrong_content"}
+        return next((names[stage] for stage in STAGES if not row[f"{stage}_tolerant"]), "")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of this suite."""
+    return suite_parser(__doc__, "python -m eval.rotbench", data=DEFAULT_DATA)
+
+
+def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
+    """Play and score; returns the summary. `policy` is one that is loaded already. Raises BadInput."""
+    folder = Path(arguments.data)
+    cases = {case.id: case for case in read_cases(folder, arguments.limit)}
+    return run_suite(
+        arguments,
+        SUITE,
+        case_ids=list(cases),
+        play=lambda policy, plays, on_row: play_games(
+            policy,
+            plays,
+            lambda case_id, trial: RotbenchGame(cases[case_id], trial),
+            seed=arguments.seed,
+            in_flight=arguments.in_flight,
+            max_turns=1,
+            on_row=on_row,
+        ),
+        metrics=METRICS,
+        groups={"by_level": "level", "by_scenario": "scenario"},
+        data_files=[folder / f"{level}.json" for level in LEVELS],
+        shown=[*COLUMNS, "ts_chance"],
+        policy=policy,
+    )
+
+
+def main() -> int:
+    run(parser().parse_args())
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
