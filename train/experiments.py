@@ -3,7 +3,17 @@
     <model>-<plain|thinking>-<algorithm>[-<ablation>...]        for example qwen3-8b-thinking-grpo, tiny-plain-reinforce++-strict
 
 `python -m train.experiments` lists them with an estimate of their cost, `--json` for programs. The paper's twelve runs are
-{qwen2.5-7b, qwen2.5-14b}-plain and {qwen3-8b, qwen3-14b}-{plain, thinking}, each with grpo and reinforce++.
+{qwen2.5-7b, qwen2.5-14b}-plain and {qwen3-8b, qwen3-14b}-{plain, thinking}, each with grpo and reinforce++. Beyond it:
+
+| ablation | what is trained |
+| --- | --- |
+| `-episode` | whole episodes, played online; reward: the turns' rewards summed, over n + 1 (reward/episode_rewards.py) |
+| `-outcome` | whole episodes; reward 1 for a right final answer: the "outcome GRPO" that later papers run on this data (Qwen3-8B) |
+| `-outcome-f1` | whole episodes; reward: the episode's Solve-F1 |
+| `-lora` | adapters instead of all weights, on one card; merged into a whole checkpoint after each epoch |
+
+Of the rows in paper/README.md, "Who uses it now": FTRL-GRPO is qwen3-8b-plain-grpo, outcome GRPO is qwen3-8b-plain-grpo-outcome.
+MatchTIR, TurnSight and DART-SD give every turn of an episode an advantage of its own, which OpenRLHF's one scalar cannot carry.
 Hyperparameters: paper section "Training" (paper/README.md); the flags that carry them are in `train/openrlhf_command.py`.
 """
 
@@ -13,7 +23,7 @@ import argparse
 import difflib
 import itertools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from env_construction.jsonl import BadInput, run_main
 
@@ -90,7 +100,8 @@ ALGORITHMS: dict[str, list[str]] = {
     "ppo": ["--algo.advantage.estimator", "gae"],
 }  # fmt: skip
 
-# What an ablation changes: the reward's variant or matching, the control, or the construction strategy left out.
+# What an ablation changes: the reward's variant or matching, the control, what is played, which weights are trained, or the
+# construction strategy left out.
 ABLATIONS: dict[str, dict[str, str]] = {
     "solve-precision": {"variant": "solve_precision"},
     "solve-recall": {"variant": "solve_recall"},
@@ -98,6 +109,10 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "strict": {"match": "strict"},
     "shuffled": {"control": "shuffled"},
     "constant": {"control": "constant"},
+    "episode": {"episode": "turns"},
+    "outcome": {"episode": "answer"},
+    "outcome-f1": {"episode": "solve_f1"},
+    "lora": {"adapter": "lora"},
     "no-functional-generalization": {"without": "functional_generalization"},
     "no-parameter-expansion": {"without": "parameter_expansion"},
     "no-parameter-type-generalization": {"without": "parameter_type_generalization"},
@@ -108,6 +123,8 @@ PAPER = Scale(512, 16, 512, 1, 1e-6, 16384, 1024, 3)
 PAPER_THINKING = Scale(512, 16, 512, 1, 1e-6, 16384, 8192, 3)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2)
 TINY = Scale(16, 8, 64, 16, 3e-4, 640, 96, 2)
+ADAPTER_RATE = 10  # adapters take about ten times the learning rate of full training
+EPISODE_TURNS = 4  # of an average episode, for estimates of cost
 TEMPERATURE = {
     "paper": 1.0,
     "released": 0.7,
@@ -116,7 +133,9 @@ TEMPERATURE = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row of the matrix. `variant`, `match`, `control`: the reward's settings; `without`: a strategy left out."""
+    """One row of the matrix. `variant`, `match`, `control`: the reward's settings; `episode`: the reward of whole episodes, empty
+    where every prefix is a prompt of its own; `adapter`: "lora" or empty; `without`: a construction strategy left out.
+    """
 
     name: str
     model: Model
@@ -126,6 +145,8 @@ class Experiment:
     variant: str = "solve_f1"
     match: str = "published"
     control: str = ""
+    episode: str = ""
+    adapter: str = ""
     without: str = ""
 
     @property
@@ -133,43 +154,45 @@ class Experiment:
         """The algorithm's own flags."""
         return ALGORITHMS[self.algorithm]
 
+    @property
+    def gpus(self) -> int:
+        """The cards that a run takes unless told otherwise: adapters are trained on one."""
+        return min(self.model.gpus, 1) if self.adapter else self.model.gpus
+
+    @property
+    def card_gib(self) -> int:
+        """Memory of a card that holds the run by train/memory_plan.py; 0 on a CPU."""
+        large = self.adapter and self.model.parameters > 10_000  # policy and reference are whole on the one card
+        return 0 if not self.gpus else 141 if large else 80
+
     def cpu_minutes(self, steps: int = 18) -> int:
         """Training alone, on one core, `steps` rollout batches an epoch: 45 s of start-up an epoch, and 8 s a step for 128
-        responses to prompts of 150 tokens (measured, docs of train/openrlhf_on_cpu.py). 0 for models that need a GPU.
+        responses to prompts of 150 tokens (measured, docs of train/openrlhf_on_cpu.py); an episode is as long as
+        `EPISODE_TURNS` responses. 0 for models that need a GPU.
         """
-        return round(self.scale.epochs * (45 + 8 * steps) / 60) if self.model.gpus == 0 else 0
+        step = 8 * (EPISODE_TURNS if self.episode else 1)
+        return round(self.scale.epochs * (45 + step * steps) / 60) if self.model.gpus == 0 else 0
 
-    def gpu_hours(self, prompts: int = 5000) -> float:
-        """A rough estimate for one run over `prompts` prompts an epoch on 80 GB cards at 40% use: forward and backward of
-        the policy, forward of the reference, and generation at a fifth of that efficiency. 0 for the CPU model.
+    def gpu_hours(self, prompts: int | None = None) -> float:
+        """A rough estimate for one run over `prompts` prompts an epoch (default: 5000 prefixes, or the 2215 questions for
+        episodes) on 80 GB cards at 40% use: forward and backward of the policy, forward of policy and reference, and
+        generation at a fifth of that efficiency. Adapters save the weights' half of the backward pass. 0 for the CPU model.
         """
         if self.model.gpus == 0:
             return 0.0
-        tokens = (
-            self.scale.epochs
-            * prompts
-            * self.scale.samples_per_prompt
-            * (0.2 * self.scale.max_prompt + 0.4 * self.scale.max_response)
-        )
-        flops = 2e6 * self.model.parameters * tokens * (3 + 2)
-        generated = (
-            2e6
-            * self.model.parameters
-            * self.scale.epochs
-            * prompts
-            * self.scale.samples_per_prompt
-            * 0.4
-            * self.scale.max_response
-        )
-        return (flops / (0.4 * 989e12) + generated / (0.08 * 989e12)) / 3600
+        prompts = prompts or (2215 if self.episode else 5000)
+        written = 0.4 * self.scale.max_response * (EPISODE_TURNS if self.episode else 1)
+        samples = self.scale.epochs * prompts * self.scale.samples_per_prompt
+        per_token = 2e6 * self.model.parameters
+        training = per_token * samples * (0.2 * self.scale.max_prompt + written) * (4 if self.adapter else 5)
+        return (training / (0.4 * 989e12) + per_token * samples * written / (0.08 * 989e12)) / 3600
 
 
-def _scale(model: Model, thinking: bool) -> Scale:
-    if model.name == "tiny":
-        return TINY
-    if model.name == "smollm2-135m":
-        return SMALL
-    return PAPER_THINKING if thinking else PAPER
+def _scale(model: Model, thinking: bool, adapter: bool) -> Scale:
+    scale = PAPER_THINKING if thinking else PAPER
+    if model.name in ("tiny", "smollm2-135m"):
+        scale = TINY if model.name == "tiny" else SMALL
+    return replace(scale, learning_rate=ADAPTER_RATE * scale.learning_rate) if adapter else scale
 
 
 def experiment(name: str) -> Experiment:
@@ -185,7 +208,8 @@ def experiment(name: str) -> Experiment:
             if parsed is not None:
                 algorithm, settings = parsed
                 thinking = mode == "thinking"
-                return Experiment(name, model, thinking, algorithm, _scale(model, thinking), **settings)
+                scale = _scale(model, thinking, "adapter" in settings)
+                return Experiment(name, model, thinking, algorithm, scale, **settings)
     close = difflib.get_close_matches(name, [item.name for item in matrix()], n=3, cutoff=0.3)
     raise BadInput(
         f"unknown experiment {name!r}; closest: {', '.join(close) or 'none'} (python -m train.experiments lists all)"
@@ -193,13 +217,14 @@ def experiment(name: str) -> Experiment:
 
 
 def _algorithm_and_ablations(text: str) -> tuple[str, dict[str, str]] | None:
+    keys = sorted(ABLATIONS, key=len, reverse=True)
     for algorithm in sorted(ALGORITHMS, key=len, reverse=True):
         if text != algorithm and not text.startswith(algorithm + "-"):
             continue
         rest = text[len(algorithm) :]
         settings: dict[str, str] = {}
         while rest:
-            found = next((key for key in ABLATIONS if rest == f"-{key}" or rest.startswith(f"-{key}-")), None)
+            found = next((key for key in keys if rest == f"-{key}" or rest.startswith(f"-{key}-")), None)
             if found is None or ABLATIONS[found].keys() & settings.keys():
                 break
             settings.update(ABLATIONS[found])
@@ -228,16 +253,14 @@ def main() -> int:
     arguments = parser.parse_args()
     for row in matrix():
         if arguments.json:
-            print(json.dumps({**asdict(row), "gpu_hours": round(row.gpu_hours(), 3), "cpu_minutes": row.cpu_minutes()}))
-        else:
-            cost = (
-                f"about {row.gpu_hours():7.0f} GPU hours"
-                if row.model.gpus
-                else f"about {row.cpu_minutes():7.0f} CPU minutes"
-            )
-            print(
-                f"{row.name:58} {cost}  {row.scale.rollout_batch} x {row.scale.samples_per_prompt}, {row.scale.epochs} epochs"
-            )
+            more = {"gpus": row.gpus, "card_gib": row.card_gib, "flags": row.flags}
+            cost = {"gpu_hours": round(row.gpu_hours(), 3), "cpu_minutes": row.cpu_minutes()}
+            print(json.dumps({**asdict(row), **more, **cost}))
+            continue
+        where = f"{row.gpus} x {row.card_gib:3} GB" if row.gpus else "CPU       "
+        cost_text = f"{row.gpu_hours():6.0f} GPU hours" if row.gpus else f"{row.cpu_minutes():5} CPU minutes"
+        batch = f"{row.scale.rollout_batch} x {row.scale.samples_per_prompt}, {row.scale.epochs} epochs"
+        print(f"{row.name:66} {where}  about {cost_text}  {batch}")
     return 0
 
 

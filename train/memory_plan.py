@@ -1,7 +1,8 @@
 """What a training run needs of each card and of the host, before anything is downloaded or started.
 
 For the layout of train/openrlhf_command.py: policy and reference sharded by ZeRO-3 over all cards, optimizer on the host, one
-vLLM engine a card which sleeps while the policy trains, gradient checkpointing, one packed sequence a micro-batch.
+vLLM engine a card which sleeps while the policy trains, gradient checkpointing, one packed sequence a micro-batch. With
+adapters: policy and reference whole on every card, gradients and optimizer of the adapters there too.
 Two phases, each must fit: generation (engine awake) and training (engine asleep), for a sequence of full length.
 
     python -m train.memory_plan --experiment qwen3-8b-thinking-grpo --gpus 8 --gpu-gib 80
@@ -20,7 +21,9 @@ from env_construction.jsonl import BadInput, run_main
 from train.experiments import Experiment, experiment
 
 GIB = 1024**3
-ENGINE_SHARE = 0.6  # --vllm.gpu_memory_utilization
+ENGINE_SHARE = {"one card": 0.4, "several": 0.6}  # --vllm.gpu_memory_utilization: one card holds both models whole
+ADAPTER_RANK = 32
+ADAPTER_BYTES = 2 + 2 + 4 + 4 + 4  # weight and gradient in bf16, fp32 copy, two Adam moments
 CONTEXTS = 2.0  # GiB: CUDA contexts and allocator slack of the three processes on a card
 GATHERED = 1e9  # parameters that ZeRO-3 holds unsharded at a time (stage3_max_live_parameters)
 LOGIT_BYTES = 2 + 4 + 4 + 4  # bf16, fp32, gradient, probabilities of the entropy
@@ -54,12 +57,25 @@ class MemoryPlan:
         return [*shown, f"host memory of a node: {self.host:.0f} GiB for the optimizer"]
 
 
+def engine_share(cards: int) -> float:
+    """The share of a card that its vLLM engine may take while awake."""
+    return ENGINE_SHARE["several" if cards > 1 else "one card"]
+
+
+def adapter_parameters(row: Experiment) -> float:
+    """Parameters of the adapters of all linear layers of `row`."""
+    model = row.model
+    query, key = model.heads * model.head_width, model.kv_heads * model.head_width
+    attention = 2 * (model.width + query) + 2 * (model.width + key)
+    return ADAPTER_RANK * model.layers * (attention + 3 * (model.width + model.mlp_width))
+
+
 def memory_plan(row: Experiment, gpus: int, nodes: int, gpu_gib: float, tokens: int | None = None) -> MemoryPlan:
     """The plan of `row` on `nodes` x `gpus` cards, for sequences of `tokens` (default: the longest that the limits allow)."""
     model, cards = row.model, gpus * nodes
     parameters = model.parameters * 1e6
     tokens = row.scale.max_prompt + row.scale.max_response if tokens is None else tokens
-    held = 2 * parameters / cards / GIB  # bf16, sharded
+    held = 2 * parameters / (1 if row.adapter else cards) / GIB  # bf16, sharded
     kv_cache = tokens * 2 * 2 * model.layers * model.kv_heads * model.head_width / GIB
     engine = 2 * parameters / GIB + kv_cache  # weights, and one sequence: less than that cannot run
     checkpoints = tokens * model.width * 2 * model.layers / GIB
@@ -67,15 +83,16 @@ def memory_plan(row: Experiment, gpus: int, nodes: int, gpu_gib: float, tokens: 
     sequences = row.scale.micro_batch
     critics = 1 if row.algorithm == "ppo" else 0
     resident = {"policy": held * (1 + critics), "reference": held, "contexts": CONTEXTS}
+    adapters = ADAPTER_BYTES * adapter_parameters(row) * (1 + critics) / GIB
     return MemoryPlan(
-        generation={**resident, "engine": max(ENGINE_SHARE * gpu_gib, engine)},
+        generation={**resident, "engine": max(engine_share(cards) * gpu_gib, engine)},
         training={
             **resident,
-            "gathered parameters": 2 * min(GATHERED, parameters) / GIB,
+            **({"adapters": adapters} if row.adapter else {"gathered parameters": 2 * min(GATHERED, parameters) / GIB}),
             "activations": sequences * (checkpoints + layer),
             "logits": sequences * tokens * model.vocabulary * LOGIT_BYTES / GIB,
         },
-        host=HOST_BYTES * parameters * (1 + critics) / nodes / GIB,
+        host=0.0 if row.adapter else HOST_BYTES * parameters * (1 + critics) / nodes / GIB,
         gpu_gib=gpu_gib,
     )
 
@@ -123,13 +140,15 @@ def main() -> int:
     parser.add_argument("--experiment", required=True)
     parser.add_argument("--gpus", type=int, default=None, help="cards of a node (default: what the experiment takes)")
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--gpu-gib", type=float, default=None, help="memory of a card (default: nvidia-smi's, else 80)")
+    parser.add_argument(
+        "--gpu-gib", type=float, default=None, help="memory of a card (default: nvidia-smi's, else the listed one)"
+    )
     arguments = parser.parse_args()
     row = experiment(arguments.experiment)
-    gpus = row.model.gpus if arguments.gpus is None else arguments.gpus
+    gpus = row.gpus if arguments.gpus is None else arguments.gpus
     if gpus < 1:
         raise BadInput(f"{row.name} runs on the CPU: nothing to plan; --gpus N plans for cards")
-    gpu_gib = arguments.gpu_gib or installed_gpu_gib() or 80.0
+    gpu_gib = arguments.gpu_gib or installed_gpu_gib() or float(row.card_gib)
     print("\n".join(memory_plan(row, gpus, arguments.nodes, gpu_gib).lines()))
     print(check_memory(row, gpus, arguments.nodes, gpu_gib))
     return 0

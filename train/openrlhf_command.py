@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.experiments import TEMPERATURE, Experiment
+from train.memory_plan import ADAPTER_RANK, engine_share
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REWARD_FILE = REPOSITORY / "reward" / "openrlhf_reward.py"
+AGENT_FILE = REPOSITORY / "train" / "agent.py"
+ADAPTER_FLAGS = ["--ds.lora.rank", str(ADAPTER_RANK), "--ds.lora.alpha", str(ADAPTER_RANK)]  # of all linear layers
 REFERENCE_VARIABLE = "OPENRLHF_REFERENCE"
+EPISODE_REWARD_VARIABLE = "FTRL_EPISODE_REWARD"
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def build_flags(row: Experiment, launch: Launch) -> list[str]:
     scale = row.scale
     flags = [
         "--actor.model_name_or_path", launch.policy,
-        "--reward.remote_url", str(REWARD_FILE),
+        *(["--train.agent_func_path", str(AGENT_FILE)] if row.episode else ["--reward.remote_url", str(REWARD_FILE)]),
         "--data.prompt_dataset", launch.prompts, "--data.input_key", "prompt", "--data.label_key", "label",
         "--data.max_len", str(scale.max_prompt + scale.max_response),
         "--data.max_samples", str(launch.samples),
@@ -65,12 +69,14 @@ def build_flags(row: Experiment, launch: Launch) -> list[str]:
         *_optimizer("actor", scale.learning_rate),
         "--actor.eps_clip", "0.2", "--actor.eps_clip_low_high", "0.2", "0.2", "--actor.dual_clip", "3.0",
         "--actor.loss_agg_mode", "seq-mean-token-mean", "--actor.entropy_coef", "0.001",
-        "--ckpt.output_dir", str(launch.out / "checkpoint"),
+        "--ckpt.output_dir", str(launch.out / ("adapter" if row.adapter else "checkpoint")),
         "--logger.tensorboard_dir", str(launch.out / "openrlhf" / "tensorboard"),
         "--logger.wandb.run_name", "steps",
     ]  # fmt: skip
     if row.algorithm == "ppo":
         flags += ["--critic.model_name_or_path", launch.policy, *_optimizer("critic", 10 * scale.learning_rate)]
+    if row.adapter:
+        flags += ADAPTER_FLAGS
     flags += [*row.flags, *_state_flags(launch), *_machine_flags(row, launch)]
     return flags
 
@@ -100,9 +106,12 @@ def _machine_flags(row: Experiment, launch: Launch) -> list[str]:
         "--vllm.num_engines", str(cards * launch.nodes), "--vllm.tensor_parallel_size", "1", "--vllm.enable_prefix_caching",
     ]  # fmt: skip
     if launch.gpus:
+        # an adapter's weights are sent merged, which needs whole layers on a card (train/openrlhf_lora.py)
+        sharding = ["--ds.zero_stage", "2"] if row.adapter else ["--ds.zero_stage", "3", "--ds.adam_offload"]
         return [
-            *flags, "--vllm.sync_backend", "nccl", "--vllm.gpu_memory_utilization", "0.6", "--vllm.enable_sleep",
-            "--ds.enable_sleep", "--ds.zero_stage", "3", "--ds.param_dtype", "bf16", "--ds.adam_offload",
+            *flags, "--vllm.sync_backend", "nccl", "--vllm.enable_sleep",
+            "--vllm.gpu_memory_utilization", str(engine_share(cards * launch.nodes)),
+            "--ds.enable_sleep", *sharding, "--ds.param_dtype", "bf16",
             "--ds.attn_implementation", "flash_attention_2", "--ds.packing_samples", "--actor.gradient_checkpointing_enable",
         ]  # fmt: skip
     return [
@@ -111,20 +120,27 @@ def _machine_flags(row: Experiment, launch: Launch) -> list[str]:
 
 
 def reward_environment(row: Experiment, control: str, seed: int) -> dict[str, str]:
-    """The reward's settings, as the rollout processes read them (reward/openrlhf_reward.py). `control` overrides the row's."""
-    return {
+    """The reward's settings, as the rollout processes read them (reward/openrlhf_reward.py, and train/agent.py for
+    episodes). `control` overrides the row's.
+    """
+    settings = {
         "FTRL_REWARD_VARIANT": row.variant,
         "FTRL_REWARD_MATCH": row.match,
         "FTRL_REWARD_CONTROL": control or row.control,
         "FTRL_REWARD_SEED": str(seed),
     }
+    return settings | ({EPISODE_REWARD_VARIABLE: row.episode} if row.episode else {})
 
 
 def build_command(flags: Sequence[str], launch: Launch, environment: Mapping[str, str]) -> list[str]:
-    """The entry point on GPUs; the same one through the compatibility module on a CPU, or submitted to a Ray cluster."""
+    """The entry point on GPUs, behind what adapters or a held reference need; the same one through the compatibility module on
+    a CPU, or submitted to a Ray cluster.
+    """
     module = "train.openrlhf_on_cpu"
     if launch.gpus:
         module = "train.openrlhf_reference" if launch.reference else "openrlhf.cli.train_ppo_ray"
+        if ADAPTER_FLAGS[0] in flags:
+            module = "train.openrlhf_lora"
     if not launch.ray_address:
         return [sys.executable, "-m", module, *flags]
     runtime = json.dumps(

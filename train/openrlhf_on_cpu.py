@@ -16,6 +16,7 @@ imported, so that processes which never need torch do not pay for it.
 | `openrlhf.utils.distributed_util` | NCCL broadcast of weights to vLLM | vLLM's `StatelessProcessGroup`, weights as bytes |
 | `vllm.engine.arg_utils` | bfloat16, OpenRLHF's worker extension | float32 (rollout and trainer then agree), `vllm_cpu_worker.py` |
 | `vllm._custom_ops` | - | no packed weights in linear layers, so that synchronised weights take effect |
+| `openrlhf.trainer.ray.ppo_actor` | - (`train/openrlhf_lora.py` on GPUs, for adapters) | weights with adapters reach vLLM merged |
 | `flash_attn` | fused cross-entropy | hidden, so that OpenRLHF takes its torch path |
 
 What this is not: a way to train large models. It is the real trainer with real weight sync, made for models of a few million
@@ -57,7 +58,11 @@ ENVIRONMENT = {
 # KV cache of the rollout engine: room for this many sequences of full length, within these bounds
 KV_SEQUENCES = 128
 KV_BYTES = (64 * 1024**2, 2 * 1024**3)
-PASSED_ON = ("FTRL_REWARD_", "TOOL_SANDBOX_")  # settings of the reward and the sandbox, read in the rollout process
+PASSED_ON = (
+    "FTRL_REWARD_",
+    "FTRL_EPISODE_",
+    "TOOL_SANDBOX_",
+)  # settings of the reward and the sandbox, read in the rollout process
 
 
 class CpuDevice(str):
@@ -173,26 +178,35 @@ def _adapt_linear_layers(module: Any) -> None:
     module._supports_onednn = False
 
 
-ADAPTATIONS: dict[str, Callable[[Any], None]] = {
+def _adapt_adapters(module: Any) -> None:
+    from train.openrlhf_lora import send_merged_weights
+
+    send_merged_weights(module)
+
+
+Adaptations = dict[str, Callable[[Any], None]]
+ADAPTATIONS: Adaptations = {
     "torch": _adapt_torch,
     "torch.distributed.device_mesh": _adapt_device_mesh,
     "deepspeed.comm.torch": _adapt_deepspeed_communication,
     "openrlhf.utils.utils": _adapt_dtype,
     "openrlhf.utils.deepspeed.deepspeed_utils": _adapt_deepspeed_configuration,
     "openrlhf.utils.distributed_util": _adapt_weight_sync,
+    "openrlhf.trainer.ray.ppo_actor": _adapt_adapters,
     "vllm.engine.arg_utils": _adapt_engine_arguments,
     "vllm._custom_ops": _adapt_linear_layers,
 }
 
 
-class _AdaptAfterImport(importlib.abc.MetaPathFinder):
+class AdaptAfterImport(importlib.abc.MetaPathFinder):
     """Finds a module as Python would, and runs its adaptation right after its own code."""
 
-    def __init__(self) -> None:
+    def __init__(self, adaptations: Adaptations) -> None:
+        self.adaptations = adaptations
         self.searching: set[str] = set()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name not in ADAPTATIONS or name in self.searching:
+        if name not in self.adaptations or name in self.searching:
             return None
         self.searching.add(name)
         try:
@@ -206,7 +220,7 @@ class _AdaptAfterImport(importlib.abc.MetaPathFinder):
 
         def exec_module(module: types.ModuleType) -> None:
             execute(module)
-            ADAPTATIONS[name](module)
+            self.adaptations[name](module)
 
         loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -214,13 +228,13 @@ class _AdaptAfterImport(importlib.abc.MetaPathFinder):
 
 def install() -> None:
     """Adapt this process; once, and only where CUDA is absent. Ray calls it first in every worker."""
-    if any(isinstance(finder, _AdaptAfterImport) for finder in sys.meta_path) or _has_cuda():
+    if any(isinstance(finder, AdaptAfterImport) for finder in sys.meta_path) or _has_cuda():
         return
     compiled_part = types.ModuleType("flash_attn_2_cuda")
     compiled_part.__spec__ = importlib.machinery.ModuleSpec("flash_attn_2_cuda", loader=None)
     sys.modules["flash_attn_2_cuda"] = compiled_part
     sys.modules["flash_attn.ops.triton.cross_entropy"] = None  # type: ignore[assignment]
-    sys.meta_path.insert(0, _AdaptAfterImport())
+    sys.meta_path.insert(0, AdaptAfterImport(ADAPTATIONS))
     for name, adapt in ADAPTATIONS.items():
         if name in sys.modules:
             adapt(sys.modules[name])

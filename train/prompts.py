@@ -78,5 +78,58 @@ def render_prompt(
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def feedback_text(tokenizer: Any, tool_messages: Sequence[Mapping[str, Any]], thinking: bool) -> str:
+    """What the template writes after an assistant's turn: its end-of-turn token, the tools' messages, the next turn opened.
+
+    For playing an episode token by token: this text is appended to the turn's own tokens, which are never rendered again.
+    Raises BadInput if the template does not write a turn's content as it is.
+    """
+    conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _TURN}, *tool_messages]
+    _, turn, feedback = render_prompt(tokenizer, conversation, [], thinking).partition(_TURN)
+    if not turn:
+        raise BadInput("the chat template does not show an assistant's content: episodes cannot be played with it")
+    return feedback
+
+
+def check_feedback(tokenizer: Any, name: str, thinking: bool) -> None:
+    """Raises BadInput unless `feedback_text` is how a whole conversation with tools, calls and thinking goes on."""
+    whole = render_prompt(tokenizer, _probe(thinking), _PROBE_TOOLS, thinking)
+    if not whole.endswith(feedback_text(tokenizer, _probe(thinking)[2:], thinking)):
+        raise BadInput(
+            f"{name}: its chat template renders tool feedback by what came before: episodes cannot be played with it"
+        )
+
+
+def dropped_when_rendered_again(tokenizer: Any, thinking: bool) -> str:
+    """What the template leaves out of an opened turn once the conversation has gone on; empty if it only appends.
+
+    Qwen3 without thinking opens a turn with an empty thinking block and leaves it out of every earlier turn. Rendered
+    prompts (collection, evaluation) then lack it, and an episode played token by token keeps it.
+    """
+    probe = _probe(thinking)
+    opened = render_prompt(tokenizer, probe[:1], _PROBE_TOOLS, thinking)
+    longer = render_prompt(tokenizer, probe, _PROBE_TOOLS, thinking)
+    same = next(
+        (place for place, pair in enumerate(zip(opened, longer, strict=False)) if pair[0] != pair[1]), len(opened)
+    )
+    return opened[same:]
+
+
+_TURN = "Turn-3c9e"
+_PROBE_TOOLS = [
+    {"type": "function", "function": {"name": "probe", "description": "?", "parameters": {"type": "object"}}}
+]
+
+
+def _probe(thinking: bool) -> list[dict[str, Any]]:
+    """A question, a turn with content (and thinking) and two calls, and the answers of both."""
+    call = {"type": "function", "function": {"name": "probe", "arguments": {}}}
+    turn: dict[str, Any] = {"role": "assistant", "content": _TURN, "tool_calls": [call, call]}
+    if thinking:
+        turn["reasoning_content"] = "Thought"
+    answers = [{"role": "tool", "name": "probe", "content": content} for content in ("one", "two")]
+    return [{"role": "user", "content": "?"}, turn, *answers]
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,8 +1,9 @@
 """Trajectories -> the RL dataset that OpenRLHF reads: the bare question and every prefix that ends in tool feedback.
 
-Inputs: `trajectories.jsonl` of train.collect_trajectories, the tokenizer of the model that will be trained.
-Outputs: --out (JSONL; `prompt`: rendered text, `label`: JSON string with id, codes, unsolved_set, solve_rate, answer,
-`template_sha256`: of the chat template) and beside it `<out's stem>.summary.json` with what was kept and what was dropped, by reason.
+Inputs: `trajectories.jsonl` of train.collect_trajectories, the tokenizer of the model that will be trained. Experiments on whole
+episodes (`-episode`, `-outcome`) play online and need bare questions only: --environments FILE instead of --trajectories.
+Outputs: --out (JSONL; `prompt`: rendered text, `label`: JSON string with id, codes, unsolved_set, solve_rate, answer
+(and thinking, for episodes), `template_sha256`: of the chat template) and beside it `<out's stem>.summary.json` with what was kept and what was dropped, by reason.
 
 The bare question of an environment comes once, however many episodes were played. Prompts over the limit are dropped and
 counted (the trainer would cut them on the left, which loses the tool documents), the order is shuffled by the seed, and the
@@ -29,8 +30,15 @@ from tqdm import tqdm
 
 from env_construction.jsonl import BadInput, file_sha256, run_main, write_jsonl
 from env_construction.schema import Environment
-from train.collect_trajectories import prefix_environments, read_trajectories
-from train.prompts import load_tokenizer, render_prompt, require_thinking, template_sha256
+from train.collect_trajectories import load_environments, prefix_environments, read_trajectories
+from train.prompts import (
+    check_feedback,
+    dropped_when_rendered_again,
+    load_tokenizer,
+    render_prompt,
+    require_thinking,
+    template_sha256,
+)
 
 
 @dataclass
@@ -47,8 +55,8 @@ class PromptCounts:
     kept_questions: int = 0
 
 
-def prompt_label(state: Environment) -> str:
-    """What the reward needs of a state, as one JSON string (OpenRLHF's labels are strings)."""
+def prompt_label(state: Environment, **more: bool) -> str:
+    """What the reward needs of a state, and `more`, as one JSON string (OpenRLHF's labels are strings)."""
     return json.dumps(
         {
             "id": state.id,
@@ -56,6 +64,7 @@ def prompt_label(state: Environment) -> str:
             "unsolved_set": state.unsolved_set,
             "solve_rate": state.solve_rate,
             "answer": state.answer,
+            **more,
         },
         ensure_ascii=False,
     )
@@ -81,6 +90,13 @@ def training_states(
     return states
 
 
+def bare_questions(environments: Iterable[Environment], counts: PromptCounts) -> list[tuple[Environment, bool]]:
+    """The start of every environment, for playing whole episodes; in the shape of `training_states`."""
+    states = [(environment, True) for environment in environments]
+    counts.prefixes = len(states)
+    return states
+
+
 def make_prompts(
     states: list[tuple[Environment, bool]],
     tokenizer: Any,
@@ -91,16 +107,21 @@ def make_prompts(
     rollout_batch: int,
     max_prompts: int | None,
     seed: int,
+    episodes: bool = False,
 ) -> list[dict[str, Any]]:
-    """The rows of the prompt file, in training order. Raises BadInput if not even one rollout batch is left."""
+    """The rows of the prompt file, in training order. Raises BadInput if not even one rollout batch is left.
+
+    `episodes`: the prompts are the starts of whole episodes, whose labels say in which mode they are played.
+    """
     template = template_sha256(tokenizer)
+    more = {"thinking": thinking} if episodes else {}
     fitting: list[tuple[dict[str, Any], bool]] = []
     for state, bare in tqdm(states, desc="render", unit="prompt", disable=None):
         prompt = render_prompt(tokenizer, state.messages, state.openai_tools(), thinking)
         if len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) > max_prompt_tokens:
             counts.over_long += 1
             continue
-        fitting.append(({"prompt": prompt, "label": prompt_label(state), "template_sha256": template}, bare))
+        fitting.append(({"prompt": prompt, "label": prompt_label(state, **more), "template_sha256": template}, bare))
     random.Random(f"{seed}:0:rl_prompts").shuffle(fitting)
     wanted = len(fitting) if max_prompts is None else min(max_prompts, len(fitting))
     counts.over_max_prompts = len(fitting) - wanted
@@ -119,7 +140,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.rl_prompts"
     )
-    parser.add_argument("--trajectories", required=True, help="trajectories.jsonl of train.collect_trajectories")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trajectories", default="", help="trajectories.jsonl of train.collect_trajectories")
+    source.add_argument(
+        "--environments",
+        default="",
+        help="environments, JSONL: their bare questions, for experiments on whole episodes",
+    )
     parser.add_argument("--tokenizer", required=True, help="folder of the model to be trained")
     parser.add_argument("--out", required=True, help="prompt file to write, JSONL")
     parser.add_argument("--max-prompt-tokens", type=int, default=16384)
@@ -136,8 +163,13 @@ def main() -> int:
     tokenizer = load_tokenizer(arguments.tokenizer)
     require_thinking(tokenizer, arguments.tokenizer, arguments.thinking)
     counts = PromptCounts()
+    if arguments.environments:
+        check_feedback(tokenizer, arguments.tokenizer, arguments.thinking)
+        states = bare_questions(load_environments(arguments.environments), counts)
+    else:
+        states = training_states(read_trajectories(arguments.trajectories), counts)
     rows = make_prompts(
-        training_states(read_trajectories(arguments.trajectories), counts),
+        states,
         tokenizer,
         counts,
         thinking=arguments.thinking,
@@ -145,6 +177,7 @@ def main() -> int:
         rollout_batch=arguments.rollout_batch,
         max_prompts=arguments.max_prompts,
         seed=arguments.seed,
+        episodes=bool(arguments.environments),
     )
     out = Path(arguments.out)
     write_jsonl(out, rows)
@@ -156,8 +189,12 @@ def main() -> int:
         "thinking": arguments.thinking,
         "seed": arguments.seed,
         "template_sha256": template_sha256(tokenizer),
-        "trajectories_sha256": file_sha256(arguments.trajectories),
     }
+    if arguments.environments:
+        summary["environments_sha256"] = file_sha256(arguments.environments)
+        summary["dropped_when_rendered_again"] = dropped_when_rendered_again(tokenizer, arguments.thinking)
+    else:
+        summary["trajectories_sha256"] = file_sha256(arguments.trajectories)
     summary_path = out.with_name(out.stem + ".summary.json")
     summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(
@@ -165,6 +202,11 @@ def main() -> int:
         f"({counts.repeated_questions} repeated questions, {counts.over_long} over-long, {counts.over_max_prompts} over "
         f"--max-prompts, {counts.trimmed} trimmed); counts in {summary_path}"
     )
+    if summary.get("dropped_when_rendered_again"):
+        print(
+            f"note: this template leaves {summary['dropped_when_rendered_again']!r} out of earlier turns when it renders a prompt; "
+            "episodes keep it, since it stood before the turn when that was sampled"
+        )
     return 0
 
 

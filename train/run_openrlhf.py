@@ -1,7 +1,7 @@
 """From an experiment's name, a policy and a prompt file to a trained checkpoint: runs OpenRLHF's trainer for one epoch.
 
 Inputs: --experiment (train/experiments.py), --policy-dir (checkpoint, or hub name), --prompts (of train.rl_prompts).
-Outputs in --out: `checkpoint/` (Hugging Face format, with tokenizer and template), `train_log.jsonl` (one row a step: all that
+Outputs in --out: `checkpoint/` (Hugging Face format, with tokenizer and template; `adapter/` beside it for `-lora`), `train_log.jsonl` (one row a step: all that
 OpenRLHF logs, `reward_seconds` spent running calls and their `reward_share` of the step), `openrlhf/` (its whole output, the
 command, TensorBoard files), and `done.json` at the very end.
 
@@ -37,6 +37,7 @@ from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_conf
 from train.experiments import TEMPERATURE, Experiment, experiment
 from train.health_watch import HealthWatch
 from train.memory_plan import check_memory, installed_gpu_gib
+from train.merge_adapter import merge_adapter
 from train.openrlhf_command import REFERENCE_VARIABLE, Launch, build_command, build_flags, reward_environment
 from train.prompts import load_tokenizer, require_thinking, template_sha256
 from train.training_log import drop_steps_after, read_status, saved_step, telling_lines
@@ -141,7 +142,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
     """Where and how, from the command line. Paths are absolute: Ray's workers have working directories of their own."""
-    gpus = row.model.gpus if arguments.gpus is None else arguments.gpus
+    gpus = row.gpus if arguments.gpus is None else arguments.gpus
     reference = ""
     if arguments.reference == "base":
         reference = _absolute(arguments.base_policy or row.model.start)
@@ -187,6 +188,19 @@ def check(row: Experiment, launch: Launch) -> None:
     for number, prompt in read_jsonl(launch.prompts):
         if prompt.get("template_sha256", template) != template:
             raise BadInput(f"{launch.prompts}:{number}: rendered with another chat template than {launch.policy} has")
+        if row.episode and _thinking_of(prompt["label"]) is not row.thinking:
+            raise BadInput(
+                f"{launch.prompts}:{number}: {row.name} plays whole episodes: expected prompts of train.rl_prompts --environments"
+                f"{' --thinking' if row.thinking else ', without --thinking'}"
+            )
+
+
+def _thinking_of(label: str) -> Any:
+    """The mode in a label for episodes; None in a label of another kind."""
+    try:
+        return json.loads(label).get("thinking")
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def main() -> int:
@@ -219,6 +233,8 @@ def main() -> int:
     started = time.monotonic()
     watch = HealthWatch(expect_spread=environment["FTRL_REWARD_CONTROL"] != "constant")
     rows = train(command, environment, out, arguments.epoch, launch.samples // row.scale.rollout_batch, watch)
+    if row.adapter:
+        merge_adapter(launch.policy, out / "adapter", out / "checkpoint")
     seconds = time.monotonic() - started
     stepping = sum(found.get("timing/step_total") or 0.0 for found in rows)
     rewarding = sum(found.get("reward_seconds") or 0.0 for found in rows)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from env_construction.jsonl import BadInput
+from reward.episode_rewards import EPISODE_REWARDS
 from train.experiments import ABLATIONS, ALGORITHMS, MODELS, experiment, main, matrix
 
 
@@ -36,6 +37,22 @@ def test_ablations_combine() -> None:
     assert (row.algorithm, row.variant, row.match, row.thinking) == ("reinforce++-baseline", "solve_pr", "strict", True)
 
 
+@pytest.mark.parametrize(("name", "reward"), [("episode", "turns"), ("outcome", "answer"), ("outcome-f1", "solve_f1")])
+def test_whole_episodes_by_name(name: str, reward: str) -> None:
+    assert experiment(f"qwen3-8b-plain-grpo-{name}").episode == reward in EPISODE_REWARDS
+    both = experiment(f"qwen3-8b-plain-grpo-{name}-lora-strict")
+    assert (both.episode, both.adapter, both.match) == (reward, "lora", "strict")
+    with pytest.raises(BadInput, match="unknown experiment"):
+        experiment(f"qwen3-8b-plain-grpo-{name}-episode")
+
+
+def test_adapters_take_one_card_and_a_higher_rate() -> None:
+    plain, lora = experiment("qwen3-8b-plain-grpo"), experiment("qwen3-8b-plain-grpo-lora")
+    assert (plain.gpus, lora.gpus, experiment("tiny-plain-grpo-lora").gpus) == (8, 1, 0)
+    assert lora.scale.learning_rate == pytest.approx(10 * plain.scale.learning_rate)
+    assert 0 < lora.gpu_hours() < plain.gpu_hours()
+
+
 def test_thinking_is_refused_where_the_model_has_none() -> None:
     with pytest.raises(BadInput, match="no thinking mode"):
         experiment("qwen2.5-7b-thinking-grpo")
@@ -52,6 +69,7 @@ def test_the_list_is_readable_by_programs(monkeypatch: pytest.MonkeyPatch, capsy
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["name"] for row in rows] == [row.name for row in matrix()]
     assert all((row["gpu_hours"] > 0) != (row["cpu_minutes"] > 0) for row in rows)
+    assert all((row["gpus"] > 0) == (row["card_gib"] > 0) == (row["gpu_hours"] > 0) for row in rows)
 
 
 def test_cost_grows_with_the_model_and_is_zero_on_the_cpu() -> None:

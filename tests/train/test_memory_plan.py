@@ -4,7 +4,7 @@ import pytest
 
 from env_construction.jsonl import BadInput
 from train.experiments import MODELS, experiment
-from train.memory_plan import check_memory, longest_sequence, memory_plan
+from train.memory_plan import adapter_parameters, check_memory, longest_sequence, memory_plan
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,22 @@ def test_shapes_give_the_published_numbers_of_parameters(name: str, millions: fl
 @pytest.mark.parametrize("name", ["qwen2.5-14b-plain-grpo", "qwen3-14b-thinking-reinforce++", "qwen3-4b-plain-rloo"])
 def test_the_papers_hardware_holds_its_runs_by_estimate(name: str) -> None:
     assert "full" in check_memory(experiment(name), 8, 1, 80)
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "tiny"])
+def test_a_run_fits_on_the_cards_that_the_list_names(model: str) -> None:
+    for ablation in ("", "-lora"):
+        row = experiment(f"{model}-plain-grpo{ablation}")
+        assert longest_sequence(row, row.gpus, 1, row.card_gib) == row.scale.max_prompt + row.scale.max_response
+
+
+def test_adapters_leave_the_host_alone_and_keep_both_models_on_the_card() -> None:
+    row = experiment("qwen3-8b-plain-grpo-lora")
+    plan = memory_plan(row, 1, 1, 80)
+    assert plan.host == 0
+    assert plan.training["policy"] == plan.training["reference"] == pytest.approx(2 * 8190.7e6 / 1024**3, rel=2e-4)
+    assert adapter_parameters(row) == pytest.approx(87.3e6, rel=1e-3)  # PEFT counts as many: rank 32, all linear layers
+    assert "training" in memory_plan(experiment("qwen3-14b-plain-grpo-lora"), 1, 1, 80).missing
 
 
 def test_sharding_more_widely_needs_less_of_a_card_and_as_much_of_all_hosts() -> None:

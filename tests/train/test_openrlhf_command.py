@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from train.experiments import ALGORITHMS, experiment, matrix
+from train.memory_plan import ADAPTER_RANK
 from train.openrlhf_command import Launch, build_command, build_flags, reward_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def launch(name: str, **changes: Any) -> Launch:
     row = experiment(name)
     values = {"policy": f"models/{row.model.name}", "prompts": "prompts.jsonl", "out": Path("out"), "samples": 512}
-    return Launch(**{**values, "seed": 1, "gpus": row.model.gpus, **changes})
+    return Launch(**{**values, "seed": 1, "gpus": row.gpus, **changes})
 
 
 def flags_of(name: str, **changes: Any) -> list[str]:
@@ -61,6 +62,8 @@ def test_openrlhf_parses_every_model_mode_and_algorithm(parsed: dict[str, dict[s
     rows = [experiment(name) for name in parsed if name not in OTHER_LAUNCHES]
     found = {(row.model.name, row.thinking, row.algorithm) for row in rows}
     assert found == {(row.model.name, row.thinking, row.algorithm) for row in matrix()}
+    more = {(row.model.name, row.thinking, bool(row.episode), row.adapter) for row in rows}
+    assert more == {(row.model.name, row.thinking, bool(row.episode), row.adapter) for row in matrix()}
 
 
 def value_at(values: dict[str, Any], path: str) -> Any:
@@ -150,6 +153,24 @@ def test_state_is_saved_and_loaded_only_where_it_is_asked_for(parsed: dict[str, 
     assert (unsaved["save_steps"], unsaved["load_enable"], unsaved["disable_ds"]) == (-1, False, True)
 
 
+def test_episodes_are_played_by_the_agent_within_the_same_lengths(parsed: dict[str, dict[str, Any]]) -> None:
+    found, prefixes = parsed["qwen3-8b-plain-grpo-episode"], parsed["qwen3-8b-plain-grpo"]
+    assert Path(found["train"]["agent_func_path"]) == ROOT / "train" / "agent.py"
+    assert found["reward"]["remote_url"] == ["agent"]
+    assert prefixes["train"]["agent_func_path"] is None
+    assert (found["data"], found["rollout"]) == (prefixes["data"], prefixes["rollout"])
+
+
+def test_adapters_are_parsed_with_whole_layers_on_one_card(parsed: dict[str, dict[str, Any]]) -> None:
+    found = parsed["qwen3-8b-plain-grpo-lora"]
+    assert (found["ds"]["lora"]["rank"], found["ds"]["lora"]["alpha"]) == (ADAPTER_RANK, ADAPTER_RANK)
+    assert found["ds"]["lora"]["target_modules"] == "all-linear"
+    assert (found["ds"]["zero_stage"], found["actor"]["num_gpus_per_node"], found["vllm"]["num_engines"]) == (2, 1, 1)
+    assert found["ckpt"]["output_dir"].endswith("adapter")
+    assert parsed["qwen3-8b-plain-grpo"]["ds"]["lora"]["rank"] == 0
+    assert parsed["one card"]["vllm"]["gpu_memory_utilization"] == found["vllm"]["gpu_memory_utilization"] == 0.4
+
+
 def test_every_card_of_every_node_gets_an_engine(parsed: dict[str, dict[str, Any]]) -> None:
     found = parsed["two nodes"]
     assert (found["actor"]["num_nodes"], found["ref"]["num_nodes"], found["vllm"]["num_engines"]) == (2, 2, 16)
@@ -160,6 +181,9 @@ def test_cpu_goes_through_the_compatibility_module_and_gpus_do_not() -> None:
     assert build_command([], on_cpu, {})[2] == "train.openrlhf_on_cpu"
     assert build_command([], on_gpus, {})[2] == "openrlhf.cli.train_ppo_ray"
     assert build_command([], dataclasses.replace(on_gpus, reference="base"), {})[2] == "train.openrlhf_reference"
+    adapters = flags_of("qwen3-8b-plain-grpo-lora")
+    assert build_command(adapters, on_gpus, {})[2] == "train.openrlhf_lora"
+    assert build_command(adapters, on_cpu, {})[2] == "train.openrlhf_on_cpu"
 
 
 def test_a_cluster_gets_the_rewards_settings_with_the_job() -> None:
@@ -178,4 +202,6 @@ def test_reward_settings_come_from_the_name_and_a_control_overrides_it() -> None
         "FTRL_REWARD_CONTROL": "shuffled",
         "FTRL_REWARD_SEED": "3",
     }
+    outcome = reward_environment(experiment("tiny-plain-grpo-outcome"), "", 3)
+    assert (outcome["FTRL_EPISODE_REWARD"], len(outcome)) == ("answer", len(settings) + 1)
     assert reward_environment(experiment("tiny-plain-grpo-constant"), "", 0)["FTRL_REWARD_CONTROL"] == "constant"

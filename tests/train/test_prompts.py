@@ -7,7 +7,16 @@ import pytest
 from env_construction.jsonl import BadInput
 from reward.scoring import advance, score_turn
 from train.policies import OraclePolicy, PolicyRequest
-from train.prompts import has_thinking, load_tokenizer, render_prompt, require_thinking, template_sha256
+from train.prompts import (
+    check_feedback,
+    dropped_when_rendered_again,
+    feedback_text,
+    has_thinking,
+    load_tokenizer,
+    render_prompt,
+    require_thinking,
+    template_sha256,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +42,30 @@ def test_longer_conversation_only_appends(tokenizer, environments, sandbox) -> N
         assert prompt.startswith(previous)
         assert len(prompt) > len(previous)
         previous = prompt
+
+
+def test_feedback_is_the_end_of_the_longer_rendering(tokenizer, environments, sandbox) -> None:
+    state = environments[3]
+    for turn in range(3):
+        [generation] = OraclePolicy().generate([PolicyRequest(state, state.id, 0, turn, 0)])
+        before, state = state, advance(state, score_turn(state, generation.text, sandbox=sandbox))
+        feedback = feedback_text(tokenizer, state.messages[len(before.messages) + 1 :], False)
+        opened = render_prompt(tokenizer, before.messages, state.openai_tools(), False)
+        assert opened + generation.text + feedback == render_prompt(
+            tokenizer, state.messages, state.openai_tools(), False
+        )
+    check_feedback(tokenizer, "tiny", False)
+    assert dropped_when_rendered_again(tokenizer, False) == ""
+
+
+def test_template_whose_feedback_depends_on_the_past_is_refused(tiny_checkpoint) -> None:
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    tokenizer.chat_template += "{{ messages[1].tool_calls | length if messages[1].tool_calls }}"
+    with pytest.raises(BadInput, match="episodes cannot be played"):
+        check_feedback(tokenizer, "odd", False)
+    tokenizer.chat_template = "{% for message in messages %}{{ message.role }}{% endfor %}"
+    with pytest.raises(BadInput, match="does not show an assistant's content"):
+        check_feedback(tokenizer, "odd", False)
 
 
 def test_no_tools_is_no_tool_section(tokenizer) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from env_construction.jsonl import BadInput, read_jsonl
+from env_construction.schema import write_environments
 from reward.openrlhf_reward import reward_func
 from train import rl_prompts
 from train.collect_trajectories import read_trajectories, trajectory_row
@@ -162,3 +163,31 @@ def test_unsolved_calls_leave_their_prefixes_with_all_unsolved(environments, san
         *(prefix.unsolved_count for prefix in episode.prefixes),
         episode.environment.unsolved_count,
     ]
+
+
+def test_bare_questions_of_environments_for_whole_episodes(
+    monkeypatch, environments, tiny_checkpoint, tmp_path
+) -> None:
+    write_environments(tmp_path / "train.jsonl", environments)
+    line = ("--environments", tmp_path / "train.jsonl", "--tokenizer", tiny_checkpoint, "--rollout-batch", 2)
+    rows, summary = make(monkeypatch, tmp_path / "p.jsonl", *line)
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    expected = {
+        render_prompt(tokenizer, environment.messages, environment.openai_tools(), False): environment
+        for environment in environments
+    }
+    assert {row["prompt"] for row in rows} == expected.keys() and len(rows) == 4
+    for row in rows:
+        label, environment = json.loads(row["label"]), expected[row["prompt"]]
+        assert (label["thinking"], label["id"]) == (False, environment.id)
+        assert label["unsolved_set"] == environment.unsolved_set
+    assert (summary["prefixes"], summary["kept"], summary["kept_questions"]) == (4, 4, 4)
+    assert summary["dropped_when_rendered_again"] == "", "this template only appends"
+
+
+def test_prompts_come_from_trajectories_or_from_environments(monkeypatch, tmp_path, capsys) -> None:
+    for more in ([], ["--trajectories", "a", "--environments", "b"]):
+        monkeypatch.setattr(sys, "argv", ["rl_prompts", "--out", "p", "--tokenizer", "t", *more])
+        with pytest.raises(SystemExit):
+            rl_prompts.main()
+        assert "--environments" in capsys.readouterr().err

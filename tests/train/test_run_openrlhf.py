@@ -160,6 +160,23 @@ def test_prompts_of_another_template_are_refused(
         check(row, make_launch(row, parsed(monkeypatch, arguments(tiny_checkpoint, bad, tmp_path))))
 
 
+def test_episodes_need_prompts_for_episodes_in_the_same_mode(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = experiment("tiny-plain-grpo-outcome")
+    template = template_sha256(load_tokenizer(tiny_checkpoint))
+    line = arguments(tiny_checkpoint, tmp_path / "prompts.jsonl", tmp_path)
+    for label, good in (('{"thinking": false}', True), ('{"thinking": true}', False), ("{}", False), ("torn", False)):
+        rows = [{"prompt": "p", "label": label, "template_sha256": template}] * 16
+        write_jsonl(tmp_path / "prompts.jsonl", rows)
+        launch = make_launch(row, parsed(monkeypatch, line))
+        if good:
+            check(row, launch)
+            continue
+        with pytest.raises(BadInput, match=r"prompts\.jsonl:1: tiny-plain-grpo-outcome plays whole episodes"):
+            check(row, launch)
+
+
 def test_fewer_prompts_than_a_rollout_batch_are_refused(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

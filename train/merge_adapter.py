@@ -1,0 +1,60 @@
+"""A LoRA adapter and the model that it was trained on -> a whole checkpoint, for collection, evaluation and the next epoch.
+
+Inputs: --base (checkpoint folder or hub name), --adapter (PEFT folder as OpenRLHF saves it, with the tokenizer).
+Output: --out, a checkpoint folder in the base's precision, with tokenizer and chat template.
+
+Example:
+    python -m train.merge_adapter --base Qwen/Qwen3-8B --adapter outputs/lora/epoch1/adapter --out outputs/lora/epoch1/checkpoint
+
+`train.run_openrlhf` does this by itself at the end of an epoch of a `-lora` experiment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from env_construction.jsonl import BadInput, run_main
+
+
+def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> None:
+    """Write `base` with `adapter` merged into it to `out`, through a temporary name. Raises BadInput if it does not fit."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    adapter, out = Path(adapter), Path(out)
+    configuration = adapter / "adapter_config.json"
+    if not configuration.is_file():
+        raise BadInput(f"{adapter}: expected a LoRA adapter, there is no adapter_config.json")
+    rank = json.loads(configuration.read_text(encoding="utf-8")).get("r")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(base), dtype="auto")
+        merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{adapter}: the adapter (rank {rank}) does not fit {base}: {first}") from None
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    merged.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(str(adapter)).save_pretrained(partial)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.replace(out)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.merge_adapter"
+    )
+    parser.add_argument("--base", required=True, help="the model that the adapter was trained on: folder or hub name")
+    parser.add_argument("--adapter", required=True, help="PEFT folder")
+    parser.add_argument("--out", required=True, help="checkpoint folder to write")
+    arguments = parser.parse_args()
+    merge_adapter(arguments.base, arguments.adapter, arguments.out)
+    print(f"wrote {arguments.out}: {arguments.base} with {arguments.adapter} merged")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
