@@ -1,0 +1,276 @@
+"""General benchmarks: MMLU, BBH, GSM8K, MATH, HumanEval, MBPP - does training for tools cost anything elsewhere?
+
+Inputs: a policy, and the benchmarks from the hub or from a folder (eval/general_tasks.py: prompts, examples, layout). Outputs, in --out:
+`results.jsonl` (one row a problem; id = benchmark/subset/number), `summary.json`, `faults.jsonl`, `configuration.json`. Resumable by
+(id, trial). All benchmarks run in one process, on one loaded model, in the same batches.
+
+Columns of a row
+- `correct`: the answer that the text arrives at, found as people find it (eval/answer_rules.py, eval/code_answers.py)
+- `strict`: only an answer in the form that the benchmark asks for: lm-eval's own filter and metric for MMLU (the first line is the letter), BBH ("the
+  answer is X.") and GSM8K (`#### 18`); the last `\\boxed{}` for MATH; the first fenced block for HumanEval and MBPP
+- `published`: the one answer rule in the authors' code, which has no grader for these benchmarks: the gold answer is a substring of all that the
+  model wrote, thinking included, case and commas aside. None where a substring says nothing (a letter, a program).
+Thinking is stripped before `correct` and `strict`; thinking that nothing closes is an empty answer (failure `unclosed_thinking`). A model that thinks
+needs room: give `--max-new-tokens 8192` with `--thinking`.
+
+Programs that a model wrote run in the sandbox, never in this process. `mean_of_tasks` in the summary is the plain mean of the benchmarks' accuracies;
+`metrics` are over all problems, of which MMLU has half.
+
+Example:
+    python -m eval.general --policy hf:outputs/cpu/start --out outputs/cpu/eval/start/general --limit 100
+    python -m eval.general --policy vllm:Qwen/Qwen3-8B --thinking --max-new-tokens 8192 --data data/general --out outputs/qwen3/general
+
+Source: paper/README.md, "Evaluation" (general) and claim 4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from env_construction.jsonl import BadInput, run_main
+from env_construction.matching import answer_in_text
+from env_construction.tool_sandbox import SandboxFault, ToolSandbox, shared_sandbox
+from eval import code_answers
+from eval.answer_rules import (
+    as_number,
+    choice_letter,
+    final_expression,
+    final_number,
+    last_boxed,
+    same_expression,
+    same_short_answer,
+    short_answer,
+    split_thinking,
+)
+from eval.general_tasks import BENCHMARKS, HUB, Problem, find_subsets, load_problems
+from eval.results import LEVEL, case_values, resampled_means
+from eval.suite import GameFault, conversation, play_games, run_suite, suite_parser
+from train.policies import Generation, Policy
+from train.prompts import render_prompt
+
+SUITE = "general"
+METRICS = ("correct", "strict", "published", "completion_tokens")
+
+
+@dataclass(frozen=True)
+class Grade:
+    """`answer`: what was found in the text, "" if nothing; `failure`: why it does not count, "" if it does."""
+
+    correct: bool
+    strict: bool
+    published: bool | None
+    answer: str
+    failure: str
+
+
+def gold_answer(problem: Problem) -> str:
+    """The gold answer as a person would write it: a letter, a number, an expression; of a program, the names that are tested."""
+    if problem.benchmark == "gsm8k":
+        return problem.target.rpartition("####")[2].strip()
+    if problem.benchmark == "math":
+        return last_boxed(str(problem.doc["solution"])) or problem.target
+    if problem.benchmark in ("humaneval", "mbpp"):
+        return ", ".join(_program(problem).names)
+    return problem.target.strip()
+
+
+def _program(problem: Problem) -> code_answers.Problem:
+    read = code_answers.human_eval_problem if problem.benchmark == "humaneval" else code_answers.mbpp_problem
+    return read(problem.doc)
+
+
+def grade(problem: Problem, raw: str, sandbox: ToolSandbox, thinking_opened: bool = False) -> Grade:
+    """Grade what a model wrote. Raises SandboxFault if a program could not be run for no fault of its own."""
+    text, unclosed = split_thinking(raw, thinking_opened)
+    gold = gold_answer(problem)
+    if problem.benchmark in ("humaneval", "mbpp"):
+        found = _grade_program(_program(problem), text, sandbox)
+    else:
+        answer, correct = _answer(problem.benchmark, gold, text)
+        strict = problem.stock_score(text)
+        if strict is None:
+            boxed = last_boxed(text)
+            strict = boxed is not None and same_expression(gold, boxed)
+        failure = "" if correct else "wrong" if answer else "no_answer"
+        published = None if problem.benchmark == "mmlu" else answer_in_text(gold, raw, "published")
+        found = Grade(correct, strict, published, answer or "", failure)
+    if unclosed:
+        return Grade(False, False, found.published, "", "unclosed_thinking")
+    return found
+
+
+def _answer(benchmark: str, gold: str, text: str) -> tuple[str | None, bool]:
+    """`(the answer found, whether it is right)`."""
+    if benchmark == "mmlu":
+        letter = choice_letter(text)
+        return letter, letter == gold
+    if benchmark == "gsm8k" or (benchmark == "bbh" and as_number(gold) is not None):
+        number = final_number(text)
+        return None if number is None else str(number), number is not None and number == as_number(gold)
+    if benchmark == "math":
+        expression = final_expression(text)
+        return expression, expression is not None and same_expression(gold, expression)
+    if len(gold) == 3 and gold[0] == "(" and gold[2] == ")":
+        letter = choice_letter(text, "A-R")
+        return letter, letter == gold[1]
+    answer = short_answer(text)
+    return answer, answer is not None and same_short_answer(gold, answer)
+
+
+def _grade_program(program: code_answers.Problem, text: str, sandbox: ToolSandbox) -> Grade:
+    codes = [code_answers.extract_code(text, program, strict) for strict in (False, True)]
+    outcomes: dict[str, tuple[bool, str]] = {}
+    for code in codes:
+        if code is not None and code not in outcomes:
+            outcomes[code] = code_answers.passes(code_answers.program_of(code, program), program, sandbox)
+    correct, happened = outcomes[codes[0]] if codes[0] is not None else (False, "no_answer")
+    strict = codes[1] is not None and outcomes[codes[1]][0]
+    failure = "" if correct else "wrong" if happened in ("ok", "error") else happened
+    return Grade(correct, strict, None, codes[0] or "", failure)
+
+
+class ProblemGame:
+    """One problem in play: one turn."""
+
+    def __init__(self, problem: Problem, trial: int, sandbox: ToolSandbox, thinking_opened: bool) -> None:
+        self.id, self.trial, self.done = problem.id, trial, False
+        self.state = conversation(problem.id, problem.messages)
+        self.problem, self.sandbox, self.thinking_opened = problem, sandbox, thinking_opened
+        self.grade = Grade(False, False, None, "", "too_long")
+        self.said: list[dict[str, str]] = []
+
+    def hear(self, generation: Generation) -> None:
+        """Grade the turn. Raises GameFault if the sandbox failed."""
+        try:
+            self.grade = grade(self.problem, generation.text, self.sandbox, self.thinking_opened)
+        except SandboxFault as error:
+            raise GameFault(f"sandbox: {error}") from None
+        if generation.truncated and self.grade.failure == "no_answer":
+            self.grade = Grade(False, self.grade.strict, self.grade.published, "", "truncated")
+        self.said = [{"role": "assistant", "content": generation.text}]
+        self.done = True
+
+    def row(self, outcome: str) -> dict[str, Any]:
+        return {
+            "task": self.problem.benchmark,
+            "subset": self.problem.subset,
+            "failure": self.grade.failure,
+            "correct": self.grade.correct,
+            "strict": self.grade.strict,
+            "published": self.grade.published,
+            "answer": self.grade.answer[:2000],
+            "gold": gold_answer(self.problem),
+            "transcript": [*self.state.messages, *self.said],
+        }
+
+    def gold_turn(self) -> str:
+        """The reference's answer, in the form that the benchmark asks for."""
+        doc = self.problem.doc
+        if self.problem.benchmark == "humaneval":
+            return f"```python\n{doc['prompt']}{doc['canonical_solution']}\n```"
+        if self.problem.benchmark == "bbh":
+            return f"So the answer is {self.problem.target}."
+        return str(doc["solution"]) if self.problem.benchmark == "math" else self.problem.target
+
+
+def thinking_is_opened(policy: Policy) -> bool:
+    """Whether the policy's own template opens a thinking block at the end of a prompt, so that a turn begins inside it."""
+    tokenizer, thinking = getattr(policy, "tokenizer", None), bool(getattr(policy, "thinking", False))
+    if tokenizer is None:
+        return False
+    return render_prompt(tokenizer, [{"role": "user", "content": "?"}], [], thinking).rstrip().endswith("<think>")
+
+
+def mean_of_tasks(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    """The plain mean of the benchmarks' accuracies, with a 95% bootstrap interval that resamples within each benchmark."""
+    values, draws, n = [], [], 0
+    for place, task in enumerate(BENCHMARKS):
+        cases = case_values([row for row in rows if row["task"] == task], "correct")
+        if not cases:
+            continue
+        sums = np.array([[sum(cases[case])] for case in sorted(cases)])
+        counts = np.array([[float(len(cases[case]))] for case in sorted(cases)])
+        values.append(float(sums.sum() / counts.sum()))
+        draws.append(resampled_means(sums, counts, seed + place)[:, 0])
+        n += len(cases)
+    if not values:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    low, high = np.quantile(np.mean(draws, axis=0), [LEVEL / 2, 1 - LEVEL / 2])
+    return {"value": float(np.mean(values)), "low": float(low), "high": float(high), "n": n}
+
+
+def _prompts_sha256(problems: Sequence[Problem]) -> str:
+    """What was asked, as one hash: data, prompts and examples."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps([problem.id, problem.messages, gold_answer(problem)]).encode("utf-8"))
+    return digest.hexdigest()
+
+
+def parser() -> argparse.ArgumentParser:
+    found = suite_parser(__doc__, "python -m eval.general", data=HUB)
+    found.add_argument(
+        "--tasks", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS), help="default: all six"
+    )
+    return found
+
+
+def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
+    """Play what is left and return the summary. Raises DataMissing, BadInput."""
+    if arguments.limit is not None and arguments.limit < 1:
+        raise BadInput(f"--limit: expected at least 1, got {arguments.limit}")
+    subsets = find_subsets(arguments.data, [name for name in BENCHMARKS if name in arguments.tasks])
+    problems = {problem.id: problem for problem in load_problems(subsets, arguments.limit)}
+    files = sorted({path for subset in subsets for paths in subset.files.values() for path in paths})
+    counts = {name: sum(problem.benchmark == name for problem in problems.values()) for name in BENCHMARKS}
+    coverage = {name: {"n": n, "of": BENCHMARKS[name].size} for name, n in counts.items() if n}
+    sandbox = shared_sandbox()
+
+    def play(loaded: Policy, plays: list[tuple[str, int]], on_row: Any) -> None:
+        opened = thinking_is_opened(loaded)
+        play_games(
+            loaded,
+            plays,
+            lambda case, trial: ProblemGame(problems[case], trial, sandbox, opened),
+            seed=arguments.seed,
+            in_flight=arguments.in_flight,
+            max_turns=1,
+            on_row=on_row,
+        )
+
+    summary = run_suite(
+        arguments,
+        SUITE,
+        case_ids=list(problems),
+        play=play,
+        metrics=METRICS,
+        data_files=files,
+        groups={"by_task": "task", "by_subset": "subset"},
+        settings={
+            "tasks": [name for name in BENCHMARKS if name in arguments.tasks],
+            "prompts_sha256": _prompts_sha256(list(problems.values())),
+        },
+        shown=METRICS[:3],
+        policy=policy,
+        extra=lambda rows: {"mean_of_tasks": mean_of_tasks(rows, arguments.seed), "coverage": coverage},
+    )
+    for name, found in coverage.items():
+        if found["n"] < found["of"]:
+            print(f"{name}: {found['n']} of the {found['of']} published problems")
+    return summary
+
+
+def main() -> int:
+    run(parser().parse_args())
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
