@@ -6,6 +6,7 @@ again, at most `author.tries` times; then the draft is rejected under the rule's
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -53,8 +54,19 @@ class Toolset(BaseModel):
     calls: list[GoldCall]
 
 
+class Topic(BaseModel):
+    """What an environment shall be about: a user's question (its scenario may be unknown), or a domain to write one for."""
+
+    question: str = ""
+    scenario: Scenario | None = None
+    domain: str = ""
+
+
 class Draft(BaseModel):
-    """An environment in the making; each stage fills its own part. `notes` is the author's memory between stages."""
+    """An environment in the making; each stage fills its own part. `notes` is the author's memory between stages.
+
+    `topic` is None where the author chooses what to ask.
+    """
 
     id: str
     seed: int
@@ -67,6 +79,7 @@ class Draft(BaseModel):
     strategies: list[str] = Field(default_factory=lambda: list(STRATEGIES))
     counterfactual: bool = True
     split_relations: bool = False
+    topic: Topic | None = None
     decomposition: Decomposition | None = None
     documents: dict[str, WrittenDocument] = Field(default_factory=dict)
     tools: list[ToolDocument] = Field(default_factory=list)
@@ -92,6 +105,14 @@ class Rejected(Exception):
         self.message = message
 
 
+class AuthorFault(Exception):
+    """The author did not answer, for a reason outside the draft (an endpoint that is down): the draft may be made again."""
+
+
+class BudgetSpent(Exception):
+    """The next request might cost more than what is left. Nothing is broken: raise the budget and run again."""
+
+
 class Author(Protocol):
     """Who writes. `problem` is None at first, then the message of the rule that the former proposal broke."""
 
@@ -111,15 +132,23 @@ class Author(Protocol):
     def instruction(self, draft: Draft) -> str: ...
 
 
+def stage_rng(draft: Draft, stage: str) -> random.Random:
+    """The one source of randomness of a stage."""
+    return random.Random(f"{draft.seed}:{draft.split}:{draft.index}:{draft.attempt}:{stage}")
+
+
 def ask_until_valid(
     author: Author,
     draft: Draft,
     stage: str,
     propose: Callable[[str | None], Proposal],
     check: Callable[[Proposal], None],
+    problem: str | None = None,
 ) -> Proposal:
-    """Ask `propose` until `check` raises no Rejected. Raises the last Rejected; counts repairs in the draft's provenance."""
-    problem: str | None = None
+    """Ask `propose` until `check` raises no Rejected. Raises the last Rejected; counts repairs in the draft's provenance.
+
+    `problem`: what a later look at the stage's former result found wrong with it.
+    """
     for attempt in range(author.tries):
         try:
             proposal = propose(problem)

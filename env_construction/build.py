@@ -1,13 +1,15 @@
 """Build verified environments: all five stages over many indices, in parallel, resumable.
 
-In: nothing but a seed (fact author). Out, in --out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, the same as Parquet with a data set
+In: nothing but a seed (fact author), or questions or domains (LLM author: `llm_author.py`, `llm_build.py`). Out, in --out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, the same as Parquet with a data set
 card, `statistics.json` and figures. The bytes of the data depend on the seed alone, not on --workers and not on being
 killed: environment i is a function of (seed, split, i), lines are written in order, and a second call goes on where the
-first one was.
+first one was. Of an LLM that holds as far as its answers are in the cache; exit code 3 means that its --budget was spent.
 
-Example:
+Examples:
     python -m env_construction.build --author facts --level compact --n-train 300 --n-dev 60 --n-test 100 --seed 1 \
         --workers 2 --out outputs/demo/environments
+    python -m env_construction.build --author llm --base-url http://localhost:8000/v1 --model Qwen/Qwen3-14B \
+        --questions questions.txt --level medium --out outputs/mine/environments
 
 Paper section 3.1 (automated environment construction).
 """
@@ -24,6 +26,7 @@ from typing import Any
 from tqdm import tqdm
 
 from env_construction.author import STRATEGIES, Rejected
+from env_construction.author_options import AUTHORS, add_llm_options, llm_options, make_author, read_topics
 from env_construction.build_progress import SplitProgress
 from env_construction.build_workers import Chunk, ChunkBuilder, Job, Runner, open_runner, summarize
 from env_construction.data_card import write_data_card, write_parquet
@@ -31,10 +34,11 @@ from env_construction.environment_builder import BuildConfiguration
 from env_construction.jsonl import BadInput, keep_configuration, run_main
 from env_construction.levels import LEVELS
 from env_construction.schema import Environment, Split
-from env_construction.stage_runner import make_author
 from env_construction.statistics_figures import draw_figures
 
 CHUNK = 128
+BUDGET_SPENT = 3
+"""Exit code."""
 
 
 def build_split(
@@ -107,11 +111,11 @@ def _statistics(progress: SplitProgress) -> dict[str, Any]:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--author", default="facts", help="who writes (default: facts)")
+    parser.add_argument("--author", default="facts", help=f"who writes: {' or '.join(AUTHORS)} (default: facts)")
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
-    parser.add_argument("--n-train", type=int, default=300, help="training environments (default: 300)")
-    parser.add_argument("--n-dev", type=int, default=60, help="dev environments (default: 60)")
-    parser.add_argument("--n-test", type=int, default=100, help="test environments (default: 100)")
+    parser.add_argument("--n-train", type=int, help="training environments (default: 300; all --questions)")
+    parser.add_argument("--n-dev", type=int, help="dev environments (default: 60; none with --questions)")
+    parser.add_argument("--n-test", type=int, help="test environments (default: 100; none with --questions)")
     parser.add_argument("--seed", type=int, default=1, help="all randomness comes from it (default: 1)")
     parser.add_argument("--workers", type=int, default=1, help="processes, or tasks under way on Ray (default: 1)")
     parser.add_argument(
@@ -131,6 +135,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--no-parquet", action="store_true", help="write JSONL only")
     parser.add_argument("--out", type=Path, required=True, help="output folder")
+    add_llm_options(parser)
     return parser.parse_args(argv)
 
 
@@ -144,9 +149,11 @@ def main() -> int:
         counterfactual=arguments.counterfactual,
         split_relations=arguments.split_relations,
     )
-    sizes: dict[Split, int] = {"train": arguments.n_train, "dev": arguments.n_dev, "test": arguments.n_test}
+    sizes = _sizes(arguments)
     if arguments.workers < 1 or min(sizes.values()) < 0:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
+    if configuration.author == "llm":
+        return _build_with_model(arguments, configuration, sizes)
     make_author(configuration.author)
     keep_configuration(arguments.out, asdict(configuration))
     here = ChunkBuilder(configuration.author)
@@ -155,14 +162,58 @@ def main() -> int:
             split: build_split(configuration, split, count, arguments.out, here, runner)
             for split, count in sizes.items()
         }
+    _publish(arguments, asdict(configuration), statistics)
+    return 0
+
+
+def _sizes(arguments: argparse.Namespace) -> dict[Split, int]:
+    asked: dict[Split, int | None] = {"train": arguments.n_train, "dev": arguments.n_dev, "test": arguments.n_test}
+    usual: dict[Split, int] = {"train": 300, "dev": 60, "test": 100}
+    if arguments.author == "llm" and arguments.questions is not None:
+        named = sum(count or 0 for count in asked.values())
+        questions = len(read_topics(llm_options(arguments, arguments.out)))
+        usual = {"train": max(0, questions - named), "dev": 0, "test": 0}
+    return {split: usual[split] if count is None else count for split, count in asked.items()}
+
+
+def _build_with_model(arguments: argparse.Namespace, configuration: BuildConfiguration, sizes: dict[Split, int]) -> int:
+    # the client library takes a second to import, which the fact author need not pay
+    from env_construction.llm_build import LlmBuild, llm_configuration
+
+    options = llm_options(arguments, arguments.out)
+    run = LlmBuild(configuration, options, arguments.out)
+    settings = asdict(configuration) | llm_configuration(options, sizes)
+    keep_configuration(arguments.out, settings)
+    statistics = run.run(sizes)
+    _publish(arguments, settings, statistics)
+    total = run.author.endpoint.ledger.total
+    print(
+        f"{total.requests} requests, {total.cached} answers from the cache, {total.retries} retries, {total.prompt_tokens} + "
+        f"{total.completion_tokens} tokens, ${total.cost_usd:.4f}; in {arguments.out / 'ledger.json'}"
+    )
+    for split, counted in statistics.items():
+        if counted["yield"]["asked"]:
+            print(f"{split}: {', '.join(f'{number} {what}' for what, number in counted['yield'].items())}")
+    for kind, number in sorted(run.faults.items()):
+        print(f"{number} environments without an answer from the endpoint ({kind}); run again to try them again")
+    if run.budget_message:
+        print(f"stopped: {run.budget_message}. Raise --budget and run again to go on")
+        return BUDGET_SPENT
+    return 0
+
+
+def _publish(
+    arguments: argparse.Namespace, configuration: dict[str, Any], statistics: dict[str, dict[str, Any]]
+) -> None:
+    """Statistics, figures, Parquet and card of what has been built."""
     path = arguments.out / "statistics.json"
     path.write_text(json.dumps(statistics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draw_figures(statistics, arguments.out / "figures")
     if not arguments.no_parquet:
-        write_parquet(arguments.out, list(sizes))
-    write_data_card(arguments.out, asdict(configuration), statistics, parquet=not arguments.no_parquet)
-    print(f"wrote {', '.join(f'{count} {split}' for split, count in sizes.items())} environments to {arguments.out}")
-    return 0
+        write_parquet(arguments.out, list(statistics))
+    write_data_card(arguments.out, configuration, statistics, parquet=not arguments.no_parquet)
+    counts = ", ".join(f"{counted['environments']} {split}" for split, counted in statistics.items())
+    print(f"wrote {counts} environments to {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from env_construction.author_options import make_author
 from env_construction.data_statistics import Tally
 from env_construction.duplicates import DISTINCT, DistinctCounter, distinct_keys, question_key
 from env_construction.environment_builder import BuildConfiguration, Built, build_chunk
 from env_construction.jsonl import dump_line
 from env_construction.schema import Split
-from env_construction.stage_runner import make_author
 from env_construction.tool_sandbox import ToolSandbox
 
 Job = tuple[BuildConfiguration, Split, list[int]]

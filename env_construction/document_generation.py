@@ -21,7 +21,7 @@ from jsonschema.exceptions import SchemaError
 from env_construction.author import Author, Draft, Rejected, Step, WrittenDocument, ask_until_valid
 from env_construction.jsonl import run_main
 from env_construction.schema import ToolDocument
-from env_construction.stage_runner import read_drafts, run_stage, stage_parser
+from env_construction.stage_runner import author_maker, read_drafts, run_stage, stage_parser
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -97,7 +97,8 @@ def _validator(schema: str) -> Draft202012Validator:
 
 def main() -> int:
     arguments = stage_parser(__doc__).parse_args()
-    return run_stage("document_generation", generate_documents, read_drafts(arguments.source), arguments.out)
+    authors = author_maker(arguments)
+    return run_stage("document_generation", generate_documents, read_drafts(arguments.source), arguments.out, authors)
 
 
 if __name__ == "__main__":

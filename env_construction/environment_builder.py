@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from env_construction.author import STRATEGIES, Author, Draft, Rejected
+from env_construction.author import STRATEGIES, Author, Draft, Rejected, Topic
 from env_construction.complexity_scaling import scale_complexity
 from env_construction.document_generation import generate_documents
 from env_construction.function_integration import integrate_functions
@@ -58,8 +58,10 @@ def is_counterfactual(configuration: BuildConfiguration, split: Split, index: in
     return configuration.counterfactual == "on"
 
 
-def new_draft(configuration: BuildConfiguration, split: Split, index: int, attempt: int) -> Draft:
-    """An empty draft; its id names the environment for good."""
+def new_draft(
+    configuration: BuildConfiguration, split: Split, index: int, attempt: int, topic: Topic | None = None
+) -> Draft:
+    """An empty draft; its id names the environment for good. A topic's scenario comes before the index's turn."""
     return Draft(
         id=f"{configuration.author}-{configuration.level}-{configuration.seed}-{split}-{index:07d}",
         seed=configuration.seed,
@@ -67,21 +69,28 @@ def new_draft(configuration: BuildConfiguration, split: Split, index: int, attem
         index=index,
         attempt=attempt,
         level=configuration.level,
-        scenario=scenario_of(index),
+        scenario=(topic.scenario if topic else None) or scenario_of(index),
         author=configuration.author,
         strategies=list(configuration.strategies),
         counterfactual=is_counterfactual(configuration, split, index, attempt),
         split_relations=configuration.split_relations,
+        topic=topic,
     )
 
 
-def build_unverified(author: Author, draft: Draft) -> Environment:
-    """All five stages. Raises Rejected."""
-    decompose(author, draft)
+def run_stages(author: Author, draft: Draft, problem: str | None = None) -> None:
+    """All five stages; `problem` is what the validation of the former result found. Raises Rejected."""
+    draft.documents, draft.codes = {}, {}
+    decompose(author, draft, problem)
     generate_documents(author, draft)
     integrate_functions(author, draft)
     scale_complexity(author, draft)
     deploy_tools(author, draft)
+
+
+def build_unverified(author: Author, draft: Draft) -> Environment:
+    """The environment that the five stages give. Raises Rejected."""
+    run_stages(author, draft)
     return complete_environment(author, draft)
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from env_construction.author import Decomposition, Draft, Rejected, Step, Toolset, WrittenDocument
+from env_construction.author import Decomposition, Draft, Rejected, Step, Toolset, WrittenDocument, stage_rng
 from env_construction.fact_code import convert, write_source
 from env_construction.fact_questions import grow_graph, value_text
 from env_construction.fact_tools import SUFFIXES, Blueprint, describe, expand_parameters
 from env_construction.fact_wording import write_decomposition
 from env_construction.fact_world import PoolView, World, pool_view, world_key
-from env_construction.levels import LEVELS, Level
+from env_construction.levels import LEVELS, Level, draw_weighted
 from env_construction.matching import published_match
 from env_construction.relations import BY_NAME, OPERATIONS, Relation
 from env_construction.schema import GoldCall, ToolDocument
@@ -34,15 +34,6 @@ class FactNotes(BaseModel):
 
     blueprints: dict[str, Blueprint] = Field(default_factory=dict)
     known: dict[str, dict[str, str]] = Field(default_factory=dict)
-
-
-def stage_rng(draft: Draft, stage: str) -> random.Random:
-    """The one source of randomness of a stage."""
-    return random.Random(f"{draft.seed}:{draft.split}:{draft.index}:{draft.attempt}:{stage}")
-
-
-def draw_weighted(rng: random.Random, weights: dict[int, float]) -> int:
-    return rng.choices(list(weights), weights=list(weights.values()))[0]
 
 
 class FactAuthor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from env_construction.author import Author, Draft, Rejected, Toolset, ask_until_valid
 from env_construction.document_generation import check_arguments, check_document
 from env_construction.jsonl import run_main
-from env_construction.stage_runner import read_drafts, run_stage, stage_parser
+from env_construction.stage_runner import author_maker, read_drafts, run_stage, stage_parser
 
 
 def integrate_functions(author: Author, draft: Draft) -> Draft:
@@ -53,7 +53,8 @@ def check_toolset(draft: Draft, toolset: Toolset) -> None:
 
 def main() -> int:
     arguments = stage_parser(__doc__).parse_args()
-    return run_stage("function_integration", integrate_functions, read_drafts(arguments.source), arguments.out)
+    authors = author_maker(arguments)
+    return run_stage("function_integration", integrate_functions, read_drafts(arguments.source), arguments.out, authors)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ parameters and required parameters a tool, shares of parameter types, enums and 
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass, field
 
@@ -147,6 +148,10 @@ LEVELS: dict[str, Level] = {
         required_extra={"single_hop": 1.45, "parallel_single_hop": 0.55, "multi_hop": 0.15, "parallel_multi_hop": 0.1},
     ),
 }
+
+
+def draw_weighted(rng: random.Random, weights: Weights) -> int:
+    return rng.choices(list(weights), weights=list(weights.values()))[0]
 
 
 def level_named(name: str) -> Level:

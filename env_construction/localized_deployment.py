@@ -21,7 +21,7 @@ from types import CodeType
 from env_construction.author import Author, Draft, Rejected, ask_until_valid
 from env_construction.jsonl import run_main
 from env_construction.schema import Environment, SubQuestion, ToolDocument, write_environments
-from env_construction.stage_runner import make_author, read_drafts, run_stage, stage_parser
+from env_construction.stage_runner import author_maker, read_drafts, run_stage, stage_parser
 
 ALLOWED_IMPORTS = frozenset(
     [
@@ -84,14 +84,19 @@ def deploy_tools(author: Author, draft: Draft) -> Draft:
     return draft
 
 
-def _source_of(author: Author, draft: Draft, tool: ToolDocument) -> str:
+def redeploy_tool(author: Author, draft: Draft, tool: ToolDocument, problem: str) -> None:
+    """Have a tool's source mended, after the final validation found `problem` with it. Raises Rejected."""
+    draft.codes[tool.name] = _source_of(author, draft, tool, problem)
+
+
+def _source_of(author: Author, draft: Draft, tool: ToolDocument, problem: str | None = None) -> str:
     def check(source: str) -> None:
         problem = source_problem(source, tool.name)
         if problem:
             raise Rejected(*problem)
 
     return ask_until_valid(
-        author, draft, "localized_deployment", lambda problem: author.deploy(draft, tool, problem), check
+        author, draft, "localized_deployment", lambda shown: author.deploy(draft, tool, shown), check, problem
     )
 
 
@@ -188,13 +193,14 @@ def main() -> int:
     parser = stage_parser(__doc__)
     parser.add_argument("--environments", type=Path, help="JSONL for the complete, verified environments")
     arguments = parser.parse_args()
-    code = run_stage("localized_deployment", deploy_tools, read_drafts(arguments.source), arguments.out)
+    authors = author_maker(arguments)
+    code = run_stage("localized_deployment", deploy_tools, read_drafts(arguments.source), arguments.out, authors)
     if arguments.environments is not None:
         # Validation replays environments of any origin, and so stands above this stage: it is needed here alone.
         from env_construction.validate import keep_valid
 
         drafts = [draft for _, draft in read_drafts(arguments.out) if draft is not None]
-        complete = [complete_environment(make_author(draft.author), draft) for draft in drafts]
+        complete = [complete_environment(authors(draft.author), draft) for draft in drafts]
         kept = keep_valid(complete)
         write_environments(arguments.environments, kept)
         print(f"wrote {len(kept)} of {len(complete)} environments to {arguments.environments}")

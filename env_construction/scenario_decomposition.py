@@ -2,7 +2,7 @@
 
 Paper section 3.1, first stage. The author proposes; the checks here hold for every author.
 
-In: a seed (fact author). Out: JSONL of drafts with `decomposition`.
+In: a seed (fact author), or questions or domains (LLM author, `--author llm --base-url URL --model M --questions FILE`). Out: JSONL of drafts with `decomposition`.
 
 Example:
     python -m env_construction.scenario_decomposition --author facts --level compact --split train --n 20 --seed 1 \
@@ -14,9 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from itertools import combinations
+from math import isclose
 from pathlib import Path
 from typing import Any, get_args
 
+from env_construction.answer_tokens import tokens_of
 from env_construction.author import (
     ANSWER_RULES,
     STRATEGIES,
@@ -27,12 +30,13 @@ from env_construction.author import (
     Step,
     ask_until_valid,
 )
+from env_construction.author_options import add_llm_options, llm_options, read_topics
 from env_construction.calculator import number_of
 from env_construction.jsonl import run_main
 from env_construction.levels import LEVELS
 from env_construction.matching import answer_in_text, published_match, strict_match
 from env_construction.schema import SCENARIOS, Scenario, Split
-from env_construction.stage_runner import make_author, run_stage, without_option
+from env_construction.stage_runner import author_maker, run_stage, without_option
 
 HOPS: dict[Scenario, tuple[int, int]] = {
     "single_hop": (1, 1),
@@ -47,14 +51,18 @@ COMMON_OUTPUTS = (
 )
 
 
-def decompose(author: Author, draft: Draft) -> Draft:
-    """Fill `draft.decomposition`. Raises Rejected with the rule that the author could not meet."""
+def decompose(author: Author, draft: Draft, problem: str | None = None) -> Draft:
+    """Fill `draft.decomposition`. Raises Rejected with the rule that the author could not meet.
+
+    `problem`: what the final validation found wrong with the decomposition that is there.
+    """
     draft.decomposition = ask_until_valid(
         author,
         draft,
         "scenario_decomposition",
         lambda problem: author.decompose(draft, problem),
         lambda plan: check_decomposition(draft.scenario, plan),
+        problem,
     )
     return draft
 
@@ -83,6 +91,37 @@ def check_decomposition(scenario: Scenario, plan: Decomposition) -> None:
         missing = [step.id for step in sinks if step.answer not in plan.answer]
         if missing:
             raise Rejected("answer_does_not_follow", f"the final answer lacks the answer of {', '.join(missing)}")
+    elif not _derived_answer_follows(plan):
+        raise Rejected("answer_does_not_follow", f"{plan.answer!r} is no result of the rule {plan.answer_rule!r}")
+
+
+def _derived_answer_follows(plan: Decomposition) -> bool:
+    """pick: an entity or a sub-answer; compare: one of these, or the difference of two sub-answers; count: at most as many
+    as there are sub-questions; sum: of all sub-answers, or of those that no other sub-question needs."""
+    needed = {name for step in plan.steps for name in step.depends_on}
+    named = {step.answer for step in plan.steps} | {str(value) for step in plan.steps for value in step.inputs.values()}
+    result = _first_number(plan.answer)
+    if plan.answer_rule in ("pick", "compare") and plan.answer in named:
+        return True
+    if plan.answer_rule == "pick" or result is None:
+        return False
+    numbers = [_first_number(step.answer) for step in plan.steps]
+    last = [number for step, number in zip(plan.steps, numbers, strict=True) if step.id not in needed]
+    if plan.answer_rule == "count":
+        return result == int(result) and 0 <= result <= len(plan.steps)
+    if plan.answer_rule == "compare":
+        known = [number for number in numbers if number is not None]
+        return any(isclose(abs(a - b), abs(result), abs_tol=0.006) for a, b in combinations(known, 2))
+    return any(
+        isclose(sum(number for number in group if number is not None), result, abs_tol=0.006)
+        for group in (numbers, last)
+        if group and None not in group
+    )
+
+
+def _first_number(text: str) -> float | None:
+    number = next((token.number for token in tokens_of(text) if token.number is not None), None)
+    return None if number is None else float(number)
 
 
 def check_shape(scenario: Scenario, depends_on: dict[str, list[str]]) -> None:
@@ -150,8 +189,11 @@ def main() -> int:
         "--out", type=Path, required=True, help="JSONL to append to; drafts that are there are not redone"
     )
     without_option(parser)
+    add_llm_options(parser)
     arguments = parser.parse_args()
-    make_author(arguments.author)
+    authors = author_maker(arguments)
+    author = authors(arguments.author)
+    topics = read_topics(llm_options(arguments, arguments.out.parent)) if author.name == "llm" else [None]
     drafts = (
         Draft(
             id=f"{arguments.author}-{arguments.level}-{arguments.seed}-{arguments.split}-{index:07d}",
@@ -159,16 +201,17 @@ def main() -> int:
             split=arguments.split,
             index=index,
             level=arguments.level,
-            scenario=SCENARIOS[index % len(SCENARIOS)],
+            scenario=(topic.scenario if topic else None) or SCENARIOS[index % len(SCENARIOS)],
             author=arguments.author,
             strategies=[name for name in STRATEGIES if name not in arguments.without],
             counterfactual=not arguments.factual,
+            topic=topic,
         )
-        for index in range(arguments.n)
+        for index in range(min(arguments.n, len(topics)) if arguments.questions else arguments.n)
+        for topic in [topics[index % len(topics)]]
     )
-    return run_stage(
-        "scenario_decomposition", decompose, (({"id": draft.id}, draft) for draft in drafts), arguments.out
-    )
+    named = (({"id": draft.id}, draft) for draft in drafts)
+    return run_stage("scenario_decomposition", decompose, named, arguments.out, authors)
 
 
 if __name__ == "__main__":

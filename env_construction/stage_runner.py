@@ -10,24 +10,19 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from env_construction.author import STRATEGIES, Author, Draft, Rejected
-from env_construction.fact_author import FactAuthor
+from env_construction.author import STRATEGIES, Author, AuthorFault, BudgetSpent, Draft, Rejected
+from env_construction.author_options import add_llm_options, llm_options, make_author
 from env_construction.jsonl import BadInput, JsonlWriter, read_jsonl
 
 Stage = Callable[[Author, Draft], Draft]
-
-
-def make_author(name: str) -> Author:
-    """The author of that name. Raises BadInput with the valid names."""
-    if name != FactAuthor.name:
-        raise BadInput(f"author {name!r} is unknown; valid: {FactAuthor.name}")
-    return FactAuthor()
+MakeAuthor = Callable[[str], Author]
 
 
 def stage_parser(description: str | None) -> argparse.ArgumentParser:
@@ -37,7 +32,14 @@ def stage_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, required=True, help="JSONL to append to; drafts that are there are not redone"
     )
+    add_llm_options(parser)
     return parser
+
+
+def author_maker(arguments: argparse.Namespace) -> MakeAuthor:
+    """Makes each author once, by name, with the options of the command line."""
+    options = llm_options(arguments, arguments.out.parent) if arguments.base_url or arguments.model else None
+    return cache(lambda name: make_author(name, options))
 
 
 def without_option(parser: argparse.ArgumentParser) -> None:
@@ -60,10 +62,14 @@ def read_drafts(path: Path) -> Iterable[tuple[dict[str, Any], Draft | None]]:
             raise BadInput(f"{path}:{number}: key {place!r}: {first['msg']}") from None
 
 
-def run_stage(name: str, stage: Stage, drafts: Iterable[tuple[dict[str, Any], Draft | None]], out: Path) -> int:
-    """Apply `stage` to every draft that is not in `out` yet. Prints what was written; returns the exit code 0."""
+def run_stage(
+    name: str, stage: Stage, drafts: Iterable[tuple[dict[str, Any], Draft | None]], out: Path, authors: MakeAuthor
+) -> int:
+    """Apply `stage` to every draft that is not in `out` yet. Prints what was written; returns the exit code 0.
+
+    Drafts for which the author did not answer are not written, so that the next run tries again; a spent budget ends the run.
+    """
     counts: Counter[str] = Counter()
-    authors: dict[str, Author] = {}
     with JsonlWriter(out) as writer:
         for record, draft in tqdm(drafts, desc=name, unit="draft", disable=None):
             if record["id"] in writer.done:
@@ -72,11 +78,15 @@ def run_stage(name: str, stage: Stage, drafts: Iterable[tuple[dict[str, Any], Dr
                 writer.write(record)
                 counts["rejected earlier"] += 1
                 continue
-            if draft.author not in authors:
-                authors[draft.author] = make_author(draft.author)
+            author = authors(draft.author)
             try:
-                writer.write(stage(authors[draft.author], draft).model_dump())
+                writer.write(stage(author, draft).model_dump())
                 counts["done"] += 1
+            except AuthorFault as fault:
+                counts[f"without an answer ({str(fault).split(':')[0]}), to be tried again"] += 1
+            except BudgetSpent as spent:
+                print(f"{name}: stopped: {spent}; raise --budget and run again to go on")
+                break
             except Rejected as rejected:
                 reason = {"stage": name, "rule": rejected.rule, "message": rejected.message}
                 writer.write({**draft.model_dump(), "rejected": reason})

@@ -26,11 +26,12 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """A broken rule. `fatal` findings reject the environment, others only flag it."""
+    """A broken rule. `fatal` findings reject the environment, others only flag it. `place`: the tool or sub-question at fault."""
 
     rule: str
     message: str
     fatal: bool = True
+    place: str = ""
 
 
 StaticRule = Callable[[Environment], Finding | None]
@@ -67,7 +68,7 @@ def source_is_pure(environment: Environment) -> Finding | None:
     for name, source in environment.codes.items():
         problem = source_problem(source, name)
         if problem:
-            return Finding("source_is_pure", f"{problem[0]}: {problem[1]}")
+            return Finding("source_is_pure", f"{problem[0]}: {problem[1]}", place=name)
     return None
 
 
@@ -165,7 +166,7 @@ def gold_plan_runs(environment: Environment, replay: Replay) -> Finding | None:
     for run in replay.runs:
         for name, result in run.items():
             if not result.ok:
-                return Finding("gold_plan_runs", f"{name}: {result.status}: {result.output[:120]}")
+                return Finding("gold_plan_runs", f"{name}: {result.status}: {result.output[:120]}", place=name)
     return None
 
 
@@ -175,7 +176,8 @@ def gold_plan_answers(environment: Environment, replay: Replay) -> Finding | Non
         for run in replay.runs:
             output = run[item.id].output
             if not strict_match(item.answer, output) or not published_match(item.answer, output):
-                return Finding("gold_plan_answers", f"{item.id}: {item.answer!r} is not in {output[:120]!r}")
+                message = f"{item.id}: {item.answer!r} is not in {output[:120]!r}"
+                return Finding("gold_plan_answers", message, place=item.id)
     return None
 
 
@@ -187,10 +189,12 @@ def sub_answer_needs_its_call(environment: Environment, replay: Replay) -> Findi
     for item in environment.sub_questions:
         for other, result in outputs.items():
             if other != item.id and strict_match(item.answer, result.output):
-                return Finding("sub_answer_needs_its_call", f"the call of {other} also gives the answer of {item.id}")
+                message = f"the call of {other} also gives the answer of {item.id}"
+                return Finding("sub_answer_needs_its_call", message, place=other)
         for output, name in elsewhere.items():
             if strict_match(item.answer, output):
-                return Finding("sub_answer_needs_its_call", f"{name} also gives the answer of {item.id}")
+                message = f"{name} also gives the answer of {item.id}"
+                return Finding("sub_answer_needs_its_call", message, place=name)
     return None
 
 
@@ -199,9 +203,8 @@ def wrong_call_differs(environment: Environment, replay: Replay) -> Finding | No
     for item in environment.sub_questions:
         for result in replay.wrong.get(item.id, ()):
             if published_match(item.answer, result.output) or (result.ok and strict_match(item.answer, result.output)):
-                return Finding(
-                    "wrong_call_differs", f"{item.id}: a wrong call also gives {item.answer!r}: {result.output[:120]}"
-                )
+                message = f"{item.id}: a wrong call also gives {item.answer!r}: {result.output[:120]}"
+                return Finding("wrong_call_differs", message, place=item.id)
     return None
 
 
@@ -209,14 +212,15 @@ def deterministic(environment: Environment, replay: Replay) -> Finding | None:
     """The same call gives the same output in every run."""
     for item in environment.sub_questions:
         if len({run[item.id].output for run in replay.runs}) > 1:
-            return Finding("deterministic", f"{item.id}: outputs differ between runs")
+            return Finding("deterministic", f"{item.id}: outputs differ between runs", place=item.id)
     return None
 
 
 def calls_are_fast(environment: Environment, replay: Replay) -> Finding | None:
     """No call takes over a second."""
-    slowest = max((result.seconds for run in replay.runs for result in run.values()), default=0.0)
-    return Finding("calls_are_fast", f"a call took {slowest:.2f} s") if slowest > SLOW_S else None
+    timed = [(result.seconds, name) for run in replay.runs for name, result in run.items()]
+    slowest, name = max(timed, default=(0.0, ""))
+    return Finding("calls_are_fast", f"a call took {slowest:.2f} s", place=name) if slowest > SLOW_S else None
 
 
 def gold_plan_scores_one(environment: Environment, replay: Replay) -> Finding | None:
@@ -232,9 +236,8 @@ def gold_plan_scores_one(environment: Environment, replay: Replay) -> Finding | 
                 answers = left.get(names[sub_question], [])
                 solved = next((answer for answer in answers if match(answer, result.output)), None)
                 if solved is None:
-                    return Finding(
-                        "gold_plan_scores_one", f"the call of {sub_question} solves nothing ({match.__name__})"
-                    )
+                    message = f"the call of {sub_question} solves nothing ({match.__name__})"
+                    return Finding("gold_plan_scores_one", message, place=sub_question)
                 answers.remove(solved)
     return None
 
