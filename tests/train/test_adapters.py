@@ -1,0 +1,131 @@
+"""LoRA adapters: vLLM gets the merged weights under the base model's names, and a merged checkpoint is a whole one."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from env_construction.jsonl import BadInput
+from train import merge_adapter as merging
+from train.merge_adapter import merge_adapter
+from train.openrlhf_lora import MergedModel, MergedWeight, send_merged_weights
+from train.prompts import load_tokenizer, template_sha256
+
+
+@pytest.fixture(scope="module")
+def base(tiny_checkpoint: Path) -> Any:
+    transformers = pytest.importorskip("transformers")
+    return transformers.AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny_checkpoint: Path) -> Any:
+    """A model with adapters on all linear layers, as OpenRLHF makes them, and with random weights as if trained."""
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    model.enable_input_require_grads()
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", lora_dropout=0, bias="none"
+    )
+    torch.manual_seed(3)
+    model = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return model
+
+
+def merged_by_hand(base: Any, adapted: Any) -> dict[str, torch.Tensor]:
+    """W + 2 B A with alpha / rank = 2, from the saved tensors alone."""
+    state = {name.removeprefix("base_model.model."): value for name, value in adapted.state_dict().items()}
+    expected = {}
+    for name, weight in base.named_parameters():
+        layer = name.removesuffix(".weight")
+        if f"{layer}.lora_A.default.weight" in state:
+            up, down = state[f"{layer}.lora_B.default.weight"], state[f"{layer}.lora_A.default.weight"]
+            expected[name] = weight.detach() + 2 * up @ down
+        else:
+            expected[name] = weight.detach()
+    return expected
+
+
+def test_the_sent_weights_are_the_merged_ones_under_the_base_models_names(base: Any, adapted: Any) -> None:
+    expected = merged_by_hand(base, adapted)
+    sent = dict(MergedModel(adapted).named_parameters())
+    assert sent.keys() == expected.keys()
+    assert sum(isinstance(weight, MergedWeight) for weight in sent.values()) == 2 * 7
+    changed = 0
+    for name, weight in sent.items():
+        assert (weight.shape, weight.dtype) == (expected[name].shape, expected[name].dtype)
+        torch.testing.assert_close(weight.data, expected[name], msg=name)
+        changed += not torch.equal(weight.data, dict(base.named_parameters())[name])
+    assert changed == 2 * 7
+
+
+def test_sending_changes_no_weight(adapted: Any) -> None:
+    before = {name: value.clone() for name, value in adapted.state_dict().items()}
+    for _, weight in MergedModel(adapted).named_parameters():
+        assert weight.data.is_contiguous()
+    assert all(torch.equal(before[name], value) for name, value in adapted.state_dict().items())
+
+
+def test_openrlhfs_sync_sees_the_merged_model_and_the_trainer_its_own(base: Any, adapted: Any) -> None:
+    class ActorPPOTrainer:
+        def __init__(self, model: Any, zero_stage: int) -> None:
+            self.actor = SimpleNamespace(model=SimpleNamespace(module=model))
+            self.strategy = SimpleNamespace(args=SimpleNamespace(ds=SimpleNamespace(zero_stage=zero_stage)))
+
+        def broadcast_to_vllm(self) -> list[str]:
+            return [name for name, parameter in self.actor.model.module.named_parameters() if parameter.requires_grad]
+
+    send_merged_weights(SimpleNamespace(ActorPPOTrainer=ActorPPOTrainer))
+    trainer = ActorPPOTrainer(adapted, 2)
+    actor = trainer.actor
+    assert set(trainer.broadcast_to_vllm()) <= {name for name, _ in base.named_parameters()}
+    assert trainer.actor is actor
+    assert ActorPPOTrainer(base, 3).broadcast_to_vllm() == [name for name, _ in base.named_parameters()]
+    with pytest.raises(ValueError, match=r"zero_stage 2"):
+        ActorPPOTrainer(adapted, 3).broadcast_to_vllm()
+
+
+@pytest.fixture(scope="module")
+def adapter(adapted: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    adapted.save_pretrained(folder)
+    load_tokenizer(tiny_checkpoint).save_pretrained(folder)
+    return folder
+
+
+def test_the_merged_checkpoint_is_whole(
+    base: Any, adapted: Any, adapter: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "checkpoint"
+    line = ["merge_adapter", "--base", str(tiny_checkpoint), "--adapter", str(adapter), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", line)
+    assert merging.main() == 0
+    assert not (out / "adapter_config.json").exists() and (out / "config.json").exists()
+    transformers = pytest.importorskip("transformers")
+    merged = dict(transformers.AutoModelForCausalLM.from_pretrained(out).named_parameters())
+    for name, weight in merged_by_hand(base, adapted).items():
+        torch.testing.assert_close(merged[name].detach(), weight, msg=name)
+    assert template_sha256(load_tokenizer(out)) == template_sha256(load_tokenizer(tiny_checkpoint))
+    stops = json.loads((out / "generation_config.json").read_text())["eos_token_id"]
+    assert stops == json.loads((tiny_checkpoint / "generation_config.json").read_text())["eos_token_id"]
+
+
+def test_what_does_not_fit_is_refused(adapter: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"there is no adapter_config\.json"):
+        merge_adapter(tiny_checkpoint, tiny_checkpoint, tmp_path / "out")
+    from train.tiny_policy import new_model
+
+    wider = new_model(load_tokenizer(tiny_checkpoint), seed=1, layers=2, width=64)  # type: ignore[arg-type]
+    wider.save_pretrained(tmp_path / "wider")
+    with pytest.raises(BadInput, match=r"the adapter \(rank 4\) does not fit"):
+        merge_adapter(tmp_path / "wider", adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
