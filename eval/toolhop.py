@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from env_construction.matching import MATCHES, answer_in_text, published_match
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolResult, ToolSandbox, shared_sandbox
 from eval.download import published_file
-from eval.results import RatioMetric, estimate, smallest_resolvable_difference
+from eval.results import GroupedMean, Metric
 from eval.suite import DataMissing, GameFault, conversation, play_games, run_suite, suite_parser, with_messages
 from eval.toolhop_questions import Question, read_questions
 from reward.tool_calls import CALL_MARKS, ParsedTurn, assistant_message, parse_turn, tool_messages
@@ -48,7 +47,10 @@ MAX_TURNS = 9
 PUBLISHED = "ftrl/ToolHop.jsonl"
 DEFAULT_DATA = f"data/{PUBLISHED}"
 READINGS = ("ac_published", "ac_strict")
-METRICS = (*READINGS, "turns", "calls", "failed_calls", "completion_tokens")
+METRICS: tuple[Metric, ...] = tuple(
+    GroupedMean(column, column, "setting")
+    for column in (*READINGS, "turns", "calls", "failed_calls", "completion_tokens")
+)
 
 _FORMAT = (
     "Write a date as YYYY-MM-DD (ISO standard), a name as Firstname Lastname, and anything with a number in it as that number "
@@ -130,7 +132,7 @@ class ToolHopGame:
             published = published_correct(answer, published_final(self._final.text), last)
             strict = strict_correct(answer, parse_turn(self._final.text, "strict"))
         return {
-            "question": self._question.id,
+            "cluster": self._question.id,
             "setting": self._setting,
             "domain": self._question.domain,
             "ac_published": float(published),
@@ -161,45 +163,6 @@ def published_final(text: str) -> str:
     """What the authors' parser leaves as a final message: what stands before the first call, all of a text without calls."""
     turn = parse_turn(text, "published")
     return turn.text[: turn.text.find("<tool_call>")].strip() if turn.calls else turn.text
-
-
-def settings_mean(column: str, settings: Sequence[str]) -> RatioMetric:
-    """The plain mean of a column's means in the settings, over rows that have passed `by_question`."""
-    return RatioMetric(column, tuple(f"{column}:{name}" for name in settings), lambda *means: sum(means) / len(means))
-
-
-def by_question(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows whose id is the question's, so that its settings are drawn together: they are not independent."""
-    return [
-        {**row, "id": row["question"], **{f"{column}:{row['setting']}": row[column] for column in METRICS}}
-        for row in rows
-    ]
-
-
-def summary_keys(settings: Sequence[str], seed: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Overall metrics as the plain mean of the settings, with intervals clustered by question."""
-
-    def keys(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        grouped = by_question(rows)
-        whole: dict[str, list[Mapping[str, Any]]] = {}
-        for row in grouped:
-            whole.setdefault(f"{row['id']}:{row['trial']}", []).append(row)
-        means = [
-            {"id": part[0]["id"], **{column: sum(row[column] for row in part) / len(part) for column in READINGS}}
-            for part in whole.values()
-            if len(part) == len(settings)
-        ]
-        return {
-            "metrics": {
-                column: estimate(grouped, settings_mean(column, settings), seed).as_dict() for column in METRICS
-            },
-            "smallest_resolvable_difference": {
-                column: smallest_resolvable_difference(means, column) for column in READINGS
-            },
-            "mean": f"plain mean of the settings {', '.join(settings)}; intervals are clustered by question",
-        }
-
-    return keys
 
 
 def read_prompts(path: str | None) -> dict[str, str]:
@@ -266,7 +229,9 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         },
         shown=READINGS,
         policy=policy,
-        extra=summary_keys(settings, arguments.seed),
+        extra=lambda rows: {
+            "mean": f"plain mean of the settings {', '.join(settings)}; the settings of a question are one cluster"
+        },
     )
 
 
