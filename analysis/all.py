@@ -24,6 +24,7 @@ from env_construction.jsonl import run_main
 # In the order of the report.
 SCRIPTS = (
     "results_table",
+    "training_seeds",
     "scenario_breakdown",
     "training_curves",
     "main_table",

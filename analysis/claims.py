@@ -12,6 +12,7 @@ from pathlib import Path
 
 from analysis.intervals import estimate_text, paired_difference
 from analysis.run_folder import ABLATIONS, Run, is_control, policy_label
+from analysis.training_seeds import pooled_rows
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"
 
@@ -76,7 +77,8 @@ def _training_gain(run: Run) -> Claim:
     main = [name for name in ("grpo", "reinforce++") if name in run.trained]
     if "start" not in run.policies or not main:
         return Claim(3, text, NOT_TESTED, "", "No trained policy was evaluated beside its start.")
-    gaps = {name: paired_difference(run.rows(name), run.rows("start"), "solve_f1") for name in main}
+    repeats = {name: list(run.training_seeds()[name].values()) for name in main}
+    gaps = {name: paired_difference(pooled_rows(run, repeats[name]), run.rows("start"), "solve_f1") for name in main}
     evidence = "; ".join(
         f"{policy_label(name)} − start: {estimate_text(gap, signed=True)} Solve-F1" for name, gap in gaps.items()
     )
@@ -97,7 +99,9 @@ def _training_gain(run: Run) -> Claim:
     if len(main) < 2:
         note += f"; only {policy_label(main[0])} was trained"
     verdict = NOT_REPRODUCED if not (gained and held) else REPRODUCED if len(main) == 2 else NOT_TESTED
-    return Claim(3, text, verdict, _scope(run) + "; in domain only, one seed each", evidence + note + ".")
+    seeds = min(len(run.training_seeds().get(name, {})) for name in main)
+    scope = _scope(run) + f"; in domain only, {'one seed' if seeds == 1 else f'{seeds} seeds'} each"
+    return Claim(3, text, verdict, scope, evidence + note + ".")
 
 
 def _general(run: Run, analysis: Path) -> Claim:

@@ -40,8 +40,17 @@ class Missing(Exception):
     """The data for a table or figure are not there; the message says which and why."""
 
 
+def split_seed(policy: str) -> tuple[str, int]:
+    """A training repeated with another seed ends in `-seed<N>`: `grpo-seed2` is `("grpo", 2)`; the first one has seed 0."""
+    found = re.fullmatch(r"(.+)-seed(\d+)", policy)
+    return (found.group(1), int(found.group(2))) if found else (policy, 0)
+
+
 def policy_label(policy: str) -> str:
     """The name of a policy as tables and figures print it: `grpo-shuffled` becomes `GRPO, shuffled`."""
+    base, seed = split_seed(policy)
+    if seed:
+        return f"{policy_label(base)}, seed {seed}"
     if policy in _LABELS:
         return _LABELS[policy]
     for name in ("reinforce++", "grpo", "start"):
@@ -53,12 +62,12 @@ def policy_label(policy: str) -> str:
 
 def is_control(policy: str) -> bool:
     """Controls are trained, but not with the reward under test."""
-    return policy == "more-supervised" or policy.endswith(("-shuffled", "-constant"))
+    return policy == "more-supervised" or split_seed(policy)[0].endswith(("-shuffled", "-constant"))
 
 
 def is_ablation(policy: str) -> bool:
     """Trained with one of the rewards that the paper compares its own with."""
-    return policy.endswith(tuple(f"-{name}" for name in ABLATIONS))
+    return split_seed(policy)[0].endswith(tuple(f"-{name}" for name in ABLATIONS))
 
 
 def _rank(policy: str) -> tuple[int, int, str]:
@@ -68,6 +77,9 @@ def _rank(policy: str) -> tuple[int, int, str]:
         return (0, _ORDER.index(policy), policy)
     if policy.startswith("start-"):
         return (0, _ORDER.index("start"), policy)
+    base, seed = split_seed(policy)
+    if seed and base in _ORDER:
+        return (0, _ORDER.index(base), policy)
     return (3 if is_control(policy) else 2 if is_ablation(policy) else 1, 0, policy)
 
 
@@ -173,6 +185,15 @@ class Run:
             if name not in ("random", "start", "oracle") and not name.startswith("start-") and not is_control(name)
         ]
 
+    def training_seeds(self) -> dict[str, dict[int, str]]:
+        """`{policy: {training seed: its evaluated repeat}}` of every policy that RL made, controls included."""
+        found: dict[str, dict[int, str]] = {}
+        for name in self.policies:
+            if name not in ("random", "start", "oracle", "more-supervised") and not name.startswith("start-"):
+                base, seed = split_seed(name)
+                found.setdefault(base, {})[seed] = name
+        return {base: dict(sorted(seeds.items())) for base, seeds in found.items()}
+
     def need(self, *policies: str) -> None:
         """Raises Missing unless all of `policies` were evaluated."""
         for policy in policies:
@@ -182,9 +203,9 @@ class Run:
                 )
 
     def need_trained(self) -> list[str]:
-        """The trained policies, ablations left out; raises Missing when there is none beside a start."""
+        """The trained policies, ablations and repeats with other seeds left out; raises Missing when there is none beside a start."""
         self.need("start")
-        found = [policy for policy in self.trained if not is_ablation(policy)]
+        found = [policy for policy in self.trained if not is_ablation(policy) and not split_seed(policy)[1]]
         if not found:
             raise Missing("no trained policy was evaluated: eval/ holds " + (", ".join(self.policies) or "nothing"))
         return found

@@ -7,6 +7,7 @@ and a fixed salt for SVG ids.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,8 @@ def figure_style() -> Iterator[None]:
 
 
 def policy_style(policy: str, index: int = 0) -> tuple[str, str, str]:
-    """`(colour, mark, hatch)` of a policy; an unknown name takes the palette's entry at `index`."""
+    """`(colour, mark, hatch)` of a policy; an unknown name takes the palette's entry at `index`. A repeat looks like its first."""
+    policy = re.sub(r"-seed\d+$", "", policy)
     for ending, style in _VARIANT_STYLE.items():
         if policy.endswith(ending):
             return style
