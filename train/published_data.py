@@ -1,0 +1,156 @@
+"""The authors' published environments as training environments of ours: read, checked, given ids, written as JSONL.
+
+Inputs: --data-file, the authors' JSONL (2,215 training environments) or a Parquet file with the same columns, as the copies of later
+papers have it. Without it, what `python -m eval.download environments` fetches: data/ftrl/train.jsonl.
+Outputs: --out (JSONL; the records as they are, with `id` and `scenario`) and `<out's stem>.summary.json`: how many there are of the
+2,215, by scenario, and how many break which rule of `env_construction/validate.py`. None is left out or mended for breaking a
+rule: a reproduction trains on what the authors trained on.
+
+A record of another split, or a second one with the same question and tools, is left out and counted. Ids are made of the content: the
+same record has the same id in any file.
+
+Example:
+    python -m train.published_data --data-file data/ftrl/train.jsonl --out outputs/published/train.jsonl
+    python -m train.collect_trajectories --environments outputs/published/train.jsonl --policy vllm:Qwen/Qwen3-8B --out ...
+
+Source: paper/README.md, "Data format" and "The published data, counted".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from env_construction.jsonl import BadInput, file_sha256, read_jsonl, run_main
+from env_construction.schema import Environment, write_environments
+from env_construction.validate import judge
+
+DOWNLOADED = Path("data/ftrl/train.jsonl")
+PUBLISHED = {"train": 2215, "test": 200}
+# true of every published record: there is no gold plan in the authors' format
+EXPECTED_RULE = "gold_plan_absent"
+
+
+def published_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield `(file and line or row, record)` of a JSONL or Parquet file. Raises BadInput for what cannot be read."""
+    if path.suffix != ".parquet":
+        for number, record in read_jsonl(path):
+            yield f"{path}:{number}", record
+        return
+    import pyarrow.lib
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        row = 0
+        for batch in table.iter_batches(batch_size=64):
+            for record in batch.to_pylist():
+                row += 1
+                yield f"{path}, row {row}", _without_nulls(record)
+    except (pyarrow.lib.ArrowException, OSError) as error:
+        raise BadInput(f"{path}: expected a Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _without_nulls(record: dict[str, Any]) -> dict[str, Any]:
+    """A Parquet column of messages has every message's keys; those that a message lacks are null there."""
+    messages = record.get("messages")
+    if isinstance(messages, list):
+        record["messages"] = [
+            {key: value for key, value in message.items() if value is not None}
+            if isinstance(message, dict)
+            else message
+            for message in messages
+        ]
+    return {key: value for key, value in record.items() if value is not None or key == "answer"}
+
+
+def published_environments(path: Path, split: str) -> tuple[list[Environment], dict[str, int]]:
+    """The environments of `split` in file order, and how many records were left out, by reason.
+
+    Raises BadInput naming file, line and key for a record that is no environment at its start.
+    """
+    environments: list[Environment] = []
+    left_out = {"other split": 0, "repeated": 0}
+    seen: set[str] = set()
+    for where, record in tqdm(published_records(path), desc="read", unit="env", disable=None):
+        environment = Environment.from_record(record, where)
+        if environment.messages and environment.messages[-1].get("role") != "user":
+            raise BadInput(f"{where}: key 'messages': expected a question alone, the last message is not the user's")
+        if environment.solve_rate != 0.0:
+            raise BadInput(f"{where}: key 'solve_rate': expected 0.0 at an environment's start")
+        if environment.split not in ("", split):
+            left_out["other split"] += 1
+        elif environment.id in seen:
+            left_out["repeated"] += 1
+        else:
+            seen.add(environment.id)
+            environments.append(environment)
+    return environments, left_out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.published_data"
+    )
+    parser.add_argument("--data-file", type=Path, default=None, help=f"JSONL or Parquet (default: {DOWNLOADED})")
+    parser.add_argument("--split", choices=sorted(PUBLISHED), default="train")
+    parser.add_argument("--out", type=Path, required=True, help="JSONL to write")
+    arguments = parser.parse_args()
+    source = arguments.data_file or DOWNLOADED.with_stem(arguments.split)
+    if not source.is_file():
+        raise BadInput(
+            f"{source}: no such file; `python -m eval.download environments` fetches the authors' files to {DOWNLOADED.parent}, or "
+            "name a copy of them by --data-file"
+        )
+    environments, left_out = published_environments(source, arguments.split)
+    if not environments:
+        raise BadInput(
+            f"{source}: no environment of split {arguments.split!r} among its {sum(left_out.values())} records"
+        )
+    write_environments(arguments.out, environments)
+    scenarios = Counter(environment.scenario or "unknown" for environment in environments)
+    broken: Counter[str] = Counter()
+    judged = tqdm(judge(arguments.out), desc="check", total=len(environments), unit="env", disable=None)
+    for _, _, findings in judged:
+        broken.update({finding.rule for finding in findings} - {EXPECTED_RULE})
+    expected = PUBLISHED[arguments.split]
+    summary = {
+        "data_file": str(source),
+        "data_sha256": file_sha256(source),
+        "split": arguments.split,
+        "environments": len(environments),
+        "published": expected,
+        "left_out": left_out,
+        "scenarios": dict(sorted(scenarios.items())),
+        "without_answer": sum(environment.answer is None for environment in environments),
+        "sub_questions": sum(environment.unsolved_count for environment in environments),
+        "rules_broken": dict(sorted(broken.items())),
+    }
+    summary_path = arguments.out.with_name(arguments.out.stem + ".summary.json")
+    summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    listed = ", ".join(f"{count} {name}" for name, count in sorted(scenarios.items()))
+    print(
+        f"wrote {arguments.out}: {len(environments)} of the {expected} published {arguments.split} environments ({listed})"
+    )
+    if len(environments) != expected:
+        print(f"note: results on another number than {expected} are not those of the paper's data")
+    for reason, count in left_out.items():
+        if count:
+            print(f"left out: {count} ({reason})")
+    for rule, count in sorted(broken.items()):
+        print(
+            f"kept, but breaks a rule: {count} {rule} (python -m env_construction.validate {arguments.out} shows them)"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
