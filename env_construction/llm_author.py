@@ -28,7 +28,7 @@ from env_construction.llm_endpoint import Endpoint, Reply
 from env_construction.llm_replies import as_data, prompt_versions, read_model, read_source, render
 from env_construction.localized_deployment import ALLOWED_IMPORTS, source_problem
 from env_construction.matching import published_match, strict_match
-from env_construction.scenario_decomposition import answer_in_arguments
+from env_construction.scenario_decomposition import answer_in_arguments, is_trivial
 from env_construction.schema import Scenario, ToolDocument
 from env_construction.tool_sandbox import ToolCall, ToolSandbox
 
@@ -97,6 +97,9 @@ class LlmAuthor:
             if plan.scenario is None:
                 raise Rejected("reply_schema", f"scenario: expected one of {', '.join(SHAPES)}")
             draft.scenario = plan.scenario
+        for step in plan.steps:
+            if is_trivial(step.answer):
+                raise Rejected("sub_answer_trivial", f"{step.answer!r}, the answer of {step.id}, is matched by chance")
         question = topic.question or plan.question
         return Decomposition(question=question, steps=plan.steps, answer=plan.answer, answer_rule=plan.answer_rule)
 

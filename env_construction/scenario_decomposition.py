@@ -95,6 +95,11 @@ def check_decomposition(scenario: Scenario, plan: Decomposition) -> None:
         raise Rejected("answer_does_not_follow", f"{plan.answer!r} is no result of the rule {plan.answer_rule!r}")
 
 
+def is_trivial(answer: str) -> bool:
+    """`yes`, one digit, one letter: published matching finds such answers in nearly any output."""
+    return len(answer.strip()) < 2 or answer.strip().lower() in ("yes", "no", "true", "false", "none", "null")
+
+
 def _derived_answer_follows(plan: Decomposition) -> bool:
     """pick: an entity or a sub-answer; compare: one of these, or the difference of two sub-answers; count: at most as many
     as there are sub-questions; sum: of all sub-answers, or of those that no other sub-question needs."""

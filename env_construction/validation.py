@@ -17,7 +17,7 @@ from env_construction.document_generation import check_arguments, check_document
 from env_construction.localized_deployment import source_problem
 from env_construction.matching import published_match, strict_match
 from env_construction.replay import SLOW_S, Replay, ReplayPlan
-from env_construction.scenario_decomposition import answer_in_arguments, check_shape
+from env_construction.scenario_decomposition import answer_in_arguments, check_shape, is_trivial
 from env_construction.schema import Environment, SubQuestion
 from env_construction.tool_sandbox import ToolSandbox
 
@@ -86,7 +86,7 @@ def sub_answer_not_trivial(environment: Environment) -> Finding | None:
     """Flagged: `yes`, one digit, one letter: published matching finds them in nearly any output."""
     for listed in environment.unsolved_set.values():
         for answer in listed:
-            if len(answer.strip()) < 2 or answer.strip().lower() in ("yes", "no", "true", "false", "none", "null"):
+            if is_trivial(answer):
                 return Finding("sub_answer_not_trivial", f"{answer!r} is matched by chance", fatal=False)
     return None
 

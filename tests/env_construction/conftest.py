@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,9 @@ from env_construction.fact_author import FactAuthor
 from env_construction.levels import LEVELS
 from env_construction.schema import Environment, Split
 from env_construction.tool_sandbox import ToolSandbox
+
+sys.path.append(str(Path(__file__).parent))
+"""For `scripted_author_server`: test files are imported by path, what they share is not."""
 
 
 @pytest.fixture(scope="session")

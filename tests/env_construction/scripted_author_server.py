@@ -197,6 +197,7 @@ class ScriptedAuthorServer:
         self.headers: list[dict[str, str]] = []
         self.transport: Callable[[int], tuple[int, dict[str, str], float] | None] = lambda number: None
         self.refuse_fields: tuple[str, ...] = ()
+        self.refusal = ""
         self.under_way = self.most_under_way = 0
         self.delay_s = 0.0
         self._spoilers: list[tuple[str, int, tuple[Spoiler | None, ...]]] = []
@@ -209,7 +210,7 @@ class ScriptedAuthorServer:
                 with outer._lock:
                     number = len(outer.bodies)
                     outer.bodies.append(body)
-                    outer.headers.append(dict(self.headers))
+                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
                     outer.under_way += 1
                     outer.most_under_way = max(outer.most_under_way, outer.under_way)
                 try:
@@ -233,7 +234,7 @@ class ScriptedAuthorServer:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def spoil(self, marker: str, stage: int, *spoilers: Spoiler | None) -> None:
         self._spoilers.append((marker, stage, spoilers))
@@ -249,6 +250,8 @@ class ScriptedAuthorServer:
             time.sleep(hang_s)
             return status, headers, {"error": {"message": "trouble", "type": "error", "code": status}}
         time.sleep(self.delay_s)
+        if self.refusal:
+            return 400, {}, {"error": {"message": self.refusal, "type": "invalid_request_error", "code": 400}}
         for name in self.refuse_fields:
             if name in body:
                 hint = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
