@@ -1,0 +1,357 @@
+"""tau-bench: an agent serves a simulated customer, by the rules of a domain, on a database that its calls change.
+
+Inputs: a policy, a simulated user (--user-model, see eval/simulated_user.py), a folder in the authors' layout (eval/tau_bench_domains.py).
+Outputs, in --out: one row a task and trial; `summary.json` with pass^k for k up to the number of trials, by domain and as the
+*unweighted* mean of the domains.
+
+An episode, by tau-bench's own rules: the user opens; one call a turn (the first; further ones are dropped and counted); a turn without a call goes
+to the user; it ends when the user says ###STOP###, when the agent hands over (`transfer_to_human_agents`), or after 30 turns, unsolved. The
+reward is 1 if the database then equals the one after the recorded actions, and every required output stands in something that the agent said to
+the user (lower case, its commas removed), else 0.
+
+Where the authors' code differs (defect 8): it looks for outputs only in messages that carry a call, and a misspelt name keeps
+hand-over from ending an episode. `pass^1_published` is their check of the same transcript; after a hand-over theirs would go on. Theirs also
+shows the user the agent's thinking.
+
+Calls run in the sandbox, each episode in a process of its own that gets the database once. Gold never enters it: the recorded actions are
+replayed in a session of their own. The oracle plays them, says the outputs, and must get 100%.
+
+Example:
+    python -m eval.download tau_bench
+    python -m eval.tau_bench --policy hf:PATH --user-model gpt-4o-2024-08-06@https://api.openai.com/v1 --trials 4 --out outputs/mine/tau_bench
+
+Source: paper/README.md, "Evaluation", defect 8; tau-bench (arXiv 2406.12045).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from env_construction.jsonl import file_sha256, run_main
+from env_construction.matching import MATCHES
+from env_construction.schema import Environment
+from env_construction.tool_sandbox import SandboxFault, ToolSandbox, ToolSession
+from eval.download import DATA, published_file, select
+from eval.pass_hat_k import pass_hat_k_tables, resolvable_difference
+from eval.results import GroupedMean, Metric, scored, table_text
+from eval.simulated_user import GREETING, STOP, SimulatedUser, UserLeft, load_user, read_prompt
+from eval.suite import (
+    DataMissing,
+    GameFault,
+    OnRow,
+    Play,
+    conversation,
+    play_games,
+    run_suite,
+    suite_parser,
+    with_messages,
+)
+from eval.tau_bench_domains import DOMAINS, HAND_OVER, Domain, Task, check_actions, fingerprint, read_domain, read_tasks
+from reward.tool_calls import (
+    CALL_CLOSE,
+    CALL_OPEN,
+    ParsedTurn,
+    assistant_message,
+    parse_turn,
+    render_call,
+    tool_messages,
+)
+from train.policies import Generation, Policy
+
+SUITE = "tau_bench"
+MAX_TURNS = 30
+DEFAULT_DATA = str(DATA / "ftrl")
+IN_FLIGHT = 32
+COLUMNS = ("db_match", "outputs_said", "handed_over", "turns", "calls", "failed_calls", "dropped_calls")
+METRICS: tuple[Metric, ...] = (
+    GroupedMean("pass^1", "reward", "domain"),
+    GroupedMean("pass^1_published", "reward_published", "domain"),
+    *(GroupedMean(column, column, "domain") for column in (*COLUMNS, "completion_tokens")),
+)
+
+
+def required_outputs_said(outputs: Sequence[str], said: Sequence[str]) -> bool:
+    """Does each output stand in one of the texts? Lower case, commas of the texts removed, as tau-bench does it."""
+    texts = [text.lower().replace(",", "") for text in said]
+    return all(any(output.lower() in text for text in texts) for output in outputs)
+
+
+def first_call(text: str, match: str) -> tuple[ParsedTurn, int]:
+    """The turn with its first call alone, and how many further calls were dropped.
+
+    `published` reads nothing behind the first closing tag: if what stands before it is no call, the whole turn is a message.
+    """
+    turn = parse_turn(text, match)
+    if match == "published":
+        start = turn.text.find(CALL_OPEN)
+        end = turn.text.find(CALL_CLOSE, start) if start >= 0 else -1
+        if end >= 0:
+            end += len(CALL_CLOSE)
+            shortened = parse_turn(turn.text[:end], match)
+            if not shortened.calls:
+                return replace(turn, calls=(), content=shortened.content + turn.text[end:]), len(turn.calls)
+            return replace(shortened, text=turn.text), len(turn.calls) - 1
+    return replace(turn, calls=turn.calls[:1]), max(0, len(turn.calls) - 1)
+
+
+class TauGame:
+    """One task being served. See eval.suite.Game."""
+
+    def __init__(
+        self,
+        task: Task,
+        domain: Domain,
+        trial: int,
+        user: SimulatedUser,
+        opening: str,
+        sandbox: ToolSandbox,
+        match: str,
+    ) -> None:
+        self.id, self.trial, self.done = task.id, trial, False
+        self._task, self._domain, self._user, self._sandbox, self._match = task, domain, user, sandbox, match
+        opened = [{"role": "system", "content": domain.wiki}, {"role": "user", "content": opening}]
+        self.state: Environment = conversation(task.id, opened, domain.tools)
+        self._lines = [GREETING, opening]  # agent and user in turn, as the user sees it
+        self._session: ToolSession | None = None
+        self._said: list[str] = []  # to the user
+        self._said_with_calls: list[str] = []
+        self._statuses: list[list[str]] = []
+        self._failed_calls = self._dropped_calls = self._gold_made = 0
+        self._handed_over = self._user_left = False
+        self._db_match: bool | None = None
+
+    def gold_turn(self) -> str:
+        """The recorded actions one by one, then the outputs; without outputs, a recorded hand-over."""
+        if self._gold_made < len(self._task.gold_calls):
+            self._gold_made += 1
+            return render_call(self._task.gold_calls[self._gold_made - 1])
+        hand_over = next((action for action in self._task.actions if action.name == HAND_OVER), None)
+        if hand_over is not None and not self._task.outputs:
+            return render_call(hand_over)
+        return f"That is done. {'; '.join(self._task.outputs)}"
+
+    def hear(self, generation: Generation) -> None:
+        turn, dropped = first_call(generation.text, self._match)
+        self._dropped_calls += dropped
+        try:
+            if turn.calls:
+                self._execute(turn)
+            else:
+                self._answer_user(turn)
+            if self.done:
+                self._db_match = self._database_is_right()
+        except GameFault:
+            self._close()
+            raise
+
+    def _execute(self, turn: ParsedTurn) -> None:
+        if self._session is None:
+            try:
+                self._session = self._sandbox.open_session(self._domain.codes, self._domain.database)
+            except SandboxFault as error:
+                raise GameFault(str(error)) from None
+            weakref.finalize(self, self._session.close)  # a fault of the policy drops the game without a word
+        [call] = turn.calls
+        result = self._session.call(call.name, call.arguments)
+        if result.status == "fault":
+            raise GameFault(result.output)
+        self._failed_calls += not result.ok
+        self._statuses.append([result.status])
+        self._said_with_calls.append(turn.content)
+        self.state = with_messages(self.state, assistant_message(turn), *tool_messages(turn, [result]))
+        if call.name == HAND_OVER:
+            self._handed_over = self.done = True
+
+    def _answer_user(self, turn: ParsedTurn) -> None:
+        self._statuses.append([])
+        self._said.append(turn.content)
+        self._lines.append(turn.content)
+        self.state = with_messages(self.state, assistant_message(turn))
+        try:
+            reply = self._user.reply(self.id, self.trial, self._task.instruction, self._lines)
+        except UserLeft:
+            self._user_left = self.done = True
+            return
+        self._lines.append(reply)
+        self.state = with_messages(self.state, {"role": "user", "content": reply})
+        self.done = STOP in reply
+
+    def _database_is_right(self) -> bool:
+        right = self._domain.right_database(self._task, self._sandbox)
+        if self._session is None:
+            return fingerprint(self._domain.database) == right
+        try:
+            return fingerprint(self._session.state()) == right
+        except SandboxFault as error:
+            raise GameFault(str(error)) from None
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+    def row(self, outcome: str) -> dict[str, Any]:
+        self._close()
+        outputs = self._task.outputs
+        solved = self._db_match is True and not self._user_left
+        said = required_outputs_said(outputs, self._said)
+        if not self.done:
+            failure = outcome
+        elif self._user_left:
+            failure = "user_left"
+        elif not solved:
+            failure = "wrong_database"
+        else:
+            failure = "" if said else "missing_output"
+        return {
+            "domain": self._task.domain,
+            "reward": float(solved and said),
+            "reward_published": float(solved and required_outputs_said(outputs, self._said_with_calls)),
+            "db_match": None if self._db_match is None else float(self._db_match),
+            "outputs_said": float(said) if outputs and self.done else None,
+            "handed_over": float(self._handed_over),
+            "calls": sum(len(statuses) for statuses in self._statuses),
+            "failed_calls": self._failed_calls,
+            "dropped_calls": self._dropped_calls,
+            "failure": failure,
+            "user_turns": self._lines[1::2],
+            "turn_scores": [{"status": statuses} for statuses in self._statuses],
+        }
+
+
+class _Openings:
+    """The users' first lines, asked for ahead of the games that they open, so that no game waits for another's."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, user: SimulatedUser, tasks: dict[str, Task], plays: list[Play]
+    ) -> None:
+        self._asked: dict[Play, Future[str]] = {
+            (case, trial): pool.submit(user.reply, case, trial, tasks[case].instruction, [GREETING])
+            for case, trial in plays
+        }
+
+    def take(self, case_id: str, trial: int) -> str:
+        try:
+            return self._asked.pop((case_id, trial)).result()
+        except UserLeft:
+            raise GameFault("the simulated user's model cannot read the instruction: too long") from None
+
+
+def summary_keys(domains: Sequence[str], trials: int, seed: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """pass^k for all k that the trials allow, and what difference in pass^1 can be resolved."""
+
+    def keys(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        counted = scored(rows)
+        return {
+            "pass_hat_k": pass_hat_k_tables(counted, domains, trials, seed),
+            "smallest_resolvable_difference": {"pass^1": resolvable_difference(counted, domains)},
+            "mean": f"unweighted mean of the domains {', '.join(domains)}",
+        }
+
+    return keys
+
+
+def parser() -> argparse.ArgumentParser:
+    made = suite_parser(__doc__, "python -m eval.tau_bench", data=DEFAULT_DATA)
+    made.add_argument("--user-model", default=None, help="MODEL@BASE_URL, replay:FILE or scripted")
+    made.add_argument("--user-prompt", default=None, help="file with another prompt for the user, {instruction} in it")
+    made.add_argument("--user-threads", type=int, default=32, help="users and databases at work at once")
+    made.add_argument("--domains", nargs="+", choices=DOMAINS, default=list(DOMAINS))
+    made.add_argument("--max-turns", type=int, default=MAX_TURNS)
+    made.add_argument("--match", choices=MATCHES, default="published", help="how turns are read")
+    made.set_defaults(in_flight=IN_FLIGHT)  # each case in play holds its database twice: about 70 MB
+    return made
+
+
+def load_data(folder: Path, names: Sequence[str], limit: int | None) -> tuple[dict[str, Task], dict[str, Domain]]:
+    """Tasks by id, and domains by name. Raises DataMissing, BadInput."""
+    if str(folder) == DEFAULT_DATA:
+        for file in select([SUITE]):
+            published_file(file.name)
+    path = folder / "tau-bench.jsonl"
+    if not path.is_file():
+        raise DataMissing(f"{path}: no such file; `python -m eval.download tau_bench` fetches tasks and domains")
+    domains = {name: read_domain(folder / "tau-bench", name) for name in names}
+    tasks = [task for task in read_tasks(path, limit) if task.domain in domains]
+    check_actions(tasks, domains)
+    return {task.id: task for task in tasks}, domains
+
+
+def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
+    """Play what is left and return the summary. Raises DataMissing, BadInput."""
+    names = [name for name in DOMAINS if name in arguments.domains]
+    folder = Path(arguments.data)
+    tasks, domains = load_data(folder, names, arguments.limit)
+    if not arguments.user_model:
+        raise DataMissing("tau-bench needs a simulated user: --user-model MODEL@BASE_URL (or `scripted`, for a trial)")
+    prompt = read_prompt(arguments.user_prompt)
+    user = load_user(
+        arguments.user_model, seed=arguments.seed, prompt=prompt, concurrency=max(1, arguments.user_threads)
+    )
+    files = [file for domain in domains.values() for file in domain.files]
+    largest = max(len(json.dumps(domain.database)) for domain in domains.values())
+
+    def play(policy: Policy, plays: list[Play], on_row: OnRow) -> None:
+        pool = ThreadPoolExecutor(max_workers=max(1, arguments.user_threads))
+        # a database comes back whole, as one output
+        with ToolSandbox(workers=1, memory_mb=1024, output_bytes=4 * largest + (1 << 20)) as sandbox:
+            try:
+                openings = _Openings(pool, user, tasks, plays)
+
+                def make_game(case_id: str, trial: int) -> TauGame:
+                    task = tasks[case_id]
+                    opening = openings.take(case_id, trial)
+                    return TauGame(task, domains[task.domain], trial, user, opening, sandbox, arguments.match)
+
+                play_games(
+                    policy,
+                    plays,
+                    make_game,
+                    seed=arguments.seed,
+                    in_flight=arguments.in_flight,
+                    max_turns=arguments.max_turns,
+                    on_row=on_row,
+                    threads=max(1, arguments.user_threads),
+                )
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    summary = run_suite(
+        arguments,
+        SUITE,
+        case_ids=list(tasks),
+        play=play,
+        metrics=METRICS,
+        groups={"by_domain": "domain"},
+        data_files=[folder / "tau-bench.jsonl"],
+        settings={
+            "user_model": arguments.user_model,
+            "user_prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+            "domains": names,
+            "max_turns": arguments.max_turns,
+            "match": arguments.match,
+            "domain_files_sha256": {str(file.relative_to(folder)): file_sha256(file) for file in files},
+        },
+        shown=["pass^1", "pass^1_published", "db_match", "handed_over"],
+        policy=policy,
+        extra=summary_keys(names, arguments.trials, arguments.seed),
+    )
+    if arguments.trials > 1:
+        print(table_text(summary["pass_hat_k"], [f"pass^{k}" for k in range(1, arguments.trials + 1)]))
+    return summary
+
+
+def main() -> int:
+    run(parser().parse_args())
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
