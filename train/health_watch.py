@@ -11,7 +11,7 @@ A rule warns once, or stops the run where going on can only waste it:
 | no spread of reward within groups: nothing to learn from | under 0.01, three steps in a row | |
 
 The gap between vLLM's and the trainer's log-probabilities is not among them: OpenRLHF records it only with importance correction
-switched on, which changes the loss.
+switched on, which changes the loss. `train/logprob_gap.py` measures it between epochs, with a rule of its own.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ class Launch:
     """Where and how one epoch is trained. `gpus` are the cards of one node, 0 means CPU; `samples` the prompts in the file.
 
     `save_steps`: the trainer's state is saved every so many steps, and a killed run goes on there; 0: never.
-    `reference`: a model folder that KL is measured to instead of `policy`. `ray_address`: a running Ray cluster's job server.
+    `reference`: a model folder that KL is measured to instead of `policy`. `ray_address`: a running Ray cluster's job
+    server; `policy`, `prompts` and `out` must then be paths that all its nodes share.
     """
 
     policy: str
@@ -50,7 +51,7 @@ def build_flags(row: Experiment, launch: Launch) -> list[str]:
     scale = row.scale
     flags = [
         "--actor.model_name_or_path", launch.policy,
-        *(["--train.agent_func_path", str(AGENT_FILE)] if row.episode else ["--reward.remote_url", str(REWARD_FILE)]),
+        *_reward_flags(row, launch),
         "--data.prompt_dataset", launch.prompts, "--data.input_key", "prompt", "--data.label_key", "label",
         "--data.max_len", str(scale.max_prompt + scale.max_response),
         "--data.max_samples", str(launch.samples),
@@ -79,6 +80,12 @@ def build_flags(row: Experiment, launch: Launch) -> list[str]:
         flags += ADAPTER_FLAGS
     flags += [*row.flags, *_state_flags(launch), *_machine_flags(row, launch)]
     return flags
+
+
+def _reward_flags(row: Experiment, launch: Launch) -> list[str]:
+    """The file that plays and scores. On a cluster the repository is unpacked where each node likes, and is its working folder."""
+    flag, file = ("--train.agent_func_path", AGENT_FILE) if row.episode else ("--reward.remote_url", REWARD_FILE)
+    return [flag, str(file.relative_to(REPOSITORY)) if launch.ray_address else str(file)]
 
 
 def _optimizer(entity: str, learning_rate: float) -> list[str]:

@@ -194,6 +194,13 @@ def test_a_cluster_gets_the_rewards_settings_with_the_job() -> None:
     assert command[-4:] == ["python", "-m", "openrlhf.cli.train_ppo_ray", "--flag"]
 
 
+@pytest.mark.parametrize(("name", "file"), [("grpo", "reward/openrlhf_reward.py"), ("grpo-episode", "train/agent.py")])
+def test_a_cluster_finds_the_scoring_file_in_its_own_copy(name: str, file: str) -> None:
+    near, far = flags_of(f"qwen3-8b-plain-{name}"), flags_of(f"qwen3-8b-plain-{name}", ray_address="http://head:8265")
+    assert (near[3], far[3]) == (str(ROOT / file), file)
+    assert near[:3] == far[:3] and near[4:] == far[4:]
+
+
 def test_reward_settings_come_from_the_name_and_a_control_overrides_it() -> None:
     settings = reward_environment(experiment("tiny-plain-grpo-solve-pr-strict"), "shuffled", 3)
     assert settings == {
