@@ -1,9 +1,10 @@
 """Build a data set with the LLM author: many environments under way at once, each repaired until it is valid or given up.
 
-`build.py --author llm` comes here. Out, in the output folder: `train.jsonl`, `dev.jsonl`, `test.jsonl` with what is valid; `rejected.jsonl` with what
-could not be repaired, its stage's rule and message; `ledger.json`. Lines are written in the order of the questions, whatever the
-concurrency. A run that was stopped (killed, budget spent, endpoint down) goes on where it was: finished environments are not
-made again, and what the model said before comes from the cache. A fault of the endpoint is no rejection: the next run tries again.
+`build.py --author llm` comes here. Out, in the output folder: `train.jsonl`, `dev.jsonl`, `test.jsonl` with what is valid;
+`rejected.jsonl` with what could not be repaired, by rule and message; `ledger.json`. Lines are written in the order of the
+questions, whatever the concurrency; only what a fault of the endpoint left out comes later. A run that was stopped (killed,
+budget spent, endpoint down) goes on where it was: finished environments are not made again, and what the model said before
+comes from the cache. A fault of the endpoint is no rejection: the next run tries again.
 
 An environment whose question is there already, or that shares a gold call or sub-question with another split, is given up too; so
 is a domain's question after DOMAIN_ATTEMPTS, a user's question after one.
@@ -124,6 +125,8 @@ class LlmBuild:
             closing(self._in_order(pool, iter(waiting), first)) as outcomes,
         ):
             for outcome in outcomes:
+                if self.budget_message:
+                    continue  # it comes in its turn, out of the cache, when the run goes on
                 if outcome.stopped is None:
                     outcome = self._distinct(outcome, first)
                 if outcome.stopped is None:
