@@ -25,6 +25,7 @@ def director_of(film, detail="plain"):
         raise KeyError("no film " + film)
     return {"film": film, "director": directors[film]}
 """
+# with an example call at its end, as many sources of the data set have it
 BIRTH = """import datetime
 
 def _year(name):
@@ -32,6 +33,9 @@ def _year(name):
 
 def birth_year(name):
     return datetime.date(_year(name), 1, 1).year
+
+# Example usage
+print(birth_year("Ben Ash"))
 """
 DOCUMENTS = {
     "Who directed the film Little Mill?": {
@@ -159,6 +163,15 @@ def test_both_layouts_of_the_data_give_the_same_tools(tmp_path: Path) -> None:
     assert (first.codes, first.tools, first.id) == (authors.codes, authors.tools, "0")
     assert (second.id, second.domain, second.codes["birth_year"]) == ("17", "Film", BIRTH)
     assert len(read_questions(whole, limit=1)) == 1
+
+
+def test_a_tool_of_two_sub_questions_is_offered_once(tmp_path: Path) -> None:
+    tools = {**DOCUMENTS, "And who directed Loud River?": {**DOCUMENTS[next(iter(DOCUMENTS))], "description": "again"}}
+    [question] = read_questions(data(tmp_path, {**AUTHORS, "tools": tools}))
+    assert [(tool["name"], tool["description"]) for tool in question.tools] == [
+        ("director_of", "Director of a film."),
+        ("birth_year", "Year of birth."),
+    ]
 
 
 @pytest.mark.parametrize(
