@@ -3,14 +3,17 @@
 Input: a JSONL file (the authors' `ToolHop.jsonl`) or one JSON list (the original data set's `ToolHop.json`). Output: `Question`s.
 
 A record has `question`, `answer`, `tools` (`{sub-question: tool document}`) and `functions`: `{tool name: source}`, or a list of sources, in
-which a tool's source is the first that defines a function of its name. `id` and `domain` are taken where they stand. A tool that
-serves two sub-questions stands there twice (7 of 450 in a sample of 100 questions) and is offered once: servers refuse a name given twice.
+which a tool's source is the first that defines a function of its name. `id` and `domain` are taken where they stand.
+
+A name can stand there twice, with two documents, for two sub-questions (in 7 of 100 sampled questions); only one source can answer to it. It
+is offered once, with the document that fits the source: servers refuse a name given twice. The authors' code shows both documents.
 
 Source: paper/README.md, "Evaluation".
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -72,19 +75,40 @@ def _question(record: Mapping[str, Any], where: str, place: int) -> Question:
             raise BadInput(f"{where}: key {key!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
     documents = list(record["tools"].values()) if isinstance(record["tools"], dict) else list(record["tools"])
     tools = [document.get("function", document) if isinstance(document, dict) else document for document in documents]
-    offered: dict[str, dict[str, Any]] = {}
+    offered: dict[str, list[dict[str, Any]]] = {}
     for tool in tools:
         if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
             raise BadInput(f"{where}: key 'tools': expected documents with a name, got {str(tool)[:80]!r}")
-        offered.setdefault(tool["name"], tool)
+        offered.setdefault(tool["name"], []).append(tool)
+    codes = _codes(record.get("functions"), list(offered), where)
     return Question(
         id=str(record.get("id", place)),
         question=record["question"],
         answer=str(record["answer"]),
-        tools=tuple(offered.values()),
-        codes=_codes(record.get("functions"), list(offered), where),
+        tools=tuple(_fitting(documents, codes.get(name, "")) for name, documents in offered.items()),
+        codes=codes,
         domain=str(record.get("domain") or ""),
     )
+
+
+def _fitting(documents: Sequence[dict[str, Any]], source: str) -> dict[str, Any]:
+    """Of several documents of one name, the one whose parameters the source takes (the first, where that is equal)."""
+    if len(documents) == 1:
+        return documents[0]
+    name = documents[0]["name"]
+    try:
+        functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    except (SyntaxError, ValueError, RecursionError):
+        functions = []
+    found = next((function.args for function in functions if function.name == name), None)
+    taken = {argument.arg for argument in (*found.posonlyargs, *found.args, *found.kwonlyargs)} if found else set()
+    return min(documents, key=lambda document: len(_properties(document) - taken))
+
+
+def _properties(document: Mapping[str, Any]) -> set[str]:
+    parameters = document.get("parameters")
+    properties = parameters.get("properties") if isinstance(parameters, dict) else None
+    return set(properties) if isinstance(properties, dict) else set()
 
 
 def _codes(functions: Any, names: Sequence[str], where: str) -> dict[str, str]:

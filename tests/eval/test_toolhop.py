@@ -165,13 +165,17 @@ def test_both_layouts_of_the_data_give_the_same_tools(tmp_path: Path) -> None:
     assert len(read_questions(whole, limit=1)) == 1
 
 
-def test_a_tool_of_two_sub_questions_is_offered_once(tmp_path: Path) -> None:
-    tools = {**DOCUMENTS, "And who directed Loud River?": {**DOCUMENTS[next(iter(DOCUMENTS))], "description": "again"}}
-    [question] = read_questions(data(tmp_path, {**AUTHORS, "tools": tools}))
-    assert [(tool["name"], tool["description"]) for tool in question.tools] == [
-        ("director_of", "Director of a film."),
-        ("birth_year", "Year of birth."),
-    ]
+def test_a_name_that_stands_there_twice_is_offered_once_as_its_source_takes_it(tmp_path: Path) -> None:
+    other = {"name": "director_of", "description": "other", "parameters": {"properties": {"title": {}, "film": {}}}}
+    fitting = DOCUMENTS["Who directed the film Little Mill?"]
+    for pair in ((other, fitting), (fitting, other), (fitting, {**fitting, "description": "the same again"})):
+        tools = {"first": pair[0], **DOCUMENTS, "last": pair[1]}
+        del tools["Who directed the film Little Mill?"]
+        [question] = read_questions(data(tmp_path, {**AUTHORS, "tools": tools}))
+        assert [tool["description"] for tool in question.tools] == ["Director of a film.", "Year of birth."]
+    unreadable = {**AUTHORS, "tools": {"a": other, "b": fitting}, "functions": {"director_of": "def director_of(:"}}
+    [question] = read_questions(data(tmp_path, unreadable))
+    assert [tool["name"] for tool in question.tools] == ["director_of"]
 
 
 @pytest.mark.parametrize(
