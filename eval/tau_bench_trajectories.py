@@ -1,0 +1,105 @@
+"""Trajectories that tau-bench itself recorded -> turns that this repository scores again: do both scorers agree?
+
+Input: a JSON file as tau-bench's `run.py` writes it (a list of `task_id`, `trial`, `reward`, `traj`), such as those under
+`historical_trajectories/` of the repository sierra-research/tau-bench. Output: replay lines (`id`, `trial`, `turns`, `user_turns`, and tau-bench's own
+`reward`), which serve as the policy and as the simulated user; with --results, a comparison of the rewards (exit code 1 if any differ).
+
+Example:
+    python -m eval.tau_bench_trajectories gpt-4o-airline.json --domain airline --out recorded.jsonl
+    python -m eval.tau_bench --policy replay:recorded.jsonl --user-model replay:recorded.jsonl --trials 4 --domains airline --out outputs/gpt-4o
+    python -m eval.tau_bench_trajectories gpt-4o-airline.json --domain airline --out recorded.jsonl --results outputs/gpt-4o
+
+Measured so: the 200 airline trajectories of gpt-4o get the same 200 rewards, and pass^1 to pass^4 of 42.0, 27.3, 22.0 and 20.0, as published.
+
+Source: tau-bench (arXiv 2406.12045); paper/README.md, "Evaluation".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from env_construction.jsonl import BadInput, run_main, write_jsonl
+from env_construction.tool_sandbox import ToolCall
+from eval.results import read_rows
+from eval.tau_bench_domains import DOMAINS
+from reward.tool_calls import render_call
+
+
+def replay_line(record: Mapping[str, Any], domain: str, where: str) -> dict[str, Any]:
+    """The replay line of one recorded episode. Raises BadInput naming `where`."""
+    turns: list[str] = []
+    user_turns: list[str] = []
+    try:
+        for message in record["traj"]:
+            content = message.get("content") or ""
+            if message["role"] == "user":
+                user_turns.append(content)
+            elif message["role"] == "assistant":
+                turns.append("\n".join(part for part in (content, _call_text(message)) if part))
+        case, trial, reward = f"{domain}/{int(record['task_id'])}", int(record["trial"]), float(record["reward"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BadInput(f"{where}: expected task_id, trial, reward and traj ({type(error).__name__}: {error})") from None
+    return {"id": case, "trial": trial, "turns": turns, "user_turns": user_turns, "reward": reward}
+
+
+def _call_text(message: Mapping[str, Any]) -> str:
+    """The first call of a message as the policy's text; empty if there is none."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return ""
+    function = calls[0]["function"]
+    return render_call(ToolCall(function["name"], json.loads(function["arguments"])))
+
+
+def read_trajectories(path: Path, domain: str) -> list[dict[str, Any]]:
+    """The replay lines of a file. Raises BadInput."""
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: expected a JSON list of trajectories ({error})") from None
+    if not isinstance(records, list):
+        raise BadInput(f"{path}: expected a JSON list of trajectories, got {type(records).__name__}")
+    return [replay_line(record, domain, f"{path}: item {place}") for place, record in enumerate(records)]
+
+
+def differences(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> tuple[int, list[str]]:
+    """How many episodes both sides have, and a line for each whose reward differs."""
+    theirs = {(line["id"], line["trial"]): line["reward"] for line in lines}
+    both = [row for row in rows if (row["id"], row["trial"]) in theirs]
+    differing = [
+        f"{row['id']}, trial {row['trial']}: {theirs[row['id'], row['trial']]:g} there, {row['reward']:g} here ({row['failure']})"
+        for row in both
+        if abs(theirs[row["id"], row["trial"]] - row["reward"]) > 1e-6
+    ]
+    return len(both), differing
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m eval.tau_bench_trajectories",
+    )
+    parser.add_argument("trajectories", help="JSON file that tau-bench wrote")
+    parser.add_argument("--domain", choices=DOMAINS, required=True)
+    parser.add_argument("--out", required=True, help="replay lines, JSONL")
+    parser.add_argument("--results", default=None, help="result folder to compare the rewards with")
+    arguments = parser.parse_args()
+    lines = read_trajectories(Path(arguments.trajectories), arguments.domain)
+    count = write_jsonl(arguments.out, lines)
+    print(f"wrote {count} episodes to {arguments.out}")
+    if arguments.results is None:
+        return 0
+    compared, differing = differences(lines, read_rows(arguments.results))
+    for line in differing:
+        print(line)
+    print(f"{compared - len(differing)} of {compared} episodes get the reward that tau-bench gave them")
+    return 1 if differing or not compared else 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,95 @@
+"""Trajectories as tau-bench records them are turned into replay lines, scored again, and compared reward by reward."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from env_construction.jsonl import BadInput
+from eval.tau_bench import parser, run
+from eval.tau_bench_trajectories import differences, main, read_trajectories
+
+
+def called(name: str, content: str | None = None, **arguments: Any) -> dict[str, Any]:
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    return {
+        "role": "assistant",
+        "content": content,
+        "tool_calls": [{"id": "c", "type": "function", "function": function}],
+    }
+
+
+def episode(task: int, reward: float, *messages: dict[str, Any]) -> dict[str, Any]:
+    opened = [{"role": "system", "content": "rules"}, {"role": "user", "content": "Hello."}]
+    return {"task_id": task, "trial": 0, "reward": reward, "info": {}, "traj": [*opened, *messages]}
+
+
+def said(content: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": content, "tool_calls": None}, {"role": "user", "content": "###STOP###"}]
+
+
+TOOL = {"role": "tool", "name": "x", "tool_call_id": "c", "content": "..."}
+RECORDED = [
+    episode(0, 1.0, called("cancel_booking", booking="B1"), TOOL, *said("Cancelled.")),
+    episode(1, 0.0, called("read_booking", "One moment.", booking="B1"), TOOL, *said("1200.")),
+    episode(2, 1.0, called("transfer_to_human_agents", summary="x"), TOOL),
+]
+
+
+def file(folder: Path, records: Any) -> Path:
+    path = folder / "trajectories.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+def test_recorded_episodes_get_the_reward_that_tau_bench_gave_them(
+    tau_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, lines, out = file(tau_folder.parent, RECORDED), tau_folder.parent / "lines.jsonl", tau_folder.parent / "out"
+    command = ["trajectories", str(path), "--domain", "airline", "--out", str(lines)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert main() == 0
+    replay = f"replay:{lines}"
+    flags = ["--policy", replay, "--user-model", replay, "--data", str(tau_folder), "--out", str(out)]
+    summary = run(parser().parse_args([*flags, "--domains", "airline", "--limit", "3"]))
+    assert (summary["rows"], summary["faults"]) == (3, 0)
+    monkeypatch.setattr(sys, "argv", [*command, "--results", str(out)])
+    assert main() == 0
+    assert "3 of 3 episodes get the reward" in capsys.readouterr().out
+    path.write_text(json.dumps([{**RECORDED[0], "reward": 0.0}, *RECORDED[1:]]))
+    assert main() == 1
+    said_now = capsys.readouterr().out
+    assert "airline/0, trial 0: 0 there, 1 here" in said_now
+    assert "2 of 3 episodes" in said_now
+
+
+def test_turns_keep_content_and_first_call(tmp_path: Path) -> None:
+    [_, line, _] = read_trajectories(file(tmp_path, RECORDED), "airline")
+    assert line["turns"][0].startswith("One moment.\n<tool_call>")
+    assert line["turns"][1] == "1200."
+    assert line["user_turns"] == ["Hello.", "###STOP###"]
+    assert (line["id"], line["trial"], line["reward"]) == ("airline/1", 0, 0.0)
+
+
+def test_nothing_compared_is_no_agreement(tmp_path: Path) -> None:
+    lines = read_trajectories(file(tmp_path, RECORDED), "retail")
+    assert differences(lines, [{"id": "airline/0", "trial": 0, "reward": 1.0, "failure": ""}]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {"a": 1},
+        [{"task_id": 1}],
+        [{**RECORDED[0], "trial": None}],
+        [{**RECORDED[0], "traj": ["text"]}],
+        [{**RECORDED[0], "traj": [{"role": "assistant", "tool_calls": [{}]}]}],
+    ],
+)
+def test_other_files_are_refused_in_one_line(tmp_path: Path, records: Any) -> None:
+    with pytest.raises(BadInput, match="expected"):
+        read_trajectories(file(tmp_path, records), "airline")
