@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-TORCH=2.13.0 VLLM=0.29.0 DEEPSPEED=0.19.6 FLASH_ATTN=2.8.3 OPENRLHF=0.11.2 SETUPTOOLS=78.1.1 UV=0.13.9
+TORCH=2.13.0 VLLM=0.29.0 DEEPSPEED=0.19.6 FLASH_ATTN=2.8.3 OPENRLHF=0.11.2 BFCL=2026.3.23 SETUPTOOLS=78.1.1 UV=0.13.9
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2; exit 2; }
@@ -89,13 +89,15 @@ if [ "$route" = cpu ]; then
 fi
 uv pip install --quiet --no-build-isolation --no-deps "flash-attn==$FLASH_ATTN"
 uv pip install --quiet --no-deps "openrlhf==$OPENRLHF"
+# Without its declared dependencies, which hold numpy and vllm back: its checkers need filelock and mpmath only, which are there.
+uv pip install --quiet --no-deps "bfcl-eval==$BFCL"
 
 python - <<'PYTHON'
 import importlib.metadata as metadata
 
 import torch
 
-names = ("torch", "transformers", "ray", "deepspeed", "openrlhf")
+names = ("torch", "transformers", "ray", "deepspeed", "openrlhf", "bfcl-eval")
 print("setup: " + ", ".join(f"{name} {metadata.version(name)}" for name in names) + f"; CUDA {torch.cuda.is_available()}")
 PYTHON
 printf '%s' "$stamp" >.venv/.setup-stamp

@@ -1,0 +1,267 @@
+"""Berkeley function calling (BFCL v4) from the PyPI package `bfcl-eval`: its data, its tools, its own checkers, offline.
+
+Inputs: a policy; the data travel in the package. Outputs, in --out: one row a case, `summary.json` with accuracy by category and
+BFCL's means: `non_live_ast` (simple, multiple, parallel, parallel multiple alike; simple is the mean of Python, Java and JavaScript),
+`live_ast` (over all live cases), `multi_turn` (the four categories alike), `irrelevance` and `relevance`.
+
+| categories | a case | right if |
+| --- | --- | --- |
+| `simple_*`, `multiple`, `parallel*`, `live_*` | one turn | the package's AST checker accepts the calls |
+| `*irrelevance`, `live_relevance` | one turn | no call is made; a call is made |
+| `multi_turn_*` | several user turns, up to 20 steps each, tools that change a state | state and outputs agree with the gold calls' |
+
+The model gets the tools natively (function calling), with JSON Schema types and dots in names as underscores, as the package's OpenAI-style
+handlers do it; calls are read by this project's strict parser. A turn without a readable call ends the user's turn, as there. Web
+search and memory (they need a network or embedding models) and format sensitivity (a prompt study) are left out.
+How a model's calls are run without `eval` of what it wrote: see eval/bfcl_checker.py.
+
+The oracle makes the gold calls: 100% of every category but for seven of the 3,641 single-turn cases, whose gold no call can satisfy
+(`UNSOLVABLE`). They stay in, since published accuracies count them.
+
+Example:
+    python -m eval.bfcl --policy hf:PATH --out outputs/mine/bfcl --categories multi_turn --limit 50
+
+Source: paper/README.md, "Who uses it now"; bfcl-eval 2026.3.23, `eval_checker/eval_runner.py`, `model_handler/base_handler.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from env_construction.jsonl import BadInput, run_main
+from env_construction.schema import Environment
+from env_construction.tool_sandbox import ToolCall
+from eval.bfcl_process import BfclProcess, CallTimeout, ToolState
+from eval.results import GroupedMean, Metric
+from eval.suite import DataMissing, OnRow, Play, conversation, play_games, run_suite, suite_parser, with_messages
+from reward.tool_calls import assistant_message, parse_turn, render_call
+from train.policies import Generation, Policy
+
+SUITE = "bfcl"
+SIMPLE = ("simple_python", "simple_java", "simple_javascript")
+NON_LIVE = (*SIMPLE, "multiple", "parallel", "parallel_multiple")
+LIVE = ("live_simple", "live_multiple", "live_parallel", "live_parallel_multiple")
+RELEVANCE = ("irrelevance", "live_irrelevance", "live_relevance")
+MULTI_TURN = ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context")
+CATEGORIES = (*NON_LIVE, *LIVE, *RELEVANCE, *MULTI_TURN)
+GROUPS = {
+    "all": CATEGORIES,
+    "ast": (*NON_LIVE, *LIVE),
+    "single_turn": (*NON_LIVE, *LIVE, *RELEVANCE),
+    "non_live": NON_LIVE,
+    "live": LIVE,
+    "multi_turn": MULTI_TURN,
+}
+UNSOLVABLE = {
+    "simple_java_36": "the gold list holds a number and a boolean, which the checker's Java reader gives back as texts",
+    "simple_java_64": "a gold text stands where a list of accepted texts belongs, so that its letters are compared",
+    "simple_java_65": "as simple_java_36",
+    "live_simple_106-63-0": "a required parameter has no accepted value",
+    "live_simple_112-68-0": "as live_simple_106-63-0",
+    "live_multiple_862-181-3": "the gold call has a parameter that the function lacks",
+    "live_multiple_964-207-0": "as live_multiple_862-181-3",
+}
+MAX_STEPS = 20  # of one user turn; one more ends the case as failed
+ADDED_FUNCTIONS = "I have updated some more functions you can choose from. What about now?"
+METRICS: tuple[Metric, ...] = (
+    GroupedMean("non_live_ast", "correct", "category", {c: 1 / 12 if c in SIMPLE else 1 / 4 for c in NON_LIVE}),
+    "live_ast",
+    GroupedMean("multi_turn", "correct", "category", dict.fromkeys(MULTI_TURN, 1 / 4)),
+    "irrelevance",
+    "relevance",
+    "correct",
+    "turns",
+    "calls",
+    "completion_tokens",
+)
+
+
+class SingleTurnGame:
+    """One turn; its calls are checked as a whole."""
+
+    def __init__(self, case: Mapping[str, Any], category: str, trial: int, bfcl: BfclProcess) -> None:
+        self.id, self.trial, self.done = str(case["id"]), trial, False
+        self.state: Environment = conversation(self.id, case["questions"][0], case["tools"])
+        self._gold, self._category, self._bfcl = case["gold"], category, bfcl
+        self._verdict = {"valid": False, "error_type": "nothing_said"}
+        self._calls = self._malformed = 0
+
+    def gold_turn(self) -> str:
+        return _rendered(self._gold) or "None of these functions can do that."
+
+    def hear(self, generation: Generation) -> None:
+        turn = parse_turn(generation.text, "strict")
+        calls = [{"name": call.name, "arguments": call.arguments} for call in turn.calls]
+        self._calls, self._malformed = len(calls), len(turn.malformed)
+        self.state = with_messages(self.state, assistant_message(turn))
+        self.done = True
+        try:
+            self._verdict = self._bfcl.ask("check_single", id=self.id, category=self._category, calls=calls)
+        except CallTimeout:
+            self._verdict = {"valid": False, "error_type": "checker_timeout"}
+
+    def row(self, outcome: str) -> dict[str, Any]:
+        valid = outcome == "ended" and bool(self._verdict["valid"])
+        failure = outcome if outcome != "ended" else str(self._verdict["error_type"])
+        if failure and self._malformed and not self._calls:
+            failure = "malformed"
+        return _columns(self._category, valid, failure, self._calls)
+
+
+class MultiTurnGame:
+    """Several user turns on tools with a state. A user's turn ends with the model's first answer without a call."""
+
+    def __init__(self, case: Mapping[str, Any], category: str, trial: int, bfcl: BfclProcess) -> None:
+        self.id, self.trial, self.done = str(case["id"]), trial, False
+        self._case, self._category = case, category
+        self._tools = ToolState(bfcl, self.id)
+        self._turns: list[list[list[dict[str, Any]]]] = [[]]
+        self._calls = self._cut = 0
+        self._forced = False
+        self._gold_made = False
+        self.state: Environment = conversation(self.id, case["questions"][0], case["tools"])
+
+    def gold_turn(self) -> str:
+        self._gold_made = not self._gold_made
+        calls = self._case["gold"][len(self._turns) - 1] if self._gold_made else []
+        return _rendered(calls) or "That is all that I can do now."
+
+    def hear(self, generation: Generation) -> None:
+        turn = parse_turn(generation.text, "strict")
+        self.state = with_messages(self.state, assistant_message(turn))
+        if not turn.calls:
+            self._next_user_turn()
+            return
+        step = []
+        for call in turn.calls:
+            output, ended = self._tools.call(call.name, call.arguments)
+            # a call that was killed must not be run again by the checker
+            step.append({"name": call.name if ended else "", "arguments": call.arguments if ended else {}})
+            self._cut += not ended
+            self.state = with_messages(self.state, {"role": "tool", "name": call.name, "content": output})
+        self._calls += len(step)
+        self._turns[-1].append(step)
+        if len(self._turns[-1]) > MAX_STEPS:
+            self._forced = self.done = True
+
+    def _next_user_turn(self) -> None:
+        self._gold_made = False
+        place = len(self._turns)
+        if place == len(self._case["questions"]):
+            self.done = True
+            return
+        self._turns.append([])
+        messages = self._case["questions"][place]
+        if added := self._case["held_out"].get(str(place)):
+            tools = [*self.state.tools, *conversation(self.id, [], added).tools]
+            self.state = self.state.model_copy(update={"tools": tools})
+            messages = [{"role": "user", "content": ADDED_FUNCTIONS}]
+        self.state = with_messages(self.state, *messages)
+
+    def row(self, outcome: str) -> dict[str, Any]:
+        if outcome != "ended" or self._forced:
+            self._tools.drop()
+            valid, failure = False, "multi_turn:force_terminated" if self._forced else outcome
+        else:
+            valid, failure = self._tools.check(self._turns)
+        row = _columns(self._category, valid, failure, self._calls)
+        return row | {"user_turns": len(self._turns), "calls_cut": self._cut}
+
+
+def _columns(category: str, valid: bool, failure: str, calls: int) -> dict[str, Any]:
+    return {
+        "category": category,
+        "failure": failure,
+        "calls": calls,
+        "correct": valid,
+        "live_ast": valid if category in LIVE else None,
+        "irrelevance": valid if category.endswith("irrelevance") else None,
+        "relevance": valid if category == "live_relevance" else None,
+    }
+
+
+def _rendered(calls: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(render_call(ToolCall(call["name"], call["arguments"])) for call in calls)
+
+
+def package_folder() -> Path:
+    """Where the installed package is. Raises DataMissing if it is not installed."""
+    found = importlib.util.find_spec("bfcl_eval")
+    if found is None or found.origin is None:
+        raise DataMissing("the package bfcl-eval is not installed; bash setup.sh installs it (its data are in it)")
+    return Path(found.origin).parent
+
+
+def chosen_categories(text: str) -> list[str]:
+    """The categories of a comma-separated list of categories and groups, in the standard order. Raises BadInput."""
+    chosen: set[str] = set()
+    for name in text.split(","):
+        if name not in GROUPS and name not in CATEGORIES:
+            raise BadInput(f"--categories: unknown {name!r}; expected {', '.join(GROUPS)} or {', '.join(CATEGORIES)}")
+        chosen |= set(GROUPS.get(name, (name,)))
+    return [category for category in CATEGORIES if category in chosen]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of this suite."""
+    flags = suite_parser(__doc__, "python -m eval.bfcl", data="bfcl-eval")
+    flags.add_argument(
+        "--categories", default="all", help=f"comma-separated: {', '.join(GROUPS)}, or single categories"
+    )
+    return flags
+
+
+def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
+    """Play and score; returns the summary. `policy` is one that is loaded already. Raises BadInput."""
+    if arguments.data != "bfcl-eval":
+        raise BadInput(f"--data {arguments.data}: expected bfcl-eval; this suite's data are in that package")
+    data = package_folder() / "data"
+    categories = chosen_categories(arguments.categories)
+    with BfclProcess() as bfcl:
+        cases: dict[str, tuple[str, dict[str, Any]]] = {}
+        for category in categories:
+            found = bfcl.ask("cases", category=category, limit=arguments.limit)
+            cases |= {case["id"]: (category, case) for case in found}
+
+        def new_game(case_id: str, trial: int) -> SingleTurnGame | MultiTurnGame:
+            category, case = cases[case_id]
+            kind = MultiTurnGame if category in MULTI_TURN else SingleTurnGame
+            return kind(case, category, trial, bfcl)
+
+        def play(policy: Policy, plays: list[Play], on_row: OnRow) -> None:
+            play_games(
+                policy,
+                plays,
+                new_game,
+                seed=arguments.seed,
+                in_flight=arguments.in_flight,
+                max_turns=10_000,  # a case ends by itself: its user turns are counted, and the steps of each
+                on_row=on_row,
+            )
+
+        return run_suite(
+            arguments,
+            SUITE,
+            case_ids=list(cases),
+            play=play,
+            metrics=METRICS,
+            groups={"by_category": "category"},
+            data_files=[data / f"BFCL_v4_{category}.json" for category in categories],
+            settings={"categories": categories, "bfcl_eval": importlib.metadata.version("bfcl-eval")},
+            shown=("correct", "non_live_ast", "live_ast", "multi_turn", "irrelevance", "relevance"),
+            policy=policy,
+        )
+
+
+def main() -> int:
+    run(parser().parse_args())
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
