@@ -26,7 +26,15 @@ from eval.results import case_values, resampled_means
 
 MARGIN_POINTS = 1.0
 SUITE = "general"
-ORDER = ("mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp")
+LABELS = {
+    "mmlu": "MMLU",
+    "bbh": "BBH",
+    "gsm8k": "GSM8K",
+    "math": "MATH",
+    "humaneval": "HumanEval",
+    "mbpp": "MBPP",
+}
+ORDER = tuple(LABELS)
 
 
 def one_sided_low(after: Sequence[Row], before: Sequence[Row], metric: str = "correct") -> float:
@@ -80,7 +88,7 @@ def build(run: Run) -> list[Artifact]:
     if not rows:
         raise Missing("the general suites of start and trained policies share no problem")
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure, (axes,) = new_figure(width=7.5, height=1.5 + 0.5 * len(tasks))
+    figure, (axes,) = new_figure(width=8.0, height=1.5 + 0.55 * len(tasks))
     with figure_style():
         for index, policy in enumerate(policies):
             colour, mark, _ = policy_style(policy, index)
@@ -89,18 +97,30 @@ def build(run: Run) -> list[Artifact]:
             axes.plot([row["difference"] for row in chosen], y, mark, color=colour, label=policy_label(policy))
             for place, row in zip(y, chosen, strict=True):
                 axes.plot([row["difference_low"], row["difference_high"]], [place, place], color=colour, linewidth=1.3)
+            axes.plot([row["one_sided_low"] for row in chosen], y, "|", color=colour, markersize=9, markeredgewidth=1.8)
+        axes.plot(
+            [], [], "|", color="black", markersize=9, markeredgewidth=1.8, label="lower end of the one-sided interval"
+        )
         axes.axvline(0, color="black", linewidth=0.8)
         axes.axvline(
             -MARGIN_POINTS, color="black", linewidth=1.0, linestyle="--", label=f"margin (−{MARGIN_POINTS:g} point)"
         )
-        axes.set_yticks([-place for place in range(len(tasks))], tasks)
+        problems = {row["task"]: row["difference_n"] for row in rows if row["policy"] == policies[0]}
+        axes.set_yticks(
+            [-place for place in range(len(tasks))],
+            [f"{LABELS.get(task, task)}\n(n={problems.get(task, 0):,})" for task in tasks],
+        )
         axes.set_xlabel("after − before (points, 95% interval)")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     kept = sum(row["non_inferior"] for row in rows)
-    counts = ", ".join(f"{row['task']} n = {row['difference_n']}" for row in rows if row["policy"] == policies[0])
+    counts = ", ".join(
+        f"{LABELS.get(row['task'], row['task'])} n = {row['difference_n']:,}"
+        for row in rows
+        if row["policy"] == policies[0]
+    )
     caption = (
         f"Change in general capability, paired over problems ({counts}), with 95% bootstrap intervals. {kept} of {len(rows)} comparisons are non-inferior: the lower end of the "
-        f"one-sided 95% interval lies above the margin of −{MARGIN_POINTS:g} point, fixed beforehand. Source: eval/<policy>/general/results.jsonl."
+        f"one-sided 95% interval (the tick on each bar) lies above the margin of −{MARGIN_POINTS:g} point, fixed beforehand. Source: eval/<policy>/general/results.jsonl."
     )
     return [Artifact("general_retention", "General capability, before and after", caption, rows, figure)]
 

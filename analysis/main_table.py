@@ -11,6 +11,7 @@ Example: python -m analysis.main_table outputs/cpu
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ PAPER_FILE = Path(__file__).resolve().parent / "paper_table2.csv"
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of Table 2 and where this repository's summaries hold it."""
+    """A metric of Table 2 and where this repository's summaries hold it: the published scoring, since the paper's cells have it.
+
+    tau-bench is the exception: its own semantics count, not the inverted check of the published code.
+    """
 
     key: str
     label: str
@@ -38,11 +42,11 @@ COLUMNS = (
     Column("solve_p", "Solve-P", "environments", "solve_p"),
     Column("solve_r", "Solve-R", "environments", "solve_r"),
     Column("solve_f1", "Solve-F1", "environments", "solve_f1"),
-    Column("toolhop_ac", "ToolHop AC", "toolhop", "ac"),
+    Column("toolhop_ac", "ToolHop AC", "toolhop", "ac_published"),
     Column("tau_bench_pass1", "tau-bench pass^1", "tau_bench", "pass^1"),
-    Column("rotbench_ts", "RoTBench TS", "rotbench", "ts"),
-    Column("rotbench_pi", "RoTBench PI", "rotbench", "pi"),
-    Column("rotbench_cf", "RoTBench CF", "rotbench", "cf"),
+    Column("rotbench_ts", "RoTBench TS", "rotbench", "ts_published"),
+    Column("rotbench_pi", "RoTBench PI", "rotbench", "pi_published"),
+    Column("rotbench_cf", "RoTBench CF", "rotbench", "cf_published"),
 )
 _FAMILIES = {"qwen2.5-7b": "Qwen2.5-7B", "qwen2.5-14b": "Qwen2.5-14B", "qwen3-8b": "Qwen3-8B", "qwen3-14b": "Qwen3-14B"}
 _VERSIONS = {"grpo": "FTRL-GRPO", "reinforce++": "FTRL-Reinforce++"}
@@ -151,7 +155,7 @@ def _cells(row: dict[str, Any], latex: bool) -> list[str]:
             text += f" ({row[f'{column.key}_minus_paper']:+.1f})"
         cells.append(text + arrows.get(row[f"{column.key}_arrow"], ""))
     average = row.get("avg")
-    return [*cells, "–" if average is None else f"{average:.2f}"]
+    return [*cells, ("--" if latex else "–") if average is None else f"{average:.2f}"]
 
 
 def _latex(rows: list[dict[str, Any]]) -> str:
@@ -162,8 +166,8 @@ def _latex(rows: list[dict[str, Any]]) -> str:
         if row["source"] != source:
             lines.append(r"\midrule")
             source = row["source"]
-        model = f"{row['model']}".replace("_", r"\_")
-        lines.append(" & ".join([model, row["version"], *_cells(row, latex=True)]) + r" \\")
+        names = [re.sub(r"([#$%&_{}])", r"\\\1", str(row[key])) for key in ("model", "version")]
+        lines.append(" & ".join([*names, *_cells(row, latex=True)]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -228,6 +232,7 @@ def build(run: Run) -> list[Artifact]:
             else "This model is not in the paper and the environments are not the paper's, so no difference to it is given: only the direction of a gain can be compared. "
         )
         + (f"Not run here: {', '.join(absent)}. " if absent else "")
+        + "ToolHop and RoTBench by the published scoring, tau-bench by its own. "
         + "Source: analysis/paper_table2.csv and eval/<policy>/summary.json."
     )
     table = markdown_table(

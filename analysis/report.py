@@ -29,6 +29,7 @@ from env_construction.jsonl import BadInput, run_main
 
 TABLE_ROWS = 300
 _SUFFIXES = ("_low", "_high", "_n")
+_ARROW = "_arrow"
 _WHOLE = ("layer", "n", "step", "epoch", "seed")
 
 
@@ -60,15 +61,16 @@ def _cell(row: dict[str, str], column: str, usual_n: str) -> tuple[str, str]:
         digits = 3 if abs(value) < 10 else 1
         shown = f"{value:.{digits}f} [{float(low):.{digits}f}, {float(high):.{digits}f}]"
         shown += f" (n={n})" if n and n != usual_n else ""
-    return shown.replace("-", "−"), text
+    return f"{shown} {row.get(column + _ARROW) or ''}".strip().replace("-", "−"), text
 
 
 def read_table(path: Path) -> Table:
-    """A CSV as a table: `x`, `x_low`, `x_high`, `x_n` become one column, the first n one of its own; empty columns are left out."""
+    """A CSV as a table: `x`, `x_low`, `x_high`, `x_n`, `x_arrow` become one column, the first n one of its own; empty columns are left out."""
     with path.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     columns = list(rows[0]) if rows else []
     parts = {f"{column}{suffix}" for column in columns for suffix in _SUFFIXES if f"{column}_low" in columns}
+    parts |= {f"{column}{_ARROW}" for column in columns}
     shown = [column for column in columns if column not in parts and any(row.get(column) for row in rows)]
     counts = [column for column in columns if column in parts and column.endswith("_n")]
     place = next((place for place, column in enumerate(shown) if f"{column}_low" in columns), 0)

@@ -39,6 +39,10 @@ from train.policies import load_policy
 THIRDS = ("lower", "middle", "upper")
 GROUPS = (*(f"{third} {block}" for block in ("MLP", "attention") for third in THIRDS), "rest")
 MODES = ("restore", "only")
+_MODE_LABELS = {
+    "restore": "lost when the group is put back to the start",
+    "only": "there when only the group is trained",
+}
 _SETTINGS = ("temperature", "max_new_tokens", "max_prompt_tokens", "thinking")
 
 
@@ -159,7 +163,7 @@ def build(run: Run) -> list[Artifact]:
     )
     caption = (
         f"Which weights carry the gain: share of the gain in Solve-F1 that is lost when a group's weights are put back to the start (restore), and that is there when only "
-        f"that group is taken from the trained model (only). n = {min(row['solve_f1_n'] for row in rows)} test environments, 95% bootstrap intervals over cases (paired ratio). "
+        f"that group is taken from the trained model (only). Intervals are drawn from −300% to 400% and are whole in the CSV. n = {min(row['solve_f1_n'] for row in rows)} test environments, 95% bootstrap intervals over cases (paired ratio). "
         f"{warning}Shares need not add up to 1. Source: restore/<policy>/<mode>-<group>/results.jsonl."
     )
     return [Artifact("restore_layers", "Which weights carry the gain", caption, rows, _figure(rows, policies, gains))]
@@ -168,7 +172,7 @@ def build(run: Run) -> list[Artifact]:
 def _figure(rows: list[dict[str, Any]], policies: list[str], gains: Mapping[str, Estimate]) -> Any:
     # Ratios of a small gain can be huge; what lies outside these limits is in the CSV.
     ends = [100 * row[key] for row in rows for key in ("share_low", "share_high") if row["share"] is not None]
-    limits = (max(-300, min([-20, *ends])), min(400, max([120, *ends])))
+    limits = (max(-300, min([-20, *ends])) - 8, min(400, max([120, *ends])) + 8)
     figure, axes_list = new_figure(1, len(policies), width=5.2 * len(policies), height=4.0, share_y=True)
     with figure_style():
         for axes, policy in zip(axes_list, policies, strict=True):
@@ -178,7 +182,7 @@ def _figure(rows: list[dict[str, Any]], policies: list[str], gains: Mapping[str,
                 ]
                 colour, mark, _ = policy_style(style)
                 y = [-GROUPS.index(row["group"]) + shift for row in chosen]
-                axes.plot([100 * row["share"] for row in chosen], y, mark, color=colour, label=mode)
+                axes.plot([100 * row["share"] for row in chosen], y, mark, color=colour, label=_MODE_LABELS[mode])
                 for place, row in zip(y, chosen, strict=True):
                     axes.plot(
                         [100 * row["share_low"], 100 * row["share_high"]], [place, place], color=colour, linewidth=1.3

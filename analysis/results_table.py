@@ -150,7 +150,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
             row |= estimate_row(name, _estimate(split["shares"][name]))
             row |= {f"{name}_rate_start": split["rates"][name]["a"], f"{name}_rate": split["rates"][name]["b"]}
         rows.append(row)
-    figure, (axes,) = new_figure(height=3.8)
+    figure, (axes,) = new_figure(width=max(7.0, 1.05 * len(splits) + 1.2), height=3.8)
     with figure_style():
         width = 0.8 / (len(FACTORS) + 1)
         for index, name in enumerate((*FACTORS, "total")):

@@ -49,6 +49,7 @@ def _scenario_figure(rows: list[dict[str, Any]], policies: list[str]) -> Any:
     groups = list(dict.fromkeys(row["group"] for row in rows))
     figure, axes_list = new_figure(1, 3, width=10.5, height=3.9, share_y=True)
     width = 0.8 / len(policies)
+    counts = {row["group"]: row["solve_f1_n"] for row in rows if row["policy"] == policies[0]}
     with figure_style():
         for axes, (metric, label) in zip(axes_list, SOLVE.items(), strict=True):
             for index, policy in enumerate(policies):
@@ -63,7 +64,10 @@ def _scenario_figure(rows: list[dict[str, Any]], policies: list[str]) -> Any:
                 interval_bars(axes, x, values, lows, highs, "#777777" if policy == "start" else "#222222")
             axes.set_xticks(
                 range(len(groups)),
-                [SCENARIO_LABELS.get(group, str(group)).replace(" ", "\n") for group in groups],
+                [
+                    SCENARIO_LABELS.get(group, str(group)).replace(" ", "\n") + f"\n(n={counts.get(group, 0)})"
+                    for group in groups
+                ],
                 fontsize=8,
             )
             axes.set(title=label, ylim=(0, 1.05))
@@ -76,7 +80,7 @@ def _scenario_figure(rows: list[dict[str, Any]], policies: list[str]) -> Any:
 
 
 def _size_figure(by_kind: dict[str, list[dict[str, Any]]], policies: list[str]) -> Any:
-    figure, axes_list = new_figure(1, len(by_kind), width=4.6 * len(by_kind), height=3.6, share_y=True)
+    figure, axes_list = new_figure(1, len(by_kind), width=max(6.6, 4.6 * len(by_kind)), height=3.8, share_y=True)
     with figure_style():
         for axes, (kind, rows) in zip(axes_list, by_kind.items(), strict=True):
             groups = list(dict.fromkeys(row["group"] for row in rows))

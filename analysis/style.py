@@ -81,6 +81,8 @@ def figure_style() -> Iterator[None]:
 def policy_style(policy: str, index: int = 0) -> tuple[str, str, str]:
     """`(colour, mark, hatch)` of a policy; an unknown name takes the palette's entry at `index`. A repeat looks like its first."""
     policy = re.sub(r"-seed\d+$", "", policy)
+    if policy.endswith("-thinking"):  # the colour of the plain policy, a mark and a hatch of its own
+        return policy_style(policy.removesuffix("-thinking"), index)[0], "h", "xxx"
     for ending, style in _VARIANT_STYLE.items():
         if policy.endswith(ending):
             return style

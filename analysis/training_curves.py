@@ -96,6 +96,8 @@ def build(run: Run) -> list[Artifact]:
                     label=policy_label(algorithm),
                 )
             axes.set(title=label, xlabel="RL step")
+            if label.endswith("(share)"):
+                axes.set_ylim(0, max(0.05, axes.get_ylim()[1]))
         for axes in axes_list[len(shown) :]:
             axes.set_visible(False)
         for rows in logs.values():

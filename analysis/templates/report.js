@@ -127,7 +127,7 @@ if (data.environments.length && data.policies.length) {
   const names = data.policies.map((policy) => policy.name);
   for (const side of ["left", "right"]) byId(side).append(...data.policies.map((policy) => option(policy.name, policy.label)));
   byId("left").value = names.includes("start") ? "start" : names[0];
-  byId("right").value = names.find((name) => !["random", "start", "oracle", "more-supervised"].includes(name)) || names[names.length - 1];
+  byId("right").value = names.find((name) => !["random", "oracle", "more-supervised"].includes(name) && !/^start(-|$)/.test(name)) || names[names.length - 1];
   byId("scenario").addEventListener("change", fillEnvironments);
   for (const id of ["environment", "left", "right"]) byId(id).addEventListener("change", show);
   byId("previous").addEventListener("click", () => step(-1));

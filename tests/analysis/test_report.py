@@ -44,7 +44,7 @@ def test_all_makes_what_has_data_and_says_why_the_rest_is_missing(analysis: Path
         {entry["script"]: entry["reason"] for entry in index["missing"]},
     )
     assert made | set(missing) == set(SCRIPTS) and not made & set(missing)
-    assert set(missing) == {"thinking_modes", "general_retention", "restore_layers"}
+    assert set(missing) == {"training_seeds", "thinking_modes", "general_retention", "restore_layers"}
     assert all(len(reason) > 20 for reason in missing.values())
     for entry in index["made"]:
         assert all((analysis / name).stat().st_size > 0 for name in entry["files"])
@@ -119,6 +119,14 @@ def test_table_joins_value_interval_and_n(tmp_path: Path) -> None:
     shown = [cell for cell, _ in table.rows[0]]
     assert shown == ["a", "9", "−0.500 [−1.000, 0.250]", "1.000 [0.000, 2.000] (n=7)"]
     assert table.rows[0][2][1] == "-0.5"
+
+
+def test_table_shows_an_arrow_beside_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("model,x,x_arrow,y\nours,12.5,↑,1\npaper,3,,2\n")
+    table = read_table(file)
+    assert table.columns == ["model", "x", "y"]
+    assert [row[1] for row in table.rows] == [("12.5 ↑", "12.5"), ("3", "3")]
 
 
 def test_calls_are_solved_useless_or_failed() -> None:
@@ -204,6 +212,49 @@ def test_restored_weights_decide_the_fifth_claim(
     line = f"grpo,only,lower MLP,{gain_low},0.8,0.6,1.0,{lead}\n".replace("−", "-")
     (tmp_path / "restore_layers.csv").write_text(header + line)
     claim = claims(Run.open(made_run), tmp_path)[4]
+    assert claim.verdict == verdict and words in claim.evidence
+
+
+@pytest.mark.parametrize(
+    ("kept", "high", "verdict", "words"),
+    [
+        (True, 2.0, REPRODUCED, "6 of 6 comparisons (mmlu, bbh"),
+        (False, 2.0, NOT_TESTED, "inconclusive"),
+        (False, -0.5, NOT_REPRODUCED, "significantly worse: GRPO on mmlu"),
+    ],
+)
+def test_retention_is_lost_only_where_a_loss_is_shown(
+    made_run: Path, tmp_path: Path, kept: bool, high: float, verdict: str, words: str
+) -> None:
+    lines = ["policy,task,difference_high,non_inferior", f"grpo,mmlu,{high},{kept}"]
+    lines += [f"grpo,{task},2.0,True" for task in ("bbh", "gsm8k", "math", "humaneval", "mbpp")]
+    (tmp_path / "general_retention.csv").write_text("\n".join(lines) + "\n")
+    claim = claims(Run.open(made_run), tmp_path)[3]
+    assert claim.verdict == verdict and words in claim.evidence
+
+
+def test_retention_on_some_benchmarks_is_not_the_whole_claim(made_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "general_retention.csv").write_text("policy,task,difference_high,non_inferior\ngrpo,mmlu,1.0,True\n")
+    claim = claims(Run.open(made_run), tmp_path)[3]
+    assert claim.verdict == NOT_TESTED and "only 1 of the six" in claim.evidence
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict", "words"),
+    [
+        ("-0.2,-0.3,-0.1", REPRODUCED, "thinking − plain −0.200 [−0.300, −0.100] Solve-F1"),
+        ("0.2,0.1,0.3", NOT_REPRODUCED, "Significantly better in every pair"),
+        ("0.0,-0.2,0.2", NOT_TESTED, "inconclusive"),
+    ],
+)
+def test_thinking_is_judged_by_intervals_over_all_scenarios(
+    made_run: Path, tmp_path: Path, interval: str, verdict: str, words: str
+) -> None:
+    gap = "solve_f1_thinking_minus_plain"
+    (tmp_path / "thinking_modes.csv").write_text(
+        f"policy,scope,{gap},{gap}_low,{gap}_high\nstart,all,{interval}\nstart,multi_hop,0.5,0.4,0.6\n"
+    )
+    claim = claims(Run.open(made_run), tmp_path)[5]
     assert claim.verdict == verdict and words in claim.evidence
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from analysis import main_table, results_table, scenario_breakdown, training_curves
 from analysis.intervals import estimate_text, paired_difference, statistics_of_totals
 from analysis.run_folder import Missing, Run, policy_label
+from analysis.style import policy_style
 from env_construction.jsonl import BadInput, write_jsonl
-from eval.results import Estimate
+from eval.results import Estimate, write_summary
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +239,32 @@ def test_pairing_ignores_cases_that_one_side_lacks() -> None:
     after = [{"id": "a", "x": 1.0}, {"id": "b", "x": 1.0}]
     found = paired_difference(after, before, "x")
     assert (found.value, found.n) == (0.5, 2)
+
+
+def test_table_2_asks_every_suite_for_metrics_that_it_has() -> None:
+    for column in main_table.COLUMNS:
+        suite = importlib.import_module(f"eval.{column.suite}")
+        names = {metric if isinstance(metric, str) else metric.name for metric in suite.METRICS}
+        assert column.metric in names, column.label
+
+
+def test_table_2_holds_the_other_suites_of_a_run(made_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "start")
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    for suite in ("toolhop", "tau_bench", "rotbench"):
+        names = {column.metric: estimate for column in main_table.COLUMNS if column.suite == suite}
+        write_summary(tmp_path / "eval" / "start" / suite, {"metrics": names})
+    row = main_table.table_rows(Run.open(tmp_path))[-1]
+    assert [row[f"{column.key}_n"] for column in main_table.COLUMNS[3:]] == [10] * 5
+    solve = sum(row[column.key] for column in main_table.COLUMNS[:3])
+    assert row["avg"] == pytest.approx((solve + 5 * 50.0) / 8)
+    (artifact,) = main_table.build(Run.open(tmp_path))
+    assert "Not run here" not in artifact.caption
+    assert r"50.00 [40.0, 60.0]" in artifact.texts[".tex"]
+
+
+def test_a_policy_looks_the_same_in_every_figure() -> None:
+    assert policy_style("grpo-thinking", 2) == policy_style("grpo-thinking", 7)
+    assert policy_style("grpo-thinking")[0] == policy_style("grpo")[0]
+    assert policy_style("grpo-thinking")[1:] != policy_style("grpo")[1:]
+    assert policy_style("grpo-seed2") == policy_style("grpo")
