@@ -10,7 +10,7 @@ How a suite is written. Its module, `eval/<name>.py`, exposes four things, which
     def run(arguments, policy=None) -> dict[str, Any]       plays and returns the summary; `policy`, if given, is loaded already
     def main() -> int                                       run(parser().parse_args()); return 0
 
-`run` checks its data first: files that are absent raise DataMissing (what, and where it comes from), which `eval.run` reports
+`eval.run` lists the module in its table SUITES, with the metrics that stand for it. `run` checks its data first: files that are absent raise DataMissing (what, and where it comes from), which `eval.run` reports
 as a skipped suite. It then calls `run_suite` with a `play` function. For a conversation, `play` is `play_games` with the suite's
 `make_game`; a case in play is a `Game`, which needs to know nothing of batches, seeds, threads, files or tokens:
 
@@ -384,17 +384,33 @@ def suite_parser(description: str | None, prog: str, data: str | None = None) ->
     return parser
 
 
+POLICY_SETTINGS = ("temperature", "max_new_tokens", "thinking", "seed", "max_prompt_tokens", "batch_size")
+_kept_policies: dict[tuple[Any, ...], Policy] | None = None
+
+
+@contextmanager
+def one_policy() -> Iterator[None]:
+    """Inside, suites with the same policy and settings share one loaded model; another one takes its place."""
+    global _kept_policies
+    _kept_policies = {}
+    try:
+        yield
+    finally:
+        _kept_policies = None
+
+
 def load_suite_policy(arguments: argparse.Namespace) -> Policy:
     """The policy that a suite's arguments name. Raises BadInput."""
-    return load_policy(
-        arguments.policy,
-        temperature=arguments.temperature,
-        max_new_tokens=arguments.max_new_tokens,
-        thinking=arguments.thinking,
-        seed=arguments.seed,
-        max_prompt_tokens=arguments.max_prompt_tokens,
-        batch_size=arguments.batch_size,
-    )
+    settings = {name: getattr(arguments, name) for name in POLICY_SETTINGS}
+    key = (arguments.policy, *settings.values())
+    if _kept_policies is not None and key in _kept_policies:
+        return _kept_policies[key]
+    if _kept_policies is not None:
+        _kept_policies.clear()
+    policy = load_policy(arguments.policy, **settings)
+    if _kept_policies is not None:
+        _kept_policies[key] = policy
+    return policy
 
 
 @contextmanager

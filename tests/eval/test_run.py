@@ -1,0 +1,99 @@
+"""All suites in one call: one model, what is skipped and why, what failed, the table."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from env_construction.jsonl import BadInput
+from env_construction.schema import write_environments
+from eval import run as suites
+from eval import suite
+
+
+def call(monkeypatch: pytest.MonkeyPatch, out: Path, *flags: object) -> tuple[int, dict[str, Any]]:
+    monkeypatch.setattr(sys, "argv", ["run", "--out", str(out), *map(str, flags)])
+    code = suites.main()
+    return code, json.loads((out / "suites.json").read_text())
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, environments, tmp_path) -> list[str]:
+    """Flags that measure four environments and two BFCL cases; run from a folder without data."""
+    monkeypatch.chdir(tmp_path)
+    write_environments(tmp_path / "test.jsonl", environments)
+    return [
+        "--with",
+        f"environments: --data {tmp_path / 'test.jsonl'} --max-turns 4",
+        "--with",
+        "bfcl: --categories irrelevance,simple_python --limit 1",
+    ]
+
+
+def test_suites_without_data_are_skipped_with_what_is_missing(monkeypatch, small, tmp_path, capsys) -> None:
+    names = "environments,toolhop,tau_bench,rotbench,bfcl"
+    code, found = call(monkeypatch, tmp_path / "out", "--model", "oracle", "--suites", names, *small)
+    assert code == 0
+    assert set(found["skipped"]) == {"toolhop", "tau_bench", "rotbench"}
+    assert "clean.json" in found["skipped"]["rotbench"] and "eval.download rotbench" in found["skipped"]["rotbench"]
+    rows = {(row["suite"], row["metric"]): row["value"] for row in found["table"]}
+    assert rows == {("environments", "solve_f1"): 1.0, ("environments", "answer_correct"): 1.0}
+    out = capsys.readouterr()
+    assert "[5/5] bfcl" in out.out and "skipped toolhop:" in out.out
+    assert "solve_f1             4" in out.out
+    assert "[1/5] environments oracle" in out.err
+    assert (tmp_path / "out" / "bfcl" / "results.jsonl").read_text().count("\n") == 2
+
+
+def test_one_model_is_loaded_for_all_suites_and_none_for_finished_ones(
+    monkeypatch, small, tiny_checkpoint, tmp_path
+) -> None:
+    loaded: list[str] = []
+    real = suite.load_policy
+
+    def load(spec: str, **settings: Any) -> Any:
+        loaded.append(spec)
+        return real(spec, **settings)
+
+    monkeypatch.setattr(suite, "load_policy", load)
+    flags = ["--model", f"hf:{tiny_checkpoint}", "--suites", "environments,bfcl", "--max-new-tokens", 8, *small]
+    code, found = call(monkeypatch, tmp_path / "out", *flags)
+    assert (code, loaded) == (0, [f"hf:{tiny_checkpoint}"])
+    assert call(monkeypatch, tmp_path / "out", *flags) == (0, found)
+    assert len(loaded) == 1
+
+
+def test_a_suite_that_cannot_be_measured_fails_without_the_others(monkeypatch, small, tmp_path, environments) -> None:
+    bare = [environment.model_copy(update={"gold_plan": []}) for environment in environments]
+    write_environments(tmp_path / "test.jsonl", bare)
+    code, found = call(monkeypatch, tmp_path / "out", "--model", "oracle", "--suites", "environments,bfcl", *small)
+    assert code == 2
+    assert "no gold_plan" in found["failed"]["environments"]
+    assert (tmp_path / "out" / "bfcl" / "summary.json").exists()
+
+
+def test_bad_flags_end_the_run_before_it_begins(monkeypatch, small, tmp_path) -> None:
+    with pytest.raises(BadInput, match="unknown 'toolhopp'; expected all, or some of environments, toolhop"):
+        suites.chosen_suites("bfcl,toolhopp")
+    with pytest.raises(BadInput, match="expected 'SUITE: FLAGS' with one of bfcl"):
+        suites.extra_flags(["rotbench: --data x"], ["bfcl"])
+    with pytest.raises(BadInput, match="No closing quotation"):
+        suites.extra_flags(["bfcl: --data 'x"], ["bfcl"])
+    assert suites.extra_flags(["tau_bench: --user-model m@http://x/v1 --data ~"], ["tau_bench"]) == {
+        "tau_bench": ["--user-model", "m@http://x/v1", "--data", str(Path.home())]
+    }
+    with pytest.raises(SystemExit):
+        call(monkeypatch, tmp_path / "out", "--model", "oracle", "--suites", "bfcl", "--with", "bfcl: --no-such-flag")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_suite_of_the_table_keeps_the_contract() -> None:
+    for name, listed in suites.SUITES.items():
+        module = __import__(listed.module, fromlist=["SUITE"])
+        assert name == module.SUITE
+        flags = {action.dest for action in module.parser()._actions}
+        assert {"policy", "data", "out", *suites.SHARED, "thinking"} <= flags
+        metrics = {metric if isinstance(metric, str) else metric.name for metric in module.METRICS} | {"mean_of_tasks"}
+        assert set(listed.headlines) <= metrics
