@@ -119,6 +119,8 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "no-toolset-extension": {"without": "toolset_extension"},
 }
 
+PAPER_MODELS = ("qwen2.5-7b", "qwen2.5-14b", "qwen3-8b", "qwen3-14b")
+PAPER_ALGORITHMS = ("grpo", "reinforce++")
 PAPER = Scale(512, 16, 512, 1, 1e-6, 16384, 1024, 3)
 PAPER_THINKING = Scale(512, 16, 512, 1, 1e-6, 16384, 8192, 3)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2)
@@ -153,6 +155,12 @@ class Experiment:
     def flags(self) -> list[str]:
         """The algorithm's own flags."""
         return ALGORITHMS[self.algorithm]
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether the row is one of the paper's twelve runs (its Table 2)."""
+        plain = self.name == f"{self.model.name}-{'thinking' if self.thinking else 'plain'}-{self.algorithm}"
+        return plain and self.model.name in PAPER_MODELS and self.algorithm in PAPER_ALGORITHMS
 
     @property
     def gpus(self) -> int:
@@ -253,14 +261,14 @@ def main() -> int:
     arguments = parser.parse_args()
     for row in matrix():
         if arguments.json:
-            more = {"gpus": row.gpus, "card_gib": row.card_gib, "flags": row.flags}
+            more = {"in_paper": row.in_paper, "gpus": row.gpus, "card_gib": row.card_gib, "flags": row.flags}
             cost = {"gpu_hours": round(row.gpu_hours(), 3), "cpu_minutes": row.cpu_minutes()}
             print(json.dumps({**asdict(row), **more, **cost}))
             continue
         where = f"{row.gpus} x {row.card_gib:3} GB" if row.gpus else "CPU       "
         cost_text = f"{row.gpu_hours():6.0f} GPU hours" if row.gpus else f"{row.cpu_minutes():5} CPU minutes"
         batch = f"{row.scale.rollout_batch} x {row.scale.samples_per_prompt}, {row.scale.epochs} epochs"
-        print(f"{row.name:66} {where}  about {cost_text}  {batch}")
+        print(f"{row.name:66} {where}  about {cost_text}  {batch}{'  (paper)' if row.in_paper else ''}")
     return 0
 
 

@@ -83,12 +83,13 @@ def memory_plan(row: Experiment, gpus: int, nodes: int, gpu_gib: float, tokens: 
     sequences = row.scale.micro_batch
     critics = 1 if row.algorithm == "ppo" else 0
     resident = {"policy": held * (1 + critics), "reference": held, "contexts": CONTEXTS}
-    adapters = ADAPTER_BYTES * adapter_parameters(row) * (1 + critics) / GIB
+    if row.adapter:
+        resident["adapters"] = ADAPTER_BYTES * adapter_parameters(row) * (1 + critics) / GIB
     return MemoryPlan(
         generation={**resident, "engine": max(engine_share(cards) * gpu_gib, engine)},
         training={
             **resident,
-            **({"adapters": adapters} if row.adapter else {"gathered parameters": 2 * min(GATHERED, parameters) / GIB}),
+            **({} if row.adapter else {"gathered parameters": 2 * min(GATHERED, parameters) / GIB}),
             "activations": sequences * (checkpoints + layer),
             "logits": sequences * tokens * model.vocabulary * LOGIT_BYTES / GIB,
         },

@@ -113,12 +113,14 @@ def _machine_flags(row: Experiment, launch: Launch) -> list[str]:
         "--vllm.num_engines", str(cards * launch.nodes), "--vllm.tensor_parallel_size", "1", "--vllm.enable_prefix_caching",
     ]  # fmt: skip
     if launch.gpus:
-        # an adapter's weights are sent merged, which needs whole layers on a card (train/openrlhf_lora.py)
-        sharding = ["--ds.zero_stage", "2"] if row.adapter else ["--ds.zero_stage", "3", "--ds.adam_offload"]
+        # an adapter's weights are sent merged, which needs whole layers on a card (train/openrlhf_lora.py); its optimizer is small
+        sharding = ["--ds.zero_stage", "3", "--ds.adam_offload", "--ds.enable_sleep"]
+        if row.adapter:
+            sharding = ["--ds.zero_stage", "2"]
         return [
             *flags, "--vllm.sync_backend", "nccl", "--vllm.enable_sleep",
             "--vllm.gpu_memory_utilization", str(engine_share(cards * launch.nodes)),
-            "--ds.enable_sleep", *sharding, "--ds.param_dtype", "bf16",
+            *sharding, "--ds.param_dtype", "bf16",
             "--ds.attn_implementation", "flash_attention_2", "--ds.packing_samples", "--actor.gradient_checkpointing_enable",
         ]  # fmt: skip
     return [

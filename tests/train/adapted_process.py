@@ -16,7 +16,7 @@ on_cpu.install()
 import torch  # noqa: E402
 from openrlhf.models.utils import log_probs_from_logits  # noqa: E402
 from openrlhf.trainer.ray.launcher import RayActorGroup, ReferenceModelActor  # noqa: E402
-from openrlhf.trainer.ray.ppo_actor import PolicyModelActor, stateless_init_process_group  # noqa: E402
+from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer, PolicyModelActor, stateless_init_process_group  # noqa: E402
 from openrlhf.utils.deepspeed.deepspeed_utils import get_eval_ds_config, get_train_ds_config  # noqa: E402
 from openrlhf.utils.utils import convert_to_torch_dtype  # noqa: E402
 
@@ -32,6 +32,8 @@ found["dtype"] = str(convert_to_torch_dtype("bf16"))
 training = get_train_ds_config(offload=False, optim_config={"type": "AdamW", "params": {"lr": 1e-6}})
 found["bf16"] = [training["bf16"]["enabled"], get_eval_ds_config(offload=False)["bf16"]["enabled"]]
 found["optimizer"] = training["optimizer"]
+
+found["weights are sent through"] = ActorPPOTrainer.broadcast_to_vllm.__wrapped__.__qualname__
 
 logits, labels = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
 expected = torch.log_softmax(logits, -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)

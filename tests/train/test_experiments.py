@@ -20,7 +20,9 @@ def test_matrix_holds_the_papers_twelve_runs() -> None:
     names = {row.name for row in matrix()}
     starts = ["qwen2.5-7b-plain", "qwen2.5-14b-plain"]
     starts += [f"qwen3-{size}-{mode}" for size in ("8b", "14b") for mode in ("plain", "thinking")]
-    assert {f"{start}-{algorithm}" for start in starts for algorithm in ("grpo", "reinforce++")} <= names
+    paper = {f"{start}-{algorithm}" for start in starts for algorithm in ("grpo", "reinforce++")}
+    assert paper <= names
+    assert {row.name for row in matrix() if row.in_paper} == paper and len(paper) == 12
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -166,6 +166,7 @@ def test_adapters_are_parsed_with_whole_layers_on_one_card(parsed: dict[str, dic
     assert (found["ds"]["lora"]["rank"], found["ds"]["lora"]["alpha"]) == (ADAPTER_RANK, ADAPTER_RANK)
     assert found["ds"]["lora"]["target_modules"] == "all-linear"
     assert (found["ds"]["zero_stage"], found["actor"]["num_gpus_per_node"], found["vllm"]["num_engines"]) == (2, 1, 1)
+    assert (found["ds"]["adam_offload"], found["ds"]["enable_sleep"], found["vllm"]["enable_sleep"]) == (False, False, True)
     assert found["ckpt"]["output_dir"].endswith("adapter")
     assert parsed["qwen3-8b-plain-grpo"]["ds"]["lora"]["rank"] == 0
     assert parsed["one card"]["vllm"]["gpu_memory_utilization"] == found["vllm"]["gpu_memory_utilization"] == 0.4

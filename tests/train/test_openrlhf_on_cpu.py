@@ -50,6 +50,10 @@ def test_weights_go_through_openrlhfs_own_call_and_a_wrong_shape_raises(found: d
     assert found["wrong shape raises"]
 
 
+def test_adapters_are_merged_on_the_way_to_vllm(found: dict[str, Any]) -> None:
+    assert found["weights are sent through"] == "ActorPPOTrainer.broadcast_to_vllm"
+
+
 def test_a_held_reference_reaches_the_reference_alone(found: dict[str, Any]) -> None:
     assert found["reference loads"] == ["base"]
     assert found["policy loads"] == ["policy"]
