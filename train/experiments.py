@@ -169,16 +169,16 @@ class Experiment:
 
     @property
     def card_gib(self) -> int:
-        """Memory of a card that holds the run by train/memory_plan.py; 0 on a CPU."""
-        large = self.adapter and self.model.parameters > 10_000  # policy and reference are whole on the one card
-        return 0 if not self.gpus else 141 if large else 80
+        """Memory of a card that holds the run at full length by train/memory_plan.py; 0 on a CPU."""
+        large = 5_000 if self.thinking else 10_000  # millions: policy and reference are whole on an adapter's one card
+        return 0 if not self.gpus else 141 if self.adapter and self.model.parameters > large else 80
 
     def cpu_minutes(self, steps: int = 18) -> int:
         """Training alone, on one core, `steps` rollout batches an epoch: 45 s of start-up an epoch, and 8 s a step for 128
-        responses to prompts of 150 tokens (measured, docs of train/openrlhf_on_cpu.py); an episode is as long as
-        `EPISODE_TURNS` responses. 0 for models that need a GPU.
+        responses to prompts of 150 tokens (measured, docs of train/openrlhf_on_cpu.py). A step of whole episodes has 2.2 times
+        the tokens (410 an episode, measured). 0 for models that need a GPU.
         """
-        step = 8 * (EPISODE_TURNS if self.episode else 1)
+        step = 8 * (2.2 if self.episode else 1)
         return round(self.scale.epochs * (45 + step * steps) / 60) if self.model.gpus == 0 else 0
 
     def gpu_hours(self, prompts: int | None = None) -> float:

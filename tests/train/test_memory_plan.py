@@ -3,7 +3,7 @@
 import pytest
 
 from env_construction.jsonl import BadInput
-from train.experiments import MODELS, experiment
+from train.experiments import MODELS, experiment, matrix
 from train.memory_plan import adapter_parameters, check_memory, longest_sequence, memory_plan
 
 
@@ -27,10 +27,11 @@ def test_the_papers_hardware_holds_its_runs_by_estimate(name: str) -> None:
     assert "full" in check_memory(experiment(name), 8, 1, 80)
 
 
-@pytest.mark.parametrize("model", [name for name in MODELS if name != "tiny"])
-def test_a_run_fits_on_the_cards_that_the_list_names(model: str) -> None:
-    for ablation in ("", "-lora"):
-        row = experiment(f"{model}-plain-grpo{ablation}")
+@pytest.mark.parametrize("name", sorted({f"{row.model.name}-{row.thinking}" for row in matrix() if row.gpus}))
+def test_a_run_fits_at_full_length_on_the_cards_that_the_list_names(name: str) -> None:
+    rows = [row for row in matrix() if f"{row.model.name}-{row.thinking}" == name and row.algorithm == "grpo"]
+    assert {row.adapter for row in rows} == {"", "lora"}
+    for row in rows:
         assert longest_sequence(row, row.gpus, 1, row.card_gib) == row.scale.max_prompt + row.scale.max_response
 
 
