@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from eval.suite import GameFault
+from eval.games import GameFault
 
 CALL_SECONDS = 10.0
 OTHER_SECONDS = 120.0
