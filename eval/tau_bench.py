@@ -300,8 +300,10 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
 
     def play(policy: Policy, plays: list[Play], on_row: OnRow) -> None:
         pool = ThreadPoolExecutor(max_workers=max(1, arguments.user_threads))
-        # a database comes back whole, as one output
-        with ToolSandbox(workers=1, memory_mb=1024, output_bytes=4 * largest + (1 << 20)) as sandbox:
+        # a database comes back whole, as one output; handing it over can take seconds of wall time on a busy machine
+        with ToolSandbox(
+            workers=1, timeout_s=60.0, cpu_s=10.0, memory_mb=1024, output_bytes=4 * largest + (1 << 20)
+        ) as sandbox:
             try:
                 openings = _Openings(pool, user, tasks, plays)
 
