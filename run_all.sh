@@ -5,16 +5,19 @@
 #   bash run_all.sh                                    the cpu profile: a tiny model, no GPU, no model hub, no key
 #   bash run_all.sh --profile smoke                    the same path in minutes; its numbers mean nothing
 #   bash run_all.sh --profile paper --dry-run          every command of the paper's twelve runs, nothing is run
-#   bash run_all.sh --experiment tiny-plain-grpo-solve-recall      one row of `python -m train.experiments`
+#   bash run_all.sh --experiment tiny-plain-grpo-solve-recall      one row of `python -m train.experiments`; what the run folder
+#                                                      holds already (environments, start, its measurement) is used again
 #   bash run_all.sh --only report | --from analyse     one stage, or all from one on (stages: see STAGES)
 #   bash run_all.sh --controls                         also: more supervised learning, and RL with shuffled rewards
+#   bash run_all.sh --train-seed 1                     the trainings once more with another seed; environments and start stay
+#   bash run_all.sh --from-scratch                     make the tiny policy anew instead of taking assets/tiny_policy
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 STAGES="setup environments start measure_start train measure_trained controls analyse report"
 PROFILES="smoke cpu small paper"
 
-profile=cpu run= only= from= seed=0 dry_run= controls= experiments=
+profile=cpu run= only= from= seed=0 dry_run= controls= experiments= from_scratch= train_seed=0
 fail() { echo "run_all: error: $*" >&2; exit 2; }
 has() { case " $1 " in *" $2 "*) return 0 ;; *) return 1 ;; esac; }
 while [ $# -gt 0 ]; do
@@ -25,27 +28,29 @@ while [ $# -gt 0 ]; do
         --from) from=${2:-}; shift 2 ;;
         --seed) seed=${2:-}; shift 2 ;;
         --experiment) experiments=${2:-}; shift 2 ;;
+        --train-seed) train_seed=${2:-}; shift 2 ;;
         --controls) controls=1; shift ;;
+        --from-scratch) from_scratch=1; shift ;;
         --dry-run) dry_run=1; shift ;;
-        -h | --help) sed -n '2,12p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
-        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --controls --dry-run" ;;
+        -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --train-seed --controls --from-scratch --dry-run" ;;
     esac
 done
 has "$PROFILES" "$profile" || fail "unknown profile '$profile'; valid: $PROFILES"
 [ -z "$only" ] || has "$STAGES" "$only" || fail "unknown stage '$only'; valid: $STAGES"
 [ -z "$from" ] || has "$STAGES" "$from" || fail "unknown stage '$from'; valid: $STAGES"
-case "$seed" in '' | *[!0-9]*) fail "--seed $seed: expected a whole number" ;; esac
+case "$seed$train_seed" in '' | *[!0-9]*) fail "--seed '$seed', --train-seed '$train_seed': expected whole numbers" ;; esac
 out=outputs/${run:-$profile}
 
 # --- sizes: this is all that differs between the profiles -------------------------------------------------------------
-epochs=2 level=compact gpus=0 backend=hf start_from= eval_limit=100
+epochs=2 level=compact gpus=0 backend=hf start_from= eval_limit=100 at_once=1
 case "$profile" in
     smoke)
-        n_train=600 n_dev=12 n_test=16 warm_minutes=1.5 collect=16 max_prompts=16 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96
+        n_train=200 n_dev=12 n_test=16 warm_minutes=1.5 collect=16 max_prompts=32 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96
         : "${experiments:=tiny-plain-grpo}"
         ;;
     cpu)
-        n_train=6000 n_dev=60 n_test=100 warm_minutes=15 collect=300 max_prompts=192 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96
+        n_train=2000 n_dev=60 n_test=100 warm_minutes=20 collect=240 max_prompts=640 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96 at_once=2
         : "${experiments:=tiny-plain-grpo tiny-plain-reinforce++}"
         ;;
     small)
@@ -59,6 +64,7 @@ case "$profile" in
         : "${experiments:=qwen2.5-7b-plain-grpo qwen2.5-7b-plain-reinforce++ qwen2.5-14b-plain-grpo qwen2.5-14b-plain-reinforce++ qwen3-8b-plain-grpo qwen3-8b-plain-reinforce++ qwen3-8b-thinking-grpo qwen3-8b-thinking-reinforce++ qwen3-14b-plain-grpo qwen3-14b-plain-reinforce++ qwen3-14b-thinking-grpo qwen3-14b-thinking-reinforce++}"
         ;;
 esac
+if [ -n "$from_scratch" ]; then n_train=$((n_train * 8)); fi # a policy is made from more environments than one is trained in
 environments=$out/environments
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
@@ -71,30 +77,37 @@ step() { # step LOG COMMAND...
     echo "  \$ ${*/#$python/python}"
     [ -z "$dry_run" ] || return 0
     mkdir -p "$(dirname "$log")"
-    if ! "$@" 2>&1 | tee -a "$log"; then
+    if ! "$@" 2>&1 | tee -a "$log" | tagged; then
         echo "run_all: error: the command above failed; its log is $log, its last lines:" >&2
         tail -n 15 "$log" >&2
         exit 1
     fi
 }
-seen_from='' ran=''
+tagged() { # what runs beside others: only whole lines, each with its tag
+    if [ -n "$tag" ]; then sed -u "s/.*\r//; s/^/$tag/"; else cat; fi
+}
+seen_from='' ran='' tag='' running=''
 stage() { # stage NAME WHAT IT DOES; false where it is not asked for or was done
     local name=$1
     [ "$name" != "$from" ] || seen_from=1
     if [ -n "$only" ] && [ "$name" != "$only" ]; then return 1; fi
     if [ -n "$from" ] && [ -z "$seen_from" ]; then return 1; fi
     # Tables and report are made anew whenever an earlier stage did something.
-    if has "analyse report" "$name" && [ -n "$ran" ]; then :; elif [ -z "$dry_run" ] && [ -z "$only" ] && [ -z "$from" ] && grep -qs "\"stage\": \"$name\"" "$out/stages.jsonl"; then
+    current=$name began=$SECONDS
+    if has "analyse report" "$name" && [ -n "$ran" ]; then :; elif [ -z "$dry_run$only$from" ] && grep -qsF "$(mark)" "$out/stages.jsonl"; then
         echo "== $name: done already"
         return 1
     fi
     echo "== $name: $2"
-    current=$name began=$SECONDS
+}
+mark() { # how stages.jsonl names a stage that is done: from training on, for which experiments
+    printf '"stage": "%s"' "$current"
+    if has "train measure_trained controls" "$current"; then printf ', "experiments": "%s", "train_seed": %d' "$experiments" "$train_seed"; fi
 }
 finish() { # finish WHAT WAS WRITTEN
     [ -z "$dry_run" ] || return 0
     [ "$current" = setup ] || ran=1
-    printf '{"stage": "%s", "seconds": %d, "finished": "%s"}\n' "$current" $((SECONDS - began)) "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >>"$out/stages.jsonl"
+    printf '{%s, "seconds": %d, "finished": "%s"}\n' "$(mark)" $((SECONDS - began)) "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >>"$out/stages.jsonl"
     echo "== $current: $((SECONDS - began)) s -> $1"
 }
 
@@ -102,8 +115,11 @@ measure() { # measure NAME POLICY: greedy, at most 20 turns, on the test environ
     step "measure_$1" $python -m eval.environments --policy "$2" --data "$environments/test.jsonl" --out "$out/eval/$1" \
         --limit "$eval_limit" --seed "$seed" --max-turns 20 --max-new-tokens "$max_new_tokens" ${3:+"$3"}
 }
-short_name() { # tiny-plain-grpo -> grpo (where one model is trained); the whole name in the paper profile
-    if [ "$profile" = paper ]; then echo "$1"; else echo "${1#*-plain-}" | sed 's/^.*-thinking-//'; fi
+short_name() { # tiny-plain-grpo -> grpo (where one model is trained); the whole name in the paper profile; grpo-seed1
+    local name=$1
+    if [ "$profile" != paper ]; then name=${name#*-plain-} name=${name#*-thinking-}; fi
+    if [ "$train_seed" != 0 ]; then name=$name-seed$train_seed; fi
+    echo "$name"
 }
 start_of() { # the untrained policy of an experiment
     if [ -z "$start_from" ]; then echo "$out/start"; return; fi
@@ -113,6 +129,10 @@ start_of() { # the untrained policy of an experiment
         qwen3-4b-*) echo Qwen/Qwen3-4B ;; qwen3-8b-*) echo Qwen/Qwen3-8B ;; qwen3-14b-*) echo Qwen/Qwen3-14B ;;
     esac
 }
+model_of() { sed -E 's/-(plain|thinking)-.*//' <<<"${1%% *}"; }
+at_the_end() { for process in $running; do kill -- -"$process" 2>/dev/null || true; done; }
+trap at_the_end EXIT
+settle() { for process in $running; do wait "$process" || exit 1; done; running=; } # one that failed ends all
 thinking_of() { case "$1" in *-thinking-*) echo --thinking ;; *) echo ;; esac; }
 
 train_one() { # train_one EXPERIMENT NAME [CONTROL]: per epoch collect with the current policy, make prompts, train
@@ -121,16 +141,29 @@ train_one() { # train_one EXPERIMENT NAME [CONTROL]: per epoch collect with the 
     for epoch in $(seq 1 "$epochs"); do
         folder=$out/train/$name/epoch$epoch
         step "train_$name" $python -m train.collect_trajectories --environments "$environments/train.jsonl" --limit "$collect" \
-            --policy "$backend:$policy" --out "$folder" --temperature 1.0 --max-turns 20 --seed $((seed + epoch)) \
+            --policy "$backend:$policy" --out "$folder" --temperature 1.0 --max-turns 20 --seed $((seed + 100 * train_seed + epoch)) \
             --max-prompt-tokens "$max_prompt_tokens" --max-new-tokens "$max_new_tokens" ${thinking:+$thinking}
         step "train_$name" $python -m train.rl_prompts --trajectories "$folder/trajectories.jsonl" --tokenizer "$policy" \
             --out "$folder/prompts.jsonl" --max-prompt-tokens "$max_prompt_tokens" --rollout-batch "$rollout_batch" \
-            --max-prompts "$max_prompts" --seed $((seed + epoch)) ${thinking:+$thinking}
+            --max-prompts "$max_prompts" --seed $((seed + 100 * train_seed + epoch)) ${thinking:+$thinking}
         step "train_$name" $python -m train.run_openrlhf --experiment "$experiment" --policy-dir "$policy" \
-            --prompts "$folder/prompts.jsonl" --out "$folder" --seed $((seed + epoch)) --epoch "$epoch" --gpus "$gpus" \
-            --reward-control "$control"
+            --prompts "$folder/prompts.jsonl" --out "$folder" --seed $((seed + 100 * train_seed + epoch)) --epoch "$epoch" --gpus "$gpus" \
+            ${control:+--reward-control "$control"}
         policy=$folder/checkpoint
     done
+}
+
+train_minutes() { # what reinforcement learning took, in minutes of wall time
+    sed -n 's/.*"stage": "train".*"seconds": \([0-9]*\).*/\1/p' "$out/stages.jsonl" 2>/dev/null | awk '{ s += $1 } END { print (s ? s / 60 : 10) }'
+}
+
+train() { # as train_one; a training keeps one core busy, so on a CPU $at_once of them go side by side, each in a process group
+    if [ "$at_once" = 1 ] || [ -n "$dry_run" ]; then train_one "$@"; return; fi
+    set -m
+    (running='' tag="[$2] " && train_one "$@") &
+    set +m
+    running="$running $!"
+    if [ "$(wc -w <<<"$running")" -ge "$at_once" ]; then settle; fi
 }
 
 # --- the experiment --------------------------------------------------------------------------------------------------------
@@ -141,7 +174,10 @@ if stage setup "make .venv with pinned versions (nothing to do the second time)"
 fi
 if [ -z "$dry_run" ]; then
     mkdir -p "$out"
-    $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" experiments="$experiments" model="${experiments%%-*}" thinking=false
+    for experiment in $experiments; do # an unknown name is refused before anything is written
+        $python -m train.run_openrlhf --experiment "$experiment" --policy-dir . --prompts . --out . --dry-run >/dev/null
+    done
+    $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" model="$(model_of "$experiments")" from_scratch="${from_scratch:-0}"
 fi
 
 if stage environments "build $n_train train, $n_dev dev and $n_test test environments from real facts; each is verified in the sandbox"; then
@@ -151,7 +187,9 @@ if stage environments "build $n_train train, $n_dev dev and $n_test test environ
 fi
 
 if stage start "get a policy to start from"; then
-    if [ -z "$start_from" ]; then
+    if [ -z "$start_from" ] && [ -z "$from_scratch" ]; then
+        step start cp -R assets/tiny_policy/. "$out/start"
+    elif [ -z "$start_from" ]; then
         step start $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
             --out "$out/start" --seed "$seed" --minutes "$warm_minutes"
     else
@@ -175,7 +213,8 @@ if stage measure_start "measure the floor (random), the ceiling (oracle) and the
 fi
 
 if stage train "reinforcement learning with the FTRL reward on OpenRLHF, $epochs epochs each: $experiments"; then
-    for experiment in $experiments; do train_one "$experiment" "$(short_name "$experiment")"; done
+    for experiment in $experiments; do train "$experiment" "$(short_name "$experiment")"; done
+    settle
     finish "$out/train"
 fi
 
@@ -193,13 +232,14 @@ if [ -n "$controls" ] && stage controls "more supervised learning for the same t
     first=${experiments%% *}
     shuffled=$(short_name "$first")-shuffled start=start compared=$shuffled
     [ "$profile" != paper ] || { start=${first%-grpo}; start=${start%-reinforce++}; }
+    train "$first" "$shuffled" shuffled
     if [ -z "$start_from" ]; then
         compared="more-supervised $shuffled"
         step controls $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
-            --out "$out/more-supervised" --continue-from "$out/start" --seed $((seed + 1)) --minutes "$warm_minutes"
+            --out "$out/more-supervised" --continue-from "$out/start" --seed $((seed + 1)) --minutes "$(train_minutes)"
         measure more-supervised "$backend:$out/more-supervised"
     fi
-    train_one "$first" "$shuffled" shuffled
+    settle
     measure "$shuffled" "$backend:$out/train/$shuffled/epoch$epochs/checkpoint" "$(thinking_of "$first")"
     for name in $compared; do
         step controls $python -m eval.compare "$out/eval/$start" "$out/eval/$name" --out "$out/compare/${name}_vs_start.json"

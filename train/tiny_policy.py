@@ -24,8 +24,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAG_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 
-# A lower-case word takes the space before it along; a capitalised word never does; digits stand alone; all between is one piece.
-WORD_SPLIT = r" ?\p{Ll}+|\p{Lu}\p{Ll}*|\p{N}|[^\p{L}\p{N}]+(?= \p{Ll})|[^\p{L}\p{N}]+|\p{L}"
+# A lower-case word takes the space before it along. A capitalised word never does: that space ends the word before it, so that a
+# name of several words has no piece that is a mere space, from which nobody can tell how the name goes on. Digits stand alone;
+# all between is one piece.
+WORD_SPLIT = r" ?\p{Ll}+(?: (?=\p{Lu}))?|\p{Lu}\p{Ll}*(?: (?=\p{Lu}))?|\p{N}(?: (?=\p{Lu}))?|[^\p{L}\p{N}]+(?= \p{Ll})|[^\p{L}\p{N}]+|\p{L}"
 
 CHAT_TEMPLATE = """\
 {%- macro signature(function) -%}

@@ -1,7 +1,7 @@
 """Make a tiny policy to start from, where no model can be downloaded: supervised learning from scratch on one CPU.
 
 Inputs: train environments (demonstrated), dev environments (they decide when to stop). Output: a Hugging Face checkpoint
-folder with tokenizer and chat template, and `warm_start.json` (demonstrators' mix, sizes, seeds, the dev curve).
+folder with tokenizer and chat template, `warm_start.json` (demonstrators' mix, sizes, seeds, the dev curve), and `README.md`.
 
 What it does:
 1. A demonstrator of mixed quality (`train/demonstrations.py`) plays every train environment through the sandbox.
@@ -27,6 +27,7 @@ import argparse
 import json
 import os
 import random
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from train.policies import load_policy
 from train.prompts import render_prompt
 from train.rollout import play
 from train.tiny_policy import new_model, train_tokenizer
+from train.warm_start_card import card
 
 IGNORED = -100
 
@@ -151,8 +153,12 @@ def batches(sequences: list[Sequence], tokens_a_batch: int, rng: random.Random) 
 
 
 def word_pieces(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The tokens that are letters only: what names are made of."""
-    return sorted(index for piece, index in tokenizer.get_vocab().items() if piece.isascii() and piece.isalpha())
+    """The tokens that are letters only, but for a space at the end: what names are made of."""
+    return sorted(
+        index
+        for piece, index in tokenizer.get_vocab().items()
+        if (letters := piece.removesuffix("\u0120")).isascii() and letters.isalpha()
+    )
 
 
 def copy_batch(pieces: list[int], rng: random.Random, rows: int, length: int) -> list[Sequence]:
@@ -390,6 +396,7 @@ def main() -> int:
         return 0
     keep_configuration(out, vars(arguments))
     report = learn(arguments, out)
+    (out / "README.md").write_text(card(report, sys.argv[1:], out), encoding="utf-8")
     (out / "warm_start.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {out}: {report['parameters']} parameters, {report['seconds']} s, stopped since {report['stopped']}")
     return 0

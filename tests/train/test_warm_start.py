@@ -5,13 +5,21 @@ import random
 
 import pytest
 
+from env_construction.jsonl import file_sha256
 from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument
 from reward.tool_calls import parse_turn
 from train.demonstrations import MIX, Demonstrator
 from train.policies import PolicyRequest
 from train.prompts import render_prompt
 from train.tiny_policy import CHAT_TEMPLATE, new_model, train_tokenizer
-from train.warm_start import conversation_text, copy_batch, entity_names, to_sequence, word_pieces
+from train.warm_start import (
+    conversation_text,
+    copy_batch,
+    entity_names,
+    to_sequence,
+    word_pieces,
+)
+from train.warm_start_card import card
 
 NAMES = ["Reykjavik", "Alor Setar", "Bang Khae Nuea"]
 
@@ -88,6 +96,18 @@ def test_names_are_the_gold_arguments_and_answers() -> None:
 def test_copy_batches_repeat_and_only_the_repetition_counts() -> None:
     for item in copy_batch([7, 8, 9], random.Random(1), rows=3, length=5):
         assert item.tokens[:5] == item.tokens[5:] and item.weights == [0.0] * 5 + [1.0] * 5
+
+
+def test_the_card_says_how_to_remake_the_policy(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    report = {
+        "parameters": 984448, "layers": 4, "width": 128, "vocabulary": 1536, "seed": 3, "steps": 10, "tokens": 20480,
+        "seconds": 90.0, "stopped": "time is over", "dev_curve": [{"solve_f1": 0.25, "argument_rate": 0.5}],
+        "demonstrations": {"environments": 50, "mix": {"right": 0.4, "early": 0.6}, "recheck": 0.2},
+    }  # fmt: skip
+    text = card(report, ["--environments", "a b.jsonl"], tmp_path)
+    assert "python -m train.warm_start --environments 'a b.jsonl'" in text and "| early | 60% |" in text
+    assert "| Solve-F1 | 0.250 |" in text and file_sha256(tmp_path / "model.safetensors") in text
 
 
 def test_the_demonstrator_depends_on_its_seed_alone_and_shows_every_habit() -> None:
