@@ -3,6 +3,7 @@
 Inputs: two result folders (or results.jsonl files) of one suite. Outputs: a table, and with --out a JSON file.
 
 Cases are paired by id, their trials averaged first; cases that only one side has (or that a fault broke) are left out and counted.
+A metric that the summaries of both folders define as a mean of groups (five noise levels, two domains) is compared as that.
 - interval: 95% percentile bootstrap over cases
 - p-value: exact McNemar test where every case has one yes/no value, else a paired bootstrap test (differences centred on 0)
 - `p_holm`: Holm's correction over the metrics compared here
@@ -31,7 +32,16 @@ import numpy as np
 from scipy.stats import binomtest
 
 from env_construction.jsonl import BadInput, run_main
-from eval.results import LEVEL, case_values, read_rows, resampled_means, resolvable, scored
+from eval.results import (
+    LEVEL,
+    GroupedMean,
+    case_values,
+    grouped_case_values,
+    read_rows,
+    resampled_means,
+    resolvable,
+    scored,
+)
 
 FACTORS = ("attempts", "format", "tool", "argument")
 COUNTS = ("calls", "parsed_calls", "malformed_calls", "needed_calls", "solved", "sub_questions")
@@ -50,10 +60,16 @@ def numeric_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def paired_difference(
-    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], metric: str, seed: int = 0
+    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], metric: str | GroupedMean, seed: int = 0
 ) -> dict[str, Any] | None:
     """The difference B - A of one metric over the cases that both have; None if they share no case with a value."""
-    values_a, values_b = case_values(a, metric), case_values(b, metric)
+    if isinstance(metric, GroupedMean):
+        ids = [{row["id"] for row in rows if row.get(metric.column) is not None} for rows in (a, b)]
+        values_a, values_b = (
+            grouped_case_values([row for row in rows if row["id"] in ids[0] & ids[1]], metric) for rows in (a, b)
+        )
+    else:
+        values_a, values_b = case_values(a, metric), case_values(b, metric)
     cases = sorted(values_a.keys() & values_b.keys())
     if not cases:
         return None
@@ -183,18 +199,24 @@ def compare(
     b: Sequence[Mapping[str, Any]],
     metrics: Sequence[str] | None = None,
     seed: int = 0,
+    grouped: Sequence[GroupedMean] = (),
 ) -> dict[str, Any]:
-    """All metrics that both sides have (or `metrics`), Holm-corrected, and the decomposition of the gain."""
+    """All metrics that both sides have (or `metrics`), Holm-corrected, and the decomposition of the gain.
+
+    `grouped` are means of groups; one with a column's name takes that column's place.
+    """
     rows_a, rows_b = scored(a), scored(b)
     ids_a, ids_b = {str(row["id"]) for row in rows_a}, {str(row["id"]) for row in rows_b}
     if not ids_a & ids_b:
         raise BadInput("the two results share no case: were they measured on the same data?")
     if metrics is None:
         in_b = set(numeric_columns(rows_b))
-        metrics = [name for name in numeric_columns(rows_a) if name in in_b]
+        columns = [name for name in numeric_columns(rows_a) if name in in_b]
+        metrics = [*columns, *(mean.name for mean in grouped if mean.name not in columns)]
+    means = {mean.name: mean for mean in grouped}
     found: dict[str, dict[str, Any]] = {}
     for metric in metrics:
-        difference = paired_difference(rows_a, rows_b, metric, seed)
+        difference = paired_difference(rows_a, rows_b, means.get(metric, metric), seed)
         if difference is not None:
             found[metric] = difference
     for item, adjusted in zip(found.values(), holm([item["p"] for item in found.values()]), strict=True):
@@ -208,6 +230,18 @@ def compare(
         "metrics": found,
         "decomposition": decompose(rows_a, rows_b, seed),
     }
+
+
+def grouped_means(a: Path | str, b: Path | str) -> list[GroupedMean]:
+    """The means of groups that the summaries of both result folders define alike; none where a summary is not there."""
+    defined = []
+    for folder in (a, b):
+        try:
+            summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
+            defined.append(list(summary.get("grouped_means") or ()))
+        except (OSError, ValueError):
+            return []
+    return [GroupedMean(**mean) for mean in defined[0] if mean in defined[1]]
 
 
 def comparison_text(result: Mapping[str, Any]) -> str:
@@ -246,10 +280,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rows_a, rows_b = read_rows(arguments.a), read_rows(arguments.b)
+    grouped = grouped_means(arguments.a, arguments.b)
     shared = [name for name in numeric_columns(rows_a) if name in set(numeric_columns(rows_b))]
+    shared += [mean.name for mean in grouped if mean.name not in shared]
     if unknown := [name for name in arguments.metrics or () if name not in shared]:
         raise BadInput(f"unknown metric {unknown[0]!r}: both results have {', '.join(shared)}")
-    result = {"a": arguments.a, "b": arguments.b, **compare(rows_a, rows_b, arguments.metrics, arguments.seed)}
+    compared = compare(rows_a, rows_b, arguments.metrics, arguments.seed, grouped)
+    result = {"a": arguments.a, "b": arguments.b, **compared}
     print(comparison_text(result))
     if arguments.out:
         path = Path(arguments.out)

@@ -10,11 +10,13 @@ Source: paper/README.md, "Evaluation"; every number carries its n and a 95% inte
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import math
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,14 +143,37 @@ def estimate(rows: Sequence[Row], metric: Metric, seed: int = 0) -> Estimate:
     return Estimate(value, float(low), float(high), len(cases))
 
 
-def _grouped_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> Estimate:
+def rows_and_weights(rows: Sequence[Row], metric: GroupedMean) -> tuple[list[Row], dict[str, float]]:
+    """The rows that count for a mean of groups, and each group's weight. No rows if a group of the metric has none."""
     found = [row for row in rows if row.get(metric.column) is not None and row.get(metric.group) is not None]
     names = sorted({str(row[metric.group]) for row in found})
-    weights = dict.fromkeys(names, 1 / len(names)) if metric.weights is None and names else dict(metric.weights or {})
-    if not found or not set(weights) <= set(names):
+    weights = dict(metric.weights) if metric.weights is not None else {name: 1 / len(names) for name in names}
+    if not set(weights) <= set(names):
+        return [], weights
+    return [row for row in found if str(row[metric.group]) in weights], weights
+
+
+def grouped_case_values(rows: Sequence[Row], metric: GroupedMean) -> dict[str, list[float]]:
+    """`{case: [value]}` whose plain mean over the cases is the mean of groups, each id's trials averaged first."""
+    found, weights = rows_and_weights(rows, metric)
+    by_id: dict[str, list[Row]] = {}
+    for row in found:
+        by_id.setdefault(str(row["id"]), []).append(row)
+    sizes = Counter(str(trials[0][metric.group]) for trials in by_id.values())
+    cases = {_case_of(row) for row in found}
+    values = dict.fromkeys(sorted(cases), 0.0)
+    for trials in by_id.values():
+        group = str(trials[0][metric.group])
+        mean = sum(float(row[metric.column]) for row in trials) / len(trials)
+        values[_case_of(trials[0])] += len(cases) * weights[group] / sizes[group] * mean
+    return {case: [value] for case, value in values.items()}
+
+
+def _grouped_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> Estimate:
+    found, weights = rows_and_weights(rows, metric)
+    if not found:
         return Estimate(None, None, None, 0)
     groups = {name: place for place, name in enumerate(weights)}
-    found = [row for row in found if str(row[metric.group]) in groups]
     cases = {case: place for place, case in enumerate(sorted({_case_of(row) for row in found}))}
     sums, counts = np.zeros((len(cases), len(groups))), np.zeros((len(cases), len(groups)))
     for row in found:
@@ -211,6 +236,9 @@ def summarize(
         for metric in metrics
         if not isinstance(metric, RatioMetric)
     }
+    grouped = [metric for metric in metrics if isinstance(metric, GroupedMean)]
+    if grouped:
+        summary["grouped_means"] = [dataclasses.asdict(metric) for metric in grouped]
     failures = [row.get("failure") for row in counted]
     summary |= {
         "rows": len(rows),

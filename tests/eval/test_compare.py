@@ -15,6 +15,7 @@ from scipy.stats import ttest_rel
 from env_construction.jsonl import BadInput
 from eval import compare as script
 from eval.compare import COUNTS, compare, decompose, holm, mcnemar, paired_difference, shapley_shares
+from eval.results import GroupedMean
 
 
 def rows_of(values: list[Any], column: str = "x") -> list[dict[str, Any]]:
@@ -175,3 +176,42 @@ def test_command_writes_every_metric_with_its_correction(monkeypatch, tmp_path, 
     monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--metrics", "f1"])
     with pytest.raises(BadInput, match="unknown metric 'f1': both results have solve_f1"):
         script.main()
+
+
+def graded(small: list[float], large: list[float]) -> list[dict[str, Any]]:
+    return [
+        {"id": f"{level}-{place}", "trial": 0, "cluster": str(place % 4), "level": level, "x": value}
+        for level, values in (("small", small), ("large", large))
+        for place, value in enumerate(values)
+    ]
+
+
+def test_mean_of_groups_is_compared_as_a_mean_of_groups(tmp_path) -> None:
+    before = graded([0, 0, 0, 1], [0, 1] * 8)
+    after = graded([1, 1, 0, 1], [0, 1] * 8)  # gains in the small level only
+    mean = GroupedMean("x", "x", "level")
+    plain, grouped = paired_difference(before, after, "x"), paired_difference(before, after, mean)
+    assert plain is not None and grouped is not None
+    assert plain["difference"] == pytest.approx(2 / 20)
+    assert (grouped["a"], grouped["b"]) == pytest.approx(((1 / 4 + 1 / 2) / 2, (3 / 4 + 1 / 2) / 2))
+    assert grouped["difference"] == pytest.approx(1 / 4)
+    assert grouped["n"] == 4
+    # a case that only one side has counts on neither
+    assert paired_difference(before[1:], after, mean)["b"] == pytest.approx((2 / 3 + 1 / 2) / 2)  # type: ignore[index]
+
+
+def test_summaries_say_which_metrics_are_means_of_groups(monkeypatch, tmp_path) -> None:
+    mean = {"name": "x", "column": "x", "group": "level", "weights": None}
+    other = {"name": "y", "column": "x", "group": "level", "weights": {"small": 1.0}}
+    for name, small, defined in (("a", [0, 0], [mean, other]), ("b", [1, 0], [mean])):
+        (tmp_path / name).mkdir()
+        rows = graded(small, [0, 1] * 4)
+        (tmp_path / name / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / name / "summary.json").write_text(json.dumps({"grouped_means": defined}))
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert script.grouped_means(a, b) == [GroupedMean("x", "x", "level")]
+    assert script.grouped_means(a / "results.jsonl", b) == []
+    monkeypatch.setattr(sys, "argv", ["compare", str(a), str(b), "--out", str(tmp_path / "c.json")])
+    assert script.main() == 0
+    found = json.loads((tmp_path / "c.json").read_text())["metrics"]["x"]
+    assert (found["a"], found["b"]) == pytest.approx((1 / 4, 1 / 2))

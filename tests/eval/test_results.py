@@ -11,10 +11,12 @@ from scipy.stats import bootstrap, norm
 
 from env_construction.jsonl import BadInput
 from eval.results import (
+    GroupedMean,
     RatioMetric,
     estimate,
     f1_of_means,
     git_commit,
+    grouped_case_values,
     read_rows,
     resampled_means,
     resolvable,
@@ -130,3 +132,58 @@ def test_empty_or_missing_results_are_refused(tmp_path) -> None:
     (tmp_path / "results.jsonl").write_text("")
     with pytest.raises(BadInput, match=r"results.jsonl: holds no rows"):
         read_rows(tmp_path)
+
+
+def level_rows() -> list[dict]:
+    """Two levels of 2 and 6 cases; each question is asked once in `small` and three times in `large`."""
+    scores = {("q0", "small"): [1.0], ("q1", "small"): [0.0], ("q0", "large"): [1, 1, 0], ("q1", "large"): [0, 0, 1]}
+    return [
+        {"id": f"{level}-{question}-{place}", "trial": 0, "cluster": question, "level": level, "x": float(value)}
+        for (question, level), values in scores.items()
+        for place, value in enumerate(values)
+    ]
+
+
+def test_mean_of_groups_weighs_groups_alike_or_as_told() -> None:
+    rows = level_rows()[:-1]  # the large level has five cases: 2 of 5 right
+    assert estimate(rows, GroupedMean("m", "x", "level")).value == pytest.approx((1 / 2 + 2 / 5) / 2)
+    told = GroupedMean("m", "x", "level", {"small": 0.25, "large": 0.75})
+    assert estimate(rows, told).value == pytest.approx(0.25 / 2 + 0.75 * 2 / 5)
+    assert estimate(rows, "x").value == pytest.approx(3 / 7)
+    assert estimate(rows, GroupedMean("m", "x", "level", {"small": 1.0})).value == 0.5
+    missing = estimate(rows, GroupedMean("m", "x", "level", {"small": 0.5, "huge": 0.5}))
+    assert (missing.value, missing.n) == (None, 0)
+    assert estimate([], GroupedMean("m", "x", "level")).n == 0
+
+
+def test_rows_of_one_cluster_are_drawn_together() -> None:
+    rows = [
+        {"id": f"{question}-{place}", "trial": 0, "cluster": question, "level": "a", "x": float(question % 2)}
+        for question in range(10)
+        for place in range(20)
+    ]
+    apart = [{key: value for key, value in row.items() if key != "cluster"} for row in rows]
+    for metric in ("x", GroupedMean("m", "x", "level")):
+        together, alone = estimate(rows, metric), estimate(apart, metric)
+        assert (together.n, alone.n) == (10, 200)
+        assert together.high - together.low > 3 * (alone.high - alone.low)
+    assert smallest_resolvable_difference(rows, "x") > 3 * smallest_resolvable_difference(apart, "x")
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("ab"), st.floats(0, 1)), min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_case_values_of_a_mean_of_groups_average_to_it(found: list[tuple[int, str, float]]) -> None:
+    rows = [
+        {"id": str(place), "trial": 0, "cluster": f"q{question}", "level": level, "x": value}
+        for place, (question, level, value) in enumerate(found)
+    ]
+    metric = GroupedMean("m", "x", "level")
+    values = grouped_case_values(rows, metric)
+    assert np.mean([value for [value] in values.values()]) == pytest.approx(estimate(rows, metric).value)
+
+
+def test_summary_says_which_metrics_are_means_of_groups(tmp_path) -> None:
+    summary = summarize("s", "p", level_rows(), ["x", GroupedMean("m", "x", "level")], groups={"by_level": "level"})
+    assert summary["grouped_means"] == [{"name": "m", "column": "x", "group": "level", "weights": None}]
+    assert set(summary["metrics"]) == {"x", "m"} == set(summary["by_level"]["large"])
+    assert json.loads(write_summary(tmp_path, summary).read_text()) == summary
