@@ -83,11 +83,13 @@ def check_arguments(document: ToolDocument, arguments: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=20_000)
 def _schema_problem(schema: str) -> str:
+    parsed = json.loads(schema)
     try:
-        Draft202012Validator.check_schema(json.loads(schema))
+        Draft202012Validator.check_schema(parsed)
     except SchemaError as error:
         return str(error.message)
-    return ""
+    choices = [json.dumps(choice, sort_keys=True) for choice in parsed.get("enum", [])]
+    return "the enum names a choice twice" if len(set(choices)) < len(choices) else ""
 
 
 @lru_cache(maxsize=20_000)

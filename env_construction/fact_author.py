@@ -249,7 +249,7 @@ def _further_facts(view: PoolView, relation: Relation, taken: set[str], rng: ran
     others = [
         other.name
         for other in view.by_subject[relation.subject]
-        if not (other.pair or other.family or other.unit or other.name in taken or other.inverse)
+        if not (other is relation or other.pair or other.family or other.unit or other.name in taken or other.inverse)
     ]
     return rng.sample(others, min(len(others), rng.randint(2, 4)))
 

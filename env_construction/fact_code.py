@@ -132,7 +132,8 @@ def _extra_checks(parameter: Parameter, extra: Extra) -> list[str]:
     given = "" if extra.required or extra.has_default else f"{name} is not None and "
     wrong = f"not isinstance({name}, {_PYTHON_TYPES[parameter.type]})"
     if parameter.type in ("integer", "number"):
-        wrong = f"(isinstance({name}, bool) or {wrong} or not {parameter.low:g} <= {name} <= {parameter.high:g})"
+        wrong = f"isinstance({name}, bool) or {wrong} or not {parameter.low:g} <= {name} <= {parameter.high:g}"
+        wrong = f"({wrong})" if given else wrong
         return _refuse(
             given + wrong, f"{name} must be {_ARTICLES[parameter.type]} from {parameter.low:g} to {parameter.high:g}"
         )
@@ -182,7 +183,7 @@ def _lookup(blueprint: Blueprint, verbose: bool) -> list[str]:
     body += ["if row is None:", f'    return {{"error": "{unknown}"}}']
     chooser = blueprint.selector or ("unit" if blueprint.unit_choice else "")
     if chooser:
-        body += [f"if {chooser} not in row:", f'    return {{"error": "unknown {chooser}"}}']
+        body += [f"if {chooser} not in row:", f'    return {{"error": "no such {chooser} for this {noun}"}}']
     value = f"row[{chooser}]" if chooser else "row"
     key = blueprint.selector or json.dumps(blueprint.first.key)
     lines = ["    index = {key.casefold(): row for key, row in rows.items()}"] if verbose else []

@@ -74,6 +74,7 @@ class Parameter(BaseModel):
     high: float | None
     effect: str
     description: str
+    may_be_required: bool
 
     @property
     def kind(self) -> str:
@@ -178,19 +179,25 @@ def describe(blueprint: Blueprint, verbose: bool) -> ToolDocument:
 def _entity_schemas(blueprint: Blueprint, verbose: bool) -> dict[str, Any]:
     noun, named = TYPE_NAMES[blueprint.first.subject]
     kind = "number" if blueprint.first.compute else "string"
-    described = {"description": f"The {named} in question, written out in full."} if verbose else {}
+    spelled = "" if kind == "number" else ", written out in full"
+    described = {"description": f"The {named} in question{spelled}."} if verbose else {}
     if blueprint.form == "array":
         count = len(blueprint.inputs)
         listed: dict[str, Any] = {"type": "array", "items": {"type": kind}, "minItems": count}
         if count > 1:
             listed["maxItems"] = count
-        how = f"{'Two' if count > 1 else 'One or more'} {noun} {'values' if kind == 'number' else 'names'}, each written out in full."
+        how = f"{'Two' if count > 1 else 'One or more'} {noun} {'values' if kind == 'number' else 'names'}{spelled and ', each written out in full'}."
         return {blueprint.array_name: listed | ({"description": how} if verbose else {})}
     if blueprint.form == "object":
         inner = {"type": "object", "properties": {"name": {"type": kind, **described}}, "required": ["name"]}
+        order = ("first ", "second ") if len(blueprint.inputs) == 2 else ("",)
         return {
-            name: inner | ({"description": f"The {noun}, by its name."} if verbose else {}) for name in blueprint.inputs
+            name: inner | ({"description": f"The {place}{noun}, by its name."} if verbose else {})
+            for name, place in zip(blueprint.inputs, order, strict=True)
         }
+    if len(blueprint.inputs) == 2 and verbose:
+        places = zip(blueprint.inputs, ("first", "second"), strict=True)
+        return {name: {"type": kind, "description": f"The {place} {named}{spelled}."} for name, place in places}
     return {name: {"type": kind, **described} for name in blueprint.inputs}
 
 
@@ -234,17 +241,20 @@ def parameters() -> dict[str, Parameter]:
                 high=float(row["high"]) if row["high"] else None,
                 effect=row["effect"],
                 description=row["description"],
+                may_be_required=row["may_be_required"] == "yes",
             )
     return catalog
 
 
 @lru_cache(maxsize=64)
 def _choices(subject: str) -> dict[str, list[str]]:
-    """{kind: names of parameters} that suit a subject type."""
+    """{kind: names of parameters} that suit a subject type; "required <kind>" holds those that a call can be asked to give."""
     found: dict[str, list[str]] = defaultdict(list)
     for parameter in parameters().values():
         if parameter.scope == "any" or subject in SCOPES[parameter.scope]:
             found[parameter.kind].append(parameter.name)
+            if parameter.may_be_required:
+                found[f"required {parameter.kind}"].append(parameter.name)
     return dict(found)
 
 
@@ -259,13 +269,14 @@ def expand_parameters(blueprint: Blueprint, level: Level, required: float, rng: 
     for _ in range(4 * max(0, missing)):
         if missing <= 0:
             break
-        name = rng.choice(choices[rng.choices(kinds, weights)[0]])
+        kind = rng.choices(kinds, weights)[0]
+        must = wanted > 0 and kind in ("text", "enum")
+        name = rng.choice(choices["required " + kind if must else kind])
         if name in taken:
             continue
         missing -= 1
         taken.add(name)
         parameter = catalog[name]
-        must = wanted > 0 and parameter.kind in ("text", "enum", "integer", "number")
         wanted -= must
         share = 0.9 if parameter.type == "boolean" else level.default_share
         has_default = not must and parameter.default is not None and rng.random() < share / _defaults_in(parameter.kind)

@@ -178,3 +178,40 @@ def test_operations_have_an_expression_and_constants() -> None:
         calculate("root", 1, 2)
     assert number_of("12 km") is None
     assert number_of("1,115.15") == 1115.15
+
+
+@pytest.mark.parametrize(
+    ("rule", "answer", "follows"),
+    [
+        ("pick", "Lima", True),
+        ("pick", "1,200 km", True),
+        ("pick", "Rome", False),
+        ("compare", "Oslo", True),
+        ("compare", "300 km", True),
+        ("compare", "1,400 km", False),
+        ("compare", "yes", False),
+        ("sum", "2,700 km", True),
+        ("sum", "2700", True),
+        ("sum", "2,701 km", False),
+        ("sum", "many", False),
+        ("count", "1", True),
+        ("count", "3", False),
+        ("count", "1.5", False),
+        ("count", "none", False),
+    ],
+)
+def test_a_derived_answer_follows_from_the_sub_answers(rule: str, answer: str, follows: bool) -> None:
+    plan = Decomposition(
+        question="Which is longer: the coast near A or the one near B?",
+        steps=[
+            Step(id="q1", question="?", answer="1,200 km", function="coast", inputs={"city": "Oslo"}),
+            Step(id="q2", question="?", answer="1,500 km", function="coast", inputs={"city": "Lima"}),
+        ],
+        answer=answer,
+        answer_rule=rule,
+    )
+    if follows:
+        check_decomposition("parallel_single_hop", plan)
+    else:
+        with pytest.raises(Rejected, match="answer_does_not_follow"):
+            check_decomposition("parallel_single_hop", plan)

@@ -171,3 +171,41 @@ def test_expansion_reaches_the_levels_number_and_keeps_required_first() -> None:
 def test_sources_that_do_io_or_do_not_parse_are_named(source: str, rule: str | None) -> None:
     problem = source_problem(source, "f")
     assert (problem[0] if problem else None) == rule
+
+
+def test_built_tools_offer_each_choice_once_and_tell_their_entities_apart(built, level: str) -> None:
+    for environment in built(level):
+        for tool in environment.tools:
+            properties = tool.parameters["properties"]
+            for name, schema in properties.items():
+                assert len(set(schema.get("enum", ()))) == len(schema.get("enum", ())), (tool.name, name)
+            described = [schema["description"] for schema in properties.values() if "description" in schema]
+            assert len(set(described)) == len(described), tool.name
+
+
+def test_only_parameters_that_a_caller_can_fill_are_required(level: str) -> None:
+    catalog = parameters()
+    for parameter in catalog.values():
+        # what a description calls a fallback or a special case cannot be demanded of every call
+        unsure = ("if ", "in case", "left out", "only used") if parameter.kind == "text" else ("left out", "only used")
+        assert not parameter.may_be_required or not any(mark in parameter.description for mark in unsure), (
+            parameter.name
+        )
+        assert not parameter.may_be_required or parameter.type == "string", parameter.name
+    if LEVELS[level].kinds:
+        required = []
+        for seed in range(200):
+            blueprint = Blueprint(name="city_country", relations=["city_country"])
+            expand_parameters(blueprint, LEVELS[level], 1.5, random.Random(seed))
+            required += [extra.name for extra in blueprint.extras if extra.required]
+        assert len(required) > 150 and all(catalog[name].may_be_required for name in required)
+
+
+def test_a_choice_without_a_value_is_refused_without_naming_it(construction_sandbox) -> None:
+    blueprint = Blueprint(
+        name="country_information", relations=["country_capital", "country_neighbour"], selector="kind"
+    )
+    rows = {"Norway": {"capital": "Oslo"}}
+    for kind in ("neighbour", "Oslo"):
+        found = _call(construction_sandbox, blueprint, rows, {"country": "Norway", "kind": kind})
+        assert found == {"error": "no such kind for this country"}
