@@ -17,8 +17,9 @@ from env_construction.tool_sandbox import ToolCall, ToolSandbox, ToolSession
 from eval import tau_bench
 from eval.results import read_rows
 from eval.suite import DataMissing
-from eval.tau_bench import first_call, parser, required_outputs_said, run
+from eval.tau_bench import parser, run
 from eval.tau_bench_domains import Domain, fingerprint, read_domain, read_tasks
+from eval.tau_bench_game import first_call, required_outputs_said
 from reward.tool_calls import render_call
 from train.policies import Generation, PolicyRequest
 
