@@ -91,13 +91,13 @@ class AgentExecutor(AgentExecutorBase):
             tokens = [*tokens, *turn.token_ids]
             if log_probs is not None:
                 log_probs += [found[token].logprob for token, found in zip(turn.token_ids, turn.logprobs, strict=True)]
-            feedback = await asyncio.to_thread(_feedback, episode, hf_tokenizer, list(turn.token_ids))
+            feedback = await _feedback(episode, hf_tokenizer, list(turn.token_ids))
             if episode is None or not feedback:
                 break
             if len(tokens) + len(feedback) > max_length - turn_tokens:
                 episode.outcome = "too_long"
                 break
-            tokens += feedback
+            tokens = [*tokens, *feedback]
             if log_probs is not None:
                 log_probs += [0.0] * len(feedback)
         reward = 0.0
@@ -118,16 +118,17 @@ class AgentExecutor(AgentExecutorBase):
         }
 
 
-def _feedback(episode: ToolEpisode | None, tokenizer: Any, turn: list[int]) -> list[int]:
+async def _feedback(episode: ToolEpisode | None, tokenizer: Any, turn: list[int]) -> list[int]:
     """Play a turn, given as its tokens; the tokens of the tools' feedback, empty if the episode has ended.
 
-    The text is decoded from the tokens: vLLM's own text lacks the end-of-turn token, and the reward sees it with that.
+    The text is decoded from the tokens: vLLM's own text lacks the end-of-turn token, and the reward sees it with that. Calls run
+    in a thread, so that other episodes go on meanwhile; the tokenizer stays in this one, since it may not be shared.
     """
     if episode is None:
         return []
     try:
         text = tokenizer.decode(turn, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        messages = episode.take_turn(text)
+        messages = await asyncio.to_thread(episode.take_turn, text)
         if not messages:
             return []
         feedback = _token_ids(tokenizer, feedback_text(tokenizer, messages, episode.thinking))
