@@ -36,7 +36,7 @@ from typing import Any
 from env_construction.jsonl import BadInput, run_main
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolCall
-from eval.bfcl_process import BfclProcess, CallTimeout, ToolState
+from eval.bfcl_process import BfclProcess, NoAnswer, ToolState
 from eval.results import GroupedMean, Metric
 from eval.suite import DataMissing, OnRow, Play, conversation, play_games, run_suite, suite_parser, with_messages
 from reward.tool_calls import assistant_message, parse_turn, render_call
@@ -102,7 +102,7 @@ class SingleTurnGame:
         self.done = True
         try:
             self._verdict = self._bfcl.ask("check_single", id=self.id, category=self._category, calls=calls)
-        except CallTimeout:
+        except NoAnswer:
             self._verdict = {"valid": False, "error_type": "checker_timeout"}
 
     def row(self, outcome: str) -> dict[str, Any]:

@@ -34,8 +34,8 @@ OTHER_SECONDS = 120.0
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class CallTimeout(Exception):
-    """The process gave no answer in time, or died of the request; it was replaced."""
+class NoAnswer(Exception):
+    """The process gave no answer in time or died of the request, and was replaced; or the request cannot be written as JSON."""
 
 
 class BfclProcess:
@@ -53,9 +53,12 @@ class BfclProcess:
         return f"state{next(self._keys)}"
 
     def ask(self, operation: str, **request: Any) -> Any:
-        """The process's answer. Raises CallTimeout, or GameFault if the request itself was refused."""
+        """The process's answer. Raises NoAnswer, or GameFault if the request itself was refused."""
         seconds = self.call_seconds if operation == "call" else OTHER_SECONDS
-        line = json.dumps({"op": operation, **request}).encode() + b"\n"
+        try:
+            line = json.dumps({"op": operation, **request}).encode() + b"\n"
+        except RecursionError:
+            raise NoAnswer("nested too deeply") from None
         with self._lock:
             answer = self._exchange(line, seconds)
         if "error" in answer:
@@ -75,14 +78,14 @@ class BfclProcess:
             while not answer.endswith(b"\n"):
                 left = deadline - time.monotonic()
                 if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-                    raise CallTimeout(f"no answer after {seconds:g} s")
+                    raise NoAnswer(f"no answer after {seconds:g} s")
                 block = os.read(process.stdout.fileno(), 1 << 20)
                 if not block:
-                    raise CallTimeout("the process died")
+                    raise NoAnswer("the process died")
                 answer += block
-        except (CallTimeout, BrokenPipeError):
+        except (NoAnswer, BrokenPipeError):
             self._stop()
-            raise CallTimeout("the tools' process gave no answer") from None
+            raise NoAnswer("the tools' process gave no answer") from None
         return dict(json.loads(answer))
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -136,8 +139,8 @@ class ToolState:
             answer = self._process.ask("call", after=len(self._journal), **request)
             if answer.get("unknown"):
                 answer = self._process.ask("call", journal=self._journal, **request)
-        except CallTimeout:
-            return "Error during execution: the call took too long or too much memory", False
+        except NoAnswer:
+            return "Error during execution: the call took too much time, memory or nesting", False
         self._journal.append(call)
         return str(answer["output"]), True
 
@@ -145,7 +148,7 @@ class ToolState:
         """The package's verdict on the whole case, and the kind of error; the state is dropped."""
         try:
             found = self._process.ask("check_multi", id=self._case_id, key=self._key, turns=turns)
-        except CallTimeout:
+        except NoAnswer:
             return False, "checker_timeout"
         return bool(found["valid"]), str(found["error_type"])
 
@@ -153,5 +156,5 @@ class ToolState:
         """Forget the state; the case is not checked."""
         try:
             self._process.ask("forget", key=self._key)
-        except CallTimeout:
+        except NoAnswer:
             return  # the process was replaced, and the state went with it

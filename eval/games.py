@@ -298,7 +298,10 @@ class _Table:
 
     def _report(self, row: dict[str, Any]) -> None:
         with self._settings.lock:
-            self._settings.on_row(row)
+            try:
+                self._settings.on_row(row)
+            except RecursionError:  # arguments nested to the limit of JSON; the turns' raw texts hold them too
+                self._settings.on_row(row | {"transcript": []})
 
 
 def _heard(game: Game, generation: Generation) -> str:

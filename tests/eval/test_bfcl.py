@@ -18,7 +18,7 @@ from env_construction.jsonl import BadInput, read_jsonl
 from env_construction.tool_sandbox import ToolCall
 from eval import bfcl
 from eval.bfcl_checker import UNDEFINED_CALL, call_text
-from eval.bfcl_process import BfclProcess, CallTimeout, ToolState
+from eval.bfcl_process import BfclProcess, NoAnswer, ToolState
 from reward.tool_calls import render_call
 from train.policies import Generation
 
@@ -94,8 +94,9 @@ def test_only_the_listed_gold_calls_are_refused_by_the_packages_checker(process)
     assert seen == 3_641
 
 
-def test_every_gold_path_of_the_multi_turn_categories_passes(process) -> None:
-    for category in bfcl.MULTI_TURN:
+def test_gold_paths_of_multi_turn_categories_pass(process) -> None:
+    """All 800 pass, as the oracle's run over everything shows; here every fifth of two categories."""
+    for category in ("multi_turn_base", "multi_turn_long_context"):
         for case in process.ask("cases", category=category)[::5]:
             state = ToolState(process, case["id"])
             assert state.check([[turn] if turn else [] for turn in case["gold"]]) == (True, ""), case["id"]
@@ -160,8 +161,12 @@ def test_single_turn_verdicts_are_the_packages(process, case_id, text, failure) 
         '<tool_call>\n{"name": "mkdir", "arguments": {"dir_name": NaN, "a b": 1, "class": 2, "": 3}}\n</tool_call>',
         calls(("mkdir", {"dir_name": "\ud800", "x": 10**400})),
         '<tool_call>\n{"name": "mkdir", "arguments": [1, 2]}\n</tool_call>',
+        *(
+            f'<tool_call>\n{{"name": "mkdir", "arguments": {{"dir_name": {"[" * depth}{"]" * depth}}}}}\n</tool_call>'
+            for depth in (300, 900, 950, 5_000)
+        ),
     ],
-    ids=range(12),
+    ids=range(16),
 )
 def test_hostile_turns_end_in_a_scored_row(process, case_id, text) -> None:
     row = multi(process, case_id, [text]) if case_id == BASE else single(process, case_id, text)
@@ -224,7 +229,7 @@ def test_call_that_runs_on_is_cut_and_the_other_cases_go_on() -> None:
         state = ToolState(process, maths)
         assert state.call("power", {"base": 2, "exponent": 3}) == ('{"result": 8}', True)
         output, ended = state.call("power", {"base": 9, "exponent": 9**9})
-        assert not ended and output.startswith("Error during execution: the call took too long")
+        assert not ended and output.startswith("Error during execution: the call took too much time")
         assert state.call("add", {"a": 1, "b": 2}) == ('{"result": 3}', True)
         assert "kept" in other.call("ls", {})[0]
 
@@ -235,7 +240,7 @@ def test_checker_process_that_died_is_replaced() -> None:
         own.ask("cases", category="simple_java", limit=1)
         assert own._process is not None
         os.kill(own._process.pid, signal.SIGKILL)
-        with contextlib.suppress(CallTimeout):  # if the request was written before the death was seen
+        with contextlib.suppress(NoAnswer):  # if the request was written before the death was seen
             own.ask("cases", category="simple_java", limit=1)
         assert own.ask("cases", category="simple_java", limit=1)[0]["id"] == "simple_java_0"
 

@@ -294,3 +294,15 @@ def test_suites_share_one_model_and_another_setting_replaces_it(monkeypatch, tmp
     suite.load_suite_policy(arguments_of(tmp_path))
     suite.load_suite_policy(arguments_of(tmp_path))
     assert len(loaded) == 5
+
+
+def test_row_that_is_nested_too_deeply_to_be_written_loses_its_transcript_only() -> None:
+    written: list[dict[str, Any]] = []
+
+    def on_row(row: dict[str, Any]) -> None:
+        if row["transcript"]:
+            raise RecursionError
+        written.append(row)
+
+    play_games(EchoPolicy(), [("1", 0)], Countdown, seed=0, in_flight=1, max_turns=2, on_row=on_row)
+    assert [(row["transcript"], len(row["turn_scores"])) for row in written] == [([], 1)]
