@@ -175,7 +175,7 @@ fi
 if [ -z "$dry_run" ]; then
     mkdir -p "$out"
     for experiment in $experiments; do # an unknown name is refused before anything is written
-        $python -m train.run_openrlhf --experiment "$experiment" --policy-dir . --prompts . --out . --dry-run >/dev/null
+        $python -m train.run_openrlhf --experiment "$experiment" --policy-dir start --prompts prompts.jsonl --out . --dry-run >/dev/null
     done
     $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" model="$(model_of "$experiments")" from_scratch="${from_scratch:-0}"
 fi
