@@ -16,7 +16,8 @@ search and memory (they need a network or embedding models) and format sensitivi
 How a model's calls are run without `eval` of what it wrote: see eval/bfcl_checker.py.
 
 The oracle makes the gold calls: 100% of every category but for seven of the 3,641 single-turn cases, whose gold no call can satisfy
-(`UNSOLVABLE`). They stay in, since published accuracies count them.
+(`UNSOLVABLE`). They stay in, since published accuracies count them. The random policy calls some tool in every first turn: relevance is
+100%, irrelevance 0% (but for the cases that offer no tool), the rest below 3%, where one function with one or two arguments from the question is asked for.
 
 Example:
     python -m eval.bfcl --policy hf:PATH --out outputs/mine/bfcl --categories multi_turn --limit 50
