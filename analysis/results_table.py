@@ -173,6 +173,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
         axes.set_xticks(
             range(len(splits)),
             [policy_label(policy).replace(", ", ",\n").replace(" supervised", "\nsupervised") for policy in splits],
+            fontsize=8,
         )
         axes.set_ylabel("change of Solve-F1 (pooled)")
         axes.grid(axis="x", visible=False)
