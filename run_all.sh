@@ -7,6 +7,8 @@
 #   bash run_all.sh --profile paper --dry-run          every command of the paper's twelve runs, nothing is run
 #   bash run_all.sh --experiment tiny-plain-grpo-solve-recall      one row of `python -m train.experiments`; what the run folder
 #                                                      holds already (environments, start, its measurement) is used again
+#   bash run_all.sh --profile paper --data published   train and test on the authors' environments (python -m eval.download environments)
+#   bash run_all.sh --profile small --gpus 0           on other cards than a profile's own; 0: on the CPU, slowly
 #   bash run_all.sh --only report | --from analyse     one stage, or all from one on (stages: see STAGES)
 #   bash run_all.sh --controls                         also: more supervised learning, and RL with shuffled rewards
 #   bash run_all.sh --train-seed 1                     the trainings once more with another seed; environments and start stay
@@ -17,7 +19,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 STAGES="setup environments start measure_start train measure_trained controls analyse report"
 PROFILES="smoke cpu small paper"
 
-profile=cpu run= only= from= seed=0 dry_run= controls= experiments= from_scratch= train_seed=0
+profile=cpu run= only= from= seed=0 dry_run= controls= experiments= from_scratch= train_seed=0 data=built data_file= gpus=
 fail() { echo "run_all: error: $*" >&2; exit 2; }
 has() { case " $1 " in *" $2 "*) return 0 ;; *) return 1 ;; esac; }
 while [ $# -gt 0 ]; do
@@ -29,21 +31,26 @@ while [ $# -gt 0 ]; do
         --seed) seed=${2:-}; shift 2 ;;
         --experiment) experiments=${2:-}; shift 2 ;;
         --train-seed) train_seed=${2:-}; shift 2 ;;
+        --gpus) gpus=${2:-}; shift 2 ;;
+        --data) data=${2:-}; shift 2 ;;
+        --data-file) data=published data_file=${2:-}; shift 2 ;;
         --controls) controls=1; shift ;;
         --from-scratch) from_scratch=1; shift ;;
         --dry-run) dry_run=1; shift ;;
         -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --train-seed --controls --from-scratch --dry-run" ;;
+        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --gpus --data --data-file --train-seed --controls --from-scratch --dry-run" ;;
     esac
 done
 has "$PROFILES" "$profile" || fail "unknown profile '$profile'; valid: $PROFILES"
+has "built published" "$data" || fail "unknown data '$data'; valid: built published"
 [ -z "$only" ] || has "$STAGES" "$only" || fail "unknown stage '$only'; valid: $STAGES"
 [ -z "$from" ] || has "$STAGES" "$from" || fail "unknown stage '$from'; valid: $STAGES"
+case "$gpus" in *[!0-9]*) fail "--gpus '$gpus': expected a whole number" ;; esac
 case "$seed$train_seed" in '' | *[!0-9]*) fail "--seed '$seed', --train-seed '$train_seed': expected whole numbers" ;; esac
 out=outputs/${run:-$profile}
 
 # --- sizes: this is all that differs between the profiles -------------------------------------------------------------
-epochs=2 level=compact gpus=0 backend=hf start_from= eval_limit=100 at_once=1
+epochs=2 level=compact backend=hf start_from= eval_limit=100 at_once=1
 case "$profile" in
     smoke)
         n_train=200 n_dev=12 n_test=16 warm_minutes=1.5 collect=16 max_prompts=32 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96
@@ -55,15 +62,16 @@ case "$profile" in
         ;;
     small)
         n_train=2000 n_dev=100 n_test=200 max_prompts=1024 collect=1000 max_prompt_tokens=2048 rollout_batch=64 max_new_tokens=256
-        level=medium gpus=1 backend=vllm start_from=HuggingFaceTB/SmolLM2-135M-Instruct eval_limit=200
+        level=medium backend=vllm start_from=HuggingFaceTB/SmolLM2-135M-Instruct eval_limit=200
         : "${experiments:=smollm2-135m-plain-grpo smollm2-135m-plain-reinforce++}"
         ;;
     paper)
         n_train=2215 n_dev=200 n_test=200 max_prompts=100000 collect=2215 max_prompt_tokens=16384 rollout_batch=512 max_new_tokens=1024
-        level=paper gpus=8 backend=vllm start_from=matrix epochs=3 eval_limit=200
+        level=paper backend=vllm start_from=matrix epochs=3 eval_limit=200
         : "${experiments:=qwen2.5-7b-plain-grpo qwen2.5-7b-plain-reinforce++ qwen2.5-14b-plain-grpo qwen2.5-14b-plain-reinforce++ qwen3-8b-plain-grpo qwen3-8b-plain-reinforce++ qwen3-8b-thinking-grpo qwen3-8b-thinking-reinforce++ qwen3-14b-plain-grpo qwen3-14b-plain-reinforce++ qwen3-14b-thinking-grpo qwen3-14b-thinking-reinforce++}"
         ;;
 esac
+if [ "$gpus" = 0 ]; then backend=hf; fi
 if [ -n "$from_scratch" ]; then n_train=$((n_train * 8)); fi # a policy is made from more environments than one is trained in
 environments=$out/environments
 
@@ -111,9 +119,10 @@ finish() { # finish WHAT WAS WRITTEN
     echo "== $current: $((SECONDS - began)) s -> $1"
 }
 
+turn_tokens() { if [ -n "$1" ]; then echo 8192; else echo "$max_new_tokens"; fi; } # a turn with thinking is longer
 measure() { # measure NAME POLICY: greedy, at most 20 turns, on the test environments
     step "measure_$1" $python -m eval.environments --policy "$2" --data "$environments/test.jsonl" --out "$out/eval/$1" \
-        --limit "$eval_limit" --seed "$seed" --max-turns 20 --max-new-tokens "$max_new_tokens" ${3:+"$3"}
+        --limit "$eval_limit" --seed "$seed" --max-turns 20 --max-new-tokens "$(turn_tokens "${3:-}")" ${3:+"$3"}
 }
 short_name() { # tiny-plain-grpo -> grpo (where one model is trained); the whole name in the paper profile; grpo-seed1
     local name=$1
@@ -135,24 +144,43 @@ trap at_the_end EXIT
 settle() { for process in $running; do wait "$process" || exit 1; done; running=; } # one that failed ends all
 thinking_of() { case "$1" in *-thinking-*) echo --thinking ;; *) echo ;; esac; }
 
+environments_of() { # the train environments of an experiment: a construction ablation has its own, built without one strategy
+    local experiment=$1 without
+    case "$experiment" in
+        *-no-*)
+            without=${experiment##*-no-} folder=$out/environments-no-${experiment##*-no-}
+            step "environments_$without" $python -m env_construction.build --author facts --level "$level" --n-train "$n_train" --n-dev 0 \
+                --n-test 0 --seed "$seed" --workers 2 --without "${without//-/_}" --out "$folder"
+            ;;
+        *) folder=$environments ;;
+    esac
+}
 train_one() { # train_one EXPERIMENT NAME [CONTROL]: per epoch collect with the current policy, make prompts, train
-    local experiment=$1 name=$2 control=${3:-} policy thinking epoch folder
+    local experiment=$1 name=$2 control=${3:-} policy thinking epoch folder train_file shared
     policy=$(start_of "$experiment") thinking=$(thinking_of "$experiment")
+    environments_of "$experiment"
+    train_file=$folder/train.jsonl
     for epoch in $(seq 1 "$epochs"); do
         folder=$out/train/$name/epoch$epoch
-        step "train_$name" $python -m train.collect_trajectories --environments "$environments/train.jsonl" --limit "$collect" \
-            --policy "$backend:$policy" --out "$folder" --temperature 1.0 --max-turns 20 --seed $((seed + 100 * train_seed + epoch)) \
-            --max-prompt-tokens "$max_prompt_tokens" --max-new-tokens "$max_new_tokens" ${thinking:+$thinking}
-        step "train_$name" $python -m train.rl_prompts --trajectories "$folder/trajectories.jsonl" --tokenizer "$policy" \
-            --out "$folder/prompts.jsonl" --max-prompt-tokens "$max_prompt_tokens" --rollout-batch "$rollout_batch" \
-            --max-prompts "$max_prompts" --seed $((seed + 100 * train_seed + epoch)) ${thinking:+$thinking}
+        shared="--max-prompt-tokens $max_prompt_tokens --seed $((seed + 100 * train_seed + epoch)) $thinking"
+        case "$experiment" in
+            *-episode* | *-outcome*) # whole episodes are played while training: their prompts are the bare questions
+                step "train_$name" $python -m train.rl_prompts --environments "$train_file" --tokenizer "$policy" \
+                    --out "$folder/prompts.jsonl" --rollout-batch "$rollout_batch" --max-prompts "$max_prompts" $shared
+                ;;
+            *)
+                step "train_$name" $python -m train.collect_trajectories --environments "$train_file" --limit "$collect" \
+                    --policy "$backend:$policy" --out "$folder" --temperature 1.0 --max-turns 20 --max-new-tokens "$(turn_tokens "$thinking")" $shared
+                step "train_$name" $python -m train.rl_prompts --trajectories "$folder/trajectories.jsonl" --tokenizer "$policy" \
+                    --out "$folder/prompts.jsonl" --rollout-batch "$rollout_batch" --max-prompts "$max_prompts" $shared
+                ;;
+        esac
         step "train_$name" $python -m train.run_openrlhf --experiment "$experiment" --policy-dir "$policy" \
-            --prompts "$folder/prompts.jsonl" --out "$folder" --seed $((seed + 100 * train_seed + epoch)) --epoch "$epoch" --gpus "$gpus" \
-            ${control:+--reward-control "$control"}
+            --prompts "$folder/prompts.jsonl" --out "$folder" --seed $((seed + 100 * train_seed + epoch)) --epoch "$epoch" \
+            ${gpus:+--gpus "$gpus"} ${control:+--reward-control "$control"}
         policy=$folder/checkpoint
     done
 }
-
 train_minutes() { # what reinforcement learning took, in minutes of wall time
     sed -n 's/.*"stage": "train".*"seconds": \([0-9]*\).*/\1/p' "$out/stages.jsonl" 2>/dev/null | awk '{ s += $1 } END { print (s ? s / 60 : 10) }'
 }
@@ -177,10 +205,15 @@ if [ -z "$dry_run" ]; then
     for experiment in $experiments; do # an unknown name is refused before anything is written
         $python -m train.run_openrlhf --experiment "$experiment" --policy-dir start --prompts prompts.jsonl --out . --dry-run >/dev/null
     done
-    $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" model="$(model_of "$experiments")" from_scratch="${from_scratch:-0}"
+    $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" model="$(model_of "$experiments")" from_scratch="${from_scratch:-0}" data="$data"
 fi
 
-if stage environments "build $n_train train, $n_dev dev and $n_test test environments from real facts; each is verified in the sandbox"; then
+if [ "$data" = published ] && stage environments "take the authors' train and test environments"; then
+    step environments $python -m train.published_data ${data_file:+--data-file "$data_file"} --out "$environments/train.jsonl"
+    step environments $python -m train.published_data --split test --out "$environments/test.jsonl"
+    finish "$environments"
+fi
+if [ "$data" = built ] && stage environments "build $n_train train, $n_dev dev and $n_test test environments from real facts; each is verified in the sandbox"; then
     step environments $python -m env_construction.build --author facts --level "$level" --n-train "$n_train" --n-dev "$n_dev" \
         --n-test "$n_test" --seed "$seed" --workers 2 --out "$environments"
     finish "$environments"
@@ -200,7 +233,7 @@ fi
 
 if stage measure_start "measure the floor (random), the ceiling (oracle) and the start on the test environments"; then
     measure random random
-    measure oracle oracle
+    if [ "$data" = built ]; then measure oracle oracle; fi # the published environments have no gold plan
     starts=
     for experiment in $experiments; do
         policy=$(start_of "$experiment") name=start

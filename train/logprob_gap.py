@@ -16,7 +16,7 @@ Example:
     python -m train.logprob_gap --policy outputs/cpu/train/grpo/epoch1/checkpoint \\
         --prompts outputs/cpu/train/grpo/epoch1/prompts.jsonl --out outputs/cpu/train/grpo/epoch1/logprob_gap.json
 
-Source: issue 5, "Health watch"; the ratio of the policy loss and its clip range: paper/README.md, "Training".
+Source: the ratio of the policy loss and its clip range: paper/README.md, "Training".
 """
 
 from __future__ import annotations
