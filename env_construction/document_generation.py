@@ -17,6 +17,8 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from env_construction.author import Author, Draft, Rejected, Step, WrittenDocument, ask_until_valid
 from env_construction.jsonl import run_main
@@ -76,8 +78,13 @@ def check_arguments(document: ToolDocument, arguments: dict[str, Any]) -> None:
     for name, value in arguments.items():
         if name not in properties:
             raise Rejected("gold_call_invalid", f"{document.name}: the call has {name!r}, which is no parameter")
-        validator = _validator(json.dumps(properties[name], sort_keys=True))
-        if not (isinstance(value, str) and properties[name] == {"type": "string"}) and not validator.is_valid(value):
+        if isinstance(value, str) and properties[name] == {"type": "string"}:
+            continue
+        try:
+            fits = _validator(json.dumps(properties[name], sort_keys=True)).is_valid(value)
+        except (re.error, Unresolvable, RecursionError) as error:
+            raise Rejected("schema_invalid", f"{document.name}.{name}: cannot be applied: {error}") from None
+        if not fits:
             raise Rejected("gold_call_invalid", f"{document.name}: {name} = {value!r} does not fit its schema")
 
 
@@ -94,7 +101,8 @@ def _schema_problem(schema: str) -> str:
 
 @lru_cache(maxsize=20_000)
 def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads(schema))
+    # an empty registry: a reference in a document never makes this process read a file or ask a network
+    return Draft202012Validator(json.loads(schema), registry=Registry())
 
 
 def main() -> int:

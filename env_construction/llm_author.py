@@ -5,7 +5,8 @@ every author, and shows the model the message of the rule that it broke, in the 
 code is tried in the sandbox as soon as it is written: the calls that need the tool must return their answers. What the
 final validation finds is mended by `validation_repair.py`. Code that a model wrote never runs anywhere else.
 
-Facts are the model's: nothing here tells whether they are true. Where the build is counterfactual they are invented on purpose.
+Facts are the model's: nothing here tells whether they are true. Where the build is counterfactual (`--counterfactual`: train, dev and
+half of test unless switched off) they are invented on purpose, so that no policy can answer from memory.
 
 Example (a key, where one is needed, in OPENAI_API_KEY; prices in USD per million tokens):
     python -m env_construction.build --author llm --base-url https://api.openai.com/v1 --model gpt-4o --questions questions.txt \
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import random
 import string
+from keyword import iskeyword
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -106,6 +108,7 @@ class LlmAuthor:
     def write_document(self, draft: Draft, step: Step, problem: str | None) -> WrittenDocument:
         reply = self._ask(draft, "document_generation", step.id, problem, step=as_data(step.model_dump()))
         written = read_model(reply, WrittenDocument)
+        _check_names(written.document)
         _check_dependencies(draft, step, written.arguments)
         return written
 
@@ -194,6 +197,8 @@ class LlmAuthor:
     def _read_toolset(self, draft: Draft, reply: Reply) -> Toolset:
         toolset = read_model(reply, Toolset)
         steps = {step.id: step for step in draft.plan.steps}
+        for tool in toolset.tools:
+            _check_names(tool)
         for call in toolset.calls:
             if call.sub_question in steps:
                 _check_dependencies(draft, steps[call.sub_question], call.arguments)
@@ -219,6 +224,14 @@ class LlmAuthor:
         notes.talks[key] = [*talk, {"role": "assistant", "content": said}]
         draft.notes = notes
         return reply
+
+
+def _check_names(document: ToolDocument) -> None:
+    """Tool and parameters can be names in Python: stage 5 defines a function with them. Raises Rejected."""
+    properties = document.parameters.get("properties", {})
+    for name in (document.name, *(properties if isinstance(properties, dict) else ())):
+        if not name.isidentifier() or iskeyword(name) or name.startswith("__"):
+            raise Rejected("name_invalid", f"{document.name}: {name!r} cannot be the name of a function or parameter")
 
 
 def _check_dependencies(draft: Draft, step: Step, arguments: dict[str, Any]) -> None:

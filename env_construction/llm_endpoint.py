@@ -173,7 +173,6 @@ class Endpoint:
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = retry_after(error) if isinstance(error, openai.APIStatusError) else None
-            self.ledger.count_retry(stage)
             if asked is None:
                 return float(backoff(state))
             with self._lock:
@@ -184,6 +183,7 @@ class Endpoint:
             retry=retry_if_exception_type(_PASSING),
             stop=stop_after_attempt(self.options.attempts),
             wait=wait,
+            before_sleep=lambda state: self.ledger.count_retry(stage),
             reraise=True,
         )(self._send, request)
 

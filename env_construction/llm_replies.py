@@ -77,7 +77,7 @@ def read_model(reply: Reply, model: type[Model]) -> Model:
     if start < 0 or end < start:
         raise Rejected("reply_not_json", "the reply holds no JSON object")
     try:
-        value = json.loads(body[start : end + 1], strict=False)
+        value = json.loads(body[start : end + 1], strict=False, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise Rejected("reply_not_json", f"the reply is no valid JSON: {error}") from None
     try:
@@ -88,6 +88,10 @@ def read_model(reply: Reply, model: type[Model]) -> Model:
             for item in error.errors()[:_SHOWN_ERRORS]
         ]
         raise Rejected("reply_schema", "; ".join(found)) from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def read_source(reply: Reply, name: str) -> str:

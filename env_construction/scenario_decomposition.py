@@ -69,7 +69,10 @@ def decompose(author: Author, draft: Draft, problem: str | None = None) -> Draft
 
 def check_decomposition(scenario: Scenario, plan: Decomposition) -> None:
     """Number and shape of the sub-questions, real dependencies, and a final answer that follows. Raises Rejected."""
-    check_shape(scenario, {step.id: step.depends_on for step in plan.steps})
+    depends_on = {step.id: step.depends_on for step in plan.steps}
+    if len(depends_on) < len(plan.steps):
+        raise Rejected("sub_question_id_twice", "two sub-questions have one id")
+    check_shape(scenario, depends_on)
     for step in plan.steps:
         if not step.answer.strip():
             raise Rejected("sub_answer_empty", f"sub-question {step.id} has no answer")

@@ -118,6 +118,15 @@ def _required_unknown(reply: str) -> str:
     return reply.replace('"required": ["island"]', '"required": ["isle"]')
 
 
+def _schema(**more: Any) -> Spoiler:
+    return lambda reply: reply.replace('"type": "string", "desc', f'{json.dumps(more)[1:-1]}, "type": "string", "desc')
+
+
+def _one_id(reply: str) -> str:
+    plan = json.loads(reply)
+    return json.dumps({**plan, "steps": plan["steps"] * 2})
+
+
 def _shouting(reply: str) -> str:
     return reply.replace('"arguments": {"island"', '"arguments": {"ISLAND"')
 
@@ -151,9 +160,15 @@ REPAIRED: list[tuple[str, int, Spoiler, str, str]] = [
     ("answer given away", 1, _answer_in_question, "scenario_decomposition", "gives away the answer of q1"),
     ("yes", 1, _yes, "scenario_decomposition", "matched by chance"),
     ("answer from nowhere", 1, _off_topic_final_answer, "scenario_decomposition", "final answer lacks"),
-    ("bad name", 2, _no_function_name, "document_generation", "no function name"),
+    ("bad name", 2, _no_function_name, "document_generation", "cannot be the name"),
     ("bad schema", 2, _required_unknown, "document_generation", "required isle are not among the properties"),
     ("bad call", 2, _shouting, "document_generation", "lacks the required"),
+    ("keyword as a parameter", 2, lambda reply: reply.replace("island", "from"), "document_generation", "'from' cannot be the name"),
+    ("pattern", 2, _schema(pattern="["), "document_generation", "regex|cannot be applied"),
+    ("reference to a file", 2, _schema(**{"$ref": "file:///etc/passwd"}), "document_generation", "cannot be applied"),
+    ("choice named twice", 2, _schema(enum=["Varnholm", "Varnholm"]), "document_generation", "names a choice twice"),
+    ("NaN", 2, lambda reply: reply.replace('"Varnholm"', "NaN"), "document_generation", "NaN is no JSON number"),
+    ("one id twice", 1, _one_id, "scenario_decomposition", "two sub-questions have one id"),
     ("lost call", 4, _lost_call, "complexity_scaling:parameter_expansion", "one call for each sub-question"),
     ("syntax error", 5, _source("return {"), "localized_deployment", "was never closed|invalid syntax"),
     ("constant", 5, _constant, "localized_deployment", "does not hold 'Saltgate'"),

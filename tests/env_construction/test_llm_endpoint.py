@@ -83,7 +83,8 @@ def test_what_lasts_is_a_fault_and_a_hanging_server_too(server: ScriptedAuthorSe
     asked = endpoint(server)
     with pytest.raises(AuthorFault, match="InternalServerError"):
         asked.ask(STAGE, MESSAGES, 1, True)
-    assert (len(server.bodies), asked.ledger.total.faults, asked.ledger.total.requests) == (3, 1, 0)
+    total = asked.ledger.total
+    assert (len(server.bodies), total.faults, total.requests, total.retries) == (3, 1, 0, 2)
     server.transport = lambda number: (500, {}, 1.0)
     with pytest.raises(AuthorFault, match="APITimeoutError"):
         endpoint(server, timeout_s=0.1, attempts=2).ask(STAGE, MESSAGES, 1, True)
