@@ -31,7 +31,7 @@ def parse(commands: list[list[str]]) -> list[dict[str, Any]]:
     """What OpenRLHF's own parser and checks make of each command line."""
     result = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("parse_with_openrlhf.py"))],
-        input="\n".join(json.dumps(command) for command in commands), capture_output=True, text=True, timeout=240, cwd=ROOT,
+        input="\n".join(json.dumps(command) for command in commands), capture_output=True, text=True, timeout=1200, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "VLLM_LOGGING_LEVEL": "ERROR"},
     )  # fmt: skip
     found = [json.loads(line[7:]) for line in result.stdout.splitlines() if line.startswith("PARSED ")]
@@ -166,7 +166,7 @@ def test_adapters_are_parsed_with_whole_layers_on_one_card(parsed: dict[str, dic
     assert (found["ds"]["lora"]["rank"], found["ds"]["lora"]["alpha"]) == (ADAPTER_RANK, ADAPTER_RANK)
     assert found["ds"]["lora"]["target_modules"] == "all-linear"
     assert (found["ds"]["zero_stage"], found["actor"]["num_gpus_per_node"], found["vllm"]["num_engines"]) == (2, 1, 1)
-    assert (found["ds"]["adam_offload"], found["ds"]["enable_sleep"], found["vllm"]["enable_sleep"]) == (False, False, True)
+    assert found["vllm"]["enable_sleep"] and not found["ds"]["adam_offload"] and not found["ds"]["enable_sleep"]
     assert found["ckpt"]["output_dir"].endswith("adapter")
     assert parsed["qwen3-8b-plain-grpo"]["ds"]["lora"]["rank"] == 0
     assert parsed["one card"]["vllm"]["gpu_memory_utilization"] == found["vllm"]["gpu_memory_utilization"] == 0.4
