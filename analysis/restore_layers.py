@@ -195,7 +195,8 @@ def _figure(rows: list[dict[str, Any]], policies: list[str], gains: Mapping[str,
             )
             axes.set(title=title, xlabel="share of the gain in Solve-F1 (%)", xlim=limits)
         axes_list[0].set_yticks([-place for place in range(len(GROUPS))], GROUPS)
-        figure.legend(*axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        columns = min(2, len(policies))  # one panel is too narrow for both entries side by side
+        figure.legend(*axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=columns)
     return figure
 
 
