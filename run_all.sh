@@ -100,8 +100,8 @@ stage() { # stage NAME WHAT IT DOES; false where it is not asked for or was done
     [ "$name" != "$from" ] || seen_from=1
     if [ -n "$only" ] && [ "$name" != "$only" ]; then return 1; fi
     if [ -n "$from" ] && [ -z "$seen_from" ]; then return 1; fi
-    # Tables and report are made anew whenever an earlier stage did something.
     current=$name began=$SECONDS
+    # Tables and report are made anew whenever an earlier stage did something.
     if has "analyse report" "$name" && [ -n "$ran" ]; then :; elif [ -z "$dry_run$only$from" ] && grep -qsF "$(mark)" "$out/stages.jsonl"; then
         echo "== $name: done already"
         return 1
@@ -138,28 +138,28 @@ start_of() { # the untrained policy of an experiment
         qwen3-4b-*) echo Qwen/Qwen3-4B ;; qwen3-8b-*) echo Qwen/Qwen3-8B ;; qwen3-14b-*) echo Qwen/Qwen3-14B ;;
     esac
 }
+start_name() { # under which name the untrained policy of an experiment is measured
+    if [ "$profile" = paper ]; then sed -E 's/-(plain|thinking)-.*/-\1/' <<<"$1"; else echo start; fi
+}
 model_of() { sed -E 's/-(plain|thinking)-.*//' <<<"${1%% *}"; }
 at_the_end() { for process in $running; do kill -- -"$process" 2>/dev/null || true; done; }
 trap at_the_end EXIT
 settle() { for process in $running; do wait "$process" || exit 1; done; running=; } # one that failed ends all
 thinking_of() { case "$1" in *-thinking-*) echo --thinking ;; *) echo ;; esac; }
 
-environments_of() { # the train environments of an experiment: a construction ablation has its own, built without one strategy
-    local experiment=$1 without
-    case "$experiment" in
-        *-no-*)
-            without=${experiment##*-no-} folder=$out/environments-no-${experiment##*-no-}
-            step "environments_$without" $python -m env_construction.build --author facts --level "$level" --n-train "$n_train" --n-dev 0 \
-                --n-test 0 --seed "$seed" --workers 2 --without "${without//-/_}" --out "$folder"
-            ;;
-        *) folder=$environments ;;
-    esac
+environments_of() { # the train environments of an experiment: a construction ablation has its own
+    case "$1" in *-no-*) echo "$environments-no-${1##*-no-}" ;; *) echo "$environments" ;; esac
 }
-train_one() { # train_one EXPERIMENT NAME [CONTROL]: per epoch collect with the current policy, make prompts, train
-    local experiment=$1 name=$2 control=${3:-} policy thinking epoch folder train_file shared
+build_ablation() { # those of a construction ablation, built without its strategy; before trainings run side by side and share them
+    local without=${1##*-no-}
+    [ "$without" != "$1" ] || return 0
+    step "environments_$without" $python -m env_construction.build --author facts --level "$level" --n-train "$n_train" --n-dev 0 \
+        --n-test 0 --seed "$seed" --workers 2 --without "${without//-/_}" --out "$(environments_of "$1")"
+}
+train_one() { # train_one EXPERIMENT NAME: per epoch collect with the current policy, make prompts, train
+    local experiment=$1 name=$2 policy thinking epoch folder train_file shared
     policy=$(start_of "$experiment") thinking=$(thinking_of "$experiment")
-    environments_of "$experiment"
-    train_file=$folder/train.jsonl
+    train_file=$(environments_of "$experiment")/train.jsonl
     for epoch in $(seq 1 "$epochs"); do
         folder=$out/train/$name/epoch$epoch
         shared="--max-prompt-tokens $max_prompt_tokens --seed $((seed + 100 * train_seed + epoch)) $thinking"
@@ -177,12 +177,12 @@ train_one() { # train_one EXPERIMENT NAME [CONTROL]: per epoch collect with the 
         esac
         step "train_$name" $python -m train.run_openrlhf --experiment "$experiment" --policy-dir "$policy" \
             --prompts "$folder/prompts.jsonl" --out "$folder" --seed $((seed + 100 * train_seed + epoch)) --epoch "$epoch" \
-            ${gpus:+--gpus "$gpus"} ${control:+--reward-control "$control"}
+            ${gpus:+--gpus "$gpus"}
         policy=$folder/checkpoint
     done
 }
-train_minutes() { # what reinforcement learning took, in minutes of wall time
-    sed -n 's/.*"stage": "train".*"seconds": \([0-9]*\).*/\1/p' "$out/stages.jsonl" 2>/dev/null | awk '{ s += $1 } END { print (s ? s / 60 : 10) }'
+train_minutes() { # what the trainings of these experiments took, in minutes of wall time
+    { grep -sF "$(current=train; mark)" "$out/stages.jsonl" || true; } | sed 's/.*"seconds": \([0-9]*\).*/\1/' | awk '{ s += $1 } END { print (s ? s / 60 : 10) }'
 }
 
 train() { # as train_one; a training keeps one core busy, so on a CPU $at_once of them go side by side, each in a process group
@@ -236,9 +236,7 @@ if stage measure_start "measure the floor (random), the ceiling (oracle) and the
     if [ "$data" = built ]; then measure oracle oracle; fi # the published environments have no gold plan
     starts=
     for experiment in $experiments; do
-        policy=$(start_of "$experiment") name=start
-        [ "$profile" != paper ] || name=${experiment%-grpo} && name=${name%-reinforce++}
-        [ "$profile" = paper ] || name=start
+        policy=$(start_of "$experiment") name=$(start_name "$experiment")
         has "$starts" "$name" || measure "$name" "$backend:$policy" "$(thinking_of "$experiment")"
         starts="$starts $name"
     done
@@ -246,6 +244,7 @@ if stage measure_start "measure the floor (random), the ceiling (oracle) and the
 fi
 
 if stage train "reinforcement learning with the FTRL reward on OpenRLHF, $epochs epochs each: $experiments"; then
+    for experiment in $experiments; do build_ablation "$experiment"; done
     for experiment in $experiments; do train "$experiment" "$(short_name "$experiment")"; done
     settle
     finish "$out/train"
@@ -253,8 +252,7 @@ fi
 
 if stage measure_trained "measure again: same code, same cases, paired differences"; then
     for experiment in $experiments; do
-        name=$(short_name "$experiment") start=start
-        [ "$profile" != paper ] || { start=${experiment%-grpo}; start=${start%-reinforce++}; }
+        name=$(short_name "$experiment") start=$(start_name "$experiment")
         measure "$name" "$backend:$out/train/$name/epoch$epochs/checkpoint" "$(thinking_of "$experiment")"
         step measure_trained $python -m eval.compare "$out/eval/$start" "$out/eval/$name" --out "$out/compare/${name}_vs_start.json"
     done
@@ -263,10 +261,10 @@ fi
 
 if [ -n "$controls" ] && stage controls "more supervised learning for the same time, and RL with shuffled rewards: neither should gain as much"; then
     first=${experiments%% *}
-    shuffled=$(short_name "$first")-shuffled start=start compared=$shuffled
-    [ "$profile" != paper ] || { start=${first%-grpo}; start=${start%-reinforce++}; }
-    train "$first" "$shuffled" shuffled
-    if [ -z "$start_from" ]; then
+    shuffled=$(short_name "$first-shuffled") start=$(start_name "$first")
+    compared=$shuffled
+    train "$first-shuffled" "$shuffled"
+    if [ -z "$start_from" ] && [ "$train_seed" = 0 ]; then # supervised learning knows no training seed
         compared="more-supervised $shuffled"
         step controls $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
             --out "$out/more-supervised" --continue-from "$out/start" --seed $((seed + 1)) --minutes "$(train_minutes)"
