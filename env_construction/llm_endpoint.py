@@ -41,7 +41,7 @@ _ABOUT_THIS_REQUEST = (
     "context_length",
     "too long",
 )
-_PASSING = (
+PASSING_FAULTS = (  # an endpoint's faults that may be gone at the next try
     openai.APIConnectionError,
     openai.APITimeoutError,
     openai.RateLimitError,
@@ -180,7 +180,7 @@ class Endpoint:
             return asked
 
         return Retrying(
-            retry=retry_if_exception_type(_PASSING),
+            retry=retry_if_exception_type(PASSING_FAULTS),
             stop=stop_after_attempt(self.options.attempts),
             wait=wait,
             before_sleep=lambda state: self.ledger.count_retry(stage),

@@ -20,17 +20,11 @@ import openai
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from env_construction.jsonl import BadInput
+from env_construction.llm_endpoint import PASSING_FAULTS
 from env_construction.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
 from train.policies import Exchange, Generation, PolicyRequest
 
-_PASSING = (
-    openai.APIConnectionError,
-    openai.APITimeoutError,
-    openai.RateLimitError,
-    openai.InternalServerError,
-    openai.ConflictError,
-)
 _TOO_LONG = ("context length", "context_length", "maximum context", "too long", "too many tokens", "max_model_len")
 
 
@@ -124,7 +118,7 @@ class ServerPolicy:
         if template_kwargs:
             options["extra_body"] = {"chat_template_kwargs": {"enable_thinking": self.thinking}}
         retrying = Retrying(
-            retry=retry_if_exception_type(_PASSING),
+            retry=retry_if_exception_type(PASSING_FAULTS),
             stop=stop_after_attempt(self.attempts),
             wait=wait_random_exponential(multiplier=min(1.0, self.longest_wait_s), max=self.longest_wait_s),
             reraise=True,
