@@ -32,6 +32,19 @@ BATCH_CACHE_BYTES = 4 << 30
 PREFIX_STORE_BYTES = 1 << 30
 
 
+def import_vllm_engine(otherwise: str) -> Any:
+    """vLLM's `LLM` class, its environment set for a CPU where there is no GPU. Raises BadInput, with what to do `otherwise`."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise BadInput(f"vllm is not usable here ({error}): {otherwise}") from None
+    return LLM
+
+
 class _CheckpointPolicy:
     """Rendering, length limits and the way back to text, the same for both engines."""
 
@@ -217,14 +230,7 @@ class VllmPolicy(_CheckpointPolicy):
 
         super().__init__(folder, "vllm", temperature, max_new_tokens, thinking, max_prompt_tokens)
         on_gpu = torch.cuda.is_available()
-        if not on_gpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-        try:
-            from vllm import LLM
-        except ImportError as error:
-            raise BadInput(f"vllm is not usable here ({error}): use hf:{folder}, or install it with setup.sh") from None
+        engine_class = import_vllm_engine(f"use hf:{folder}, or install it with setup.sh")
         config = AutoConfig.from_pretrained(str(folder))
         try:
             generation_config = GenerationConfig.from_pretrained(str(folder))
@@ -234,7 +240,7 @@ class VllmPolicy(_CheckpointPolicy):
         if max_prompt_tokens is not None:
             self.context = min(self.context, max_prompt_tokens + max_new_tokens)
         engine_dtype: Any = dtype or ("auto" if on_gpu else "float32")
-        self.engine = LLM(
+        self.engine = engine_class(
             model=str(folder),
             dtype=engine_dtype,
             max_model_len=self.context,

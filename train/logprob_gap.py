@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ import torch
 from tqdm import tqdm
 
 from env_construction.jsonl import BadInput, read_jsonl, run_main
+from train.local_policies import import_vllm_engine
 from train.prompts import load_tokenizer, template_sha256
 
 MEAN_WARNS = 0.02
@@ -80,16 +80,11 @@ def sample_with_vllm(
 ) -> list[Sampled]:
     """A response of the rollout engine to each prompt, with the log-probabilities that it sampled from."""
     on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    try:
-        from vllm import LLM, SamplingParams
-        from vllm.inputs import TokensPrompt
-    except ImportError as error:
-        raise BadInput(f"vllm is not usable here ({error}): install it with setup.sh") from None
-    engine = LLM(
+    engine_class = import_vllm_engine("install it with setup.sh")
+    from vllm import SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    engine = engine_class(
         model=policy,
         dtype="bfloat16" if on_gpu else "float32",
         max_model_len=max(map(len, prompts)) + max_new_tokens,
