@@ -122,15 +122,15 @@ class ToolSandbox:
         """Execute many responses; results in the order of `jobs`."""
         return list(self.stream(jobs))
 
-    def stream(self, jobs: Iterable[SandboxJob]) -> Iterator[list[ToolResult]]:
+    def stream(self, jobs: Iterable[SandboxJob], expected: int | None = None) -> Iterator[list[ToolResult]]:
         """Execute responses as `jobs` yields them; their results in order, as soon as they are there.
 
         Parsing before and scoring after the sandbox thus go on while tools run. At most AHEAD responses per worker
-        are under way.
+        are under way. `expected`: about how many there will be, so that few are shared out among all workers too.
         """
-        size = BATCH
-        if isinstance(jobs, Sequence):
-            size = max(1, min(BATCH, -(-len(jobs) // self.workers)))
+        if expected is None:
+            expected = len(jobs) if isinstance(jobs, Sequence) else BATCH * self.workers
+        size = max(1, min(BATCH, -(-expected // self.workers)))
         rest = iter(jobs)
         waiting: deque[tuple[list[Work], threading.Lock]] = deque()
         while True:

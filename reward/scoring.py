@@ -8,8 +8,9 @@ Source: paper/README.md, "Reward for one model turn" and the metrics over an epi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from env_construction.jsonl import BadInput
 from env_construction.matching import MATCHES, answer_in_text, assign
@@ -96,16 +97,23 @@ def score_turns(
         raise ValueError(f"unknown variant {variant!r}: expected one of {', '.join(REWARDS)}")
     if match not in MATCHES:
         raise ValueError(f"unknown match {match!r}: expected one of {', '.join(MATCHES)}")
-    turns = [parse_turn(text, match) for _, text in items]
-    with_calls = [index for index, turn in enumerate(turns) if turn.calls]
-    results: dict[int, list[ToolResult]] = {}
-    if with_calls:
-        jobs = [SandboxJob(items[index][0].codes, turns[index].calls) for index in with_calls]
-        results = dict(zip(with_calls, (sandbox or shared_sandbox()).run_batch(jobs), strict=True))
-    return [
-        _score(environment, turn, results.get(index, []), variant, match)
-        for index, ((environment, _), turn) in enumerate(zip(items, turns, strict=True))
-    ]
+    turns: list[ParsedTurn] = []
+
+    def jobs() -> Iterator[SandboxJob]:
+        for environment, text in items:
+            turn = parse_turn(text, match)
+            turns.append(turn)
+            if turn.calls:
+                yield SandboxJob(environment.codes, turn.calls)
+
+    scores: list[TurnScore] = []
+    for results in (sandbox or shared_sandbox()).stream(jobs(), len(items)):
+        while not turns[len(scores)].calls:
+            scores.append(_score(items[len(scores)][0], turns[len(scores)], [], variant, match))
+        scores.append(_score(items[len(scores)][0], turns[len(scores)], results, variant, match))
+    for (environment, _), turn in islice(zip(items, turns, strict=True), len(scores), None):
+        scores.append(_score(environment, turn, [], variant, match))
+    return scores
 
 
 def advance(environment: Environment, score: TurnScore) -> Environment:

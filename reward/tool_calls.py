@@ -30,6 +30,8 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 CALL_MARKS = (CALL_OPEN, CALL_CLOSE, "<tool_parsed_response>")
 _END_OF_TURN = ("<|endoftext|>", "<|im_end|>")
 _TAG = re.compile("<tool_call>|</tool_call>|<think>|</think>")
+# a JSON text of this many characters cannot be nested beyond the recursion limit
+_SHALLOW = 400
 # inside a call's JSON: a whole string, an escape, or a tag. Possessive, so that a megabyte of it stays linear.
 _STRING_OR_TAG = re.compile(rf'"(?:[^"\\\n]++|\\.)*+"|\\.|(?P<tag>{_TAG.pattern})')
 
@@ -132,7 +134,8 @@ def _read_call(body: str, named: bool) -> ToolCall | None:
             arguments = json.loads(arguments)
         if named and not (isinstance(name, str) and isinstance(arguments, dict)):
             return None
-        json.dumps(arguments)
+        if len(body) > _SHALLOW:
+            json.dumps(arguments)  # nested too deep to be sent to a tool?
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
     return ToolCall(name if isinstance(name, str) else json.dumps(name), arguments)

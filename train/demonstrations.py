@@ -22,10 +22,10 @@ from train.policies import Generation, PolicyRequest, ready_calls
 
 # Share of turns, while something is unsolved, on which the demonstrator does this. They add up to 1.
 MIX: dict[str, float] = {
-    "right": 0.24,  # every call that can be made now, in one turn
-    "repeat": 0.34,  # the right calls, and the last one once more
-    "extra": 0.22,  # the right calls, and a needless one with the same argument
-    "serial": 0.06,  # only the first of the calls that could be made now
+    "right": 0.26,  # every call that can be made now, in one turn, in the order of the question
+    "extra": 0.46,  # the right calls, and one or two needless ones with the argument of the last
+    "repeat": 0.06,  # the right calls, and the last one once more
+    "serial": 0.08,  # only the first of the calls that could be made now
     "wrong": 0.08,  # another tool of the environment, with the right argument
     "early": 0.06,  # an answer before it is known
 }
@@ -57,16 +57,13 @@ class Demonstrator:
             if turn <= len(gold) and rng.random() < RECHECK:
                 return render_call(rng.choice(gold))
             return final_answer(environment.answer or "")
-        rng.shuffle(ready)
         habit = rng.choices(list(self.mix), weights=list(self.mix.values()))[0]
         if habit == "early":
-            return final_answer(rng.choice(_strings_of(ready[0].arguments)))
+            return final_answer(rng.choice(_strings_of(rng.choice(ready).arguments)))
         if habit == "wrong":
-            needless = needless_call(environment, ready[0], rng)
-            calls = [needless] if needless else ready
+            calls = needless_calls(environment, rng.choice(ready), 1, rng) or ready
         elif habit == "extra":
-            needless = needless_call(environment, ready[-1], rng)
-            calls = [*ready, needless] if needless else [*ready, ready[-1]]
+            calls = ready + (needless_calls(environment, ready[-1], rng.choice((1, 2, 2)), rng) or ready[-1:])
         elif habit == "repeat":
             calls = [*ready, ready[-1]]
         elif habit == "serial":
@@ -81,13 +78,11 @@ def final_answer(answer: str) -> str:
     return f"The answer is {answer}."
 
 
-def needless_call(environment: Environment, call: ToolCall, rng: random.Random) -> ToolCall | None:
-    """A call to another tool of the environment that carries the argument of `call`; None where there is no other tool."""
+def needless_calls(environment: Environment, call: ToolCall, count: int, rng: random.Random) -> list[ToolCall]:
+    """Calls to other tools of the environment that carry the argument of `call`: `count`, or as many as there are tools."""
     others = [tool for tool in environment.tools if tool.name != call.name]
-    if not others:
-        return None
-    tool = rng.choice(others)
-    return ToolCall(tool.name, _arguments_like(tool, _strings_of(call.arguments), rng))
+    tools = rng.sample(others, min(count, len(others)))
+    return [ToolCall(tool.name, _arguments_like(tool, _strings_of(call.arguments), rng)) for tool in tools]
 
 
 def _arguments_like(tool: ToolDocument, strings: list[str], rng: random.Random) -> dict[str, Any]:

@@ -52,10 +52,7 @@ THREADS = 64
 class PublishedWay:
     """Stands in for a sandbox: compile and exec per call, in process, in a thread that nobody can stop."""
 
-    def run_batch(self, jobs: Iterable[SandboxJob]) -> list[list[ToolResult]]:
-        return list(self.stream(jobs))
-
-    def stream(self, jobs: Iterable[SandboxJob]) -> Iterator[list[ToolResult]]:
+    def stream(self, jobs: Iterable[SandboxJob], expected: int | None = None) -> Iterator[list[ToolResult]]:
         for job in jobs:
             yield [self._call(job.codes, call) for call in job.calls]
 

@@ -1,6 +1,7 @@
 """Scoring turns and episodes through the sandbox: kinds and their precedence, p, q and t, state, faults."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +154,9 @@ def test_the_episode_answer_may_not_stand_in_thinking_in_strict():
 
 def test_a_sandbox_fault_is_no_model_fault():
     class Broken(ToolSandbox):
-        def run_batch(self, jobs: list[SandboxJob]) -> list[list[ToolResult]]:  # type: ignore[override]
-            good = super().run_batch(jobs)
-            return [[*results[:-1], ToolResult(results[-1].name, "fault", "sandbox broke", 0.0)] for results in good]
+        def stream(self, jobs: Iterable[SandboxJob], expected: int | None = None) -> Iterator[list[ToolResult]]:
+            for results in super().stream(jobs, expected):
+                yield [*results[:-1], ToolResult(results[-1].name, "fault", "sandbox broke", 0.0)]
 
     with Broken() as broken:
         start = environment(TWO, answer="x")

@@ -128,11 +128,9 @@ def test_fault_ends_its_episode_alone(environments, sandbox) -> None:
 
 def test_fault_of_the_sandbox_is_no_failure_of_the_model(environments, sandbox) -> None:
     class Broken:
-        def run_batch(self, jobs):
-            return [
-                [dataclasses.replace(result, status="fault", output="no process") for result in results]
-                for results in sandbox.run_batch(jobs)
-            ]
+        def stream(self, jobs, expected=None):
+            for results in sandbox.stream(jobs, expected):
+                yield [dataclasses.replace(result, status="fault", output="no process") for result in results]
 
     [episode] = play(OraclePolicy(), environments[:1], sandbox=Broken())  # type: ignore[arg-type]
     assert (episode.outcome, episode.fault) == ("fault", "no process")
