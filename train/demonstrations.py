@@ -29,17 +29,19 @@ MIX: dict[str, float] = {
     "wrong": 0.08,  # another tool of the environment, with the right argument
     "early": 0.06,  # an answer before it is known
 }
+ORACLE: dict[str, float] = {"right": 1.0}  # for models that bring enough bad habits of their own
 RECHECK = 0.2  # share of turns, once all is solved, on which a former call is made again instead of answering
 
 
 class Demonstrator:
-    """A policy that knows the gold plan and follows it with the habits of `mix`."""
+    """A policy that knows the gold plan and follows it with the habits of `mix`; without bad habits, the oracle's episodes."""
 
     name = "demonstrator"
 
     def __init__(self, seed: int, mix: dict[str, float] | None = None) -> None:
         self.seed = seed
         self.mix = mix or MIX
+        self.recheck = RECHECK if self.mix.get("right", 0.0) < 1.0 else 0.0
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
         """One turn for each request; it depends on the seed, the environment's id, the trial and the turn alone."""
@@ -54,7 +56,7 @@ class Demonstrator:
         ready = ready_calls(environment)
         if not ready:
             gold = [ToolCall(call.name, call.arguments) for call in environment.gold_plan]
-            if turn <= len(gold) and rng.random() < RECHECK:
+            if turn <= len(gold) and rng.random() < self.recheck:
                 return render_call(rng.choice(gold))
             return final_answer(environment.answer or "")
         habit = rng.choices(list(self.mix), weights=list(self.mix.values()))[0]

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from env_construction.jsonl import BadInput
+from train.chat_templates import CHATML_TEMPLATE
 
 
 def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer of a checkpoint folder (or hub name), padding on the left.
 
-    Raises BadInput if there is no tokenizer or no chat template.
+    A ChatML template without room for tools is replaced by `CHATML_TEMPLATE`: no policy would ever see its tools otherwise.
+    Raises BadInput if there is no tokenizer, no chat template, or one of another format without room for tools.
     """
     from transformers import AutoTokenizer
 
@@ -29,6 +31,10 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise BadInput(f"{folder}: expected a model folder with a tokenizer ({_first_line(error)})") from None
     if not tokenizer.chat_template:
         raise BadInput(f"{folder}: the tokenizer has no chat template; use an instruction-tuned model")
+    if "tools" not in chat_template(tokenizer):
+        if "<|im_start|>" not in chat_template(tokenizer):
+            raise BadInput(f"{folder}: the chat template has no room for tools; give the tokenizer one that has")
+        tokenizer.chat_template = CHATML_TEMPLATE
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

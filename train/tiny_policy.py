@@ -21,6 +21,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from train.chat_templates import TINY_TEMPLATE
+
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAG_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 
@@ -29,44 +31,9 @@ TAG_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response
 # all between is one piece.
 WORD_SPLIT = r" ?\p{Ll}+(?: (?=\p{Lu}))?|\p{Lu}\p{Ll}*(?: (?=\p{Lu}))?|\p{N}(?: (?=\p{Lu}))?|[^\p{L}\p{N}]+(?= \p{Ll})|[^\p{L}\p{N}]+|\p{L}"
 
-CHAT_TEMPLATE = """\
-{%- macro signature(function) -%}
-{%- set parameters = function.parameters or {} -%}
-{%- set required = parameters.required or [] -%}
-{"name": {{ function.name | tojson }}, "parameters": {
-{%- for name, schema in (parameters.properties or {}).items() -%}
-{{ (name if name in required else name ~ '?') | tojson }}: {{ (schema.enum if schema.enum else schema.type or 'any') | tojson }}{{ ', ' if not loop.last }}
-{%- endfor -%}
-}, "description": {{ function.description | tojson }}}
-{%- endmacro -%}
-{%- if tools -%}
-{{ '<|im_start|>system\\n' }}{%- if messages and messages[0].role == 'system' -%}{{ messages[0].content ~ '\\n' }}{%- endif -%}
-{{ '<tools>\\n' }}{%- for tool in tools -%}{{ signature(tool.function if tool.function is defined else tool) ~ '\\n' }}{%- endfor -%}
-{{ '</tools><|im_end|>\\n' }}
-{%- elif messages and messages[0].role == 'system' -%}
-{{ '<|im_start|>system\\n' ~ messages[0].content ~ '<|im_end|>\\n' }}
-{%- endif -%}
-{%- for message in messages -%}
-{%- if message.role == 'user' -%}
-{{ '<|im_start|>user\\n' ~ message.content ~ '<|im_end|>\\n' }}
-{%- elif message.role == 'assistant' -%}
-{{ '<|im_start|>assistant\\n' ~ (message.content or '') }}
-{%- for call in message.tool_calls or [] -%}
-{%- set function = call.function if call.function is defined else call -%}
-{{ '\\n' if message.content or not loop.first }}{{ '<tool_call>\\n{"name": ' ~ (function.name | tojson) ~ ', "arguments": ' ~ (function.arguments if function.arguments is string else function.arguments | tojson) ~ '}\\n</tool_call>' }}
-{%- endfor -%}
-{{ '<|im_end|>\\n' }}
-{%- elif message.role == 'tool' -%}
-{{ '<|im_start|>user' if loop.first or loop.previtem.role != 'tool' }}
-{{- '\\n<tool_response>\\n' ~ message.content ~ '\\n</tool_response>' }}
-{{- '<|im_end|>\\n' if loop.last or loop.nextitem.role != 'tool' }}
-{%- endif -%}
-{%- endfor -%}
-{{ '<|im_start|>assistant\\n' if add_generation_prompt }}"""
-
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 1536) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with Qwen's special tokens and the chat template above, learned from `texts`."""
+    """A byte-level BPE tokenizer with Qwen's special tokens and the tiny chat template, learned from `texts`."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -92,7 +59,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 1536) -> PreTrainedT
         model_max_length=4096,
         padding_side="left",
     )
-    wrapped.chat_template = CHAT_TEMPLATE
+    wrapped.chat_template = TINY_TEMPLATE
     return wrapped
 
 

@@ -37,13 +37,13 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from env_construction.jsonl import BadInput, keep_configuration, run_main
 from env_construction.schema import Environment, read_environments
-from train.demonstrations import MIX, RECHECK, Demonstrator
+from train.demonstrations import MIX, ORACLE, Demonstrator
 from train.policies import load_policy
-from train.prompts import render_prompt
+from train.prompts import load_tokenizer, render_prompt
 from train.rollout import play
 from train.tiny_policy import new_model, train_tokenizer
 from train.warm_start_card import card
@@ -79,9 +79,9 @@ class Sequence:
         return Sequence(tokens + self.tokens[position:], weights + self.weights[position:])
 
 
-def demonstrate(environments: list[Environment], seed: int) -> list[Environment]:
+def demonstrate(environments: list[Environment], demonstrator: Demonstrator, seed: int) -> list[Environment]:
     """The final states of all environments after the demonstrator has played them."""
-    episodes = play(Demonstrator(seed), environments, max_turns=12, seed=seed)
+    episodes = play(demonstrator, environments, max_turns=12, seed=seed)
     return [episode.environment for episode in episodes if episode.outcome != "fault"]
 
 
@@ -256,11 +256,12 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
         raise BadInput(f"{arguments.environments} and {arguments.dev}: at least one environment each is needed")
     print(f"demonstrating {len(environments)} train environments", flush=True)
     started = time.monotonic()
-    states = demonstrate(environments, arguments.seed)
+    demonstrator = Demonstrator(arguments.seed, ORACLE if arguments.oracle else MIX)
+    states = demonstrate(environments, demonstrator, arguments.seed)
     demonstrated_s = time.monotonic() - started
 
     if arguments.continue_from:
-        tokenizer: Any = AutoTokenizer.from_pretrained(arguments.continue_from)
+        tokenizer: Any = load_tokenizer(arguments.continue_from)
         model: Any = AutoModelForCausalLM.from_pretrained(arguments.continue_from, dtype=torch.float32)
     else:
         tokenizer = train_tokenizer(_plain_texts(states), arguments.vocabulary)
@@ -331,8 +332,8 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
         "seed": arguments.seed,
         "demonstrations": {
             "environments": len(states),
-            "mix": MIX,
-            "recheck": RECHECK,
+            "mix": demonstrator.mix,
+            "recheck": demonstrator.recheck,
             "seconds": round(demonstrated_s, 1),
         },
         "tokens_a_conversation": round(total_tokens / len(sequences), 1),
@@ -361,6 +362,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dev", required=True, help="dev environments (JSONL): they decide when to stop")
     parser.add_argument("--out", required=True, help="checkpoint folder to write")
     parser.add_argument("--continue-from", default="", help="go on from this checkpoint for the whole of --minutes")
+    parser.add_argument(
+        "--oracle", action="store_true", help="demonstrate without bad habits (for models that bring their own)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--minutes", type=float, default=8.0, help="training time on one core (process time), evaluations not counted"

@@ -1,11 +1,13 @@
 """Prompts are rendered once, by the model's own template, and never cut or mixed up."""
 
+import json
 import shutil
 
 import pytest
 
 from env_construction.jsonl import BadInput
 from reward.scoring import advance, score_turn
+from train.chat_templates import CHATML_TEMPLATE, TINY_TEMPLATE
 from train.policies import OraclePolicy, PolicyRequest
 from train.prompts import (
     check_feedback,
@@ -32,7 +34,10 @@ def test_prompt_holds_question_and_tools_and_opens_the_assistants_turn(tokenizer
     assert prompt.endswith("<|im_start|>assistant\n")
 
 
-def test_longer_conversation_only_appends(tokenizer, environments, sandbox) -> None:
+@pytest.mark.parametrize("template", [TINY_TEMPLATE, CHATML_TEMPLATE], ids=["tiny", "chatml"])
+def test_longer_conversation_only_appends(tiny_checkpoint, template, environments, sandbox) -> None:
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    tokenizer.chat_template = template
     state = environments[3]
     previous = render_prompt(tokenizer, state.messages, state.openai_tools(), False)
     for turn in range(3):
@@ -44,7 +49,10 @@ def test_longer_conversation_only_appends(tokenizer, environments, sandbox) -> N
         previous = prompt
 
 
-def test_feedback_is_the_end_of_the_longer_rendering(tokenizer, environments, sandbox) -> None:
+@pytest.mark.parametrize("template", [TINY_TEMPLATE, CHATML_TEMPLATE], ids=["tiny", "chatml"])
+def test_feedback_is_the_end_of_the_longer_rendering(tiny_checkpoint, template, environments, sandbox) -> None:
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    tokenizer.chat_template = template
     state = environments[3]
     for turn in range(3):
         [generation] = OraclePolicy().generate([PolicyRequest(state, state.id, 0, turn, 0)])
@@ -109,3 +117,18 @@ def test_folder_without_tokenizer_or_template_is_refused(tiny_checkpoint, tmp_pa
     (bare / "chat_template.jinja").unlink()
     with pytest.raises(BadInput, match="no chat template"):
         load_tokenizer(bare)
+
+
+def test_a_template_without_room_for_tools_is_replaced_or_refused(tiny_checkpoint, environments, tmp_path) -> None:
+    """SmolLM2-Instruct's own template says nothing of tools: a policy would be trained on questions alone."""
+    folder = tmp_path / "no_tools"
+    shutil.copytree(tiny_checkpoint, folder)
+    turn = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(turn)
+    state = environments[0]
+    prompt = render_prompt(load_tokenizer(folder), state.messages, state.openai_tools(), False)
+    assert all(json.dumps(tool.as_openai(), ensure_ascii=False) in prompt for tool in state.tools)
+    assert prompt.endswith("<|im_start|>assistant\n")
+    (folder / "chat_template.jinja").write_text(turn.replace("<|im_start|>", "[INST]").replace("<|im_end|>", "[/INST]"))
+    with pytest.raises(BadInput, match="no room for tools"):
+        load_tokenizer(folder)

@@ -8,10 +8,12 @@ import pytest
 from env_construction.jsonl import file_sha256
 from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument
 from reward.tool_calls import parse_turn
-from train.demonstrations import MIX, Demonstrator
-from train.policies import PolicyRequest
+from train.chat_templates import TINY_TEMPLATE
+from train.demonstrations import MIX, ORACLE, Demonstrator
+from train.policies import OraclePolicy, PolicyRequest
 from train.prompts import render_prompt
-from train.tiny_policy import CHAT_TEMPLATE, new_model, train_tokenizer
+from train.rollout import play
+from train.tiny_policy import new_model, train_tokenizer
 from train.warm_start import (
     conversation_text,
     copy_batch,
@@ -117,7 +119,7 @@ def test_the_demonstrator_depends_on_its_seed_alone_and_shows_every_habit() -> N
     assert texts == [g.text for g in Demonstrator(0).generate(requests)]
     calls = [len(parse_turn(text).calls) for text in texts]
     names = [{call.name for call in parse_turn(text).calls} for text in texts]
-    assert {0, 1, 2} == set(calls)
+    assert {0, 1, 2} == set(calls)  # the environment has two tools: no room for a second needless call
     assert {"mayor"} in names and {"river", "mayor"} in names
 
 
@@ -126,4 +128,12 @@ def test_the_model_is_a_small_qwen3_with_tied_embeddings(tokenizer) -> None:  # 
     assert model.config.model_type == "qwen3" and model.config.tie_word_embeddings
     again = new_model(tokenizer, seed=0, layers=2, width=64)
     assert all((a == b).all() for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    assert "add_generation_prompt" in CHAT_TEMPLATE
+    assert "add_generation_prompt" in TINY_TEMPLATE
+
+
+def test_without_bad_habits_the_demonstrator_plays_as_the_oracle_does(environments, sandbox) -> None:  # type: ignore[no-untyped-def]
+    good = play(Demonstrator(0, ORACLE), environments, sandbox=sandbox)
+    best = play(OraclePolicy(), environments, sandbox=sandbox)
+    for one, other in zip(good, best, strict=True):
+        assert one.score == other.score and one.score.solve_f1 == 1.0
+        assert [turn.parsed.calls for turn in one.turns] == [turn.parsed.calls for turn in other.turns]
