@@ -9,6 +9,7 @@
 #                                                      holds already (environments, start, its measurement) is used again
 #   bash run_all.sh --profile paper --data published   train and test on the authors' environments (python -m eval.download environments)
 #   bash run_all.sh --profile small --gpus 0           on other cards than a profile's own; 0: on the CPU, slowly
+#   bash run_all.sh --run mine --model PATH            start from a model of your own (a checkpoint folder, or a name on the hub)
 #   bash run_all.sh --only report | --from analyse     one stage, or all from one on (stages: see STAGES)
 #   bash run_all.sh --controls                         also: more supervised learning, and RL with shuffled rewards
 #   bash run_all.sh --train-seed 1                     the trainings once more with another seed; environments and start stay
@@ -19,7 +20,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 STAGES="setup environments start measure_start train measure_trained controls analyse report"
 PROFILES="smoke cpu small paper"
 
-profile=cpu run= only= from= seed=0 dry_run= controls= experiments= from_scratch= train_seed=0 data=built data_file= gpus=
+profile=cpu run= only= from= seed=0 dry_run= controls= experiments= from_scratch= train_seed=0 data=built data_file= gpus= model=
 fail() { echo "run_all: error: $*" >&2; exit 2; }
 has() { case " $1 " in *" $2 "*) return 0 ;; *) return 1 ;; esac; }
 while [ $# -gt 0 ]; do
@@ -31,6 +32,7 @@ while [ $# -gt 0 ]; do
         --seed) seed=${2:-}; shift 2 ;;
         --experiment) experiments=${2:-}; shift 2 ;;
         --train-seed) train_seed=${2:-}; shift 2 ;;
+        --model) model=${2:-}; shift 2 ;;
         --gpus) gpus=${2:-}; shift 2 ;;
         --data) data=${2:-}; shift 2 ;;
         --data-file) data=published data_file=${2:-}; shift 2 ;;
@@ -38,7 +40,7 @@ while [ $# -gt 0 ]; do
         --from-scratch) from_scratch=1; shift ;;
         --dry-run) dry_run=1; shift ;;
         -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --gpus --data --data-file --train-seed --controls --from-scratch --dry-run" ;;
+        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --model --gpus --data --data-file --train-seed --controls --from-scratch --dry-run" ;;
     esac
 done
 has "$PROFILES" "$profile" || fail "unknown profile '$profile'; valid: $PROFILES"
@@ -71,7 +73,9 @@ case "$profile" in
         : "${experiments:=qwen2.5-7b-plain-grpo qwen2.5-7b-plain-reinforce++ qwen2.5-14b-plain-grpo qwen2.5-14b-plain-reinforce++ qwen3-8b-plain-grpo qwen3-8b-plain-reinforce++ qwen3-8b-thinking-grpo qwen3-8b-thinking-reinforce++ qwen3-14b-plain-grpo qwen3-14b-plain-reinforce++ qwen3-14b-thinking-grpo qwen3-14b-thinking-reinforce++}"
         ;;
 esac
+case "$experiments" in smollm2-135m-cpu-*) epochs=1 collect=100 max_prompts=256 eval_limit=100 ;; esac # a step takes minutes
 if [ "$gpus" = 0 ]; then backend=hf; fi
+start_from=${model:-$start_from}
 if [ -n "$from_scratch" ]; then n_train=$((n_train * 8)); fi # a policy is made from more environments than one is trained in
 environments=$out/environments
 
@@ -205,7 +209,7 @@ if [ -z "$dry_run" ]; then
     for experiment in $experiments; do # an unknown name is refused before anything is written
         $python -m train.run_openrlhf --experiment "$experiment" --policy-dir start --prompts prompts.jsonl --out . --dry-run >/dev/null
     done
-    $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" model="$(model_of "$experiments")" from_scratch="${from_scratch:-0}" data="$data"
+    $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" model="$(model_of "$experiments")" from_scratch="${from_scratch:-0}" data="$data" ${model:+start="$model"}
 fi
 
 if [ "$data" = published ] && stage environments "take the authors' train and test environments"; then
@@ -226,7 +230,7 @@ if stage start "get a policy to start from"; then
         step start $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
             --out "$out/start" --seed "$seed" --minutes "$warm_minutes"
     else
-        echo "  the models of this profile come pretrained: $experiments"
+        echo "  it comes trained: ${model:-the models of $experiments}"
     fi
     finish "$out/start"
 fi

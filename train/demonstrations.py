@@ -22,10 +22,10 @@ from train.policies import Generation, PolicyRequest, ready_calls
 
 # Share of turns, while something is unsolved, on which the demonstrator does this. They add up to 1.
 MIX: dict[str, float] = {
-    "right": 0.26,  # every call that can be made now, in one turn, in the order of the question
-    "extra": 0.46,  # the right calls, and one or two needless ones with the argument of the last
-    "repeat": 0.06,  # the right calls, and the last one once more
-    "serial": 0.08,  # only the first of the calls that could be made now
+    "right": 0.16,  # every call that can be made now, in one turn, in the order of the question
+    "extra": 0.60,  # the right calls, and one or two needless ones with the argument of the last
+    "repeat": 0.04,  # the right calls, and the last one once more
+    "serial": 0.06,  # only the first of the calls that could be made now
     "wrong": 0.08,  # another tool of the environment, with the right argument
     "early": 0.06,  # an answer before it is known
 }

@@ -76,6 +76,9 @@ MODELS = {
         Model(
             "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", False, 1, 30, 576, 9, 3, 64, 1536, 49152, tied=True
         ),
+        Model(
+            "smollm2-135m-cpu", "HuggingFaceTB/SmolLM2-135M-Instruct", False, 0, 30, 576, 9, 3, 64, 1536, 49152, tied=True
+        ),
         Model("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", False, 8, 28, 3584, 28, 4, 128, 18944, 152064),
         Model("qwen2.5-14b", "Qwen/Qwen2.5-14B-Instruct", False, 8, 48, 5120, 40, 8, 128, 13824, 152064),
         Model("qwen3-4b", "Qwen/Qwen3-4B", True, 8, 36, 2560, 32, 8, 128, 9728, 151936, tied=True),
@@ -124,7 +127,9 @@ PAPER_ALGORITHMS = ("grpo", "reinforce++")
 PAPER = Scale(512, 16, 512, 1, 1e-6, 16384, 1024, 3)
 PAPER_THINKING = Scale(512, 16, 512, 1, 1e-6, 16384, 8192, 3)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2)
+SMALL_ON_CPU = Scale(8, 4, 16, 4, 2e-5, 640, 96, 1)
 TINY = Scale(16, 8, 64, 16, 1e-4, 640, 96, 2)
+SCALES = {"tiny": TINY, "smollm2-135m": SMALL, "smollm2-135m-cpu": SMALL_ON_CPU}  # all others: the paper's
 ADAPTER_RATE = 10  # adapters take about ten times the learning rate of full training
 EPISODE_TURNS = 4  # of an average episode, for estimates of cost
 TEMPERATURE = {
@@ -197,9 +202,7 @@ class Experiment:
 
 
 def _scale(model: Model, thinking: bool, adapter: bool) -> Scale:
-    scale = PAPER_THINKING if thinking else PAPER
-    if model.name in ("tiny", "smollm2-135m"):
-        scale = TINY if model.name == "tiny" else SMALL
+    scale = SCALES.get(model.name, PAPER_THINKING if thinking else PAPER)
     return replace(scale, learning_rate=ADAPTER_RATE * scale.learning_rate) if adapter else scale
 
 
