@@ -43,7 +43,7 @@ _MODE_LABELS = {
     "restore": "lost when the group is put back to the start",
     "only": "there when only the group is trained",
 }
-_SETTINGS = ("temperature", "max_new_tokens", "max_prompt_tokens", "thinking")
+_SETTINGS = ("temperature", "max_new_tokens", "max_prompt_tokens", "thinking", "dtype")
 
 
 def group_of(name: str, layers: int) -> str:

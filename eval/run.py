@@ -48,7 +48,17 @@ SUITES = {
     "general": Suite("eval.general", ("mean_of_tasks",)),
     "bfcl": Suite("eval.bfcl", ("non_live_ast", "live_ast", "multi_turn")),
 }
-SHARED = ("limit", "trials", "seed", "temperature", "max_new_tokens", "max_prompt_tokens", "batch_size", "in_flight")
+SHARED = (
+    "limit",
+    "trials",
+    "seed",
+    "temperature",
+    "max_new_tokens",
+    "max_prompt_tokens",
+    "batch_size",
+    "in_flight",
+    "dtype",
+)
 
 
 def chosen_suites(text: str) -> list[str]:
@@ -158,7 +168,7 @@ def main() -> int:
         "--with", dest="extra", action="append", default=[], metavar="'SUITE: FLAGS'", help="flags of one suite"
     )
     for flag in SHARED:
-        kind = float if flag == "temperature" else int
+        kind = {"temperature": float, "dtype": str}.get(flag, int)
         parser.add_argument(f"--{flag.replace('_', '-')}", type=kind, default=None, help="default: the suite's own")
     parser.add_argument("--thinking", action="store_true")
     return run_suites(parser.parse_args())

@@ -70,7 +70,17 @@ __all__ = [
     "with_messages",
 ]
 
-RECORDED = ("policy", "limit", "trials", "seed", "temperature", "max_new_tokens", "max_prompt_tokens", "thinking")
+RECORDED = (
+    "policy",
+    "limit",
+    "trials",
+    "seed",
+    "temperature",
+    "max_new_tokens",
+    "max_prompt_tokens",
+    "thinking",
+    "dtype",
+)
 
 
 class DataMissing(BadInput):
@@ -96,12 +106,17 @@ def suite_parser(description: str | None, prog: str, data: str | None = None) ->
         "--max-prompt-tokens", type=int, default=None, help="default: all that the model's context leaves"
     )
     parser.add_argument("--thinking", action="store_true")
+    parser.add_argument(
+        "--dtype",
+        default=None,
+        help="of hf and vllm, as bfloat16; default: the checkpoint's on a GPU, float32 on a CPU",
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="sequences in one batch of hf")
     parser.add_argument("--in-flight", type=int, default=256, help="cases in play at once")
     return parser
 
 
-POLICY_SETTINGS = ("temperature", "max_new_tokens", "thinking", "seed", "max_prompt_tokens", "batch_size")
+POLICY_SETTINGS = ("temperature", "max_new_tokens", "thinking", "seed", "max_prompt_tokens", "batch_size", "dtype")
 _kept_policies: dict[tuple[Any, ...], Policy] | None = None
 
 

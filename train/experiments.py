@@ -77,7 +77,18 @@ MODELS = {
             "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", False, 1, 30, 576, 9, 3, 64, 1536, 49152, tied=True
         ),
         Model(
-            "smollm2-135m-cpu", "HuggingFaceTB/SmolLM2-135M-Instruct", False, 0, 30, 576, 9, 3, 64, 1536, 49152, tied=True
+            "smollm2-135m-cpu",
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            False,
+            0,
+            30,
+            576,
+            9,
+            3,
+            64,
+            1536,
+            49152,
+            tied=True,
         ),
         Model("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", False, 8, 28, 3584, 28, 4, 128, 18944, 152064),
         Model("qwen2.5-14b", "Qwen/Qwen2.5-14B-Instruct", False, 8, 48, 5120, 40, 8, 128, 13824, 152064),
