@@ -184,7 +184,7 @@ def _score(
         results=tuple(results),
         solved=tuple(solved),
         unsolved_set=unsolved,
-        solve_rate=_solve_rate(environment, t - q),
+        solve_rate=_solve_rate(environment, t, t - q),
         parsed=turn,
     )
 
@@ -203,9 +203,8 @@ def _kind(environment: Environment, turn: ParsedTurn, match: str) -> str:
     return "all_solved_no_answer" if environment.solve_rate == 1.0 else "other"
 
 
-def _solve_rate(environment: Environment, unsolved_after: int) -> float:
+def _solve_rate(environment: Environment, before: int, unsolved_after: int) -> float:
     """The share solved after a turn. The number of sub-questions follows from what was unsolved, and the rate, before."""
-    before = environment.unsolved_count
     if unsolved_after == before:
         return environment.solve_rate
     total = round(before / (1.0 - environment.solve_rate)) if environment.solve_rate < 1.0 else before

@@ -30,6 +30,7 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 CALL_MARKS = (CALL_OPEN, CALL_CLOSE, "<tool_parsed_response>")
 _END_OF_TURN = ("<|endoftext|>", "<|im_end|>")
 _TAG = re.compile("<tool_call>|</tool_call>|<think>|</think>")
+_DECODER = json.JSONDecoder()
 # a JSON text of this many characters cannot be nested beyond the recursion limit
 _SHALLOW = 400
 # inside a call's JSON: a whole string, an escape, or a tag. Possessive, so that a megabyte of it stays linear.
@@ -120,13 +121,15 @@ def _parse_published(raw: str) -> ParsedTurn:
 
 
 def _read_call(body: str, named: bool) -> ToolCall | None:
-    """The call in a JSON text, else None. `arguments` may be a string of JSON.
+    """The call in a stripped JSON text, else None. `arguments` may be a string of JSON.
 
     The published parser (`named` false) takes what no tool can serve: a name that is a number (kept as its text), and a
     string of JSON that is no object. Such a call fails, and counts in p. With `named` it is no call.
     """
     try:
-        value = json.loads(body)
+        value, end = _DECODER.raw_decode(body)
+        if end != len(body):
+            return None
         name, arguments = value["name"], value["arguments"]
         if not name or isinstance(name, (list, dict)):
             return None
