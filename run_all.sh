@@ -59,7 +59,7 @@ case "$profile" in
         : "${experiments:=tiny-plain-grpo}"
         ;;
     cpu)
-        n_train=2000 n_dev=60 n_test=300 eval_limit=300 warm_minutes=20 collect=240 max_prompts=640 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96 at_once=2
+        n_train=2000 n_dev=60 n_test=300 eval_limit=300 warm_minutes=20 collect=240 max_prompts=384 max_prompt_tokens=640 rollout_batch=16 max_new_tokens=96 at_once=2
         : "${experiments:=tiny-plain-grpo tiny-plain-reinforce++}"
         ;;
     small)
