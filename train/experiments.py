@@ -189,13 +189,15 @@ class Experiment:
         large = 5_000 if self.thinking else 10_000  # millions: policy and reference are whole on an adapter's one card
         return 0 if not self.gpus else 141 if self.adapter and self.model.parameters > large else 80
 
-    def cpu_minutes(self, steps: int = 18) -> int:
-        """Training alone, on one core, `steps` rollout batches an epoch: 45 s of start-up an epoch, and 8 s a step for 128
-        responses to prompts of 150 tokens (measured, docs of train/openrlhf_on_cpu.py). A step of whole episodes has 2.2 times
-        the tokens (410 an episode, measured). 0 for models that need a GPU.
+    def cpu_minutes(self, steps: int = 24) -> int:
+        """Training alone, `steps` rollout batches an epoch: 60 s of start-up an epoch, and 14 s a step for 128 responses, 300
+        tokens each with their prompt (two such trainings side by side on two cores took 25 minutes). A step of whole episodes has
+        2.2 times the tokens. A larger model is taken to need as much longer as its matrices do at twice the speed, which nobody
+        has measured. 0 for models that need a GPU.
         """
-        step = 8 * (2.2 if self.episode else 1)
-        return round(self.scale.epochs * (45 + step * steps) / 60) if self.model.gpus == 0 else 0
+        samples = self.scale.rollout_batch * self.scale.samples_per_prompt
+        step = 14 * (2.2 if self.episode else 1) * samples / 128 * max(1.0, self.model.parameters / 2)
+        return round(self.scale.epochs * (60 + step * steps) / 60) if self.model.gpus == 0 else 0
 
     def gpu_hours(self, prompts: int | None = None) -> float:
         """A rough estimate for one run over `prompts` prompts an epoch (default: 5000 prefixes, or the 2215 questions for
