@@ -1,5 +1,6 @@
 """Scoring turns and episodes through the sandbox: kinds and their precedence, p, q and t, state, faults."""
 
+import gc
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from env_construction.jsonl import BadInput
 from env_construction.schema import Environment, read_environments
 from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
 from reward.rewards import REWARDS
-from reward.scoring import advance, check_gold, score_episode, score_turn, score_turns
+from reward.scoring import PAUSE_ITEMS, advance, check_gold, score_episode, score_turn, score_turns
 from reward.tool_calls import render_call
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "ftrl_test_sample.jsonl"
@@ -262,3 +263,38 @@ def test_published_environments_load_and_take_a_turn(sandbox):
     assert [score.q for score in strict] == [0] * len(items)
     assert not any(score.fault for score in published + strict)
     assert all(json.dumps(advance(item, score).to_record()) for (item, _), score in zip(items, strict, strict=True))
+
+
+def test_the_cycle_collector_rests_for_a_large_batch_and_comes_back(sandbox, monkeypatch):
+    seen = []
+
+    class Watched(ToolSandbox):
+        def stream(self, jobs: Iterable[SandboxJob], expected: int | None = None) -> Iterator[list[ToolResult]]:
+            for results in sandbox.stream(jobs, expected):
+                seen.append(gc.isenabled())
+                yield results
+
+    with Watched() as watched:
+        start = environment(TWO, answer="x")
+        score_turns([(start, say("Paris"))] * 10, sandbox=watched)
+        assert seen == [True] * 10
+        seen.clear()
+        score_turns([(start, say("Paris"))] * PAUSE_ITEMS, sandbox=watched)
+        assert seen == [False] * PAUSE_ITEMS and gc.isenabled()
+        seen.clear()
+        monkeypatch.setattr("reward.scoring.PAUSE_SECONDS", 0.0)
+        score_turns([(start, say("Paris"))] * PAUSE_ITEMS, sandbox=watched)
+        assert seen[:2] == [False, True] and all(seen[1:])
+        gc.disable()
+        try:
+            score_turns([(start, say("Paris"))] * PAUSE_ITEMS, sandbox=watched)
+            assert not gc.isenabled()
+        finally:
+            gc.enable()
+
+
+def test_the_cycle_collector_comes_back_after_a_failure(monkeypatch):
+    monkeypatch.setattr("reward.scoring.parse_turn", lambda *_: 1 / 0)
+    with ToolSandbox() as box, pytest.raises(ZeroDivisionError):
+        score_turns([(environment(TWO, answer="x"), "x")] * PAUSE_ITEMS, sandbox=box)
+    assert gc.isenabled()
