@@ -47,7 +47,7 @@ import torch
 from openrlhf.utils.agent import AgentExecutorBase
 
 from reward.openrlhf_reward import on_grid
-from train.prompts import feedback_text
+from train.prompts import feedback_text, make_room_for_tools
 from train.tool_episode import EpisodeSettings, ToolEpisode, episode_logs
 
 logger = logging.getLogger(__name__)
@@ -131,6 +131,9 @@ async def _feedback(episode: ToolEpisode | None, tokenizer: Any, turn: list[int]
         messages = await asyncio.to_thread(episode.take_turn, text)
         if not messages:
             return []
+        make_room_for_tools(
+            tokenizer, "the policy"
+        )  # as the prompts were rendered; OpenRLHF loads the tokenizer as it is
         feedback = _token_ids(tokenizer, feedback_text(tokenizer, messages, episode.thinking))
     except Exception as error:
         logger.warning("reward fault: %s: %s", type(error).__name__, error)

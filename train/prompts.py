@@ -20,8 +20,7 @@ from train.chat_templates import CHATML_TEMPLATE
 def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer of a checkpoint folder (or hub name), padding on the left.
 
-    A ChatML template without room for tools is replaced by `CHATML_TEMPLATE`: no policy would ever see its tools otherwise.
-    Raises BadInput if there is no tokenizer, no chat template, or one of another format without room for tools.
+    Raises BadInput if there is no tokenizer, no chat template, or one that has no room for tools (make_room_for_tools).
     """
     from transformers import AutoTokenizer
 
@@ -31,14 +30,24 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise BadInput(f"{folder}: expected a model folder with a tokenizer ({_first_line(error)})") from None
     if not tokenizer.chat_template:
         raise BadInput(f"{folder}: the tokenizer has no chat template; use an instruction-tuned model")
-    if "tools" not in chat_template(tokenizer):
-        if "<|im_start|>" not in chat_template(tokenizer):
-            raise BadInput(f"{folder}: the chat template has no room for tools; give the tokenizer one that has")
-        tokenizer.chat_template = CHATML_TEMPLATE
+    make_room_for_tools(tokenizer, folder)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def make_room_for_tools(tokenizer: Any, name: str | Path) -> None:
+    """Replace a ChatML template without room for tools by CHATML_TEMPLATE: no policy would ever see its tools otherwise.
+
+    Raises BadInput for a template of another format that has none.
+    """
+    template = chat_template(tokenizer)
+    if "tools" in template:
+        return
+    if "<|im_start|>" not in template:
+        raise BadInput(f"{name}: the chat template has no room for tools; give the tokenizer one that has")
+    tokenizer.chat_template = CHATML_TEMPLATE
 
 
 def chat_template(tokenizer: Any) -> str:
