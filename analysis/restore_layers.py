@@ -34,6 +34,7 @@ from analysis.style import figure_style, new_figure, policy_style
 from env_construction.jsonl import BadInput, keep_configuration, read_jsonl, run_main
 from eval.environments import evaluate
 from eval.results import Estimate, case_values
+from eval.suite import SAMPLING
 from train.policies import load_policy
 
 THIRDS = ("lower", "middle", "upper")
@@ -43,7 +44,6 @@ _MODE_LABELS = {
     "restore": "lost when the group is put back to the start",
     "only": "there when only the group is trained",
 }
-_SETTINGS = ("temperature", "max_new_tokens", "max_prompt_tokens", "thinking", "dtype")
 
 
 def group_of(name: str, layers: int) -> str:
@@ -79,15 +79,15 @@ def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 6
     work = [(mode, group) for mode in MODES for group in GROUPS]
     for mode, group in tqdm(work, desc=f"mixtures of {policy}", unit="model", disable=None):
         out = run.path / "restore" / policy / folder_name(mode, group)
-        configuration = {name: settings.get(name) for name in (*_SETTINGS, "seed", "max_turns", "match")}
+        configuration = {name: settings.get(name) for name in (*SAMPLING, "max_turns", "match")}
         keep_configuration(out, configuration | {"mode": mode, "group": group, "environments": len(environments)})
         if (out / "results.jsonl").is_file() and sum(1 for _ in read_jsonl(out / "results.jsonl")) >= len(environments):
             continue
         weights = out / "weights"
         write_mixed(start, trained, weights, chooser(mode, group, layers))
-        chosen = {name: settings[name] for name in _SETTINGS if settings.get(name) is not None}
+        chosen = {name: settings[name] for name in SAMPLING if settings.get(name) is not None}
         seed = int(settings.get("seed") or 0)
-        model = load_policy(f"hf:{weights}", seed=seed, batch_size=batch_size, **chosen)
+        model = load_policy(f"hf:{weights}", batch_size=batch_size, **chosen)
         evaluate(
             model,
             environments,

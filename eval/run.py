@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from env_construction.jsonl import BadInput, run_main
-from eval.suite import DataMissing, one_policy
+from eval.suite import POLICY_SETTINGS, DataMissing, one_policy
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,7 @@ SUITES = {
     "general": Suite("eval.general", ("mean_of_tasks",)),
     "bfcl": Suite("eval.bfcl", ("non_live_ast", "live_ast", "multi_turn")),
 }
-SHARED = (
-    "limit",
-    "trials",
-    "seed",
-    "temperature",
-    "max_new_tokens",
-    "max_prompt_tokens",
-    "batch_size",
-    "in_flight",
-    "dtype",
-)
+SHARED = ("limit", "trials", *(name for name in POLICY_SETTINGS if name != "thinking"), "in_flight")
 
 
 def chosen_suites(text: str) -> list[str]:

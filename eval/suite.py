@@ -70,17 +70,10 @@ __all__ = [
     "with_messages",
 ]
 
-RECORDED = (
-    "policy",
-    "limit",
-    "trials",
-    "seed",
-    "temperature",
-    "max_new_tokens",
-    "max_prompt_tokens",
-    "thinking",
-    "dtype",
-)
+SAMPLING = ("seed", "temperature", "max_new_tokens", "max_prompt_tokens", "thinking", "dtype")
+"""What decides what a policy says: recorded with the results."""
+POLICY_SETTINGS = (*SAMPLING, "batch_size")
+RECORDED = ("policy", "limit", "trials", *SAMPLING)
 
 
 class DataMissing(BadInput):
@@ -116,7 +109,6 @@ def suite_parser(description: str | None, prog: str, data: str | None = None) ->
     return parser
 
 
-POLICY_SETTINGS = ("temperature", "max_new_tokens", "thinking", "seed", "max_prompt_tokens", "batch_size", "dtype")
 _kept_policies: dict[tuple[Any, ...], Policy] | None = None
 
 

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 
 from env_construction.jsonl import BadInput
 from env_construction.matching import MATCHES, answer_in_text, assign
@@ -141,14 +141,22 @@ def score_turns(
                 yield SandboxJob(environment.codes, turn.calls)
 
     scores: list[TurnScore] = []
+
+    def score_next(results: Sequence[ToolResult]) -> None:
+        place = len(scores)
+        scores.append(_score(items[place][0], turns[place], results, variant, match))
+
     with _CollectorPause(len(items)) as pause:
-        for results in (sandbox or shared_sandbox()).stream(jobs(), len(items)):
-            while not turns[len(scores)].calls:
-                scores.append(_score(items[len(scores)][0], turns[len(scores)], [], variant, match))
-            scores.append(_score(items[len(scores)][0], turns[len(scores)], results, variant, match))
-            pause.check()
-    for (environment, _), turn in islice(zip(items, turns, strict=True), len(scores), None):
-        scores.append(_score(environment, turn, [], variant, match))
+        rest = jobs()
+        first = next(rest, None)  # without any call, no sandbox is needed
+        if first is not None:
+            for results in (sandbox or shared_sandbox()).stream(chain((first,), rest), len(items)):
+                while not turns[len(scores)].calls:
+                    score_next(())
+                score_next(results)
+                pause.check()
+    while len(scores) < len(items):
+        score_next(())
     return scores
 
 

@@ -69,27 +69,15 @@ class Scale:
     epochs: int
 
 
+SMOLLM2 = Model(
+    "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", False, 1, 30, 576, 9, 3, 64, 1536, 49152, tied=True
+)
 MODELS = {
     model.name: model
     for model in (
         Model("tiny", "", False, 0, 4, 128, 4, 2, 32, 384, 1536, tied=True),
-        Model(
-            "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", False, 1, 30, 576, 9, 3, 64, 1536, 49152, tied=True
-        ),
-        Model(
-            "smollm2-135m-cpu",
-            "HuggingFaceTB/SmolLM2-135M-Instruct",
-            False,
-            0,
-            30,
-            576,
-            9,
-            3,
-            64,
-            1536,
-            49152,
-            tied=True,
-        ),
+        SMOLLM2,
+        replace(SMOLLM2, name="smollm2-135m-cpu", gpus=0),
         Model("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", False, 8, 28, 3584, 28, 4, 128, 18944, 152064),
         Model("qwen2.5-14b", "Qwen/Qwen2.5-14B-Instruct", False, 8, 48, 5120, 40, 8, 128, 13824, 152064),
         Model("qwen3-4b", "Qwen/Qwen3-4B", True, 8, 36, 2560, 32, 8, 128, 9728, 151936, tied=True),
