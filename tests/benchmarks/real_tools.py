@@ -22,7 +22,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +155,9 @@ def main() -> int:
             or not report.loads
             or set(report.conforming + report.broken) - {"ok", "error"}
         ):
-            print(json.dumps(asdict(report)))
+            print(json.dumps(vars(report)))
     if arguments.out:
-        print(f"wrote {write_jsonl(arguments.out, [asdict(report) for report in reports])} lines to {arguments.out}")
+        print(f"wrote {write_jsonl(arguments.out, map(vars, reports))} lines to {arguments.out}")
     return 0
 
 
