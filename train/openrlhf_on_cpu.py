@@ -58,11 +58,9 @@ ENVIRONMENT = {
 # KV cache of the rollout engine: room for this many sequences of full length, within these bounds
 KV_SEQUENCES = 128
 KV_BYTES = (64 * 1024**2, 2 * 1024**3)
-PASSED_ON = (
-    "FTRL_REWARD_",
-    "FTRL_EPISODE_",
-    "TOOL_SANDBOX_",
-)  # settings of the reward and the sandbox, read in the rollout process
+MATMUL_VARIABLE = "TRAIN_CPU_MATMUL"
+# settings of the reward and the sandbox, read in the rollout process, and of this module
+PASSED_ON = ("FTRL_REWARD_", "FTRL_EPISODE_", "TOOL_SANDBOX_", MATMUL_VARIABLE)
 
 
 class CpuDevice(str):
@@ -104,6 +102,17 @@ def _adapt_torch(torch: Any) -> None:
     torch.cuda.current_stream = lambda *_: None
     for name in ("set_device", "synchronize", "empty_cache"):
         setattr(torch.cuda, name, lambda *_, **__: None)
+    multiply_in(torch, os.environ.get(MATMUL_VARIABLE, ""))
+
+
+def multiply_in(torch: Any, precision: str) -> None:
+    """Set how CPUs multiply fp32 matrices: "bf16" rounds the factors (weights, gradients and sums stay fp32, as in mixed precision
+    on GPUs), three times faster where the CPU has AMX; "" leaves torch as it is. Raises ValueError on anything else.
+    """
+    if precision not in ("", "bf16"):
+        raise ValueError(f"{MATMUL_VARIABLE}={precision}: expected bf16 or nothing")
+    if precision:
+        torch.backends.mkldnn.matmul.fp32_precision = precision
 
 
 def _adapt_device_mesh(module: Any) -> None:

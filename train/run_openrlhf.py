@@ -39,6 +39,7 @@ from train.health_watch import HealthWatch
 from train.memory_plan import check_memory, installed_gpu_gib
 from train.merge_adapter import merge_adapter
 from train.openrlhf_command import REFERENCE_VARIABLE, Launch, build_command, build_flags, reward_environment
+from train.openrlhf_on_cpu import MATMUL_VARIABLE
 from train.prompts import load_tokenizer, require_thinking, template_sha256
 from train.training_log import drop_steps_after, read_status, saved_step, telling_lines
 
@@ -208,6 +209,8 @@ def main() -> int:
     row = experiment(arguments.experiment)
     launch = make_launch(row, arguments)
     environment = reward_environment(row, arguments.reward_control, arguments.seed)
+    if not launch.gpus and row.model.name != "tiny":
+        environment[MATMUL_VARIABLE] = "bf16"  # a model of this size does little else than multiply
     if launch.reference:
         environment[REFERENCE_VARIABLE] = launch.reference
     command = build_command(build_flags(row, launch), launch, environment)

@@ -42,6 +42,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from env_construction.jsonl import BadInput, keep_configuration, run_main
 from env_construction.schema import Environment, read_environments
 from train.demonstrations import MIX, ORACLE, Demonstrator
+from train.openrlhf_on_cpu import multiply_in
 from train.policies import load_policy
 from train.prompts import load_tokenizer, render_prompt
 from train.rollout import play
@@ -250,6 +251,7 @@ def _mean(values: list[float]) -> float:
 def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Demonstrate, train, watch dev, save. Returns what `warm_start.json` says."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    multiply_in(torch, arguments.matmul)
     environments = list(read_environments(arguments.environments))
     dev = list(read_environments(arguments.dev))[: arguments.dev_cases]
     if not environments or not dev:
@@ -382,6 +384,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--prompt-weight", type=float, default=0.05, help="loss weight of tokens the policy does not write"
     )
+    parser.add_argument("--matmul", choices=("", "bf16"), default="", help="bf16: faster products for larger models")
     parser.add_argument("--copy-length", type=int, default=64, help="tokens of a random string")
     parser.add_argument(
         "--copy-until", type=float, default=0.1, help="copy pre-training ends at this loss (nats a token)"

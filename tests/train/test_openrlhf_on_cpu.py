@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from train.openrlhf_on_cpu import ADAPTATIONS, KV_BYTES, KV_SEQUENCES, CpuDevice, kv_cache_bytes
+from train.openrlhf_on_cpu import ADAPTATIONS, KV_BYTES, KV_SEQUENCES, CpuDevice, kv_cache_bytes, multiply_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,3 +79,17 @@ def test_importing_the_module_changes_nothing() -> None:
 
 def test_cpu_device_is_cpu_as_text() -> None:
     assert CpuDevice("cpu") == "cpu" and f"{CpuDevice('cpu')}" == "0"
+
+
+def test_products_are_rounded_to_bf16_only_where_asked() -> None:
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    try:
+        multiply_in(torch, "")
+        assert setting.fp32_precision == before
+        multiply_in(torch, "bf16")
+        assert setting.fp32_precision == "bf16"
+        with pytest.raises(ValueError, match="TRAIN_CPU_MATMUL=fp8"):
+            multiply_in(torch, "fp8")
+    finally:
+        setting.fp32_precision = before

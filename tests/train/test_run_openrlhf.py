@@ -234,6 +234,23 @@ def test_dry_run_needs_no_files_and_writes_none(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_larger_model_on_a_cpu_multiplies_in_bf16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {}
+    for name in ("tiny-plain-grpo", "smollm2-135m-cpu-plain-grpo", "smollm2-135m-plain-grpo"):
+        line = arguments("start", "none.jsonl", tmp_path / "out", "--dry-run")
+        line[1] = name
+        parsed(monkeypatch, line)
+        run_openrlhf.main()
+        shown[name] = "TRAIN_CPU_MATMUL=bf16" in capsys.readouterr().out
+    assert shown == {
+        "tiny-plain-grpo": False,
+        "smollm2-135m-cpu-plain-grpo": True,
+        "smollm2-135m-plain-grpo": False,  # on a GPU
+    }
+
+
 def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
