@@ -28,6 +28,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,11 @@ def main() -> int:
         )
     out = launch.out
     kept = {key: value for key, value in vars(arguments).items() if key in CONFIGURATION and value != ""}
-    keep_configuration(out / "openrlhf", {**kept, "prompts_sha256": file_sha256(arguments.prompts)})
+    of_row = {
+        "scale": asdict(row.scale),
+        "flags": row.flags,
+    }  # a name's settings may change from one version to the next
+    keep_configuration(out / "openrlhf", {**kept, **of_row, "prompts_sha256": file_sha256(arguments.prompts)})
     if (out / "done.json").exists():
         print(f"{out}: trained already")
         return 0

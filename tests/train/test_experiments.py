@@ -55,6 +55,16 @@ def test_adapters_take_one_card_and_a_higher_rate() -> None:
     assert 0 < lora.gpu_hours() < plain.gpu_hours()
 
 
+def test_reinforce_plus_plus_has_a_rate_of_its_own_for_the_tiny_model_alone() -> None:
+    rate = {name: experiment(name).scale.learning_rate for name in (
+        "tiny-plain-grpo", "tiny-plain-reinforce++", "tiny-plain-reinforce++-shuffled", "tiny-plain-reinforce++-baseline",
+        "qwen3-8b-plain-grpo", "qwen3-8b-plain-reinforce++",
+    )}  # fmt: skip
+    assert rate["tiny-plain-reinforce++"] == rate["tiny-plain-reinforce++-shuffled"] < rate["tiny-plain-grpo"]
+    assert rate["tiny-plain-reinforce++-baseline"] == rate["tiny-plain-grpo"]
+    assert rate["qwen3-8b-plain-reinforce++"] == rate["qwen3-8b-plain-grpo"] == 1e-6
+
+
 def test_thinking_is_refused_where_the_model_has_none() -> None:
     with pytest.raises(BadInput, match="no thinking mode"):
         experiment("qwen2.5-7b-thinking-grpo")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,12 @@ def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(
     assert "trained already" in capsys.readouterr().out
     parsed(monkeypatch, [*line, "--seed", "5"])
     with pytest.raises(BadInput, match=r"seed: 0 there, 5 asked"):
+        run_openrlhf.main()
+    row = experiment("tiny-plain-grpo")
+    changed = replace(row, scale=replace(row.scale, learning_rate=0.5))
+    monkeypatch.setattr(run_openrlhf, "experiment", lambda name: changed)
+    parsed(monkeypatch, line)
+    with pytest.raises(BadInput, match=r"scale: .*'learning_rate': 0\.5.* asked"):
         run_openrlhf.main()
 
 
