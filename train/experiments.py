@@ -130,7 +130,7 @@ SMALL_ON_CPU = Scale(8, 4, 16, 4, 2e-5, 640, 96, 1)
 TINY = Scale(16, 8, 32, 16, 1e-4, 640, 96, 2)
 # REINFORCE++ compares a response with all others of the batch, not with those to its own prompt. Its gradient is noisier for that,
 # and at GRPO's rate the tiny model loses what it could: this rate was chosen on dev environments.
-TINY_RATES = {"reinforce++": 2.5e-5}
+RATES = {("tiny", "reinforce++"): 2.5e-5}
 SCALES = {"tiny": TINY, "smollm2-135m": SMALL, "smollm2-135m-cpu": SMALL_ON_CPU}  # all others: the paper's
 ADAPTER_RATE = 10  # adapters take about ten times the learning rate of full training
 EPISODE_TURNS = 4  # of an average episode, for estimates of cost
@@ -207,9 +207,8 @@ class Experiment:
 
 def _scale(model: Model, thinking: bool, adapter: bool, algorithm: str) -> Scale:
     scale = SCALES.get(model.name, PAPER_THINKING if thinking else PAPER)
-    if model.name == "tiny":
-        scale = replace(scale, learning_rate=TINY_RATES.get(algorithm, scale.learning_rate))
-    return replace(scale, learning_rate=ADAPTER_RATE * scale.learning_rate) if adapter else scale
+    rate = RATES.get((model.name, algorithm), scale.learning_rate)
+    return replace(scale, learning_rate=ADAPTER_RATE * rate if adapter else rate)
 
 
 def experiment(name: str) -> Experiment:

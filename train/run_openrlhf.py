@@ -229,11 +229,9 @@ def main() -> int:
         )
     out = launch.out
     kept = {key: value for key, value in vars(arguments).items() if key in CONFIGURATION and value != ""}
-    of_row = {
-        "scale": asdict(row.scale),
-        "flags": row.flags,
-    }  # a name's settings may change from one version to the next
-    keep_configuration(out / "openrlhf", {**kept, **of_row, "prompts_sha256": file_sha256(arguments.prompts)})
+    # a name's settings may change from one version to the next
+    kept |= {"scale": asdict(row.scale), "flags": row.flags, "prompts_sha256": file_sha256(arguments.prompts)}
+    keep_configuration(out / "openrlhf", kept)
     if (out / "done.json").exists():
         print(f"{out}: trained already")
         return 0
