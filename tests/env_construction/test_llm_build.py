@@ -110,14 +110,15 @@ def test_order_and_bytes_do_not_depend_on_concurrency_and_a_rerun_costs_nothing(
     assert (tmp_path / "cached/train.jsonl").read_bytes() == (tmp_path / "one/train.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("concurrency, least", [(1, 1), (4, 0)])  # four begin together and may share what there is
 def test_a_spent_budget_stops_cleanly_and_a_higher_one_goes_on(
-    server: ScriptedAuthorServer, asked: Path, tmp_path: Path
+    concurrency: int, least: int, server: ScriptedAuthorServer, asked: Path, tmp_path: Path
 ) -> None:
-    prices = {"price_in": 1.0, "price_out": 1.0, "questions": asked, "max_tokens": 300}
+    prices = {"price_in": 1.0, "price_out": 1.0, "questions": asked, "max_tokens": 300, "concurrency": concurrency}
     made, statistics = run(server, tmp_path / "out", {"train": 12}, budget=0.05, **prices)
     assert "budget of $0.05 is spent" in made.budget_message
     done = statistics["train"]["environments"]
-    assert 0 < done < 12 and statistics["train"]["yield"]["rejected"] == 0
+    assert least <= done < 12 and statistics["train"]["yield"]["rejected"] == 0
     spent = json.loads((tmp_path / "out/ledger.json").read_text())["total"]
     assert spent["cost_usd"] <= 0.05 and spent["requests"] == len(server.bodies)
     made, statistics = run(server, tmp_path / "out", {"train": 12}, budget=10.0, **prices)
