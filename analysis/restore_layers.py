@@ -35,7 +35,7 @@ from env_construction.jsonl import BadInput, keep_configuration, read_jsonl, run
 from eval.environments import evaluate
 from eval.results import Estimate, case_values
 from eval.suite import SAMPLING
-from train.policies import load_policy
+from train.policy_specs import load_policy
 
 THIRDS = ("lower", "middle", "upper")
 GROUPS = (*(f"{third} {block}" for block in ("MLP", "attention") for third in THIRDS), "rest")

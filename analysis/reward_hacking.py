@@ -27,7 +27,7 @@ from env_construction.jsonl import read_jsonl, run_main
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment
 from eval.results import Estimate
-from train.policies import load_policy
+from train.policy_specs import load_policy
 from train.rollout import play
 
 MOST_EPISODES = 400  # of one epoch: enough for an interval of about 0.03, and a bounded time

@@ -22,7 +22,8 @@ from typing import Protocol
 from env_construction.jsonl import BadInput, read_jsonl
 from eval.suite import GameFault, conversation
 from reward.tool_calls import parse_turn
-from train.policies import Policy, PolicyRequest, load_policy
+from train.policies import Policy, PolicyRequest
+from train.policy_specs import load_policy
 from train.rollout import turn_seed
 
 STOP = "###STOP###"

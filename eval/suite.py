@@ -49,7 +49,8 @@ from tqdm import tqdm
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration
 from eval.games import Game, GameFault, GoldGame, OnRow, Play, conversation, play_games, with_messages
 from eval.results import Metric, read_rows, summarize, table_text, write_summary
-from train.policies import SPECS, Policy, load_policy
+from train.policies import Policy
+from train.policy_specs import SPECS, load_policy
 
 __all__ = [
     "DataMissing",

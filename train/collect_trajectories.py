@@ -26,7 +26,7 @@ from tqdm import tqdm
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, read_jsonl, run_main
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment, read_environments
-from train.policies import load_policy
+from train.policy_specs import load_policy
 from train.rollout import Episode, play
 
 

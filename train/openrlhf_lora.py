@@ -22,8 +22,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from train.adapt_after_import import AdaptAfterImport
 from train.openrlhf_command import REFERENCE_VARIABLE
-from train.openrlhf_on_cpu import AdaptAfterImport
 
 # what OpenRLHF itself sets when it starts Ray (cli/train_ppo_ray.py); a Ray that runs already keeps OpenRLHF from doing so
 RAY_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}

@@ -27,15 +27,15 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.abc
 import importlib.machinery
-import importlib.util
 import os
 import runpy
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
+
+from train.adapt_after_import import AdaptAfterImport, Adaptations
 
 ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
@@ -193,7 +193,6 @@ def _adapt_adapters(module: Any) -> None:
     send_merged_weights(module)
 
 
-Adaptations = dict[str, Callable[[Any], None]]
 ADAPTATIONS: Adaptations = {
     "torch": _adapt_torch,
     "torch.distributed.device_mesh": _adapt_device_mesh,
@@ -205,34 +204,6 @@ ADAPTATIONS: Adaptations = {
     "vllm.engine.arg_utils": _adapt_engine_arguments,
     "vllm._custom_ops": _adapt_linear_layers,
 }
-
-
-class AdaptAfterImport(importlib.abc.MetaPathFinder):
-    """Finds a module as Python would, and runs its adaptation right after its own code."""
-
-    def __init__(self, adaptations: Adaptations) -> None:
-        self.adaptations = adaptations
-        self.searching: set[str] = set()
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name not in self.adaptations or name in self.searching:
-            return None
-        self.searching.add(name)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.searching.discard(name)
-        if spec is None or spec.loader is None:
-            return None
-        loader = spec.loader
-        execute = loader.exec_module
-
-        def exec_module(module: types.ModuleType) -> None:
-            execute(module)
-            self.adaptations[name](module)
-
-        loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
 
 
 def install() -> None:

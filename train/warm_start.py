@@ -43,7 +43,7 @@ from env_construction.jsonl import BadInput, keep_configuration, run_main
 from env_construction.schema import Environment, read_environments
 from train.demonstrations import MIX, ORACLE, Demonstrator
 from train.openrlhf_on_cpu import multiply_in
-from train.policies import load_policy
+from train.policy_specs import load_policy
 from train.prompts import load_tokenizer, render_prompt
 from train.rollout import play
 from train.tiny_policy import new_model, train_tokenizer

@@ -12,7 +12,7 @@ from env_construction.jsonl import BadInput
 from env_construction.schema import Environment
 from reward.scoring import advance, score_turn
 from reward.tool_calls import parse_turn
-from train.policies import OraclePolicy, PolicyRequest, RandomPolicy, load_policy, random_arguments, ready_calls
+from train.policies import OraclePolicy, PolicyRequest, RandomPolicy, ReplayPolicy, random_arguments, ready_calls
 
 
 def request(environment: Environment, trial: int = 0, turn: int = 0, seed: int = 5) -> PolicyRequest:
@@ -115,7 +115,7 @@ def test_replay_plays_turns_and_result_rows_and_reports_what_is_missing(environm
         {"id": "atlas-multi_hop", "turns": 2, "turn_scores": [{"text": "from a result row"}]},
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    policy = load_policy(f"replay:{file}")
+    policy = ReplayPolicy(file)
     single, _, multi, _ = environments
     played = policy.generate(
         [
@@ -134,15 +134,4 @@ def test_broken_replay_file_is_refused_with_its_line(tmp_path) -> None:
     file = tmp_path / "recorded.jsonl"
     file.write_text('{"id": "a", "turns": ["x"]}\n{"id": "b", "turns": [1]}\n')
     with pytest.raises(BadInput, match=r"recorded.jsonl:2: key 'turns'"):
-        load_policy(f"replay:{file}")
-
-
-@pytest.mark.parametrize("spec", ["", "oracel", "replay:", "hf:", "openai:gpt", "/no/such/folder", "oracle:x"])
-def test_unknown_spec_names_the_valid_ones(spec) -> None:
-    with pytest.raises(BadInput, match=r"unknown policy.*oracle, random, replay:FILE, hf:DIR"):
-        load_policy(spec)
-
-
-def test_openai_spec_needs_a_url() -> None:
-    with pytest.raises(BadInput, match="base URL"):
-        load_policy("openai:model@localhost:8000")
+        ReplayPolicy(file)

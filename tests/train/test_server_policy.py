@@ -10,7 +10,8 @@ import pytest
 
 from env_construction.tool_sandbox import ToolCall
 from reward.tool_calls import parse_turn, render_call
-from train.policies import PolicyRequest, load_policy
+from train.policies import PolicyRequest
+from train.policy_specs import load_policy
 from train.rollout import play
 from train.server_policy import ServerPolicy, raw_text, server_messages
 
