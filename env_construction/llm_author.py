@@ -28,10 +28,10 @@ from env_construction.author import Decomposition, Draft, Rejected, Step, Toolse
 from env_construction.levels import LEVELS, Level, draw_weighted
 from env_construction.llm_endpoint import Endpoint, Reply
 from env_construction.llm_replies import as_data, prompt_versions, read_model, read_source, render
-from env_construction.localized_deployment import ALLOWED_IMPORTS, source_problem
 from env_construction.matching import published_match, strict_match
-from env_construction.scenario_decomposition import answer_in_arguments, is_trivial
+from env_construction.question_rules import answer_in_arguments, is_trivial
 from env_construction.schema import Scenario, ToolDocument
+from env_construction.tool_rules import ALLOWED_IMPORTS, source_problem
 from env_construction.tool_sandbox import ToolCall, ToolSandbox
 
 SHAPES: dict[Scenario, str] = {

@@ -1,6 +1,6 @@
 """Stage 5, localized deployment: every tool becomes a Python function that runs in the sandbox; the environment is complete.
 
-Paper section 3.1, fifth stage. The static checks of the source stand here; what only a run can show is in `validation.py`.
+Paper section 3.1, fifth stage. The static rules of a source stand in `tool_rules.py`; what only a run can show is in `validation.py`.
 
 In: JSONL of the stage before. Out: the same drafts with `codes`, and with --environments the complete records, verified in
 the sandbox (those that break a rule are counted and left out).
@@ -12,69 +12,15 @@ Example:
 
 from __future__ import annotations
 
-import ast
 import random
-from functools import lru_cache
 from pathlib import Path
-from types import CodeType
 
 from env_construction.author import Author, Draft, Rejected, ask_until_valid
 from env_construction.jsonl import run_main
 from env_construction.schema import Environment, SubQuestion, ToolDocument, write_environments
 from env_construction.stage_runner import author_maker, read_drafts, run_stage, stage_parser
-
-ALLOWED_IMPORTS = frozenset(
-    [
-        "bisect",
-        "calendar",
-        "collections",
-        "dataclasses",
-        "datetime",
-        "decimal",
-        "difflib",
-        "enum",
-        "fractions",
-        "functools",
-        "itertools",
-        "json",
-        "math",
-        "operator",
-        "random",
-        "re",
-        "statistics",
-        "string",
-        "textwrap",
-        "time",
-        "typing",
-        "unicodedata",
-        "zoneinfo",
-    ]
-)
-FORBIDDEN_NAMES = frozenset(
-    [
-        "open",
-        "exec",
-        "eval",
-        "compile",
-        "input",
-        "print",
-        "breakpoint",
-        "__import__",
-        "globals",
-        "locals",
-        "vars",
-        "exit",
-        "quit",
-        "help",
-        "getattr",
-        "setattr",
-        "delattr",
-        "memoryview",
-        "__builtins__",
-        "__loader__",
-        "__spec__",
-    ]
-)
+from env_construction.tool_rules import source_problem
+from env_construction.validate import keep_valid
 
 
 def deploy_tools(author: Author, draft: Draft) -> Draft:
@@ -98,51 +44,6 @@ def _source_of(author: Author, draft: Draft, tool: ToolDocument, problem: str | 
     return ask_until_valid(
         author, draft, "localized_deployment", lambda shown: author.deploy(draft, tool, shown), check, problem
     )
-
-
-@lru_cache(maxsize=4096)
-def source_problem(source: str, name: str) -> tuple[str, str] | None:
-    """(rule, message) of what is wrong with a tool's source, None if nothing: it parses, defines `name`, does no I/O."""
-    try:
-        module = compile(source, name, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return "source_does_not_parse", f"{name}: {error}"
-    if not any(isinstance(inner, CodeType) and inner.co_name == name for inner in module.co_consts):
-        return "source_lacks_function", f"{name}: no function of that name at top level"
-    names = _names_in(module)
-    if "import" in source or not names.isdisjoint(FORBIDDEN_NAMES) or any(other.startswith("__") for other in names):
-        return _forbidden_use(source, name)
-    return None
-
-
-def _names_in(code: CodeType) -> set[str]:
-    """Global names and attributes that compiled code and the functions in it refer to."""
-    names = set(code.co_names)
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            names |= _names_in(inner)
-    return names
-
-
-def _forbidden_use(source: str, name: str) -> tuple[str, str] | None:
-    """The careful look, which tells `open(...)` from a method or a local variable of that name."""
-    tree = ast.parse(source)
-    bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    bound |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    for node in ast.walk(tree):
-        modules: list[str] = []
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            modules = [node.module or "."]
-        elif isinstance(node, ast.Name) and node.id in FORBIDDEN_NAMES - bound:
-            return "source_does_io", f"{name}: uses {node.id}"
-        elif isinstance(node, ast.Attribute) and node.attr.startswith("__") and node.attr.endswith("__"):
-            return "source_does_io", f"{name}: reaches for {node.attr}"
-        for module in modules:
-            if module.split(".")[0] not in ALLOWED_IMPORTS:
-                return "source_does_io", f"{name}: imports {module}"
-    return None
 
 
 def complete_environment(author: Author, draft: Draft) -> Environment:
@@ -196,9 +97,6 @@ def main() -> int:
     authors = author_maker(arguments)
     code = run_stage("localized_deployment", deploy_tools, read_drafts(arguments.source), arguments.out, authors)
     if arguments.environments is not None:
-        # Validation replays environments of any origin, and so stands above this stage: it is needed here alone.
-        from env_construction.validate import keep_valid
-
         drafts = [draft for _, draft in read_drafts(arguments.out) if draft is not None]
         complete = [complete_environment(authors(draft.author), draft) for draft in drafts]
         kept = keep_valid(complete)

@@ -13,12 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from env_construction.author import Rejected
-from env_construction.document_generation import check_arguments, check_document
-from env_construction.localized_deployment import source_problem
 from env_construction.matching import published_match, strict_match
+from env_construction.question_rules import answer_in_arguments, check_shape, is_trivial
 from env_construction.replay import SLOW_S, Replay, ReplayPlan
-from env_construction.scenario_decomposition import answer_in_arguments, check_shape, is_trivial
 from env_construction.schema import Environment, SubQuestion
+from env_construction.tool_rules import check_arguments, check_document, source_problem
 from env_construction.tool_sandbox import ToolSandbox
 
 TRIES = 3

@@ -17,14 +17,9 @@ from env_construction.fact_wording import write_decomposition
 from env_construction.fact_world import World, pool_view
 from env_construction.facts import fact_base, pool_of
 from env_construction.levels import LEVELS
+from env_construction.question_rules import HOPS, answer_in_arguments, check_decomposition, check_shape
 from env_construction.relations import BY_NAME, OPERATIONS
-from env_construction.scenario_decomposition import (
-    HOPS,
-    answer_in_arguments,
-    check_decomposition,
-    check_shape,
-    decompose,
-)
+from env_construction.scenario_decomposition import decompose
 from env_construction.schema import SCENARIOS
 
 

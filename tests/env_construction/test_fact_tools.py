@@ -7,12 +7,11 @@ import random
 
 import pytest
 
-from env_construction.document_generation import check_arguments, check_document
 from env_construction.fact_code import convert, write_source
 from env_construction.fact_tools import Blueprint, Extra, describe, expand_parameters, parameters
 from env_construction.levels import LEVELS
-from env_construction.localized_deployment import source_problem
 from env_construction.relations import BY_NAME
+from env_construction.tool_rules import check_arguments, check_document, source_problem
 from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
 
 ROWS = {"Oslo": "Norway", "Ad Dasmah": "Kuwait"}
