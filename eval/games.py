@@ -206,7 +206,12 @@ class _Table:
             self._take(index, generation)
         self._gather(ALL_COMPLETED if self._settings.wait_for_all else None)
         while True:
-            while len(self._seats) < self._in_flight and (item := next(self._waiting, None)) is not None:
+            # games under way come first: what the policy keeps of their former turns is then still there
+            while (
+                len(self._ready) < room
+                and len(self._seats) < self._in_flight
+                and (item := next(self._waiting, None)) is not None
+            ):
                 self._begin(*item)
             requests = [self._request(self._ready.popleft()) for _ in range(min(room, len(self._ready)))]
             if requests or not self._hearing or self._asked:

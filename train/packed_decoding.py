@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -316,7 +316,8 @@ class PackedDecoder:
         running = self._running
         running.clear()  # a run that was broken off may have left some
         self.cache.lengths.clear()
-        waiting = deque(_longest_first(exchange([], self.rows)))
+        first = exchange([], 1)  # how many more there is room for depends on their length
+        waiting = deque(_longest_first(first + exchange([], self._fitting(first) - 1))) if first else deque(first)
         finished: list[Continuation] = []
         started = 0
         while waiting or running:
@@ -326,19 +327,26 @@ class PackedDecoder:
             elif running:
                 self._take(0, self._step(), finished)
             if not waiting and (not running or (finished and len(running) <= self.refill_below * started)):
-                waiting.extend(_longest_first(exchange(finished, self.rows - len(running))))
+                room = max(0, self._fitting(running or finished) - len(running))
+                waiting.extend(_longest_first(exchange(finished, room)))
                 finished = []
                 started = len(running)
+
+    def _capacity(self, items: Iterable[Continuation]) -> int:
+        """How many tokens a row of the cache must hold for these sequences and those that run."""
+        need = max(len(item.prompt) + item.room for item in items)
+        return max(self.cache.capacity if self._running else 0, -(-need // 64) * 64)
+
+    def _fitting(self, items: Iterable[Continuation]) -> int:
+        """How many sequences as long as these there is memory for, at least one."""
+        return max(1, min(self.rows, self.max_bytes // (self._capacity(items) * self.token_bytes)))
 
     def _admit(self, waiting: deque[Continuation]) -> int:
         """Give cache rows to the sequences that wait, as far as they fit (one always does); returns how many."""
         cache, joined = self.cache, 0
         while waiting and len(self._running) < self.rows:
-            need = max(len(item.prompt) + item.room for item in (waiting if not self._running else [waiting[0]]))
-            capacity = cache.capacity if self._running else 0
-            if need > capacity:
-                capacity = -(-need // 64) * 64
-            fitting = max(1, min(self.rows, self.max_bytes // (capacity * self.token_bytes)))
+            considered = [waiting[0]] if self._running else waiting
+            capacity, fitting = self._capacity(considered), self._fitting(considered)
             if len(self._running) >= fitting:
                 break
             if (

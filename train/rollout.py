@@ -139,7 +139,12 @@ class _Rollout:
     def exchange(self, finished: list[tuple[int, Generation]], room: int) -> list[tuple[int, PolicyRequest]]:
         """Score what was generated (one batch of the sandbox), and return at most `room` turns to generate."""
         self._settle(finished)
-        while len(self._running) < self._in_flight and (item := next(self._waiting, None)) is not None:
+        # episodes under way come first: what the policy keeps of their former turns is then still there
+        while (
+            len(self._ready) < room
+            and len(self._running) < self._in_flight
+            and (item := next(self._waiting, None)) is not None
+        ):
             index, (environment, trial) = item
             self._running[index] = _Running(start=environment, trial=trial, state=environment)
             self._ready.append(index)

@@ -157,6 +157,46 @@ def test_next_turn_from_the_stored_prefix_equals_a_fresh_computation(tiny_checkp
     assert warm.generate(requests_of(states)) == hf(tiny_checkpoint).generate(requests_of(states))
 
 
+class Conversations:
+    """Twelve episodes of four turns; each turn's prompt is all that was before and ten tokens more."""
+
+    def __init__(self) -> None:
+        prompts = enumerate(random_prompts([60] * 12))
+        self.new = deque(Continuation(place, prompt, 5, random.Random(place), place) for place, prompt in prompts)
+        self.under_way: deque[Continuation] = deque()
+        self.asked: list[int] = []
+
+    def exchange(self, finished: list[Continuation], room: int) -> list[Continuation]:
+        for item in finished:
+            if self.asked.count(item.ticket) < 4:
+                prompt = item.prompt + item.output + list(range(10))
+                self.under_way.append(Continuation(item.ticket, prompt, 5, item.draws, item.key))
+        while len(self.under_way) < room and self.new:
+            self.under_way.append(self.new.popleft())
+        chosen = [self.under_way.popleft() for _ in range(min(room, len(self.under_way)))]
+        self.asked += [item.ticket for item in chosen]
+        return chosen
+
+
+@pytest.mark.parametrize("fitting", [1, 3, 12])
+def test_little_memory_takes_fewer_episodes_at_once_and_computes_no_token_twice(tiny_checkpoint, fitting) -> None:
+    model, conversations = packed(tiny_checkpoint), Conversations()
+    config = model.config
+    token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    memory = token_bytes * 128 * fitting
+    small = decoder(model, rows=12, token_bytes=token_bytes, max_bytes=memory, store=PrefixStore(memory))
+    passes: list[int] = []
+    small._pass = lambda ids, *rest, **named: (  # type: ignore[method-assign]
+        passes.append(len(ids)),
+        PackedDecoder._pass(small, ids, *rest, **named),
+    )[1]
+    small.run(conversations.exchange)
+    assert sorted(conversations.asked) == sorted([*range(12)] * 4)
+    assert len(set(conversations.asked[: 2 * fitting])) == fitting
+    # the first prompt, four outputs whose last token is computed with what follows, and ten tokens thrice
+    assert sum(passes) == 12 * (60 + 4 * 4 + 3 * 11)
+
+
 def test_changed_prompt_of_the_same_episode_uses_only_what_is_shared(tiny_checkpoint, environments) -> None:
     policy = hf(tiny_checkpoint)
     first = requests_of(environments)[0]

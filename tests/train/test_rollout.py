@@ -7,7 +7,7 @@ import pytest
 
 from env_construction.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
-from train.policies import Generation, OraclePolicy, PolicyRequest, RandomPolicy
+from train.policies import Exchange, Generation, OraclePolicy, PolicyRequest, RandomPolicy
 from train.rollout import Episode, play, turn_seed
 
 FIJI = render_call(ToolCall("capital_of", {"country": "Fiji"}))
@@ -70,6 +70,22 @@ def test_no_more_than_in_flight_run_at_once_and_room_is_refilled(environments, s
     policy = Scripted(lambda request: "done")
     play(policy, environments, trials=3, in_flight=5, sandbox=sandbox)
     assert policy.batches == [5, 5, 2]
+
+
+def test_a_policy_with_little_room_ends_what_is_under_way_before_it_begins_more(environments, sandbox) -> None:
+    class TwoAtOnce(Scripted):
+        workers = 1
+
+        def stream(self, exchange: Exchange) -> None:
+            finished: list[tuple[int, Generation]] = []
+            while requests := exchange(finished, 2):
+                written = self.generate([request for _, request in requests])
+                finished = [(ticket, said) for (ticket, _), said in zip(requests, written, strict=True)]
+
+    policy = TwoAtOnce(lambda request: FIJI)
+    play(policy, environments, max_turns=3, sandbox=sandbox)
+    first, second, third, fourth = (environment.id for environment in environments)
+    assert [request.case_id for request in policy.requests] == [first, second] * 3 + [third, fourth] * 3
 
 
 def test_every_turn_has_its_own_seed(environments, sandbox) -> None:
