@@ -126,7 +126,7 @@ PAPER_ALGORITHMS = ("grpo", "reinforce++")
 PAPER = Scale(512, 16, 512, 1, 1e-6, 16384, 1024, 3)
 PAPER_THINKING = Scale(512, 16, 512, 1, 1e-6, 16384, 8192, 3)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2)
-SMALL_ON_CPU = Scale(8, 4, 16, 4, 2e-5, 640, 96, 1)
+SMALL_ON_CPU = Scale(8, 4, 16, 1, 2e-5, 640, 96, 1)
 TINY = Scale(16, 8, 32, 16, 1e-4, 640, 96, 2)
 # REINFORCE++ compares a response with all others of the batch, not with those to its own prompt. Its gradient is noisier for that,
 # and at GRPO's rate the tiny model loses what it could: this rate was chosen on dev environments.
