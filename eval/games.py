@@ -198,20 +198,19 @@ class _Table:
         self._ready: deque[int] = deque()  # games whose next turn has not been asked for
         self._hearing: dict[Future[str], int] = {}
         self._asked = 0  # turns that the policy is writing
+        self._room = 0  # the most of them that there have been room for
 
     def exchange(self, finished: list[tuple[int, Generation]], room: int) -> list[tuple[int, PolicyRequest]]:
         """Let the games hear what was generated, and return at most `room` turns to generate."""
         self._asked -= len(finished)
+        # no more than twice what the policy has room for: it keeps the former turns of about as many
+        self._room = max(self._room, room + self._asked)
+        at_once = min(self._in_flight, 2 * self._room)
         for index, generation in finished:
             self._take(index, generation)
         self._gather(ALL_COMPLETED if self._settings.wait_for_all else None)
         while True:
-            # games under way come first: what the policy keeps of their former turns is then still there
-            while (
-                len(self._ready) < room
-                and len(self._seats) < self._in_flight
-                and (item := next(self._waiting, None)) is not None
-            ):
+            while len(self._seats) < at_once and (item := next(self._waiting, None)) is not None:
                 self._begin(*item)
             requests = [self._request(self._ready.popleft()) for _ in range(min(room, len(self._ready)))]
             if requests or not self._hearing or self._asked:

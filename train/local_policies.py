@@ -27,9 +27,10 @@ from train.packed_decoding import Continuation, PackedDecoder, PrefixStore, use_
 from train.policies import Exchange, Generation, PolicyRequest
 from train.prompts import load_tokenizer, render_prompt, require_thinking
 
-# Memory of the KV cache of all batches, and as much again for what is kept of former turns: episodes under way (no more than a
-# batch has room for) find all of theirs.
-CACHE_BYTES = 2 << 30
+# Memory of the KV cache of all batches, and of what is kept of former turns: twice as many episodes are under way as a batch has
+# room for, and all find theirs.
+BATCH_CACHE_BYTES = 3 << 29
+PREFIX_STORE_BYTES = 3 << 30
 
 
 def import_vllm_engine(otherwise: str) -> Any:
@@ -149,10 +150,10 @@ class HfPolicy(_CheckpointPolicy):
     def _new_decoder(self) -> PackedDecoder:
         return PackedDecoder(
             self.model,
-            PrefixStore(CACHE_BYTES // self.workers),
+            PrefixStore(PREFIX_STORE_BYTES // self.workers),
             rows=self.batch_size,
             token_bytes=_cache_bytes_per_token(self.model),
-            max_bytes=CACHE_BYTES // self.workers,
+            max_bytes=BATCH_CACHE_BYTES // self.workers,
             temperature=self.temperature,
             stop_ids=self.stop_ids,
         )

@@ -135,16 +135,15 @@ class _Rollout:
         self._waiting = iter(enumerate(tasks))
         self._settings = settings
         self._in_flight = in_flight
+        self._room = 0  # the most turns that the policy has had at a time
 
     def exchange(self, finished: list[tuple[int, Generation]], room: int) -> list[tuple[int, PolicyRequest]]:
         """Score what was generated (one batch of the sandbox), and return at most `room` turns to generate."""
         self._settle(finished)
-        # episodes under way come first: what the policy keeps of their former turns is then still there
-        while (
-            len(self._ready) < room
-            and len(self._running) < self._in_flight
-            and (item := next(self._waiting, None)) is not None
-        ):
+        # no more than twice what the policy has room for: it keeps the former turns of about as many
+        self._room = max(self._room, room + len(self._running) - len(self._ready))
+        at_once = min(self._in_flight, 2 * self._room)
+        while len(self._running) < at_once and (item := next(self._waiting, None)) is not None:
             index, (environment, trial) = item
             self._running[index] = _Running(start=environment, trial=trial, state=environment)
             self._ready.append(index)

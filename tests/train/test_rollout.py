@@ -72,7 +72,7 @@ def test_no_more_than_in_flight_run_at_once_and_room_is_refilled(environments, s
     assert policy.batches == [5, 5, 2]
 
 
-def test_a_policy_with_little_room_ends_what_is_under_way_before_it_begins_more(environments, sandbox) -> None:
+def test_at_most_twice_as_many_episodes_are_under_way_as_the_policy_has_room_for(environments, sandbox) -> None:
     class TwoAtOnce(Scripted):
         workers = 1
 
@@ -83,9 +83,9 @@ def test_a_policy_with_little_room_ends_what_is_under_way_before_it_begins_more(
                 finished = [(ticket, said) for (ticket, _), said in zip(requests, written, strict=True)]
 
     policy = TwoAtOnce(lambda request: FIJI)
-    play(policy, environments, max_turns=3, sandbox=sandbox)
-    first, second, third, fourth = (environment.id for environment in environments)
-    assert [request.case_id for request in policy.requests] == [first, second] * 3 + [third, fourth] * 3
+    play(policy, environments, trials=2, max_turns=3, sandbox=sandbox)
+    episodes = [(environment.id, trial) for environment in environments for trial in range(2)]
+    assert [(request.case_id, request.trial) for request in policy.requests] == episodes[:4] * 3 + episodes[4:] * 3
 
 
 def test_every_turn_has_its_own_seed(environments, sandbox) -> None:
