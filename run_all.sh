@@ -73,7 +73,7 @@ case "$profile" in
         : "${experiments:=qwen2.5-7b-plain-grpo qwen2.5-7b-plain-reinforce++ qwen2.5-14b-plain-grpo qwen2.5-14b-plain-reinforce++ qwen3-8b-plain-grpo qwen3-8b-plain-reinforce++ qwen3-8b-thinking-grpo qwen3-8b-thinking-reinforce++ qwen3-14b-plain-grpo qwen3-14b-plain-reinforce++ qwen3-14b-thinking-grpo qwen3-14b-thinking-reinforce++}"
         ;;
 esac
-case "$experiments" in smollm2-135m-cpu-*) epochs=1 collect=100 max_prompts=256 eval_limit=100 ;; esac # a step takes minutes
+case "$experiments" in smollm2-135m-cpu-*) epochs=1 collect=60 max_prompts=128 eval_limit=100 ;; esac # 16 steps of three to five minutes
 if [ "$gpus" = 0 ]; then backend=hf; fi
 start_from=${model:-$start_from}
 if [ -n "$from_scratch" ]; then n_train=$((n_train * 8)); fi # a policy is made from more environments than one is trained in
