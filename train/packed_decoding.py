@@ -317,7 +317,9 @@ class PackedDecoder:
         running.clear()  # a run that was broken off may have left some
         self.cache.lengths.clear()
         first = exchange([], 1)  # how many more there is room for depends on their length
-        waiting = deque(_longest_first(first + exchange([], self._fitting(first) - 1))) if first else deque(first)
+        if not first:
+            return
+        waiting = deque(_longest_first(first + exchange([], self._fitting(first) - 1)))
         finished: list[Continuation] = []
         started = 0
         while waiting or running:
