@@ -37,8 +37,8 @@ class PackedCache:
 
     `lengths[row]` tokens of a row are valid. A pass through the model is either a prefill (`spans`: which tokens of the pass
     belong to which row) or one decoding step (one token for each row, in order).
-    Memory is cleared once, because a place that is masked is still multiplied by 0, and NaN times 0 is NaN; afterwards it is
-    used again and again.
+    The values' memory is cleared once, because a place that is masked is still multiplied by 0, and NaN times 0 is NaN;
+    afterwards it is used again and again. The keys' memory need not be: scores of masked places are overwritten.
     """
 
     def __init__(self) -> None:
@@ -56,19 +56,23 @@ class PackedCache:
         """Make room for `rows` sequences of `capacity` tokens; the rows in use (all must fit) stay."""
         self.rows, self.capacity = rows, capacity
         used, longest = len(self.lengths), max(self.lengths, default=0)
-        for tensors in (self._keys, self._values):
+        for tensors, new_memory in ((self._keys, self._new_keys), (self._values, self._new_values)):
             for layer, old in enumerate(tensors):
-                tensors[layer] = self._new_memory(old)
+                tensors[layer] = new_memory(old)
                 tensors[layer][:used, :, :longest] = old[:used, :, :longest]
 
-    def _new_memory(self, like: torch.Tensor) -> torch.Tensor:
+    def _new_keys(self, like: torch.Tensor) -> torch.Tensor:
+        # a step multiplies by the transposed keys: in memory the positions of one feature stand side by side
+        return like.new_empty((self.rows, like.shape[-3], like.shape[-1], self.capacity)).transpose(-1, -2)
+
+    def _new_values(self, like: torch.Tensor) -> torch.Tensor:
         return like.new_zeros((self.rows, like.shape[-3], self.capacity, like.shape[-1]))
 
     def _layer(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A layer's keys and values, made on first use in the shape of `like`, (kv heads, tokens, head size)."""
         if layer == len(self._keys):
-            self._keys.append(self._new_memory(like))
-            self._values.append(self._new_memory(like))
+            self._keys.append(self._new_keys(like))
+            self._values.append(self._new_values(like))
         return self._keys[layer], self._values[layer]
 
     def add_row(self, stored: Layers, count: int) -> None:
@@ -130,7 +134,7 @@ class PackedCache:
                 mask = torch.ones(count, start + count, dtype=torch.bool, device=key.device).tril(start)
             found = scaled_dot_product_attention(
                 query[None, :, part],
-                keys[None, row, :, : start + count],
+                keys[None, row, :, : start + count].contiguous(),  # or torch's fast attention would not take them
                 values[None, row, :, : start + count],
                 attn_mask=mask,
                 is_causal=mask is None,

@@ -259,8 +259,9 @@ def test_what_memory_held_before_cannot_leak_into_a_batch(tiny_checkpoint, envir
     requests = requests_of(environments)
     clean = policy.generate(requests)
     with torch.inference_mode():
-        for tensor in policy.decoders[0].cache._keys + policy.decoders[0].cache._values:
-            tensor.fill_(1e4)
+        for key, value in zip(policy.decoders[0].cache._keys, policy.decoders[0].cache._values, strict=True):
+            key.fill_(float("nan"))  # their memory is never cleared
+            value.fill_(1e4)
     policy.decoders[0].store = PrefixStore(1 << 20)
     assert policy.generate(requests) == clean
 
