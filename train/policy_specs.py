@@ -11,6 +11,7 @@ openai:MODEL@BASE_URL   any OpenAI-compatible server; the key comes from OPENAI_
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from env_construction.jsonl import BadInput
 from train.policies import OraclePolicy, Policy, RandomPolicy, ReplayPolicy
@@ -35,11 +36,12 @@ def load_policy(
     """The policy of a spec (see the module's head). Raises BadInput for an unknown spec or an unusable checkpoint.
 
     `max_prompt_tokens`: a longer prompt ends its episode as `too_long`; None means all that the model's context leaves.
-    `batch_size` is for `hf`, `concurrency` for `openai`; `device` and `dtype` (torch names) are for `hf` and `vllm`,
-    by default CUDA and the checkpoint's type where there is a GPU, else CPU and float32. `workers` is for `hf`: how many
+    `concurrency` is for `openai`; `dtype` (torch's name) for `hf` and `vllm`: by default the checkpoint's type where there is
+    a GPU, else float32. For `hf`: `batch_size`; `device`, by default CUDA where there is a GPU, else CPU; `workers`, how many
     batches are decoded at once, each in a thread; None means as many as the cores allow at torch's number of threads.
     """
     kind, _, rest = spec.partition(":")
+    generation: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "thinking": thinking}
     if spec == "oracle":
         return OraclePolicy()
     if spec == "random":
@@ -49,38 +51,14 @@ def load_policy(
     if (kind in ("hf", "vllm") and rest) or (spec and Path(spec).is_dir()):
         from train.local_policies import HfPolicy, VllmPolicy
 
-        folder = rest if kind in ("hf", "vllm") and rest else spec
+        generation |= {"max_prompt_tokens": max_prompt_tokens, "dtype": dtype}
         if kind == "vllm":
-            return VllmPolicy(
-                folder,
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                thinking=thinking,
-                max_prompt_tokens=max_prompt_tokens,
-                dtype=dtype,
-                seed=seed,
-            )
-        return HfPolicy(
-            folder,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            thinking=thinking,
-            max_prompt_tokens=max_prompt_tokens,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            workers=workers,
-        )
+            return VllmPolicy(rest, seed=seed, **generation)
+        folder = rest if kind == "hf" and rest else spec
+        return HfPolicy(folder, batch_size=batch_size, device=device, workers=workers, **generation)
     if kind == "openai" and "@" in rest:
         from train.server_policy import ServerPolicy
 
         model, _, base_url = rest.partition("@")
-        return ServerPolicy(
-            model,
-            base_url,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            thinking=thinking,
-            concurrency=concurrency,
-        )
+        return ServerPolicy(model, base_url, concurrency=concurrency, **generation)
     raise BadInput(f"unknown policy {spec!r}: expected one of {', '.join(SPECS)}, or an existing model folder")
