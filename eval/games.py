@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 from env_construction.jsonl import BadInput
 from env_construction.schema import Environment, ToolDocument
 from train.policies import Generation, OraclePolicy, Policy, PolicyRequest, StreamingPolicy
-from train.rollout import turn_seed
+from train.rollout import take_turns, turn_seed
 
 Play = tuple[str, int]  # (case id, trial)
 OnRow = Callable[[dict[str, Any]], None]
@@ -195,24 +194,21 @@ class _Table:
         self._in_flight = in_flight
         self._waiting = iter(enumerate(plays))
         self._seats: dict[int, _Seat] = {}
-        self._ready: deque[int] = deque()  # games whose next turn has not been asked for
+        self._ready: list[int] = []  # games whose next turn has not been asked for, the latest played last
         self._hearing: dict[Future[str], int] = {}
         self._asked = 0  # turns that the policy is writing
-        self._room = 0  # the most of them that there have been room for
 
     def exchange(self, finished: list[tuple[int, Generation]], room: int) -> list[tuple[int, PolicyRequest]]:
         """Let the games hear what was generated, and return at most `room` turns to generate."""
         self._asked -= len(finished)
-        # no more than twice what the policy has room for: it keeps the former turns of about as many
-        self._room = max(self._room, room + self._asked)
-        at_once = min(self._in_flight, 2 * self._room)
+        kept = 2 * (self._asked + room)
         for index, generation in finished:
             self._take(index, generation)
         self._gather(ALL_COMPLETED if self._settings.wait_for_all else None)
         while True:
-            while len(self._seats) < at_once and (item := next(self._waiting, None)) is not None:
+            while len(self._seats) < min(self._in_flight, kept) and (item := next(self._waiting, None)) is not None:
                 self._begin(*item)
-            requests = [self._request(self._ready.popleft()) for _ in range(min(room, len(self._ready)))]
+            requests = [self._request(index) for index in take_turns(self._ready, room, kept - self._asked)]
             if requests or not self._hearing or self._asked:
                 self._asked += len(requests)
                 return requests

@@ -15,7 +15,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -63,6 +62,18 @@ class _Running:
 def turn_seed(seed: int, case_id: str, trial: int, turn: int) -> int:
     """The seed (31 bits) of one turn."""
     return random.Random(f"{seed}:{case_id}:{trial}:{turn}").getrandbits(31)
+
+
+def take_turns(ready: list[int], room: int, kept: int) -> list[int]:
+    """Take at most `room` out of `ready` (the latest played last), first those that have waited longest among the last `kept`.
+
+    A policy keeps what it computed for about twice as many episodes as it has room for, and no more are begun. Prompts grow,
+    and then its room shrinks below what was begun: those played longest ago wait, and the others find their former turns.
+    """
+    first = max(0, len(ready) - kept)
+    taken = ready[first : first + room]
+    del ready[first : first + room]
+    return taken
 
 
 def play(
@@ -131,23 +142,21 @@ class _Rollout:
     def __init__(self, tasks: Sequence[tuple[Environment, int]], settings: _Settings, in_flight: int) -> None:
         self.done: dict[int, Episode] = {}
         self._running: dict[int, _Running] = {}
-        self._ready: deque[int] = deque()  # running episodes whose next turn has not been asked for
+        self._ready: list[int] = []  # running episodes whose next turn has not been asked for, the latest played last
         self._waiting = iter(enumerate(tasks))
         self._settings = settings
         self._in_flight = in_flight
-        self._room = 0  # the most turns that the policy has had at a time
 
     def exchange(self, finished: list[tuple[int, Generation]], room: int) -> list[tuple[int, PolicyRequest]]:
         """Score what was generated (one batch of the sandbox), and return at most `room` turns to generate."""
         self._settle(finished)
-        # no more than twice what the policy has room for: it keeps the former turns of about as many
-        self._room = max(self._room, room + len(self._running) - len(self._ready))
-        at_once = min(self._in_flight, 2 * self._room)
-        while len(self._running) < at_once and (item := next(self._waiting, None)) is not None:
+        with_policy = len(self._running) - len(self._ready)
+        kept = 2 * (with_policy + room)
+        while len(self._running) < min(self._in_flight, kept) and (item := next(self._waiting, None)) is not None:
             index, (environment, trial) = item
             self._running[index] = _Running(start=environment, trial=trial, state=environment)
             self._ready.append(index)
-        return [self._request(self._ready.popleft()) for _ in range(min(room, len(self._ready)))]
+        return [self._request(index) for index in take_turns(self._ready, room, kept - with_policy)]
 
     def _request(self, index: int) -> tuple[int, PolicyRequest]:
         item = self._running[index]

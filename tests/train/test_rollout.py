@@ -72,20 +72,46 @@ def test_no_more_than_in_flight_run_at_once_and_room_is_refilled(environments, s
     assert policy.batches == [5, 5, 2]
 
 
+class WithRoom(Scripted):
+    """A streaming policy that has room for `first` turns, and afterwards for `room`."""
+
+    workers = 1
+
+    def __init__(self, first: int, room: int) -> None:
+        super().__init__(lambda request: FIJI)
+        self.first, self.room = first, room
+
+    def stream(self, exchange: Exchange) -> None:
+        requests = exchange([], self.first)
+        while requests:
+            written = self.generate([request for _, request in requests])
+            requests = exchange(
+                [(ticket, said) for (ticket, _), said in zip(requests, written, strict=True)], self.room
+            )
+
+
 def test_at_most_twice_as_many_episodes_are_under_way_as_the_policy_has_room_for(environments, sandbox) -> None:
-    class TwoAtOnce(Scripted):
-        workers = 1
-
-        def stream(self, exchange: Exchange) -> None:
-            finished: list[tuple[int, Generation]] = []
-            while requests := exchange(finished, 2):
-                written = self.generate([request for _, request in requests])
-                finished = [(ticket, said) for (ticket, _), said in zip(requests, written, strict=True)]
-
-    policy = TwoAtOnce(lambda request: FIJI)
+    policy = WithRoom(2, 2)
     play(policy, environments, trials=2, max_turns=3, sandbox=sandbox)
     episodes = [(environment.id, trial) for environment in environments for trial in range(2)]
     assert [(request.case_id, request.trial) for request in policy.requests] == episodes[:4] * 3 + episodes[4:] * 3
+
+
+def test_where_room_shrinks_the_episodes_played_last_go_on_and_the_others_wait(environments, sandbox) -> None:
+    policy = WithRoom(4, 1)
+    play(policy, environments, trials=2, max_turns=3, sandbox=sandbox)
+    assert len(policy.requests) == 8 * 3
+    held: list[tuple[str, int]] = []  # the latest played last; a policy with room for one keeps two
+    lost = []
+    for request in policy.requests:
+        episode = request.case_id, request.trial
+        if request.turn and episode not in held:
+            lost.append(episode)
+        held = [*[other for other in held if other != episode][-1:], *[episode] * (request.turn < 2)]
+    assert sorted(lost) == [
+        (environments[0].id, 0),
+        (environments[0].id, 1),
+    ]  # the two of the first four that had to wait
 
 
 def test_every_turn_has_its_own_seed(environments, sandbox) -> None:
