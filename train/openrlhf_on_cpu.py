@@ -8,7 +8,7 @@ imported, so that processes which never need torch do not pay for it.
 
 | module (OpenRLHF 0.11.2, vLLM 0.29) | on a GPU | here |
 | --- | --- | --- |
-| `torch.cuda` | device bookkeeping | harmless stand-ins; the current device is the CPU |
+| `torch.cuda` | device bookkeeping, a cache of freed memory | harmless stand-ins; the current device is the CPU; emptying the cache gives freed memory back to the system |
 | `torch.distributed.device_mesh` | mesh over "cuda" | the same mesh over "cpu" |
 | `deepspeed.comm.torch` | - | no shared-memory all-reduce, which would be compiled at every first start |
 | `openrlhf.utils.utils` | bf16 or fp16 parameters | fp32: CPUs without native bf16 emulate it, three times slower |
@@ -25,6 +25,7 @@ parameters, so that the code that runs on GPUs is exercised on every machine.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import importlib.machinery
@@ -100,9 +101,19 @@ def _adapt_torch(torch: Any) -> None:
     device = CpuDevice("cpu")
     torch.cuda.current_device = lambda: device
     torch.cuda.current_stream = lambda *_: None
-    for name in ("set_device", "synchronize", "empty_cache"):
+    for name in ("set_device", "synchronize"):
         setattr(torch.cuda, name, lambda *_, **__: None)
+    torch.cuda.empty_cache = give_memory_back
     multiply_in(torch, os.environ.get(MATMUL_VARIABLE, ""))
+
+
+def give_memory_back() -> None:
+    """Stands for `torch.cuda.empty_cache`: the C library keeps what was freed, and sequences of many lengths leave it in pieces
+    that grow from step to step.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def multiply_in(torch: Any, precision: str) -> None:

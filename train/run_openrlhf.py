@@ -45,7 +45,8 @@ from train.prompts import load_tokenizer, require_thinking, template_sha256
 from train.training_log import drop_steps_after, read_status, saved_step, telling_lines
 
 LOG_LINES = 25
-SAVE_STEPS_ON_GPUS = 10
+SAVE_STEPS = 10
+SAVE_STEPS_ON_CPU = 4  # a step of a small language model takes minutes there
 # what decides the result; the machine it was made on and how often its state was saved do not
 CONFIGURATION = (
     "experiment", "policy_dir", "prompts", "seed", "epoch", "preset", "reference", "base_policy", "reward_control",
@@ -160,7 +161,9 @@ def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
         preset=arguments.preset,
         gpus=gpus,
         nodes=arguments.nodes,
-        save_steps=(SAVE_STEPS_ON_GPUS if gpus else 0) if arguments.save_steps is None else arguments.save_steps,
+        save_steps=(SAVE_STEPS if gpus else SAVE_STEPS_ON_CPU)
+        if arguments.save_steps is None
+        else arguments.save_steps,
         reference=reference,
         ray_address=arguments.ray_address,
     )

@@ -33,6 +33,20 @@ training = get_train_ds_config(offload=False, optim_config={"type": "AdamW", "pa
 found["bf16"] = [training["bf16"]["enabled"], get_eval_ds_config(offload=False)["bf16"]["enabled"]]
 found["optimizer"] = training["optimizer"]
 
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+pieces = [torch.ones(16384) for _ in range(4000)]  # 64 KiB each, 250 MiB in all
+kept = pieces[::40]
+held = resident()
+del pieces
+torch.cuda.empty_cache()
+found["memory given back, MiB"] = (held - resident()) / 2**20
+assert sum(piece.sum() for piece in kept) == 100 * 16384
+
 found["weights are sent through"] = ActorPPOTrainer.broadcast_to_vllm.__wrapped__.__qualname__
 
 logits, labels = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))

@@ -33,6 +33,10 @@ def test_the_current_device_is_the_cpu_and_can_be_written_as_a_number(found: dic
     assert found["device by number"] == "cuda:0"
 
 
+def test_emptying_the_cache_gives_freed_memory_back(found: dict[str, Any]) -> None:
+    assert found["memory given back, MiB"] > 200
+
+
 def test_parameters_are_fp32_in_trainer_and_reference(found: dict[str, Any]) -> None:
     assert found["dtype"] == "torch.float32"
     assert found["bf16"] == [False, False]
