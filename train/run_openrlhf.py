@@ -138,7 +138,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=None, help="cards of one node (default: what the experiment needs)")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--ray-address", default="", help="submit to this Ray cluster, such as http://127.0.0.1:8265")
-    parser.add_argument("--save-steps", type=int, default=None, help="save the trainer's state every N steps; 0: never")
+    parser.add_argument(
+        "--save-steps",
+        type=int,
+        default=None,
+        help=f"save the trainer's state every N steps (default: {SAVE_STEPS}, on a CPU {SAVE_STEPS_ON_CPU}); 0: never",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the command, run nothing")
     return parser.parse_args()
 
@@ -152,6 +157,7 @@ def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
         if not reference:
             raise BadInput("--reference base needs --base-policy: the folder that the first epoch started from")
     exists = Path(arguments.prompts).exists()
+    save_steps = SAVE_STEPS if gpus else SAVE_STEPS_ON_CPU
     return Launch(
         policy=_absolute(arguments.policy_dir),
         prompts=str(Path(arguments.prompts).resolve()),
@@ -161,9 +167,7 @@ def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
         preset=arguments.preset,
         gpus=gpus,
         nodes=arguments.nodes,
-        save_steps=(SAVE_STEPS if gpus else SAVE_STEPS_ON_CPU)
-        if arguments.save_steps is None
-        else arguments.save_steps,
+        save_steps=save_steps if arguments.save_steps is None else arguments.save_steps,
         reference=reference,
         ray_address=arguments.ray_address,
     )

@@ -108,10 +108,8 @@ def test_where_room_shrinks_the_episodes_played_last_go_on_and_the_others_wait(e
         if request.turn and episode not in held:
             lost.append(episode)
         held = [*[other for other in held if other != episode][-1:], *[episode] * (request.turn < 2)]
-    assert sorted(lost) == [
-        (environments[0].id, 0),
-        (environments[0].id, 1),
-    ]  # the two of the first four that had to wait
+    # the two of the first four that had to wait
+    assert sorted(lost) == [(environments[0].id, 0), (environments[0].id, 1)]
 
 
 def test_every_turn_has_its_own_seed(environments, sandbox) -> None:
