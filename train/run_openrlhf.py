@@ -46,7 +46,8 @@ from train.training_log import drop_steps_after, read_status, saved_step, tellin
 
 LOG_LINES = 25
 SAVE_STEPS = 10
-SAVE_STEPS_ON_CPU = 4  # a step of a small language model takes minutes there
+SAVE_STEPS_ON_CPU = 4  # there a step takes minutes
+SAVED_ON_CPU = 10  # millions of parameters: of a smaller model a whole epoch takes minutes, and saving half a step
 # what decides the result; the machine it was made on and how often its state was saved do not
 CONFIGURATION = (
     "experiment", "policy_dir", "prompts", "seed", "epoch", "preset", "reference", "base_policy", "reward_control",
@@ -142,7 +143,7 @@ def parse_arguments() -> argparse.Namespace:
         "--save-steps",
         type=int,
         default=None,
-        help=f"save the trainer's state every N steps (default: {SAVE_STEPS}, on a CPU {SAVE_STEPS_ON_CPU}); 0: never",
+        help=f"save the trainer's state every N steps; 0: never (default: {SAVE_STEPS}; on a CPU {SAVE_STEPS_ON_CPU}, of the tiny model 0)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the command, run nothing")
     return parser.parse_args()
@@ -157,7 +158,7 @@ def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
         if not reference:
             raise BadInput("--reference base needs --base-policy: the folder that the first epoch started from")
     exists = Path(arguments.prompts).exists()
-    save_steps = SAVE_STEPS if gpus else SAVE_STEPS_ON_CPU
+    save_steps = SAVE_STEPS if gpus else SAVE_STEPS_ON_CPU if row.model.parameters > SAVED_ON_CPU else 0
     return Launch(
         policy=_absolute(arguments.policy_dir),
         prompts=str(Path(arguments.prompts).resolve()),
