@@ -219,7 +219,8 @@ def main() -> int:
     launch = make_launch(row, arguments)
     environment = reward_environment(row, arguments.reward_control, arguments.seed)
     if not launch.gpus and row.model.name != "tiny":
-        environment[MATMUL_VARIABLE] = "bf16"  # a model of this size does little else than multiply
+        # a model of this size does little else than multiply, and no second one fits beside it
+        environment.update({MATMUL_VARIABLE: "bf16", "OMP_NUM_THREADS": str(os.cpu_count() or 1)})
     if launch.reference:
         environment[REFERENCE_VARIABLE] = launch.reference
     command = build_command(build_flags(row, launch), launch, environment)

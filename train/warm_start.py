@@ -9,7 +9,7 @@ What it does:
 3. The model first learns to copy (a random token string, then the same string again): induction is what every later skill
    stands on, and it takes a minute here, where it takes many without. A share of such strings stays in the mix.
 4. Then next-token prediction on the conversations; the assistant's tokens weigh more than the rest. Matrices are trained
-   with Muon, embeddings and norms with AdamW; the learning rate falls linearly over `--minutes`.
+   with Muon, embeddings and norms with AdamW (`--optimizer`); the learning rate falls linearly over `--minutes`.
 5. Every `--evaluate-every` seconds the policy plays the dev environments greedily. Training stops when it copies and chooses
    arguments reliably (`--stop-at-argument-rate`) or when the time is over: *before* it is good at the task.
 
@@ -171,22 +171,43 @@ def copy_batch(pieces: list[int], rng: random.Random, rows: int, length: int) ->
     return drawn
 
 
-class Learner:
-    """Next-token learning with weights: Muon for the matrices inside the layers, AdamW for embeddings and norms."""
+def orthogonalize(grad: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
+    """The Newton-Schulz iteration of Muon (https://github.com/KellerJordan/Muon) in the precision of `grad`, a matrix.
 
-    def __init__(self, model: torch.nn.Module, pad: int, learning_rate: float) -> None:
+    torch's own works in bfloat16, which a CPU without it emulates: an update then takes longer than its gradients.
+    """
+    a, b, c = coefficients
+    wide = grad.T if grad.size(0) > grad.size(1) else grad
+    wide = wide / wide.norm().clamp(min=eps)  # singular values of at most 1
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return wide.T if grad.size(0) > grad.size(1) else wide
+
+
+class Learner:
+    """Next-token learning with weights. `optimizer`: "muon" for the matrices inside the layers and AdamW for embeddings and
+    norms, or "adamw" for all.
+    """
+
+    def __init__(self, model: torch.nn.Module, pad: int, learning_rate: float, optimizer: str = "muon") -> None:
         self.model = model
         self.pad = pad
         self.learning_rate = learning_rate
-        inner = [
-            p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name
-        ]
-        chosen = {id(p) for p in inner}
-        outer = [p for p in model.parameters() if id(p) not in chosen]
+        inner = {
+            name: p
+            for name, p in model.named_parameters()
+            if optimizer == "muon" and p.ndim == 2 and "embed" not in name and "lm_head" not in name
+        }
+        outer = [p for name, p in model.named_parameters() if name not in inner]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(inner, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(outer, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+            torch.optim.AdamW(outer, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
         ]
+        if inner:
+            torch.optim._muon._zeropower_via_newtonschulz = orthogonalize  # type: ignore[assignment]
+            self.optimizers.append(
+                torch.optim.Muon(inner.values(), lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+            )
 
     def step(self, batch: list[Sequence], scale: float) -> float:
         """One update at `scale` times the learning rate; returns the weighted mean loss in nats a token."""
@@ -278,7 +299,7 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     )
 
     rng = random.Random(f"{arguments.seed}:warm_start")
-    learner = Learner(model, tokenizer.pad_token_id, arguments.learning_rate)
+    learner = Learner(model, tokenizer.pad_token_id, arguments.learning_rate, arguments.optimizer)
     stream = batches(sequences, arguments.tokens_a_batch, rng)
     pieces = word_pieces(tokenizer)
     curve: list[dict[str, float]] = []
@@ -379,6 +400,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--vocabulary", type=int, default=1536)
+    parser.add_argument(
+        "--optimizer", choices=("muon", "adamw"), default="muon", help="adamw: what pretrained models were made with"
+    )
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--tokens-a-batch", type=int, default=2048)
     parser.add_argument(

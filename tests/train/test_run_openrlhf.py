@@ -235,20 +235,22 @@ def test_dry_run_needs_no_files_and_writes_none(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_larger_model_on_a_cpu_multiplies_in_bf16(
+def test_a_larger_model_on_a_cpu_multiplies_in_bf16_on_all_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
     shown = {}
     for name in ("tiny-plain-grpo", "smollm2-135m-cpu-plain-grpo", "smollm2-135m-plain-grpo"):
         line = arguments("start", "none.jsonl", tmp_path / "out", "--dry-run")
         line[1] = name
         parsed(monkeypatch, line)
         run_openrlhf.main()
-        shown[name] = "TRAIN_CPU_MATMUL=bf16" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        shown[name] = ("TRAIN_CPU_MATMUL=bf16" in printed, "OMP_NUM_THREADS=6" in printed)
     assert shown == {
-        "tiny-plain-grpo": False,
-        "smollm2-135m-cpu-plain-grpo": True,
-        "smollm2-135m-plain-grpo": False,  # on a GPU
+        "tiny-plain-grpo": (False, False),
+        "smollm2-135m-cpu-plain-grpo": (True, True),
+        "smollm2-135m-plain-grpo": (False, False),  # on a GPU
     }
 
 

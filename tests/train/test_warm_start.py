@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+import torch
 
 from env_construction.jsonl import file_sha256
 from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument
@@ -15,9 +16,12 @@ from train.prompts import render_prompt
 from train.rollout import play
 from train.tiny_policy import new_model, train_tokenizer
 from train.warm_start import (
+    Learner,
+    Sequence,
     conversation_text,
     copy_batch,
     entity_names,
+    orthogonalize,
     to_sequence,
     word_pieces,
 )
@@ -137,3 +141,29 @@ def test_without_bad_habits_the_demonstrator_plays_as_the_oracle_does(environmen
     for one, other in zip(good, best, strict=True):
         assert one.score == other.score and one.score.solve_f1 == 1.0
         assert [turn.parsed.calls for turn in one.turns] == [turn.parsed.calls for turn in other.turns]
+
+
+@pytest.mark.parametrize("shape", [(16, 48), (48, 16), (24, 24)])
+def test_newton_schulz_makes_all_singular_values_alike_and_keeps_the_singular_vectors(shape: tuple[int, int]) -> None:
+    left, values, right = torch.linalg.svd(
+        torch.randn(*shape, generator=torch.Generator().manual_seed(0)), full_matrices=False
+    )
+    result = orthogonalize(left @ torch.diag(values) @ right, (3.4445, -4.775, 2.0315), 5, 1e-7)
+    assert result.dtype == torch.float32
+    rotated = left.T @ result @ right.T  # diagonal where the vectors are the same
+    assert torch.allclose(rotated, torch.diag(rotated.diagonal()), atol=1e-4)
+    assert rotated.diagonal().min() > 0.3 and rotated.diagonal().max() < 1.3 < values.max()
+
+
+@pytest.mark.parametrize(("optimizer", "kinds"), [("muon", ["AdamW", "Muon"]), ("adamw", ["AdamW"])])
+def test_the_learner_trains_every_parameter_with_one_optimizer(tokenizer, optimizer: str, kinds: list[str]) -> None:  # type: ignore[no-untyped-def]
+    model = new_model(tokenizer, seed=0, layers=1, width=32)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    learner = Learner(model, tokenizer.pad_token_id, 1e-2, optimizer)
+    assert [type(item).__name__ for item in learner.optimizers] == kinds
+    held = [id(p) for item in learner.optimizers for group in item.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    batch = [Sequence(list(range(5, 45)), [1.0] * 40)]
+    losses = [learner.step(batch, 1.0) for _ in range(8)]
+    assert losses[-1] < losses[0] - 0.5
+    assert all(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
