@@ -11,10 +11,11 @@ import pytest
 
 from analysis import compare_runs, general_retention, reward_ablation, reward_hacking, thinking_modes
 from analysis.run_folder import Missing, Run
-from env_construction.jsonl import BadInput, write_jsonl
+from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
+from train.rollout import play
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,33 @@ def test_replayed_episodes_score_as_they_did_when_played(run: Run) -> None:
     assert rows["grpo", "test"]["solve_f1_published"] == pytest.approx(
         run.summary("grpo")["metrics"]["solve_f1"]["value"]
     )
-    recorded = [
-        json.loads(line)["solve_f1"]
-        for line in (run.path / "train/grpo/epoch2/trajectories.jsonl").read_text().splitlines()
-    ]
-    assert rows["grpo", "epoch 2"]["solve_f1_published"] == pytest.approx(sum(recorded) / len(recorded))
+    path = run.path / "train/grpo/epoch2/trajectories.jsonl"
+    recorded = [row for _, row in read_jsonl(path)]
+    environments = [Environment.from_record(row["environment"], str(path)) for row in recorded]
+    replayed = {row["id"]: row["solve_f1"] for row in reward_hacking.rescored(environments, path, "published")}
+    assert replayed == {row["id"]: row["solve_f1"] for row in recorded}, [row["outcome"] for row in recorded]
+    assert rows["grpo", "epoch 2"]["solve_f1_published"] == pytest.approx(sum(replayed.values()) / len(replayed))
+
+
+def test_an_episode_that_a_fault_ended_is_replayed_once_more(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run.path / "train/grpo/epoch1/trajectories.jsonl"
+    environments = [Environment.from_record(row["environment"], str(path)) for _, row in read_jsonl(path)][:4]
+    expected = reward_hacking.rescored(environments, path, "published")
+    ended = {environments[1].id: 1, environments[2].id: 2}  # how often the sandbox fails in each
+
+    def failing(policy: Any, environments: list[Environment], match: str) -> list[Any]:
+        episodes = play(policy, environments, match=match)
+        for episode in episodes:
+            if ended.get(episode.id, 0) > 0:
+                ended[episode.id] -= 1
+                episode.outcome = "fault"
+        return episodes
+
+    monkeypatch.setattr(reward_hacking, "play", failing)
+    scored = {row["id"]: row for row in reward_hacking.rescored(environments, path, "published")}
+    assert scored == {row["id"]: row for row in expected if row["id"] != environments[2].id}
 
 
 def test_matching_over_training_needs_trajectories(made_run: Path, tmp_path: Path) -> None:
