@@ -73,7 +73,11 @@ case "$profile" in
         : "${experiments:=qwen2.5-7b-plain-grpo qwen2.5-7b-plain-reinforce++ qwen2.5-14b-plain-grpo qwen2.5-14b-plain-reinforce++ qwen3-8b-plain-grpo qwen3-8b-plain-reinforce++ qwen3-8b-thinking-grpo qwen3-8b-thinking-reinforce++ qwen3-14b-plain-grpo qwen3-14b-plain-reinforce++ qwen3-14b-thinking-grpo qwen3-14b-thinking-reinforce++}"
         ;;
 esac
-case "$experiments" in smollm2-135m-cpu-*) epochs=1 collect=60 max_prompts=128 eval_limit=100 ;; esac # 16 steps of three to five minutes
+case "$experiments" in
+    smollm2-135m-cpu-*) # its tokenizer was not made for these texts: a turn has up to 132 tokens, its prompt over 640; 16 steps of four to six minutes
+        epochs=1 collect=60 max_prompts=128 eval_limit=200 max_prompt_tokens=1024 max_new_tokens=192
+        ;;
+esac
 if [ "$gpus" = 0 ]; then backend=hf; fi
 start_from=${model:-$start_from}
 if [ -n "$from_scratch" ]; then n_train=$((n_train * 8)); fi # a policy is made from more environments than one is trained in

@@ -126,7 +126,7 @@ PAPER_ALGORITHMS = ("grpo", "reinforce++")
 PAPER = Scale(512, 16, 512, 1, 1e-6, 16384, 1024, 3)
 PAPER_THINKING = Scale(512, 16, 512, 1, 1e-6, 16384, 8192, 3)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2)
-SMALL_ON_CPU = Scale(8, 4, 16, 1, 2e-5, 640, 96, 1)
+SMALL_ON_CPU = Scale(8, 4, 16, 1, 2e-5, 1024, 192, 1)
 TINY = Scale(16, 8, 32, 16, 1e-4, 640, 96, 2)
 # REINFORCE++ compares a response with all others of the batch, not with those to its own prompt. Its gradient is noisier for that,
 # and at GRPO's rate the tiny model loses what it could: this rate was chosen on dev environments.
@@ -184,7 +184,8 @@ class Experiment:
         """Training alone, `steps` rollout batches an epoch: 60 s of start-up an epoch, and 14 s a step for 128 responses, 300
         tokens each with their prompt (two such trainings side by side on two cores took 25 minutes). A step of whole episodes has
         2.2 times the tokens. A larger model is taken to need as much longer as its matrices do at twice the speed: 234 s a step of
-        SmolLM2-135M, of which the first ones took 255 to 284 s beside other work. 0 for models that need a GPU.
+        SmolLM2-135M, which took 204 to 243 s on one core that multiplies in bfloat16, 267 to 346 s on two that do not. 0 for models
+        that need a GPU.
         """
         samples = self.scale.rollout_batch * self.scale.samples_per_prompt
         step = 14 * (2.2 if self.episode else 1) * samples / 128 * max(1.0, self.model.parameters / 2)
