@@ -30,7 +30,7 @@ from reward.scoring import TurnScore
 from reward.tool_calls import CALL_MARKS
 from train.collect_trajectories import load_environments
 from train.policies import Policy
-from train.rollout import Episode, play
+from train.rollout import Episode, cut_off_text, play
 
 SUITE = "environments"
 METRICS: tuple[Metric, ...] = (
@@ -102,6 +102,12 @@ def result_row(start: Environment, episode: Episode) -> dict[str, Any]:
             for turn, generation in zip(episode.turns, episode.generations, strict=True)
         ],
     }
+
+
+def _cut_off_turns(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """How many turns ended at the limit of tokens, of how many."""
+    cut = [turn["truncated"] for row in rows for turn in row["turn_scores"]]
+    return {"cut_off": sum(cut), "all": len(cut)}
 
 
 def _stray_tag(turn: TurnScore) -> bool:
@@ -237,7 +243,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
             skip=lambda case, trial: (case, trial) not in wanted,
         )
 
-    return run_suite(
+    summary = run_suite(
         arguments,
         SUITE,
         case_ids=[environment.id for environment in environments],
@@ -249,8 +255,11 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         shown=("solve_p", "solve_r", "solve_f1", "answer_correct", "format_rate", "tool_rate", "argument_rate"),
         headline="solve_f1",
         policy=policy,
-        extra=lambda rows: {"match": arguments.match},
+        extra=lambda rows: {"match": arguments.match, "cut_off_turns": _cut_off_turns(rows)},
     )
+    cut_off = summary.get("cut_off_turns", {"cut_off": 0, "all": 0})  # a summary of before it was counted
+    print(cut_off_text(cut_off["cut_off"], cut_off["all"], arguments.max_new_tokens), end="")
+    return summary
 
 
 def main() -> int:

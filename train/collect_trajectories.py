@@ -27,7 +27,7 @@ from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_conf
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment, read_environments
 from train.policy_specs import load_policy
-from train.rollout import Episode, play
+from train.rollout import Episode, cut_off_text, play
 
 
 def trajectory_row(start: Environment, episode: Episode) -> dict[str, Any]:
@@ -123,6 +123,7 @@ def collect(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     starts = {environment.id: environment for environment in environments}
     outcomes: Counter[str] = Counter()
+    turns: Counter[bool] = Counter()  # by whether they were cut off
     with (
         JsonlWriter(out / "trajectories.jsonl", key=("id", "trial")) as rows,
         JsonlWriter(out / "faults.jsonl", key=("id", "trial"), fresh=True) as faults,
@@ -132,6 +133,7 @@ def collect(arguments: argparse.Namespace) -> int:
 
         def keep(episode: Episode) -> None:
             outcomes[episode.outcome] += 1
+            turns.update(generation.truncated for generation in episode.generations)
             if episode.outcome == "fault":
                 faults.write({"id": episode.id, "trial": episode.trial, "fault": episode.fault})
             else:
@@ -162,6 +164,7 @@ def collect(arguments: argparse.Namespace) -> int:
         total = len(rows.done)
     counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing new to play"
     print(f"wrote {out / 'trajectories.jsonl'}: {total} episodes ({resumed} from before; {counted})")
+    print(cut_off_text(turns[True], turns.total(), arguments.max_new_tokens), end="")
     if outcomes["fault"]:
         print(
             f"{outcomes['fault']} episodes failed by infrastructure, see {out / 'faults.jsonl'}; the same command plays them again"

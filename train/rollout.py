@@ -64,6 +64,17 @@ def turn_seed(seed: int, case_id: str, trial: int, turn: int) -> int:
     return random.Random(f"{seed}:{case_id}:{trial}:{turn}").getrandbits(31)
 
 
+def cut_off_text(cut: int, turns: int, limit: int) -> str:
+    """A line on the turns that ended at the limit of `limit` tokens, empty where none did.
+
+    A call that is cut off is malformed and scores below a turn without any: where the limit is too short for a tokenizer, the
+    reward teaches to call less.
+    """
+    if not cut:
+        return ""
+    return f"{cut} of {turns} turns ({cut / turns:.1%}) were cut off at {limit} tokens; what they lost scores as malformed: --max-new-tokens\n"
+
+
 def take_turns(ready: list[int], room: int, kept: int) -> list[int]:
     """Take at most `room` out of `ready` (the latest played last), first those that have waited longest among the last `kept`.
 

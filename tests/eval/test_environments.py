@@ -161,6 +161,18 @@ def test_killed_run_goes_on_and_a_finished_one_loads_no_policy(monkeypatch, data
     assert "all 16 episodes are there" in capsys.readouterr().out
 
 
+def test_turns_cut_off_at_the_limit_of_tokens_are_counted_and_said(
+    monkeypatch, data, tiny_checkpoint, tmp_path, capsys
+) -> None:
+    arguments = ["--policy", f"hf:{tiny_checkpoint}", "--data", data, "--max-turns", 2, "--out", tmp_path / "short"]
+    summary = measure(monkeypatch, *arguments, "--max-new-tokens", 2)
+    cut_off, turns = summary["cut_off_turns"]["cut_off"], summary["cut_off_turns"]["all"]
+    assert 0 < cut_off <= turns == sum(row["turns"] for _, row in read_jsonl(tmp_path / "short" / "results.jsonl"))
+    assert f"{cut_off} of {turns} turns ({cut_off / turns:.1%}) were cut off at 2 tokens" in capsys.readouterr().out
+    whole = measure(monkeypatch, "--policy", "oracle", "--data", data, "--out", tmp_path / "oracle")
+    assert whole["cut_off_turns"]["cut_off"] == 0 and "cut off" not in capsys.readouterr().out
+
+
 def test_other_configuration_is_refused_before_anything_is_written(monkeypatch, data, tmp_path) -> None:
     measure(monkeypatch, "--policy", "random", "--data", data, "--out", tmp_path / "out")
     before = (tmp_path / "out" / "results.jsonl").read_bytes()

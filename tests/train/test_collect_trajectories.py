@@ -83,6 +83,16 @@ def test_limit_of_turns_and_of_tokens_keep_their_last_state(monkeypatch, data, t
     assert [state.unsolved_count for state in states] == [1, 0, 0, 0]
 
 
+def test_turns_cut_off_at_the_limit_of_tokens_are_said(monkeypatch, data, tiny_checkpoint, tmp_path, capsys) -> None:
+    arguments = ["--environments", data, "--policy", f"hf:{tiny_checkpoint}", "--max-turns", 2]
+    collect(monkeypatch, *arguments, "--max-new-tokens", 2, "--out", tmp_path / "short")
+    rows = [row for _, row in read_trajectories(tmp_path / "short" / "trajectories.jsonl")]
+    written = [tokens for row in rows for tokens in row["completion_tokens"]]
+    assert f"of {len(written)} turns" in (said := capsys.readouterr().out) and "were cut off at 2 tokens" in said
+    collect(monkeypatch, "--environments", data, "--policy", "oracle", "--out", tmp_path / "oracle")
+    assert "cut off" not in capsys.readouterr().out
+
+
 def test_fault_is_recorded_apart_and_played_again(monkeypatch, data, tmp_path) -> None:
     file = tmp_path / "recorded.jsonl"
     arguments = ["--environments", data, "--policy", f"replay:{file}", "--out", tmp_path / "out"]
