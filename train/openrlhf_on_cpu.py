@@ -72,12 +72,21 @@ class CpuDevice(str):
 
 
 class WeightChannel:
-    """What NCCL is on GPUs: sends one tensor after the other from the trainer (rank 0) to the vLLM worker."""
+    """What NCCL is on GPUs: sends one tensor after the other from the trainer (rank 0) to the vLLM worker.
+
+    A tensor is kept until the next is sent; whoever sends waits in between until all have received it, as OpenRLHF does.
+    """
 
     def __init__(self, address: str, port: int, rank: int, world_size: int) -> None:
         from vllm.distributed.utils import StatelessProcessGroup
 
-        self.group = StatelessProcessGroup.create(host=address, port=port, rank=rank, world_size=world_size)
+        self.group = StatelessProcessGroup.create(
+            host=address,
+            port=port,
+            rank=rank,
+            world_size=world_size,
+            data_expiration_seconds=0,  # vLLM keeps what was sent for an hour: a copy of the model for every step
+        )
 
     def broadcast(self, tensor: Any, src: int, stream: Any = None) -> None:
         """Fill `tensor` in place on every rank but `src`. Raises RuntimeError on another shape."""

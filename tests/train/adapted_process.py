@@ -77,11 +77,17 @@ with socket.socket() as free:
     port = free.getsockname()[1]
 sent, received = torch.arange(6.0).reshape(2, 3), torch.zeros(2, 3)
 wrong = torch.zeros(5)
+large, copy = torch.ones(2**23), torch.zeros(2**23)  # 32 MiB
+arrived = threading.Semaphore(0)  # the sender waits for it, as OpenRLHF waits for its engines
 
 
 def receive() -> None:
     channel = stateless_init_process_group("127.0.0.1", port, 1, 2, "cpu")
     channel.broadcast(received, src=0)
+    arrived.release()
+    for _ in range(10):
+        channel.broadcast(copy, src=0)
+        arrived.release()
     try:
         channel.broadcast(wrong, src=0)
     except RuntimeError:
@@ -92,6 +98,13 @@ receiver = threading.Thread(target=receive)
 receiver.start()
 channel = stateless_init_process_group("127.0.0.1", port, 0, 2, "cpu")
 channel.broadcast(sent, src=0, stream=torch.cuda.current_stream())
+assert arrived.acquire(timeout=30)
+held = resident()
+for _ in range(10):
+    channel.broadcast(large, src=0)
+    assert arrived.acquire(timeout=30)
+torch.cuda.empty_cache()
+found["memory kept of 320 MiB sent"] = (resident() - held) / 2**20
 channel.broadcast(sent, src=0)
 receiver.join(30)
 found["weights arrive"] = torch.equal(sent, received)

@@ -55,6 +55,10 @@ def test_weights_go_through_openrlhfs_own_call_and_a_wrong_shape_raises(found: d
     assert found["wrong shape raises"]
 
 
+def test_weights_that_have_arrived_are_not_kept(found: dict[str, Any]) -> None:
+    assert found["memory kept of 320 MiB sent"] < 160
+
+
 def test_adapters_are_merged_on_the_way_to_vllm(found: dict[str, Any]) -> None:
     assert found["weights are sent through"] == "ActorPPOTrainer.broadcast_to_vllm"
 
