@@ -10,6 +10,8 @@
 #   bash run_all.sh --profile paper --data published   train and test on the authors' environments (python -m eval.download environments)
 #   bash run_all.sh --profile small --gpus 0           on other cards than a profile's own; 0: on the CPU, slowly
 #   bash run_all.sh --run mine --model PATH            start from a model of your own (a checkpoint folder, or a name on the hub)
+#   bash run_all.sh --run mine --teach MODEL           teach a pretrained model on oracle trajectories first, and start from that
+#   bash run_all.sh --run smollm2-hour --experiment smollm2-135m-cpu-plain-grpo    SmolLM2 from the hub, taught, then an hour of GRPO
 #   bash run_all.sh --only report | --from analyse     one stage, or all from one on (stages: see STAGES)
 #   bash run_all.sh --controls                         also: more supervised learning, and RL with shuffled rewards
 #   bash run_all.sh --train-seed 1                     the trainings once more with another seed; environments and start stay
@@ -20,7 +22,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 STAGES="setup environments start measure_start train measure_trained controls analyse report"
 PROFILES="smoke cpu small paper"
 
-profile=cpu run= only= from= seed=0 dry_run= controls= experiments= from_scratch= train_seed=0 data=built data_file= gpus= model=
+profile=cpu run= only= from= seed=0 dry_run= controls= experiments= from_scratch= train_seed=0 data=built data_file= gpus= model= teach=
 fail() { echo "run_all: error: $*" >&2; exit 2; }
 has() { case " $1 " in *" $2 "*) return 0 ;; *) return 1 ;; esac; }
 while [ $# -gt 0 ]; do
@@ -33,6 +35,7 @@ while [ $# -gt 0 ]; do
         --experiment) experiments=${2:-}; shift 2 ;;
         --train-seed) train_seed=${2:-}; shift 2 ;;
         --model) model=${2:-}; shift 2 ;;
+        --teach) teach=${2:-}; shift 2 ;;
         --gpus) gpus=${2:-}; shift 2 ;;
         --data) data=${2:-}; shift 2 ;;
         --data-file) data=published data_file=${2:-}; shift 2 ;;
@@ -40,7 +43,7 @@ while [ $# -gt 0 ]; do
         --from-scratch) from_scratch=1; shift ;;
         --dry-run) dry_run=1; shift ;;
         -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --model --gpus --data --data-file --train-seed --controls --from-scratch --dry-run" ;;
+        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --model --teach --gpus --data --data-file --train-seed --controls --from-scratch --dry-run" ;;
     esac
 done
 has "$PROFILES" "$profile" || fail "unknown profile '$profile'; valid: $PROFILES"
@@ -49,6 +52,7 @@ has "built published" "$data" || fail "unknown data '$data'; valid: built publis
 [ -z "$from" ] || has "$STAGES" "$from" || fail "unknown stage '$from'; valid: $STAGES"
 case "$gpus" in *[!0-9]*) fail "--gpus '$gpus': expected a whole number" ;; esac
 case "$seed$train_seed" in '' | *[!0-9]*) fail "--seed '$seed', --train-seed '$train_seed': expected whole numbers" ;; esac
+[ -z "$model" ] || [ -z "$teach" ] || fail "--model starts from a model as it is, --teach teaches one first: expected one of them"
 out=outputs/${run:-$profile}
 
 # --- sizes: this is all that differs between the profiles -------------------------------------------------------------
@@ -76,10 +80,17 @@ esac
 case "$experiments" in
     smollm2-135m-cpu-*) # its tokenizer was not made for these texts: a turn has up to 132 tokens, its prompt over 640; 16 steps of four to six minutes
         epochs=1 collect=60 max_prompts=128 eval_limit=200 max_prompt_tokens=1024 max_new_tokens=192
+        if [ -z "$model" ]; then teach=${teach:-HuggingFaceTB/SmolLM2-135M-Instruct}; fi
         ;;
 esac
 if [ "$gpus" = 0 ]; then backend=hf; fi
-start_from=${model:-$start_from}
+start_from=${model:-$start_from} lesson=()
+if [ -n "$teach" ]; then
+    start_from= warm_minutes=26
+    lesson=(--oracle --optimizer adamw --learning-rate 5e-4 --rename-share 0 --copy-share 0 --evaluate-every 1300 --dev-cases 12)
+elif [ -z "$start_from" ]; then
+    case "$experiments" in smollm2-* | qwen*) fail "$experiments: start from which model? --model, --teach, or --profile small or paper" ;; esac
+fi
 if [ -n "$from_scratch" ]; then n_train=$((n_train * 8)); fi # a policy is made from more environments than one is trained in
 environments=$out/environments
 
@@ -213,7 +224,7 @@ if [ -z "$dry_run" ]; then
     for experiment in $experiments; do # an unknown name is refused before anything is written
         $python -m train.run_openrlhf --experiment "$experiment" --policy-dir start --prompts prompts.jsonl --out . --dry-run >/dev/null
     done
-    $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" model="$(model_of "$experiments")" from_scratch="${from_scratch:-0}" data="$data" ${model:+start="$model"}
+    $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" model="$(model_of "$experiments")" from_scratch="${from_scratch:-0}" data="$data" ${model:+start="$model"} ${teach:+teach="$teach"}
 fi
 
 if [ "$data" = published ] && stage environments "take the authors' train and test environments"; then
@@ -228,7 +239,10 @@ if [ "$data" = built ] && stage environments "build $n_train train, $n_dev dev a
 fi
 
 if stage start "get a policy to start from"; then
-    if [ -z "$start_from" ] && [ -z "$from_scratch" ]; then
+    if [ -n "$teach" ]; then
+        step start env OMP_NUM_THREADS=2 $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
+            --out "$out/start" --continue-from "$teach" --seed "$seed" --minutes "$warm_minutes" "${lesson[@]}"
+    elif [ -z "$start_from" ] && [ -z "$from_scratch" ]; then
         step start cp -R assets/tiny_policy/. "$out/start"
     elif [ -z "$start_from" ]; then
         step start $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
@@ -275,7 +289,7 @@ if [ -n "$controls" ] && stage controls "more supervised learning for the same t
     if [ -z "$start_from" ] && [ "$train_seed" = 0 ]; then # supervised learning knows no training seed
         compared="more-supervised $shuffled"
         step controls $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
-            --out "$out/more-supervised" --continue-from "$out/start" --seed $((seed + 1)) --minutes "$(train_minutes)"
+            --out "$out/more-supervised" --continue-from "$out/start" --seed $((seed + 1)) --minutes "$(train_minutes)" "${lesson[@]}"
         measure more-supervised "$backend:$out/more-supervised"
     fi
     settle
