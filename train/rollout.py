@@ -72,7 +72,8 @@ def cut_off_text(cut: int, turns: int, limit: int) -> str:
     """
     if not cut:
         return ""
-    return f"{cut} of {turns} turns ({cut / turns:.1%}) were cut off at {limit} tokens; what they lost scores as malformed: --max-new-tokens\n"
+    share = f"{cut} of {turns} turns ({cut / turns:.1%})"
+    return f"{share} were cut off at {limit} tokens (--max-new-tokens); a call that is cut off scores as malformed\n"
 
 
 def take_turns(ready: list[int], room: int, kept: int) -> list[int]:
