@@ -117,9 +117,7 @@ def _adapt_torch(torch: Any) -> None:
 
 
 def give_memory_back() -> None:
-    """Stands for `torch.cuda.empty_cache`: the C library keeps what was freed, and sequences of many lengths leave it in pieces
-    that grow from step to step.
-    """
+    """Stands for `torch.cuda.empty_cache`: the C library keeps what was freed, which sequences of many lengths leave in pieces."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
