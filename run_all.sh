@@ -239,16 +239,13 @@ if [ "$data" = built ] && stage environments "build $n_train train, $n_dev dev a
 fi
 
 if stage start "get a policy to start from"; then
-    if [ -n "$teach" ]; then
-        step start env OMP_NUM_THREADS=2 $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
-            --out "$out/start" --continue-from "$teach" --seed "$seed" --minutes "$warm_minutes" "${lesson[@]}"
-    elif [ -z "$start_from" ] && [ -z "$from_scratch" ]; then
-        step start cp -R assets/tiny_policy/. "$out/start"
-    elif [ -z "$start_from" ]; then
-        step start $python -m train.warm_start --environments "$environments/train.jsonl" --dev "$environments/dev.jsonl" \
-            --out "$out/start" --seed "$seed" --minutes "$warm_minutes"
-    else
+    if [ -n "$start_from" ]; then
         echo "  it comes trained: ${model:-the models of $experiments}"
+    elif [ -z "$teach$from_scratch" ]; then
+        step start cp -R assets/tiny_policy/. "$out/start"
+    else
+        step start ${teach:+env OMP_NUM_THREADS=2} $python -m train.warm_start --environments "$environments/train.jsonl" \
+            --dev "$environments/dev.jsonl" --out "$out/start" ${teach:+--continue-from "$teach"} --seed "$seed" --minutes "$warm_minutes" "${lesson[@]}"
     fi
     finish "$out/start"
 fi

@@ -184,7 +184,7 @@ class Experiment:
         """Training alone, `steps` rollout batches an epoch: 60 s of start-up an epoch, and 14 s a step for 128 responses, 300
         tokens each with their prompt (two such trainings side by side on two cores took 25 minutes). A step of whole episodes has
         2.2 times the tokens. A larger model is taken to need as much longer as its matrices do at twice the speed: 234 s a step of
-        SmolLM2-135M, which took 204 to 243 s on one core that multiplies in bfloat16, 267 to 346 s on two that do not. 0 for models
+        SmolLM2-135M, which took 204 to 243 s on one core that multiplies in bfloat16, 239 to 375 s on two that do not. 0 for models
         that need a GPU.
         """
         samples = self.scale.rollout_batch * self.scale.samples_per_prompt
