@@ -164,10 +164,14 @@ class Experiment:
         return ALGORITHMS[self.algorithm]
 
     @property
+    def plain_reward(self) -> bool:
+        """Whether the row trains all weights with the paper's own reward, in the paper's mode: no ablation, no control."""
+        return self.name == f"{self.model.name}-{'thinking' if self.thinking else 'plain'}-{self.algorithm}"
+
+    @property
     def in_paper(self) -> bool:
         """Whether the row is one of the paper's twelve runs (its Table 2)."""
-        plain = self.name == f"{self.model.name}-{'thinking' if self.thinking else 'plain'}-{self.algorithm}"
-        return plain and self.model.name in PAPER_MODELS and self.algorithm in PAPER_ALGORITHMS
+        return self.plain_reward and self.model.name in PAPER_MODELS and self.algorithm in PAPER_ALGORITHMS
 
     @property
     def gpus(self) -> int:

@@ -1,0 +1,197 @@
+"""The pipeline behind run_all.sh: its commands are valid, names are unique, finished work is not repeated, failures are told."""
+
+import importlib
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from env_construction.jsonl import BadInput
+from train.commands import CommandFailed
+from train.experiments import experiment
+from train.pipeline import Pipeline
+from train.policy_roles import read_roles
+from train.profiles import PROFILES, parse_options
+
+
+class Recorder:
+    """Stands in for the command runner: keeps the commands; those that hold `failing` fail."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.commands: list[list[str]] = []
+        self.failing = failing
+
+    def run(self, log: str, command: list[str], tag: str = "", environment: Any = None) -> None:
+        self.commands.append(list(command))
+        if self.failing and any(self.failing in part for part in command):
+            raise CommandFailed(shlex.join(command))
+
+    def stop(self) -> None:
+        pass
+
+    def modules(self) -> list[str]:
+        return [command[2] if command[1] == "-m" else command[0] for command in self.commands]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def play(*arguments: str, failing: str = "") -> tuple[Pipeline, Recorder]:
+    pipeline = Pipeline(parse_options("", list(arguments)))
+    pipeline.runner = recorder = Recorder(failing)  # type: ignore[assignment]
+    pipeline.prepare()
+    pipeline.run_stages()
+    return pipeline, recorder
+
+
+CALLS = [
+    *([f"--profile={profile}", "--controls"] for profile in sorted(PROFILES)),
+    ["--profile=small", "--gpus=0", "--reference=base", "--preset=released", "--nodes=2"],
+    ["--experiment=tiny-plain-grpo-episode tiny-plain-grpo-no-toolset-extension"],
+    ["--profile=paper", "--data-file=train.jsonl"],
+    ["--experiment=smollm2-135m-cpu-plain-grpo"],
+    ["--from-scratch", "--train-seed=3"],
+]
+
+
+@pytest.mark.parametrize("arguments", CALLS, ids=" ".join)
+def test_every_command_is_one_that_its_script_accepts(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, recorder = play(*arguments)
+    parsed = 0
+    for command in recorder.commands:
+        module = importlib.import_module(command[2]) if command[1] == "-m" else None
+        if module is not None and hasattr(module, "parse_arguments"):
+            monkeypatch.setattr(sys, "argv", [command[2], *command[3:]])
+            module.parse_arguments()
+            parsed += 1
+    assert parsed
+
+
+def test_sizes_come_from_the_experiments_row() -> None:
+    for name in ("smollm2-135m-cpu-plain-grpo", "tiny-plain-grpo"):
+        scale = experiment(name).scale
+        _, recorder = play(f"--experiment={name}", f"--run={name}")
+        [prompts, *_] = [command for command in recorder.commands if "train.rl_prompts" in command]
+        assert prompts[prompts.index("--rollout-batch") + 1] == str(scale.rollout_batch)
+        assert prompts[prompts.index("--max-prompt-tokens") + 1] == str(scale.max_prompt)
+        assert recorder.modules().count("train.run_openrlhf") == scale.epochs
+
+
+def test_thinking_and_plain_runs_of_one_model_have_their_own_folders() -> None:
+    names = ["qwen3-4b-plain-grpo", "qwen3-4b-thinking-grpo", "qwen3-4b-plain-reinforce++"]
+    pipeline, recorder = play(f"--experiment={' '.join(names)}")
+    assert [pipeline.name_of(row) for row in pipeline.rows] == ["grpo", "thinking-grpo", "reinforce++"]
+    measured = [command[command.index("--out") + 1] for command in recorder.commands if "eval.environments" in command]
+    assert len(measured) == len(set(measured)) == 2 + 2 + 3  # floor and ceiling, a start per mode, three trained
+
+
+def test_two_models_need_two_runs_outside_the_paper_profile() -> None:
+    with pytest.raises(BadInput, match="one model per run"):
+        Pipeline(parse_options("", ["--experiment=tiny-plain-grpo qwen3-4b-plain-grpo"]))
+
+
+def test_a_second_call_repeats_nothing_and_another_seed_trains_again() -> None:
+    _, first = play("--train-seed=10")
+    assert "train.run_openrlhf" in first.modules()
+    _, second = play("--train-seed=10")
+    assert second.commands == []
+    _, other = play("--train-seed=1")  # 10 begins with 1
+    assert other.modules().count("train.run_openrlhf") == 4
+    assert "env_construction.build" not in other.modules()
+    assert other.modules()[-3:] == ["analysis.all", "analysis.manifest", "analysis.report"]
+
+
+def test_one_stage_and_all_from_one_on() -> None:
+    _, report = play("--only=report")
+    assert report.modules() == ["analysis.manifest", "analysis.report"]
+    _, rest = play("--from=analyse")
+    assert rest.modules() == ["analysis.all", "analysis.manifest", "analysis.report"]
+
+
+def test_a_failed_training_ends_the_run_and_is_tried_again() -> None:
+    with pytest.raises(CommandFailed):
+        play(failing="tiny-plain-reinforce++")
+    _, again = play()
+    assert "train.run_openrlhf" in again.modules() and "env_construction.build" not in again.modules()
+
+
+def test_keep_going_finishes_the_others_and_names_what_failed() -> None:
+    pipeline, recorder = play("--keep-going", failing="tiny-plain-reinforce++")
+    assert pipeline.failed == ["tiny-plain-reinforce++"]
+    measured = [part for command in recorder.commands for part in command if part.startswith("outputs/cpu/eval/")]
+    assert "outputs/cpu/eval/grpo" in measured and "outputs/cpu/eval/reinforce++" not in measured
+    assert recorder.modules()[-1] == "analysis.report"
+    _, again = play("--keep-going")
+    assert "train.run_openrlhf" in again.modules()
+
+
+def test_a_run_folder_of_other_settings_is_refused() -> None:
+    play("--seed=0")
+    with pytest.raises(BadInput, match="seed"):
+        play("--seed=1")
+    with pytest.raises(BadInput, match="settings"):
+        play("--set=actor.adam.lr=5e-6")
+
+
+def test_trainer_options_reach_the_trainer() -> None:
+    _, recorder = play("--set=actor.adam.lr=5e-6", "--set=actor.eps_clip=0.3", "--reference=base", "--save-steps=7")
+    [command, *_] = [command for command in recorder.commands if "train.run_openrlhf" in command]
+    tail = command[command.index("--save-steps") - 2 :]
+    assert tail == [
+        "--reference", "base", "--save-steps", "7", "--base-policy", "outputs/cpu/start",
+        "--set", "actor.adam.lr=5e-6", "--set", "actor.eps_clip=0.3",
+    ]  # fmt: skip
+
+
+def test_roles_say_what_each_policy_is_and_earlier_ones_stay() -> None:
+    play("--controls")
+    play("--experiment=tiny-plain-grpo-solve-recall", "--train-seed=2")
+    roles = read_roles(Path("outputs/cpu"))
+    assert {name: role.role for name, role in roles.items()} == {
+        "random": "floor",
+        "oracle": "ceiling",
+        "start": "start",
+        "grpo": "trained",
+        "reinforce++": "trained",
+        "grpo-shuffled": "control",
+        "more-supervised": "control",
+        "grpo-solve-recall-seed2": "ablation",
+    }
+    ablation = roles["grpo-solve-recall-seed2"]
+    assert (ablation.model, ablation.mode, ablation.algorithm, ablation.variant, ablation.seed, ablation.start) == (
+        "tiny", "plain", "grpo", "solve_recall", 2, "start",
+    )  # fmt: skip
+
+
+def test_the_papers_roles_pair_each_policy_with_the_start_of_its_model_and_mode() -> None:
+    play("--profile=paper")
+    roles = read_roles(Path("outputs/paper"))
+    trained = {name: role for name, role in roles.items() if role.role == "trained"}
+    assert len(trained) == 12
+    for role in trained.values():
+        start = roles[role.start]
+        assert (start.role, start.model, start.mode) == ("start", role.model, role.mode)
+    assert len({role.start for role in trained.values()}) == 6
+
+
+def test_roles_that_are_none_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "policies.json").write_text(json.dumps({"start": {"role": "king"}}))
+    with pytest.raises(BadInput, match=r"policies\.json.*'start'.*king"):
+        read_roles(tmp_path)
+
+
+def test_a_control_gets_the_time_of_all_calls_of_a_training() -> None:
+    pipeline, _ = play()
+    for epoch, done in (
+        (1, {"seconds": 60.0, "seconds_in_steps": 300.0}),
+        (2, {"seconds": 300.0, "seconds_in_steps": 200.0}),
+    ):
+        folder = Path(f"outputs/cpu/train/grpo/epoch{epoch}")
+        folder.mkdir(parents=True)
+        (folder / "done.json").write_text(json.dumps(done))
+    assert pipeline.train_minutes(pipeline.rows[0]) == 10.0
