@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from env_construction.jsonl import JsonlWriter, read_jsonl, write_jsonl
+from reward.logged_settings import readable
 
 STEP = re.compile(r"Global step (\d+): \{(.*)\}")
 METRIC = re.compile(r"'([^']+)': (-?(?:nan|inf|[0-9][0-9.e+-]*))(?=[,}]|$)")
@@ -21,7 +22,8 @@ SAVED = re.compile(r"global_step(\d+)")
 
 
 def read_status(line: str) -> dict[str, Any] | None:
-    """One step's metrics from a line of the log, None for other lines. Adds `reward_seconds` and `reward_share`.
+    """One step's metrics from a line of the log, None for other lines. Adds `reward_seconds` and `reward_share`; the reward's
+    settings are there by name.
 
     `nan` and `inf` become None, which JSON can hold. `reward_seconds` is the time that running the calls took, summed over all
     responses (they run beside generation, so it is an upper bound of what the step waited for them).
@@ -37,7 +39,7 @@ def read_status(line: str) -> dict[str, Any] | None:
         row["reward_seconds"] = row["sandbox_ms"] * row["rollout/num_samples"] / 1000
         if row.get("timing/step_total"):
             row["reward_share"] = row["reward_seconds"] / row["timing/step_total"]
-    return row
+    return row | readable(row)
 
 
 def saved_step(state: Path) -> int:

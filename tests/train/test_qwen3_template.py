@@ -4,6 +4,7 @@ Fetched when the tests run, into a temporary folder; skipped with the reason whe
 """
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -218,7 +219,9 @@ def test_episode_tokens_are_the_rendered_conversations(qwen3, environments, sand
 
     environment = environments[2]
     prompt = render_prompt(qwen3, environment.messages, environment.openai_tools(), thinking)
-    executor = agent.AgentExecutor(EpisodeSettings(RewardSettings.from_environ({"FTRL_REWARD_MATCH": "strict"})))
+    executor = agent.AgentExecutor(
+        EpisodeSettings(RewardSettings.from_environ({**os.environ, "FTRL_REWARD_MATCH": "strict"}))
+    )
     sampling, engine = SimpleNamespace(max_tokens=256, logprobs=None), SimpleNamespace(generate=generate)
     label = prompt_label(environment, thinking=thinking)
     output = asyncio.run(executor.execute(prompt, label, sampling, 8192, qwen3, engine))
