@@ -278,7 +278,9 @@ def main() -> int:
     if launch.gpus:
         # a cluster's GPUs cannot be asked from here: those that the row is made for
         gpu_gib = devices.visible_gpu_gib() or float(row.card_gib)
-        print(check_memory(row, launch.gpus, launch.nodes, gpu_gib) if gpu_gib else "memory: nvidia-smi does not answer")
+        print(
+            check_memory(row, launch.gpus, launch.nodes, gpu_gib) if gpu_gib else "memory: nvidia-smi does not answer"
+        )
     keep_configuration(out / "openrlhf", configuration(row, arguments))
     (out / "openrlhf" / "command.txt").write_text(shown + "\n", encoding="utf-8")
     started = time.monotonic()
