@@ -83,6 +83,7 @@ def _logs(score: TurnScore | None, true_reward: float) -> dict[str, float]:
         "q": float(score.q) if score else 0.0,
         "fault": float(score is None or score.fault),
         "sandbox_ms": score.sandbox_ms if score else 0.0,
+        "timeouts": float(sum(result.status == "timeout" for result in score.results)) if score else 0.0,
         "true_reward": true_reward,
     }
     row.update({f"kind_{kind}": float(score is not None and score.kind == kind) for kind in KINDS})

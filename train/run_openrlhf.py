@@ -29,7 +29,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ from train.openrlhf_command import Launch, build_command, build_flags, check_bat
 from train.openrlhf_launcher import REFERENCE_VARIABLE
 from train.openrlhf_on_cpu import MATMUL_VARIABLE
 from train.prompts import load_tokenizer, require_thinking, template_sha256
-from train.training_log import drop_steps_after, read_status, saved_step, telling_lines
+from train.saved_state import ASIDE, recover
+from train.training_log import drop_steps_after, read_status, telling_lines
 
 LOG_LINES = 25
 SAVE_STEPS = 10
@@ -67,17 +68,21 @@ def train(
     steps: int,
     watch: HealthWatch | None = None,
     wanted: Mapping[str, Any] | None = None,
+    states: Sequence[str] = ("_actor",),
 ) -> list[dict[str, Any]]:
     """Run the command; show a bar, append a row a step to `train_log.jsonl`, keep all its output in `openrlhf/output.log`.
 
+    `states`: what the trainer saves and resumes; empty: it starts from the beginning.
     Returns the rows of the whole epoch, those of an earlier, killed run included. Raises BadInput if the trainer fails or
     ends early (its last telling lines go to stderr), if `watch` finds a reason to stop it, or if a step was not rewarded by the
     settings `wanted` (of reward/logged_settings.py).
     """
     watch = watch or HealthWatch()
     log, rows_file = out / "openrlhf" / "output.log", out / "train_log.jsonl"
-    done = saved_step(out / "openrlhf" / "state")
+    done = recover(out / "openrlhf" / "state", states) if states else 0
     drop_steps_after(rows_file, done)
+    for _, row in read_jsonl(rows_file) if done else ():
+        watch.see(row)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         env={**os.environ, **environment}, preexec_fn=_end_with_parent,
@@ -284,8 +289,12 @@ def main() -> int:
     keep_configuration(out / "openrlhf", configuration(row, arguments))
     (out / "openrlhf" / "command.txt").write_text(shown + "\n", encoding="utf-8")
     started = time.monotonic()
-    watch = HealthWatch(expect_spread=environment["FTRL_REWARD_CONTROL"] != "constant")
-    rows = train(command, environment, out, arguments.epoch, launch.samples // row.scale.rollout_batch, watch, wanted)
+    cores = len(os.sched_getaffinity(0))
+    workers = int(os.environ.get("TOOL_SANDBOX_WORKERS") or cores) * max(1, launch.gpus) * launch.nodes
+    watch = HealthWatch(expect_spread=environment["FTRL_REWARD_CONTROL"] != "constant", sandbox_workers=workers)
+    steps = launch.samples // row.scale.rollout_batch
+    states = ("_actor", "_critic") if row.algorithm == "ppo" else ("_actor",)
+    rows = train(command, environment, out, arguments.epoch, steps, watch, wanted, states if launch.save_steps else ())
     if row.adapter:
         merge_adapter(launch.policy, out / "adapter", out / "checkpoint")
     finish(out, rows, time.monotonic() - started, watch, wanted)
@@ -343,7 +352,8 @@ def finish(
         "reward": dict(wanted),
         "health": [finding.message for finding in watch.findings],
     }
-    shutil.rmtree(out / "openrlhf" / "state", ignore_errors=True)
+    for name in ("state", ASIDE):
+        shutil.rmtree(out / "openrlhf" / name, ignore_errors=True)
     partial = out / "done.json.partial"
     partial.write_text(json.dumps(summary) + "\n", encoding="utf-8")
     partial.replace(out / "done.json")

@@ -126,6 +126,7 @@ def episode_logs(episode: ToolEpisode | None, settings: EpisodeSettings) -> dict
         "q": float(sum(turn.q for turn in turns)),
         "fault": float(outcome == "fault"),
         "sandbox_ms": sum(turn.sandbox_ms for turn in turns),
+        "timeouts": float(sum(result.status == "timeout" for turn in turns for result in turn.results)),
         "true_reward": episode.true_reward if episode else 0.0,
         "turns": float(len(turns)),
         "solve_f1": score.solve_f1 if score else 0.0,

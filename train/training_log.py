@@ -1,4 +1,4 @@
-"""OpenRLHF's output, read: the metrics of a step, where a saved state stands, and the lines that say what went wrong.
+"""OpenRLHF's output, read: the metrics of a step, and the lines that say what went wrong.
 
 OpenRLHF logs one line a step, `Global step N: {metrics}`, in every mode and on every machine; TensorBoard gets the same
 dictionary. The line is there at once, so it is what is read (version 0.11.2, trainer/ppo_trainer.py).
@@ -18,7 +18,6 @@ STEP = re.compile(r"Global step (\d+): \{(.*)\}")
 METRIC = re.compile(r"'([^']+)': (-?(?:nan|inf|[0-9][0-9.e+-]*))(?=[,}]|$)")
 NOISE = re.compile(r"it/s|s/it|\d+%\||^\s*$|WARNING|Warning:")
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-SAVED = re.compile(r"global_step(\d+)")
 
 
 def read_status(line: str) -> dict[str, Any] | None:
@@ -40,13 +39,6 @@ def read_status(line: str) -> dict[str, Any] | None:
         if row.get("timing/step_total"):
             row["reward_share"] = row["reward_seconds"] / row["timing/step_total"]
     return row | readable(row)
-
-
-def saved_step(state: Path) -> int:
-    """The step of the trainer's last saved state in `--ckpt.path`, 0 if there is none."""
-    latest = state / "_actor" / "latest"
-    match = SAVED.search(latest.read_text(encoding="utf-8")) if latest.is_file() else None
-    return int(match[1]) if match else 0
 
 
 def drop_steps_after(rows: Path, step: int) -> None:

@@ -29,7 +29,7 @@ from reward.tool_calls import render_call
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REWARD_FILE = REPOSITORY / "reward" / "openrlhf_reward.py"
-KEYS = {"p", "q", "fault", "sandbox_ms", "true_reward", *(f"kind_{kind}" for kind in KINDS), *TABLES, "reward_seed"}
+KEYS = {"p", "q", "fault", "sandbox_ms", "timeouts", "true_reward", *(f"kind_{kind}" for kind in KINDS), *TABLES, "reward_seed"}
 PROMPT = "<|im_start|>user\nü Where is it?<|im_end|>\n<|im_start|>assistant\n"
 LABEL = json.dumps(
     {

@@ -84,8 +84,11 @@ def test_a_killed_run_starts_again_where_no_state_was_saved(out: Path) -> None:
 def test_a_killed_run_goes_on_at_its_saved_state(out: Path) -> None:
     with pytest.raises(BadInput):
         train(trainer(1, 4, code=-9), {}, out, epoch=1, steps=6)
-    (out / "openrlhf" / "state" / "_actor").mkdir(parents=True)
-    (out / "openrlhf" / "state" / "_actor" / "latest").write_text("global_step3", encoding="utf-8")
+    state = out / "openrlhf" / "state" / "_actor"
+    (state / "global_step3").mkdir(parents=True)
+    (state / "global_step3" / "metric.json").touch()
+    (state / "global_step4").mkdir()  # the kill came while this one was saved
+    (state / "latest").write_text("global_step4", encoding="utf-8")
     rows = train(trainer(4, 6), {}, out, epoch=1, steps=6)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
