@@ -7,8 +7,6 @@ OpenRLHF's loss_agg_mode covers the policy loss only: KL and entropy stay averag
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +16,12 @@ from env_construction.jsonl import BadInput
 from train.experiments import TEMPERATURE, Experiment
 from train.memory_plan import ADAPTER_RANK, engine_share
 from train.openrlhf_launcher import REPOSITORY, worker_environment
+from train.ray_job import RayJob
 
 REWARD_FILE = REPOSITORY / "reward" / "openrlhf_reward.py"
 AGENT_FILE = REPOSITORY / "train" / "agent.py"
 ADAPTER_FLAGS = ["--ds.lora.rank", str(ADAPTER_RANK), "--ds.lora.alpha", str(ADAPTER_RANK)]  # of all linear layers
 EPISODE_REWARD_VARIABLE = "FTRL_EPISODE_REWARD"
-RAY = str(Path(sys.executable).with_name("ray"))
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,9 @@ class Launch:
     """Where and how one epoch is trained. `gpus` are those of one node, 0 means CPU; `samples` the prompts in the file.
 
     `save_steps`: the trainer's state is saved every so many steps, and a killed run resumes from it; 0: never.
-    `reference`: a model folder that KL is measured to instead of `policy`. `ray_address`: a running Ray cluster's job
-    server; the repository with its .venv, `policy`, `prompts` and `out` must then be paths that all its nodes share.
+    `reference`: a model folder that KL is measured to instead of `policy`. `ray_address`: a running Ray cluster,
+    HOST:PORT to join it or http://HOST:PORT to submit a job; the repository with its .venv, `policy`, `prompts` and `out` must then
+    be paths that all its nodes share.
     `threads`: OMP threads of each worker. `flash_attention`, `compiler`: what train/devices.py found for the GPU route.
     """
 
@@ -50,6 +49,13 @@ class Launch:
     threads: int = 1
     flash_attention: bool = True
     compiler: bool = True
+
+    @property
+    def job(self) -> RayJob | None:
+        """The job that the training is where `ray_address` is a job server."""
+        if not self.ray_address.startswith(("http://", "https://")):
+            return None
+        return RayJob(self.ray_address, self.out / "openrlhf" / "job.txt")
 
 
 def build_flags(row: Experiment, launch: Launch) -> list[str]:
@@ -168,10 +174,7 @@ def reward_environment(row: Experiment, control: str, seed: int) -> dict[str, st
 
 
 def build_command(flags: Sequence[str], launch: Launch, environment: Mapping[str, str]) -> list[str]:
-    """The launcher with the adaptations that the route needs, here or submitted to a Ray cluster as the job `job_id(launch)`.
-
-    On a cluster every worker runs this interpreter, by its path.
-    """
+    """The launcher with the adaptations that the route needs: with a Ray of its own, on a cluster that it joins, or as a job."""
     adapt = [] if launch.gpus else ["cpu"]
     if not launch.gpus or not launch.flash_attention:
         adapt.append("no-flash-attn")
@@ -179,15 +182,9 @@ def build_command(flags: Sequence[str], launch: Launch, environment: Mapping[str
         adapt.append("lora")
     own = ["--gpus", str(launch.gpus), "--threads", str(launch.threads)]
     own += ["--adapt", ",".join(adapt)] if adapt else []
-    launcher = [sys.executable, "-m", "train.openrlhf_launcher", *own]
-    if not launch.ray_address:
-        return [*launcher, "--", *flags]
-    variables = {**worker_environment(adapt, launch.threads), **environment}
-    runtime = json.dumps({"env_vars": variables, "py_executable": sys.executable})
-    submit = ["job", "submit", "--address", launch.ray_address, "--submission-id", job_id(launch)]
-    return [RAY, *submit, "--runtime-env-json", runtime, "--", *launcher, "--join", "--", *flags]
-
-
-def job_id(launch: Launch) -> str:
-    """The name of the job that trains into a folder: the same for every call, so that a second one finds the first."""
-    return f"ftrl-{hashlib.sha256(str(launch.out).encode()).hexdigest()[:16]}"
+    if launch.ray_address:
+        own += ["--join", "auto" if launch.job else launch.ray_address]
+    launcher = [sys.executable, "-m", "train.openrlhf_launcher", *own, "--", *flags]
+    if launch.job:
+        return launch.job.submit_command(launcher, {**worker_environment(adapt, launch.threads), **environment})
+    return launcher

@@ -5,7 +5,8 @@
 
 It starts a Ray of its own (never one that happens to run here: `ray start`, RAY_ADDRESS), hands every worker the settings of the
 reward, the sandbox and the trainer, installs the adaptations in every process, and runs `openrlhf.cli.train_ppo_ray` as `__main__`.
-OpenRLHF starts no Ray where one is initialized. `--join` is for jobs on a cluster, whose job settings reach all workers.
+OpenRLHF starts no Ray where one is initialized. `--join HOST:PORT` uses a running cluster, of which this machine is a node; its workers
+get the same settings and run this interpreter, by its path. `--join auto` is for a job of such a cluster, whose settings came with it.
 
 | --adapt | what it does |
 | --- | --- |
@@ -100,11 +101,14 @@ def start_ray(adapt: Sequence[str], gpus: int, threads: int) -> None:
             time.sleep(5)
 
 
-def join_ray() -> None:
-    """The Ray of the job that this process runs in: its settings come with the job (train/openrlhf_command.py)."""
+def join_ray(address: str, adapt: Sequence[str], threads: int) -> None:
+    """A running cluster. Its actors end with this process."""
     import ray
 
-    ray.init(address="auto", runtime_env={"worker_process_setup_hook": "train.openrlhf_launcher.install"})
+    settings: dict[str, Any] = {"worker_process_setup_hook": "train.openrlhf_launcher.install"}
+    if address != "auto":
+        settings |= {"env_vars": worker_environment(adapt, threads), "py_executable": sys.executable}
+    ray.init(address=address, runtime_env=settings)
 
 
 def run_trainer(flags: Sequence[str]) -> None:
@@ -125,7 +129,7 @@ def parse_arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     )
     parser.add_argument("--threads", type=int, default=1, help="OMP threads of each worker")
     parser.add_argument("--adapt", default="", help=f"comma-separated, of {', '.join(sorted(TABLES))}")
-    parser.add_argument("--join", action="store_true", help="run inside a job of a Ray cluster")
+    parser.add_argument("--join", default="", metavar="HOST:PORT", help="use this Ray cluster; auto: that of our job")
     place = list(line).index("--") if "--" in line else len(line)
     arguments = parser.parse_args(list(line[:place]))
     arguments.adapt = [name for name in arguments.adapt.split(",") if name]
@@ -137,15 +141,14 @@ def parse_arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
 def launch(line: Sequence[str]) -> None:
     """Everything that the module does, in this process."""
     arguments, flags = parse_arguments(line)
-    if not arguments.join:
-        for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
-            os.environ.pop(name, None)  # of somebody else's cluster
+    if arguments.join != "auto":
+        os.environ.pop("RAY_ADDRESS", None)  # of somebody else's cluster
     if "cpu" in arguments.adapt:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray would count them against the pretended ones
         os.environ.update(openrlhf_on_cpu.ENVIRONMENT)
     os.environ.update({**EVERYWHERE, ADAPT_VARIABLE: ",".join(arguments.adapt)})
     if arguments.join:
-        join_ray()
+        join_ray(arguments.join, arguments.adapt, arguments.threads)
     else:
         start_ray(arguments.adapt, arguments.gpus, arguments.threads)
     install()

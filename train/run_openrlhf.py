@@ -47,6 +47,7 @@ from train.openrlhf_command import Launch, build_command, build_flags, check_bat
 from train.openrlhf_launcher import REFERENCE_VARIABLE
 from train.openrlhf_on_cpu import MATMUL_VARIABLE
 from train.prompts import load_tokenizer, require_thinking, template_sha256
+from train.ray_job import RayJob
 from train.saved_state import ASIDE, recover
 from train.training_log import drop_steps_after, read_status, telling_lines
 
@@ -69,10 +70,12 @@ def train(
     watch: HealthWatch | None = None,
     wanted: Mapping[str, Any] | None = None,
     states: Sequence[str] = ("_actor",),
+    job: RayJob | None = None,
 ) -> list[dict[str, Any]]:
     """Run the command; show a bar, append a row a step to `train_log.jsonl`, keep all its output in `openrlhf/output.log`.
 
-    `states`: what the trainer saves and resumes; empty: it starts from the beginning.
+    `states`: what the trainer saves and resumes; empty: it starts from the beginning. `job`: what `command` submits; it is stopped
+    where it has not ended well.
     Returns the rows of the whole epoch, those of an earlier, killed run included. Raises BadInput if the trainer fails or
     ends early (its last telling lines go to stderr), if `watch` finds a reason to stop it, or if a step was not rewarded by the
     settings `wanted` (of reward/logged_settings.py).
@@ -83,6 +86,9 @@ def train(
     drop_steps_after(rows_file, done)
     for _, row in read_jsonl(rows_file) if done else ():
         watch.see(row)
+    if job:
+        job.begin(command)
+    ended = False
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         env={**os.environ, **environment}, preexec_fn=_end_with_parent,
@@ -110,10 +116,13 @@ def train(
                     if finding.stop:
                         raise BadInput(f"stopped at step {finding.step}: {finding.message}; the whole log is {log}")
         code = process.wait()
+        ended = code == 0
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait()
+        if job and not ended:
+            job.stop()
     found = [row for _, row in read_jsonl(rows_file)]
     if code or len(found) < steps:
         lines = telling_lines(log.read_text(encoding="utf-8", errors="replace"))[-LOG_LINES:]
@@ -139,6 +148,11 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
+def stop_on_sigterm() -> None:
+    """A scheduler's SIGTERM ends the trainer, and its job on a cluster, before it ends this process."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.run_openrlhf"
@@ -159,7 +173,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--reward-control", choices=("", "shuffled", "constant"), default="")
     parser.add_argument("--gpus", type=int, default=None, help="cards of one node (default: what the experiment needs)")
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--ray-address", default="", help="submit to this Ray cluster, such as http://127.0.0.1:8265")
+    parser.add_argument(
+        "--ray-address",
+        default="",
+        help="train on this Ray cluster: HOST:6379 from one of its nodes, or http://HOST:8265 as a job (default: a Ray of our own)",
+    )
     parser.add_argument(
         "--save-steps",
         type=int,
@@ -262,6 +280,7 @@ def _thinking_of(label: str) -> Any:
 
 def main() -> int:
     arguments = parse_arguments()
+    stop_on_sigterm()
     row = experiment(arguments.experiment)
     out = Path(arguments.out).resolve()
     wanted = asked(reward_environment(row, arguments.reward_control, arguments.seed), row.episode)
@@ -272,8 +291,8 @@ def main() -> int:
     launch = make_launch(row, arguments)
     environment = training_environment(row, launch, arguments)
     command = build_command(build_flags(row, launch), launch, environment)
-    variables = [] if launch.ray_address else [f"{key}={value}" for key, value in environment.items()]
-    shown = " ".join([*variables, shlex.join(command if launch.ray_address else ["python", *command[1:]])])
+    variables = [] if launch.job else [f"{key}={value}" for key, value in environment.items()]
+    shown = " ".join([*variables, shlex.join(command if launch.job else ["python", *command[1:]])])
     for note in route_notes(launch):
         print(note)
     if arguments.dry_run:
@@ -294,7 +313,17 @@ def main() -> int:
     watch = HealthWatch(expect_spread=environment["FTRL_REWARD_CONTROL"] != "constant", sandbox_workers=workers)
     steps = launch.samples // row.scale.rollout_batch
     states = ("_actor", "_critic") if row.algorithm == "ppo" else ("_actor",)
-    rows = train(command, environment, out, arguments.epoch, steps, watch, wanted, states if launch.save_steps else ())
+    rows = train(
+        command,
+        environment,
+        out,
+        arguments.epoch,
+        steps,
+        watch,
+        wanted,
+        states if launch.save_steps else (),
+        launch.job,
+    )
     if row.adapter:
         merge_adapter(launch.policy, out / "adapter", out / "checkpoint")
     finish(out, rows, time.monotonic() - started, watch, wanted)

@@ -28,6 +28,7 @@ def worker_report(reward_file: str) -> dict:
         "settings": readable({key: value.item() for key, value in logs.items()}),
         "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"],
         "RAY_ADDRESS": os.environ.get("RAY_ADDRESS"),
+        "interpreter": sys.executable,
         "cuda": torch.cuda.is_available(),
         "adapted": type(sys.meta_path[0]).__name__,
     }

@@ -1,6 +1,5 @@
 """From a name to OpenRLHF's command: its own parser takes every experiment, and the paper's numbers are in their flags."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 from env_construction.jsonl import BadInput
 from train.experiments import ALGORITHMS, experiment, matrix
 from train.memory_plan import ADAPTER_RANK
-from train.openrlhf_command import Launch, build_command, build_flags, check_batches, job_id, reward_environment
+from train.openrlhf_command import Launch, build_command, build_flags, check_batches, reward_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -251,31 +250,23 @@ def test_every_row_of_the_matrix_divides_on_its_own_gpus() -> None:
         check_batches(row, launch(row.name))
 
 
-def test_a_cluster_gets_settings_and_interpreter_with_a_job_that_is_found_again() -> None:
+def test_a_cluster_is_joined_by_its_address() -> None:
+    assert launcher_options("qwen3-8b-plain-grpo", ray_address="10.0.0.1:6379")[-2:] == ["--join", "10.0.0.1:6379"]
+
+
+def test_a_job_gets_settings_and_interpreter() -> None:
     far = launch("qwen3-8b-plain-grpo", ray_address="http://head:8265", threads=4)
     command = build_command(["--flag"], far, {"FTRL_REWARD_MATCH": "strict"})
     assert command[0] == str(Path(sys.executable).with_name("ray"))
     assert command[1:5] == ["job", "submit", "--address", "http://head:8265"]
-    assert command[5:7] == ["--submission-id", job_id(far)] and job_id(far) == job_id(dataclasses.replace(far, seed=9))
-    assert job_id(far) != job_id(dataclasses.replace(far, out=Path("other")))
     runtime = json.loads(command[command.index("--runtime-env-json") + 1])
     assert runtime["py_executable"] == sys.executable
     variables = runtime["env_vars"]
     assert (variables["FTRL_REWARD_MATCH"], variables["OMP_NUM_THREADS"]) == ("strict", "4")
     assert variables["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
     entry = command[command.index("--") + 1 :]
-    assert entry == [
-        sys.executable,
-        "-m",
-        "train.openrlhf_launcher",
-        "--gpus",
-        "8",
-        "--threads",
-        "4",
-        "--join",
-        "--",
-        "--flag",
-    ]
+    own = ["--gpus", "8", "--threads", "4", "--join", "auto"]
+    assert entry == [sys.executable, "-m", "train.openrlhf_launcher", *own, "--", "--flag"]
 
 
 @pytest.mark.parametrize(("name", "file"), [("grpo", "reward/openrlhf_reward.py"), ("grpo-episode", "train/agent.py")])

@@ -63,6 +63,10 @@ def other_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(60)
 
 
+def port_of(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
 def launched(environ: dict[str, str], *own: str) -> subprocess.CompletedProcess:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("FTRL_")}
     command = [sys.executable, str(Path(__file__).with_name("ray_worker_settings.py")), str(REWARD_FILE), *own]
@@ -85,7 +89,7 @@ def test_workers_train_what_was_asked_for_beside_another_cluster(other_cluster: 
     lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
     assert lines, result.stderr[-3000:]
     found = json.loads(lines[0][6:])
-    assert found["cluster"] != other_cluster
+    assert port_of(found["cluster"]) != port_of(other_cluster)
     assert found["settings"] == {
         "reward_variant": "solve_recall",
         "reward_match": "strict",
@@ -95,6 +99,16 @@ def test_workers_train_what_was_asked_for_beside_another_cluster(other_cluster: 
     }
     assert (found["OMP_NUM_THREADS"], found["flags"]) == ("3", ["--train.seed", "5"])
     assert found["cuda"] is False and found["adapted"] == "AdaptAfterImport"
+
+
+def test_a_cluster_that_is_joined_gets_the_settings_and_the_interpreter(other_cluster: str) -> None:
+    result = launched(SETTINGS, "--gpus", "1", "--adapt", "cpu,no-flash-attn", "--join", other_cluster)
+    lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
+    assert lines, result.stderr[-3000:]
+    found = json.loads(lines[0][6:])
+    assert port_of(found["cluster"]) == port_of(other_cluster)
+    assert (found["settings"]["reward_variant"], found["settings"]["reward_seed"]) == ("solve_recall", 11)
+    assert found["interpreter"] == sys.executable and found["adapted"] == "AdaptAfterImport"
 
 
 @pytest.mark.parametrize("missing", sorted(SETTINGS))
