@@ -95,6 +95,8 @@ if [ -n "$from_scratch" ]; then n_train=$((n_train * 8)); fi # a policy is made 
 environments=$out/environments
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
+# these use the CPU, whatever the machine has (train/devices.py)
+case "$gpus:$experiments" in 0:* | :tiny-* | :*-cpu-*) export CUDA_VISIBLE_DEVICES= ;; esac
 python=.venv/bin/python
 
 # --- running: print the command, run it with its log, say how it ended ---------------------------------------------------
