@@ -43,7 +43,7 @@ from train.experiments import TEMPERATURE, Experiment, experiment
 from train.health_watch import HealthWatch
 from train.memory_plan import check_memory
 from train.merge_adapter import merge_adapter
-from train.openrlhf_command import Launch, build_command, build_flags, check_batches, reward_environment
+from train.openrlhf_command import REWARD_FILE, Launch, build_command, build_flags, check_batches, reward_environment
 from train.openrlhf_launcher import REFERENCE_VARIABLE
 from train.openrlhf_on_cpu import MATMUL_VARIABLE
 from train.prompts import load_tokenizer, require_thinking, template_sha256
@@ -238,6 +238,7 @@ def check(row: Experiment, launch: Launch) -> None:
             devices.require_gpus(row.name, launch.gpus)
         devices.require_engine(launch.gpus)
     check_batches(row, launch)
+    check_paths(launch)
     if launch.samples < row.scale.rollout_batch:
         raise BadInput(
             f"{launch.prompts}: {launch.samples} prompts do not fill a rollout batch of {row.scale.rollout_batch}"
@@ -253,6 +254,13 @@ def check(row: Experiment, launch: Launch) -> None:
                 f"{launch.prompts}:{number}: {row.name} plays whole episodes: expected prompts of train.rl_prompts --environments"
                 f"{' --thinking' if row.thinking else ', without --thinking'}"
             )
+
+
+def check_paths(launch: Launch) -> None:
+    """Raises BadInput for paths that OpenRLHF takes for lists (",") or for a dataset with its share ("@")."""
+    for path in (launch.prompts, str(launch.out), str(REWARD_FILE)):
+        if found := [sign for sign in ",@" if sign in path]:
+            raise BadInput(f"{path}: OpenRLHF splits paths at {found[0]!r}; use a folder without it")
 
 
 def route_notes(launch: Launch) -> list[str]:

@@ -195,6 +195,19 @@ def test_fewer_prompts_than_a_rollout_batch_are_refused(
         check(row, make_launch(row, parsed(monkeypatch, arguments(tiny_checkpoint, few, tmp_path))))
 
 
+@pytest.mark.parametrize("name", ["a,b", "me@home", "run@0.5"])
+def test_a_folder_that_openrlhf_would_split_is_refused(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    row = experiment("tiny-plain-grpo")
+    template = template_sha256(load_tokenizer(tiny_checkpoint))
+    (tmp_path / name).mkdir()
+    good, bad = write_prompts(tmp_path, template), write_prompts(tmp_path / name, template)
+    for prompts, out in ((bad, tmp_path), (good, tmp_path / name)):
+        with pytest.raises(BadInput, match=f"{name}.*: OpenRLHF splits paths at"):
+            check(row, make_launch(row, parsed(monkeypatch, arguments(tiny_checkpoint, prompts, out))))
+
+
 def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = experiment("tiny-plain-grpo")
     prompts = write_prompts(tmp_path, "")
