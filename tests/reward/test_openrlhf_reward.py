@@ -26,10 +26,21 @@ from reward.openrlhf_inputs import on_grid, response_of
 from reward.openrlhf_reward import reward_func
 from reward.rewards import KINDS
 from reward.tool_calls import render_call
+from train.devices import has_flash_attention
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REWARD_FILE = REPOSITORY / "reward" / "openrlhf_reward.py"
-KEYS = {"p", "q", "fault", "sandbox_ms", "timeouts", "true_reward", *(f"kind_{kind}" for kind in KINDS), *TABLES, "reward_seed"}
+KEYS = {
+    "p",
+    "q",
+    "fault",
+    "sandbox_ms",
+    "timeouts",
+    "true_reward",
+    *(f"kind_{kind}" for kind in KINDS),
+    *TABLES,
+    "reward_seed",
+}
 PROMPT = "<|im_start|>user\nü Where is it?<|im_end|>\n<|im_start|>assistant\n"
 LABEL = json.dumps(
     {
@@ -61,9 +72,9 @@ def reward_settings(changes: dict[str, str]) -> RewardSettings:
 
 @pytest.fixture(scope="module")
 def openrlhf_on_this_machine() -> Iterator[None]:
-    """OpenRLHF imports flash-attn's compiled part, which a machine without a GPU does not have: stand-ins there."""
+    """OpenRLHF imports flash-attn's compiled part, which not every machine has: stand-ins there."""
     with pytest.MonkeyPatch.context() as patch:
-        if not torch.cuda.is_available():
+        if not has_flash_attention():
             patch.setitem(sys.modules, "flash_attn_2_cuda", types.ModuleType("flash_attn_2_cuda"))
             patch.setitem(sys.modules, "flash_attn.ops.triton.cross_entropy", None)
         yield

@@ -20,6 +20,7 @@ from env_construction.tool_sandbox import ToolCall
 from reward.controls import RewardSettings
 from reward.openrlhf_inputs import on_grid
 from reward.tool_calls import render_call
+from train.devices import has_flash_attention
 from train.policies import OraclePolicy, PolicyRequest
 from train.prompts import load_tokenizer, render_prompt
 from train.rl_prompts import prompt_label
@@ -34,9 +35,9 @@ WRONG = render_call(ToolCall("capital_of", {"country": "Mars"}))
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Any]:
-    """train.agent, which imports OpenRLHF; that imports flash-attn's compiled part, which a CPU machine does not have."""
+    """train.agent, which imports OpenRLHF; that imports flash-attn's compiled part, which not every machine has."""
     with pytest.MonkeyPatch.context() as patch:
-        if not torch.cuda.is_available():
+        if not has_flash_attention():
             patch.setitem(sys.modules, "flash_attn_2_cuda", types.ModuleType("flash_attn_2_cuda"))
             patch.setitem(sys.modules, "flash_attn.ops.triton.cross_entropy", None)
         yield pytest.importorskip("train.agent", reason="OpenRLHF is not installed here", exc_type=ImportError)
