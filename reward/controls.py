@@ -61,22 +61,27 @@ class RewardSettings:
     variant: str
     match: str
     control: RewardControl
+    seed: int
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> RewardSettings:
-        """Read FTRL_REWARD_*. Raises BadInput naming the variable, its value and what was expected."""
-        variant = environ.get("FTRL_REWARD_VARIANT", "solve_f1")
-        match = environ.get("FTRL_REWARD_MATCH", "published")
+        """Read FTRL_REWARD_*, all of which must be set. Raises BadInput naming the variable, its value and what was expected."""
+        names = ("FTRL_REWARD_VARIANT", "FTRL_REWARD_MATCH", "FTRL_REWARD_CONTROL", "FTRL_REWARD_SEED")
+        if missing := [name for name in names if name not in environ]:
+            raise BadInput(
+                f"{', '.join(missing)} not set in this process: training has no default reward; "
+                "python -m train.run_openrlhf sets them for every worker"
+            )
+        variant, match, control, seed = (environ[name] for name in names)
         if variant not in REWARDS:
             raise BadInput(f"FTRL_REWARD_VARIANT={variant!r}: expected one of {', '.join(REWARDS)}")
         if match not in MATCHES:
             raise BadInput(f"FTRL_REWARD_MATCH={match!r}: expected one of {', '.join(MATCHES)}")
         try:
-            seed = int(environ.get("FTRL_REWARD_SEED", "0"))
+            number = int(seed)
         except ValueError:
-            raise BadInput(f"FTRL_REWARD_SEED={environ['FTRL_REWARD_SEED']!r}: expected a whole number") from None
+            raise BadInput(f"FTRL_REWARD_SEED={seed!r}: expected a whole number") from None
         try:
-            control = RewardControl(environ.get("FTRL_REWARD_CONTROL", ""), seed)
+            return cls(variant, match, RewardControl(control, number), number)
         except ValueError as error:
             raise BadInput(f"FTRL_REWARD_CONTROL: {error}") from None
-        return cls(variant, match, control)

@@ -4,11 +4,12 @@ In: `queries` (prompt + response as decoded), `prompts` and `labels` of one or m
 environment record with `codes`, `unsolved_set`, `solve_rate`, `answer`, `id` (`messages` and `tools` may be left out).
 Out: `rewards`, `scores` and `extra_logs`, float32 tensors of shape (responses,).
 
-Settings, read once when the file is loaded (a wrong one stops the run there):
-    FTRL_REWARD_VARIANT   a row of reward/rewards.py   (default solve_f1)
-    FTRL_REWARD_MATCH     published | strict           (default published)
-    FTRL_REWARD_CONTROL   "" | shuffled | constant     (default "", see reward/controls.py)
-    FTRL_REWARD_SEED      seed of the control          (default 0)
+Settings, read once when the file is loaded. A missing or wrong one stops the run there: training has no default reward. They are
+logged with every response (reward/logged_settings.py), so that the log proves what was trained.
+    FTRL_REWARD_VARIANT   a row of reward/rewards.py
+    FTRL_REWARD_MATCH     published | strict
+    FTRL_REWARD_CONTROL   "" | shuffled | constant (reward/controls.py)
+    FTRL_REWARD_SEED      seed of the control
 
 `reward_func` never raises: OpenRLHF would only log the exception and train on without a reward. What breaks here (the sandbox,
 a label that cannot be read, a prompt that is not in the query) gives reward 0 and `fault` 1 in the logs, never a model fault.
@@ -20,11 +21,9 @@ Source: paper section 3.2; paper/README.md, "Reward for one model turn" and the 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,60 +33,17 @@ import torch
 if (_ROOT := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from env_construction.jsonl import BadInput
 from env_construction.schema import Environment
 from reward.controls import RewardSettings
+from reward.logged_settings import codes
+from reward.openrlhf_inputs import environment_of, on_grid, response_of
 from reward.rewards import KINDS
-from reward.scoring import TurnScore, check_gold, score_turns
+from reward.scoring import TurnScore, score_turns
 
 logger = logging.getLogger(__name__)
-_GRID = 2**16
-# characters that must be left of a prompt that OpenRLHF cut, for its end to be recognized
-_SHORTEST_PROMPT = 16
-
 
 # no dataclass in this file: OpenRLHF executes it without an entry in sys.modules, which dataclasses need
 SETTINGS = RewardSettings.from_environ(os.environ)
-
-
-def on_grid(reward: float) -> float:
-    """The nearest multiple of 2^-16. Sums of up to 16 such rewards are exact in float32, so that a group of equal rewards
-    has exactly its own mean: OpenRLHF's group_norm divides by std + 1e-9, and one ulp there makes advantages of +-10.
-    """
-    return round(reward * _GRID) / _GRID
-
-
-def response_of(query: str, prompt: str) -> str:
-    """The response in `query` = prompt + response, also when OpenRLHF cut the prompt's left end off.
-
-    Raises BadInput if no end of the prompt begins the query (a tokenizer that does not decode to what it was given).
-    """
-    if query.startswith(prompt):
-        return query[len(prompt) :]
-    # a cut inside a character of several bytes decodes to replacement characters
-    query = query.lstrip("\ufffd")
-    head = query[:_SHORTEST_PROMPT]
-    place = prompt.find(head)
-    while place >= 0 and len(head) == _SHORTEST_PROMPT:
-        if query.startswith(prompt[place:]):
-            return query[len(prompt) - place :]
-        place = prompt.find(head, place + 1)
-    raise BadInput(f"no end of the prompt begins the query: {prompt[-64:]!r}, {query[:64]!r}")
-
-
-@lru_cache(maxsize=256)
-def environment_of(label: str, match: str) -> Environment:
-    """The environment in a label (the samples of one prompt share it). Raises BadInput; never changed by scoring."""
-    try:
-        record = json.loads(label)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise BadInput(f"label: expected a JSON object ({error})") from None
-    if not isinstance(record, dict):
-        raise BadInput(f"label: expected a JSON object, got {type(record).__name__}")
-    environment = Environment.from_record({"messages": [], "tools": [], **record}, where="label")
-    if match == "strict":
-        check_gold(environment, where="label")
-    return environment
 
 
 def reward_func(queries: list[str], prompts: list[str], labels: list[str], **kwargs: Any) -> dict[str, Any]:
@@ -127,7 +83,8 @@ def _logs(score: TurnScore | None, true_reward: float) -> dict[str, float]:
         "q": float(score.q) if score else 0.0,
         "fault": float(score is None or score.fault),
         "sandbox_ms": score.sandbox_ms if score else 0.0,
+        "timeouts": float(sum(result.status == "timeout" for result in score.results)) if score else 0.0,
         "true_reward": true_reward,
     }
     row.update({f"kind_{kind}": float(score is not None and score.kind == kind) for kind in KINDS})
-    return row
+    return row | codes(SETTINGS)

@@ -1,5 +1,6 @@
 """What the tests of train and eval share: four small environments, a sandbox, and a tiny random checkpoint."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import pytest
 
 from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument
 from env_construction.tool_sandbox import ToolSandbox
+
+# the reward's file refuses to load without its settings; a test of other settings brings them
+os.environ.update(
+    FTRL_REWARD_VARIANT="solve_f1", FTRL_REWARD_MATCH="published", FTRL_REWARD_CONTROL="", FTRL_REWARD_SEED="0"
+)
 
 CODES = {
     "capital_of": """

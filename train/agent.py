@@ -21,9 +21,10 @@ OpenRLHF 0.11.2 has a multi-turn executor of its own. This one differs where tha
 
 The trainer sees one scalar a sample, put on the episode's last token; with gamma 1 every token of every turn has the same return.
 
-Settings, read once: FTRL_REWARD_VARIANT, _MATCH, _CONTROL, _SEED (reward/openrlhf_reward.py) for the turns, and
-    FTRL_EPISODE_REWARD      turns | solve_f1 | answer   (default turns; reward/episode_rewards.py)
-    FTRL_EPISODE_MAX_TURNS   default 20
+Settings, read once; OpenRLHF cannot start without them: FTRL_REWARD_VARIANT, _MATCH, _CONTROL, _SEED (reward/openrlhf_reward.py)
+for the turns, and
+    FTRL_EPISODE_REWARD      turns | solve_f1 | answer   (reward/episode_rewards.py)
+    FTRL_EPISODE_MAX_TURNS   default 20, as in collection and evaluation
 
 Example:
     python -m train.run_openrlhf --experiment tiny-plain-grpo-episode --policy-dir outputs/cpu/start --prompts PROMPTS --out OUT
@@ -46,7 +47,7 @@ if (_ROOT := str(Path(__file__).resolve().parents[1])) not in sys.path:
 import torch
 from openrlhf.utils.agent import AgentExecutorBase
 
-from reward.openrlhf_reward import on_grid
+from reward.openrlhf_inputs import on_grid
 from train.prompts import feedback_text, make_room_for_tools
 from train.tool_episode import EpisodeSettings, ToolEpisode, episode_logs
 
@@ -114,7 +115,7 @@ class AgentExecutor(AgentExecutorBase):
             "action_ranges": written,
             "rollout_log_probs": log_probs,
             "truncated": turn.finish_reason == "length" or (episode is not None and episode.outcome == "too_long"),
-            "extra_logs": {key: torch.tensor([value]) for key, value in episode_logs(episode).items()},
+            "extra_logs": {key: torch.tensor([value]) for key, value in episode_logs(episode, self.settings).items()},
         }
 
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, read_jsonl, run_main
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment, read_environments
+from train.devices import DEVICES
 from train.policy_specs import load_policy
 from train.rollout import Episode, cut_off_text, play
 
@@ -149,6 +150,7 @@ def collect(arguments: argparse.Namespace) -> int:
                 seed=arguments.seed,
                 max_prompt_tokens=arguments.max_prompt_tokens,
                 batch_size=arguments.batch_size,
+                device=arguments.device,
             )
             play(
                 policy,
@@ -200,6 +202,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=None, help="play only the first N environments")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=64, help="sequences in one batch of hf")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="of hf; auto: the GPU where there is one")
     parser.add_argument("--in-flight", type=int, default=256, help="episodes at once")
     return collect(parser.parse_args())
 

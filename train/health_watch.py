@@ -7,6 +7,9 @@ A rule warns once, or stops the run where going on can only waste it:
 | not a number in loss, KL, reward or gradient | | at once |
 | KL to the reference (nats a token) | over 0.5 | over 5 |
 | reward faults (the sandbox's, never the model's) | over 1% of responses | over half |
+| calls that ran into the sandbox's time limit | over 2% of calls | |
+| sandbox time that is impossible: more than its workers had in the step | at once | |
+| entropy | over twice that of the first step, three steps in a row | |
 | truncated responses | over half, three steps in a row | |
 | no spread of reward within groups: nothing to learn from | under 0.01, three steps in a row | |
 
@@ -16,6 +19,7 @@ switched on, which changes the loss. `train/logprob_gap.py` measures it between 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +27,8 @@ from typing import Any
 VITAL = ("policy_loss", "kl", "rollout/reward_mean", "actor_grad_norm")
 KL_WARNS, KL_STOPS = 0.5, 5.0
 FAULTS_WARN, FAULTS_STOP = 0.01, 0.5
+TIMEOUTS_WARN = 0.02
+ENTROPY_GROWS = 2.0
 TRUNCATED_WARNS = 0.5
 SPREAD_WARNS = 0.01
 IN_A_ROW = 3
@@ -40,11 +46,15 @@ class Finding:
 
 @dataclass
 class HealthWatch:
-    """Feed it the rows in order. `expect_spread` is False for rewards that are constant by design."""
+    """Feed it the rows in order. `expect_spread` is False for rewards that are constant by design. `sandbox_workers`: how many tools
+    can run at once, in all rollout processes together; 0: unknown.
+    """
 
     expect_spread: bool = True
+    sandbox_workers: int = 0
     findings: list[Finding] = field(default_factory=list)
     _rows: list[Mapping[str, Any]] = field(default_factory=list)
+    _first_entropy: float | None = None
 
     def see(self, row: Mapping[str, Any]) -> list[Finding]:
         """The new findings of this row: each rule warns once, and a stop is always told."""
@@ -66,12 +76,37 @@ class HealthWatch:
         if fault > FAULTS_WARN:
             message = f"{fault:.1%} of the responses could not be scored (reward faults)"
             found.append(Finding(step, "fault", message, stop=fault > FAULTS_STOP))
+        found += self._check_sandbox(row, step)
+        entropy = row.get("entropy_loss")
+        if self._first_entropy is None and entropy:
+            self._first_entropy = entropy
+        limit = ENTROPY_GROWS * (self._first_entropy or math.inf)
+        if self._in_a_row("entropy_loss", lambda value: value > limit):
+            message = (
+                f"entropy has grown from {self._first_entropy:.2f} to {entropy:.2f} nats a token: the policy unlearns"
+            )
+            found.append(Finding(step, "entropy", message))
         if self._in_a_row("rollout/truncated_rate", lambda value: value > TRUNCATED_WARNS):
             found.append(
                 Finding(step, "truncated", f"{row['rollout/truncated_rate']:.0%} of the responses are cut off")
             )
         if self.expect_spread and self._in_a_row("group_reward_std", lambda value: value < SPREAD_WARNS):
             found.append(Finding(step, "spread", "rewards within groups no longer differ: nothing to learn from"))
+        return found
+
+    def _check_sandbox(self, row: Mapping[str, Any], step: int) -> list[Finding]:
+        found = []
+        calls, timeouts = row.get("p") or 0.0, row.get("timeouts") or 0.0
+        if timeouts > TIMEOUTS_WARN * max(calls, timeouts):
+            share = timeouts / max(calls, timeouts)
+            found.append(Finding(step, "timeouts", f"{share:.1%} of the calls ran into the sandbox's time limit"))
+        spent, wall = row.get("reward_seconds") or 0.0, row.get("timing/step_total") or 0.0
+        if self.sandbox_workers and wall and spent > wall * self.sandbox_workers:
+            message = (
+                f"{spent:.0f} s of sandbox time in a step of {wall:.0f} s with {self.sandbox_workers} workers is impossible: its clock was "
+                "misread, calls may have failed as timeouts without reason"
+            )
+            found.append(Finding(step, "sandbox time", message))
         return found
 
     def _in_a_row(self, key: str, holds: Any) -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from env_construction.jsonl import BadInput
+from train.devices import choose_device, require_engine
 from train.packed_decoding import Continuation, PackedDecoder, PrefixStore, use_packed_attention
 from train.policies import Exchange, Generation, PolicyRequest
 from train.prompts import load_tokenizer, render_prompt, require_thinking
@@ -35,7 +36,7 @@ PREFIX_STORE_BYTES = 3 << 30
 
 def import_vllm_engine(otherwise: str) -> Any:
     """vLLM's `LLM` class, its environment set for a CPU where there is no GPU. Raises BadInput, with what to do `otherwise`."""
-    if not torch.cuda.is_available():
+    if choose_device() == "cpu":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
@@ -121,7 +122,7 @@ class HfPolicy(_CheckpointPolicy):
         thinking: bool = False,
         max_prompt_tokens: int | None = None,
         batch_size: int = 64,
-        device: str | None = None,
+        device: str = "auto",
         dtype: str | None = None,
         workers: int | None = None,
     ) -> None:
@@ -130,7 +131,7 @@ class HfPolicy(_CheckpointPolicy):
 
         logging.disable_progress_bar()
         super().__init__(folder, "hf", temperature, max_new_tokens, thinking, max_prompt_tokens)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(choose_device(device))
         chosen = dtype or ("auto" if self.device.type == "cuda" else "float32")
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=chosen)
@@ -230,7 +231,8 @@ class VllmPolicy(_CheckpointPolicy):
         from transformers import AutoConfig, GenerationConfig
 
         super().__init__(folder, "vllm", temperature, max_new_tokens, thinking, max_prompt_tokens)
-        on_gpu = torch.cuda.is_available()
+        on_gpu = choose_device() == "cuda"
+        require_engine(int(on_gpu))
         engine_class = import_vllm_engine(f"use hf:{folder}, or install it with setup.sh")
         config = AutoConfig.from_pretrained(str(folder))
         try:

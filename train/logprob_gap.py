@@ -34,6 +34,7 @@ import torch
 from tqdm import tqdm
 
 from env_construction.jsonl import BadInput, read_jsonl, run_main
+from train.devices import choose_device
 from train.local_policies import import_vllm_engine
 from train.prompts import load_tokenizer, template_sha256
 
@@ -79,7 +80,7 @@ def sample_with_vllm(
     policy: str, prompts: Sequence[list[int]], *, max_new_tokens: int, temperature: float, seed: int
 ) -> list[Sampled]:
     """A response of the rollout engine to each prompt, with the log-probabilities that it sampled from."""
-    on_gpu = torch.cuda.is_available()
+    on_gpu = choose_device() == "cuda"
     engine_class = import_vllm_engine("install it with setup.sh")
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
@@ -126,7 +127,7 @@ def load_trainers_model(policy: str) -> Any:
     """The model in the trainer's precision: bf16 on a GPU, float32 on a CPU (train/openrlhf_on_cpu.py)."""
     from transformers import AutoModelForCausalLM
 
-    on_gpu = torch.cuda.is_available()
+    on_gpu = choose_device() == "cuda"
     model: Any = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.bfloat16 if on_gpu else torch.float32)
     return model.to("cuda" if on_gpu else "cpu").eval()
 

@@ -7,30 +7,32 @@ OpenRLHF's loss_agg_mode covers the policy loss only: KL and entropy stay averag
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from env_construction.jsonl import BadInput
 from train.experiments import TEMPERATURE, Experiment
 from train.memory_plan import ADAPTER_RANK, engine_share
+from train.openrlhf_launcher import REPOSITORY, worker_environment
+from train.ray_job import RayJob
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 REWARD_FILE = REPOSITORY / "reward" / "openrlhf_reward.py"
 AGENT_FILE = REPOSITORY / "train" / "agent.py"
 ADAPTER_FLAGS = ["--ds.lora.rank", str(ADAPTER_RANK), "--ds.lora.alpha", str(ADAPTER_RANK)]  # of all linear layers
-REFERENCE_VARIABLE = "OPENRLHF_REFERENCE"
 EPISODE_REWARD_VARIABLE = "FTRL_EPISODE_REWARD"
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Where and how one epoch is trained. `gpus` are the cards of one node, 0 means CPU; `samples` the prompts in the file.
+    """Where and how one epoch is trained. `gpus` are those of one node, 0 means CPU; `samples` the prompts in the file.
 
-    `save_steps`: the trainer's state is saved every so many steps, and a killed run goes on there; 0: never.
-    `reference`: a model folder that KL is measured to instead of `policy`. `ray_address`: a running Ray cluster's job
-    server; `policy`, `prompts` and `out` must then be paths that all its nodes share.
+    `save_steps`: the trainer's state is saved every so many steps, and a killed run resumes from it; 0: never.
+    `reference`: a model folder that KL is measured to instead of `policy`. `ray_address`: a running Ray cluster,
+    HOST:PORT to join it or http://HOST:PORT to submit a job; the repository with its .venv, `policy`, `prompts` and `out` must then
+    be paths that all its nodes share.
+    `threads`: OMP threads of each worker. `flash_attention`, `compiler`: what train/devices.py found for the GPU route.
     """
 
     policy: str
@@ -44,6 +46,16 @@ class Launch:
     save_steps: int = 0
     reference: str = ""
     ray_address: str = ""
+    threads: int = 1
+    flash_attention: bool = True
+    compiler: bool = True
+
+    @property
+    def job(self) -> RayJob | None:
+        """The job that the training is where `ray_address` is a job server."""
+        if not self.ray_address.startswith(("http://", "https://")):
+            return None
+        return RayJob(self.ray_address, self.out / "openrlhf" / "job.txt")
 
 
 def build_flags(row: Experiment, launch: Launch) -> list[str]:
@@ -51,7 +63,7 @@ def build_flags(row: Experiment, launch: Launch) -> list[str]:
     scale = row.scale
     flags = [
         "--actor.model_name_or_path", launch.policy,
-        *_reward_flags(row, launch),
+        *_reward_flags(row),
         "--data.prompt_dataset", launch.prompts, "--data.input_key", "prompt", "--data.label_key", "label",
         "--data.max_len", str(scale.max_prompt + scale.max_response),
         "--data.max_samples", str(launch.samples),
@@ -82,10 +94,9 @@ def build_flags(row: Experiment, launch: Launch) -> list[str]:
     return flags
 
 
-def _reward_flags(row: Experiment, launch: Launch) -> list[str]:
-    """The file that plays and scores. On a cluster the repository is unpacked where each node likes, and is its working folder."""
-    flag, file = ("--train.agent_func_path", AGENT_FILE) if row.episode else ("--reward.remote_url", REWARD_FILE)
-    return [flag, str(file.relative_to(REPOSITORY)) if launch.ray_address else str(file)]
+def _reward_flags(row: Experiment) -> list[str]:
+    """The file that plays and scores."""
+    return ["--train.agent_func_path", str(AGENT_FILE)] if row.episode else ["--reward.remote_url", str(REWARD_FILE)]
 
 
 def _optimizer(entity: str, learning_rate: float) -> list[str]:
@@ -100,7 +111,7 @@ def _state_flags(launch: Launch) -> list[str]:
     flags = ["--ckpt.path", str(launch.out / "openrlhf" / "state")]
     if not launch.save_steps:
         return [*flags, "--ckpt.disable_ds"]
-    return [*flags, "--ckpt.save_steps", str(launch.save_steps), "--ckpt.load_enable", "--ckpt.max_num", "1"]
+    return [*flags, "--ckpt.save_steps", str(launch.save_steps), "--ckpt.load_enable", "--ckpt.max_num", "2"]
 
 
 def _machine_flags(row: Experiment, launch: Launch) -> list[str]:
@@ -112,20 +123,41 @@ def _machine_flags(row: Experiment, launch: Launch) -> list[str]:
     flags += [
         "--vllm.num_engines", str(cards * launch.nodes), "--vllm.tensor_parallel_size", "1", "--vllm.enable_prefix_caching",
     ]  # fmt: skip
-    if launch.gpus:
-        # an adapter's weights are sent merged, which needs whole layers on a card (train/openrlhf_lora.py); its optimizer is small
-        sharding = ["--ds.zero_stage", "3", "--ds.adam_offload", "--ds.enable_sleep"]
-        if row.adapter:
-            sharding = ["--ds.zero_stage", "2"]
+    if not launch.gpus:
         return [
-            *flags, "--vllm.sync_backend", "nccl", "--vllm.enable_sleep",
-            "--vllm.gpu_memory_utilization", str(engine_share(cards * launch.nodes)),
-            *sharding, "--ds.param_dtype", "bf16",
-            "--ds.attn_implementation", "flash_attention_2", "--ds.packing_samples", "--actor.gradient_checkpointing_enable",
+            *flags, "--vllm.sync_backend", "gloo", "--vllm.enforce_eager", "--ds.attn_implementation", "sdpa", "--ds.zero_stage", "2",
         ]  # fmt: skip
+    # an adapter's weights are sent merged, which needs whole layers on a GPU (train/openrlhf_lora.py); its optimizer is small.
+    # No --ds.enable_sleep: beside an optimizer on the host it does nothing, and DeepSpeed has it for its own Adam alone.
+    sharding = ["--ds.zero_stage", "2"] if row.adapter else ["--ds.zero_stage", "3", "--ds.adam_offload"]
+    attention = ["--ds.attn_implementation", "sdpa"]  # padded batches: packing needs flash-attn
+    if launch.flash_attention:
+        attention = ["--ds.attn_implementation", "flash_attention_2", "--ds.packing_samples"]
     return [
-        *flags, "--vllm.sync_backend", "gloo", "--vllm.enforce_eager", "--ds.attn_implementation", "sdpa", "--ds.zero_stage", "2",
+        *flags, "--vllm.sync_backend", "nccl", "--vllm.enable_sleep",
+        "--vllm.gpu_memory_utilization", str(engine_share(cards * launch.nodes)),
+        *([] if launch.compiler else ["--vllm.enforce_eager"]),
+        *sharding, "--ds.param_dtype", "bf16", *attention, "--actor.gradient_checkpointing_enable",
     ]  # fmt: skip
+
+
+def check_batches(row: Experiment, launch: Launch) -> None:
+    """Raises BadInput with the numbers where DeepSpeed or OpenRLHF would stop after all models are loaded."""
+    ranks, scale = max(launch.gpus, 1) * launch.nodes, row.scale
+    if scale.train_batch % (scale.micro_batch * ranks):
+        raise BadInput(
+            f"{row.name}: a train batch of {scale.train_batch} samples does not divide into micro-batches of {scale.micro_batch} "
+            f"on {ranks} GPUs; use a number of GPUs that divides {scale.train_batch // scale.micro_batch}"
+        )
+    samples = scale.rollout_batch * scale.samples_per_prompt
+    if samples % scale.train_batch:
+        raise BadInput(
+            f"{row.name}: {samples} samples of a rollout batch are no whole number of train batches of {scale.train_batch}"
+        )
+    if samples // scale.micro_batch < ranks:
+        raise BadInput(
+            f"{row.name}: {samples} samples in micro-batches of {scale.micro_batch} do not reach all {ranks} GPUs; use fewer"
+        )
 
 
 def reward_environment(row: Experiment, control: str, seed: int) -> dict[str, str]:
@@ -142,18 +174,17 @@ def reward_environment(row: Experiment, control: str, seed: int) -> dict[str, st
 
 
 def build_command(flags: Sequence[str], launch: Launch, environment: Mapping[str, str]) -> list[str]:
-    """The entry point on GPUs, behind what adapters or a held reference need; the same one through the compatibility module on
-    a CPU, or submitted to a Ray cluster.
-    """
-    module = "train.openrlhf_on_cpu"
-    if launch.gpus:
-        module = "train.openrlhf_reference" if launch.reference else "openrlhf.cli.train_ppo_ray"
-        if ADAPTER_FLAGS[0] in flags:
-            module = "train.openrlhf_lora"
-    if not launch.ray_address:
-        return [sys.executable, "-m", module, *flags]
-    runtime = json.dumps(
-        {"working_dir": str(REPOSITORY), "env_vars": dict(environment), "excludes": [".venv", "outputs"]}
-    )
-    submit = ["ray", "job", "submit", "--address", launch.ray_address, "--runtime-env-json", runtime, "--"]
-    return [*submit, "python", "-m", module, *flags]
+    """The launcher with the adaptations that the route needs: with a Ray of its own, on a cluster that it joins, or as a job."""
+    adapt = [] if launch.gpus else ["cpu"]
+    if not launch.gpus or not launch.flash_attention:
+        adapt.append("no-flash-attn")
+    if ADAPTER_FLAGS[0] in flags:
+        adapt.append("lora")
+    own = ["--gpus", str(launch.gpus), "--threads", str(launch.threads)]
+    own += ["--adapt", ",".join(adapt)] if adapt else []
+    if launch.ray_address:
+        own += ["--join", "auto" if launch.job else launch.ray_address]
+    launcher = [sys.executable, "-m", "train.openrlhf_launcher", *own, "--", *flags]
+    if launch.job:
+        return launch.job.submit_command(launcher, {**worker_environment(adapt, launch.threads), **environment})
+    return launcher

@@ -1,32 +1,22 @@
 """The trainer with LoRA adapters: vLLM gets every weight as it is with its adapter added, under the name that it knows.
 
-    python -m train.openrlhf_lora --ds.lora.rank 32 ... <flags of openrlhf.cli.train_ppo_ray>
-
 OpenRLHF 0.11.2 takes `--ds.lora.rank` for RL too, but sends vLLM the adapter's own tensors (`base_model.model...lora_A...`), which
 vLLM's models do not have. Here the policy's processes hand its weight sync another view of the model: one tensor for each weight
 of the base model, W + s B A for a layer with an adapter, made when it is sent. Everything else is OpenRLHF's: the adapters
 are what is trained and saved (`train/merge_adapter.py` makes a whole checkpoint of them).
 
-Needs whole layers on a card, that is ZeRO stage 2 at most. $OPENRLHF_REFERENCE holds the KL reference as
-`train/openrlhf_reference.py` does. On a CPU `train/openrlhf_on_cpu.py` installs the same change.
+Needs whole layers on a GPU, that is ZeRO stage 2 at most. `train/openrlhf_launcher.py --adapt lora` installs it, on CPUs and GPUs.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import runpy
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from train.adapt_after_import import AdaptAfterImport
-from train.openrlhf_command import REFERENCE_VARIABLE
+from train.adapt_after_import import Adaptations
 
-# what OpenRLHF itself sets when it starts Ray (cli/train_ppo_ray.py); a Ray that runs already keeps OpenRLHF from doing so
-RAY_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 PREFIX = "base_model.model."
 
 
@@ -91,31 +81,4 @@ def send_merged_weights(module: Any) -> None:
     module.ActorPPOTrainer.broadcast_to_vllm = broadcast_to_vllm
 
 
-def install() -> None:
-    """Adapt this process, once; Ray calls it first in every worker."""
-    name = "openrlhf.trainer.ray.ppo_actor"
-    if not any(isinstance(finder, AdaptAfterImport) and name in finder.adaptations for finder in sys.meta_path):
-        sys.meta_path.insert(0, AdaptAfterImport({name: send_merged_weights}))
-
-
-def main() -> None:
-    import ray
-
-    repository = str(Path(__file__).resolve().parent.parent)
-    paths = [repository, *filter(None, [os.environ.get("PYTHONPATH")])]
-    variables = {name: os.environ.get(name, value) for name, value in RAY_ENVIRONMENT.items()}
-    ray.init(
-        runtime_env={
-            "env_vars": {**variables, "PYTHONPATH": os.pathsep.join(paths)},
-            "worker_process_setup_hook": "train.openrlhf_lora.install",
-        }
-    )
-    if os.environ.get(REFERENCE_VARIABLE):
-        from train.openrlhf_reference import hold_reference
-
-        hold_reference(os.environ[REFERENCE_VARIABLE])
-    runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    main()
+ADAPTATIONS: Adaptations = {"openrlhf.trainer.ray.ppo_actor": send_merged_weights}

@@ -1,23 +1,19 @@
-"""Run the real OpenRLHF trainer where there is no GPU: the same entry point, the same code on disk, a few spots adapted.
+"""What is adapted so that the real OpenRLHF trainer runs where there is no GPU: the same code on disk, a few spots changed.
 
-    python -m train.openrlhf_on_cpu <flags of openrlhf.cli.train_ppo_ray>
-
-starts a local Ray with pretended GPUs, installs the adaptations below in every process, and runs
-`openrlhf.cli.train_ppo_ray` as `__main__`. Nothing is changed where CUDA is available. Each adaptation waits for its module to be
-imported, so that processes which never need torch do not pay for it.
+`train/openrlhf_launcher.py --adapt cpu` installs this in every process, and starts a local Ray with pretended GPUs. It is installed
+because the CPU was asked for, also on a machine that has GPUs: these processes then see none.
+Each adaptation waits for its module to be imported, so that processes which never need torch do not pay for it.
 
 | module (OpenRLHF 0.11.2, vLLM 0.29) | on a GPU | here |
 | --- | --- | --- |
-| `torch.cuda` | device bookkeeping, a cache of freed memory | harmless stand-ins; the current device is the CPU; emptying the cache gives freed memory back to the system |
+| `torch.cuda` | device bookkeeping, a cache of freed memory | no GPU is there; harmless stand-ins; the current device is the CPU; emptying the cache gives freed memory back to the system |
 | `torch.distributed.device_mesh` | mesh over "cuda" | the same mesh over "cpu" |
 | `deepspeed.comm.torch` | - | no shared-memory all-reduce, which would be compiled at every first start |
 | `openrlhf.utils.utils` | bf16 or fp16 parameters | fp32: CPUs without native bf16 emulate it, three times slower |
-| `openrlhf.utils.deepspeed.deepspeed_utils` | bf16 section, fused Adam | fp32; torch's AdamW, which needs no compiler |
+| `openrlhf.utils.deepspeed.deepspeed_utils` | bf16 section | fp32 |
 | `openrlhf.utils.distributed_util` | NCCL broadcast of weights to vLLM | vLLM's `StatelessProcessGroup`, weights as bytes |
 | `vllm.engine.arg_utils` | bfloat16, OpenRLHF's worker extension | float32 (rollout and trainer then agree), `vllm_cpu_worker.py` |
 | `vllm._custom_ops` | - | no packed weights in linear layers, so that synchronised weights take effect |
-| `openrlhf.trainer.ray.ppo_actor` | - (`train/openrlhf_lora.py` on GPUs, for adapters) | weights with adapters reach vLLM merged |
-| `flash_attn` | fused cross-entropy | hidden, so that OpenRLHF takes its torch path |
 
 What this is not: a way to train large models. It is the real trainer with real weight sync, made for models of a few million
 parameters, so that the code that runs on GPUs is exercised on every machine.
@@ -27,16 +23,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
-import importlib.machinery
 import os
-import runpy
-import sys
-import types
 from collections.abc import Callable
 from typing import Any
 
-from train.adapt_after_import import AdaptAfterImport, Adaptations
+from train.adapt_after_import import Adaptations
 
 ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
@@ -45,14 +36,10 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker lives in the engine's process: one process fewer to import everything
     "TORCHDYNAMO_DISABLE": "1",
-    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # Ray would run the trainer at the lowest priority
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",  # every step's status line arrives whole
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
@@ -60,8 +47,6 @@ ENVIRONMENT = {
 KV_SEQUENCES = 128
 KV_BYTES = (64 * 1024**2, 2 * 1024**3)
 MATMUL_VARIABLE = "TRAIN_CPU_MATMUL"
-# settings of the reward and the sandbox, read in the rollout process, and of this module
-PASSED_ON = ("FTRL_REWARD_", "FTRL_EPISODE_", "TOOL_SANDBOX_", MATMUL_VARIABLE)
 
 
 class CpuDevice(str):
@@ -108,6 +93,9 @@ def open_weight_channel(
 
 def _adapt_torch(torch: Any) -> None:
     device = CpuDevice("cpu")
+    # Ray shows its pretended GPUs to the workers, and there may be real ones of these numbers
+    torch.cuda.is_available = lambda: False
+    torch.cuda.device_count = lambda: 0
     torch.cuda.current_device = lambda: device
     torch.cuda.current_stream = lambda *_: None
     for name in ("set_device", "synchronize"):
@@ -165,8 +153,6 @@ def _in_fp32(made: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any
         config = made(*arguments, **named)
         config["bf16"] = {"enabled": False}
         config["fp16"] = {"enabled": False}
-        if "optimizer" in config:
-            config["optimizer"].setdefault("params", {})["torch_adam"] = True
         return config
 
     return configuration
@@ -205,12 +191,6 @@ def _adapt_linear_layers(module: Any) -> None:
     module._supports_onednn = False
 
 
-def _adapt_adapters(module: Any) -> None:
-    from train.openrlhf_lora import send_merged_weights
-
-    send_merged_weights(module)
-
-
 ADAPTATIONS: Adaptations = {
     "torch": _adapt_torch,
     "torch.distributed.device_mesh": _adapt_device_mesh,
@@ -218,64 +198,6 @@ ADAPTATIONS: Adaptations = {
     "openrlhf.utils.utils": _adapt_dtype,
     "openrlhf.utils.deepspeed.deepspeed_utils": _adapt_deepspeed_configuration,
     "openrlhf.utils.distributed_util": _adapt_weight_sync,
-    "openrlhf.trainer.ray.ppo_actor": _adapt_adapters,
     "vllm.engine.arg_utils": _adapt_engine_arguments,
     "vllm._custom_ops": _adapt_linear_layers,
 }
-
-
-def install() -> None:
-    """Adapt this process; once, and only where CUDA is absent. Ray calls it first in every worker."""
-    if any(isinstance(finder, AdaptAfterImport) for finder in sys.meta_path) or _has_cuda():
-        return
-    compiled_part = types.ModuleType("flash_attn_2_cuda")
-    compiled_part.__spec__ = importlib.machinery.ModuleSpec("flash_attn_2_cuda", loader=None)
-    sys.modules["flash_attn_2_cuda"] = compiled_part
-    sys.modules["flash_attn.ops.triton.cross_entropy"] = None  # type: ignore[assignment]
-    sys.meta_path.insert(0, AdaptAfterImport(ADAPTATIONS))
-    for name, adapt in ADAPTATIONS.items():
-        if name in sys.modules:
-            adapt(sys.modules[name])
-
-
-def _has_cuda() -> bool:
-    """Without importing torch: the driver's device file is there, or it is not."""
-    return os.path.exists("/dev/nvidia0")
-
-
-def start_ray(num_gpus: int = 4) -> None:
-    """A local Ray without dashboard, with pretended GPUs for OpenRLHF's placement groups."""
-    import ray
-
-    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
-    ray.init(
-        address="local",  # never join a cluster that happens to run here
-        num_cpus=8,
-        num_gpus=num_gpus,
-        include_dashboard=False,
-        object_store_memory=256 * 1024**2,
-        log_to_driver=True,
-        runtime_env={
-            "env_vars": {**ENVIRONMENT, **passed, "PYTHONPATH": os.pathsep.join(paths)},
-            "worker_process_setup_hook": f"{__name__ if __name__ != '__main__' else 'train.openrlhf_on_cpu'}.install",
-        },
-    )
-
-
-def main() -> None:
-    os.environ.update(ENVIRONMENT)
-    module = importlib.import_module(
-        "train.openrlhf_on_cpu"
-    )  # under its own name: classes here travel between processes
-    module.install()
-    module.start_ray()
-    if os.environ.get("OPENRLHF_REFERENCE"):
-        from train.openrlhf_reference import hold_reference
-
-        hold_reference(os.environ["OPENRLHF_REFERENCE"])
-    runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    main()

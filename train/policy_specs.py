@@ -29,7 +29,7 @@ def load_policy(
     max_prompt_tokens: int | None = None,
     batch_size: int = 64,
     concurrency: int = 32,
-    device: str | None = None,
+    device: str = "auto",
     dtype: str | None = None,
     workers: int | None = None,
 ) -> Policy:
@@ -37,7 +37,7 @@ def load_policy(
 
     `max_prompt_tokens`: a longer prompt ends its episode as `too_long`; None means all that the model's context leaves.
     `concurrency` is for `openai`; `dtype` (torch's name) for `hf` and `vllm`: by default the checkpoint's type where there is
-    a GPU, else float32. For `hf`: `batch_size`; `device`, by default CUDA where there is a GPU, else CPU; `workers`, how many
+    a GPU, else float32. For `hf`: `batch_size`; `device`, a choice of train/devices.py; `workers`, how many
     batches are decoded at once, each in a thread; None means as many as the cores allow at torch's number of threads.
     """
     kind, _, rest = spec.partition(":")

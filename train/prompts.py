@@ -81,7 +81,9 @@ def render_prompt(
 ) -> str:
     """The prompt that a model continues: `messages` so far with `tools` (OpenAI format), the assistant's turn opened.
 
-    Lone surrogates, which a model can write as JSON escapes, become `?`: tokenizers take valid Unicode only.
+    Lone surrogates, which a model can write as JSON escapes, become `?`: tokenizers take valid Unicode only. Where the tokenizer
+    composes letters and accents (Qwen's do, NFC), so does the prompt: the tokens are the same, and they decode to the prompt again,
+    by which the reward finds the response in a query.
     """
     text = tokenizer.apply_chat_template(
         list(messages),
@@ -90,7 +92,11 @@ def render_prompt(
         tokenize=False,
         enable_thinking=thinking,
     )
-    return text.encode("utf-8", "replace").decode("utf-8")
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    # others stand for steps that decoding undoes, such as writing a space as another character
+    composes = normalizer is not None and normalizer.normalize_str(_DECOMPOSED) == _COMPOSED
+    return normalizer.normalize_str(text) if composes else text
 
 
 def feedback_text(tokenizer: Any, tool_messages: Sequence[Mapping[str, Any]], thinking: bool) -> str:
@@ -130,6 +136,7 @@ def dropped_when_rendered_again(tokenizer: Any, thinking: bool) -> str:
     return opened[same:]
 
 
+_DECOMPOSED, _COMPOSED = " e\u0301", " \u00e9"
 _TURN = "Turn-3c9e"
 _PROBE_TOOLS = [
     {"type": "function", "function": {"name": "probe", "description": "?", "parameters": {"type": "object"}}}

@@ -5,9 +5,10 @@ Outputs in --out: `checkpoint/` (Hugging Face format, with tokenizer and templat
 OpenRLHF logs, `reward_seconds` spent running calls and their `reward_share` of the step), `openrlhf/` (its whole output, the
 command, TensorBoard files), and `done.json` at the very end.
 
-The command is `python -m openrlhf.cli.train_ppo_ray` on GPUs, and the same entry point behind `train/openrlhf_on_cpu.py` where
-there is none. A finished run is not repeated. A killed one goes on at its last saved state (--save-steps), or starts the epoch
-again. Optimizer state and KL reference begin anew with each epoch; --reference base keeps the reference of the first one.
+`train/openrlhf_launcher.py` runs OpenRLHF's own entry point: on --gpus N GPUs, or on the CPU for --gpus 0 and the rows made for it,
+whatever the machine has (train/devices.py). A finished run is not repeated. A killed one resumes from its last saved state
+(--save-steps), or starts the epoch again. Optimizer state and KL reference start fresh with each epoch; --reference base keeps the
+reference of the first one.
 
 Example:
     python -m train.run_openrlhf --experiment tiny-plain-grpo --policy-dir outputs/cpu/start \\
@@ -28,6 +29,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,14 +37,19 @@ from typing import Any
 from tqdm import tqdm
 
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, read_jsonl, run_main
+from reward.logged_settings import asked, differences
+from train import devices
 from train.experiments import TEMPERATURE, Experiment, experiment
 from train.health_watch import HealthWatch
-from train.memory_plan import check_memory, installed_gpu_gib
+from train.memory_plan import check_memory
 from train.merge_adapter import merge_adapter
-from train.openrlhf_command import REFERENCE_VARIABLE, Launch, build_command, build_flags, reward_environment
+from train.openrlhf_command import REWARD_FILE, Launch, build_command, build_flags, check_batches, reward_environment
+from train.openrlhf_launcher import REFERENCE_VARIABLE
 from train.openrlhf_on_cpu import MATMUL_VARIABLE
 from train.prompts import load_tokenizer, require_thinking, template_sha256
-from train.training_log import drop_steps_after, read_status, saved_step, telling_lines
+from train.ray_job import RayJob
+from train.saved_state import ASIDE, recover
+from train.training_log import drop_steps_after, read_status, telling_lines
 
 LOG_LINES = 25
 SAVE_STEPS = 10
@@ -55,17 +62,33 @@ CONFIGURATION = (
 
 
 def train(
-    command: list[str], environment: dict[str, str], out: Path, epoch: int, steps: int, watch: HealthWatch | None = None
+    command: list[str],
+    environment: dict[str, str],
+    out: Path,
+    epoch: int,
+    steps: int,
+    watch: HealthWatch | None = None,
+    wanted: Mapping[str, Any] | None = None,
+    states: Sequence[str] = ("_actor",),
+    job: RayJob | None = None,
 ) -> list[dict[str, Any]]:
     """Run the command; show a bar, append a row a step to `train_log.jsonl`, keep all its output in `openrlhf/output.log`.
 
+    `states`: what the trainer saves and resumes; empty: it starts from the beginning. `job`: what `command` submits; it is stopped
+    where it has not ended well.
     Returns the rows of the whole epoch, those of an earlier, killed run included. Raises BadInput if the trainer fails or
-    ends early (its last telling lines go to stderr), or if `watch` finds a reason to stop it.
+    ends early (its last telling lines go to stderr), if `watch` finds a reason to stop it, or if a step was not rewarded by the
+    settings `wanted` (of reward/logged_settings.py).
     """
     watch = watch or HealthWatch()
     log, rows_file = out / "openrlhf" / "output.log", out / "train_log.jsonl"
-    done = saved_step(out / "openrlhf" / "state")
+    done = recover(out / "openrlhf" / "state", states) if states else 0
     drop_steps_after(rows_file, done)
+    for _, row in read_jsonl(rows_file) if done else ():
+        watch.see(row)
+    if job:
+        job.begin(command)
+    ended = False
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         env={**os.environ, **environment}, preexec_fn=_end_with_parent,
@@ -84,15 +107,22 @@ def train(
                     continue
                 rows.write({"epoch": epoch, **status})
                 _show(bar, status)
+                if wrong := differences(status, wanted or {}):
+                    raise BadInput(
+                        f"stopped at step {status['step']}: it was trained with another reward: {'; '.join(wrong)}; the whole log is {log}"
+                    )
                 for finding in watch.see(status):
                     tqdm.write(f"health: step {finding.step}: {finding.message}", file=sys.stderr)
                     if finding.stop:
                         raise BadInput(f"stopped at step {finding.step}: {finding.message}; the whole log is {log}")
         code = process.wait()
+        ended = code == 0
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait()
+        if job and not ended:
+            job.stop()
     found = [row for _, row in read_jsonl(rows_file)]
     if code or len(found) < steps:
         lines = telling_lines(log.read_text(encoding="utf-8", errors="replace"))[-LOG_LINES:]
@@ -118,6 +148,11 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
+def stop_on_sigterm() -> None:
+    """A scheduler's SIGTERM ends the trainer, and its job on a cluster, before it ends this process."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.run_openrlhf"
@@ -138,7 +173,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--reward-control", choices=("", "shuffled", "constant"), default="")
     parser.add_argument("--gpus", type=int, default=None, help="cards of one node (default: what the experiment needs)")
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--ray-address", default="", help="submit to this Ray cluster, such as http://127.0.0.1:8265")
+    parser.add_argument(
+        "--ray-address",
+        default="",
+        help="train on this Ray cluster: HOST:6379 from one of its nodes, or http://HOST:8265 as a job (default: a Ray of our own)",
+    )
     parser.add_argument(
         "--save-steps",
         type=int,
@@ -159,6 +198,8 @@ def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
             raise BadInput("--reference base needs --base-policy: the folder that the first epoch started from")
     exists = Path(arguments.prompts).exists()
     save_steps = SAVE_STEPS if gpus else SAVE_STEPS_ON_CPU if row.model.parameters > SAVED_ON_CPU else 0
+    cores = len(os.sched_getaffinity(0))
+    threads = cores if _is_large_for_a_cpu(row) else int(os.environ.get("OMP_NUM_THREADS", "1"))
     return Launch(
         policy=_absolute(arguments.policy_dir),
         prompts=str(Path(arguments.prompts).resolve()),
@@ -171,7 +212,15 @@ def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
         save_steps=save_steps if arguments.save_steps is None else arguments.save_steps,
         reference=reference,
         ray_address=arguments.ray_address,
+        threads=max(1, cores // gpus) if gpus else threads,  # the optimizer's step runs on the host
+        flash_attention=bool(gpus) and devices.has_flash_attention(),
+        compiler=devices.has_compiler(),
     )
+
+
+def _is_large_for_a_cpu(row: Experiment) -> bool:
+    """Whether most of a CPU's time goes into matrix products, and two trainings side by side do not fit into memory."""
+    return row.model.name != "tiny"
 
 
 def _absolute(policy: str) -> str:
@@ -184,10 +233,12 @@ def _count(prompts: str) -> int:
 
 def check(row: Experiment, launch: Launch) -> None:
     """Refuse what cannot work before anything is downloaded or started. Raises BadInput with the reason."""
-    if launch.gpus and not launch.ray_address and not os.path.exists("/dev/nvidia0"):
-        raise BadInput(
-            f"{row.name} needs {launch.gpus} GPU(s), this machine shows none; --gpus 0 runs it on the CPU, slowly"
-        )
+    if not launch.ray_address:
+        if launch.gpus:
+            devices.require_gpus(row.name, launch.gpus)
+        devices.require_engine(launch.gpus)
+    check_batches(row, launch)
+    check_paths(launch)
     if launch.samples < row.scale.rollout_batch:
         raise BadInput(
             f"{launch.prompts}: {launch.samples} prompts do not fill a rollout batch of {row.scale.rollout_batch}"
@@ -205,6 +256,28 @@ def check(row: Experiment, launch: Launch) -> None:
             )
 
 
+def check_paths(launch: Launch) -> None:
+    """Raises BadInput for paths that OpenRLHF takes for lists (",") or for a dataset with its share ("@")."""
+    for path in (launch.prompts, str(launch.out), str(REWARD_FILE)):
+        if found := [sign for sign in ",@" if sign in path]:
+            raise BadInput(f"{path}: OpenRLHF splits paths at {found[0]!r}; use a folder without it")
+
+
+def route_notes(launch: Launch) -> list[str]:
+    """What the user should know about the route: parts that are missing here, and what happens instead."""
+    notes = []
+    if launch.gpus and not launch.flash_attention:
+        notes.append(
+            "attention: flash-attn cannot be imported here: torch's sdpa on padded batches instead of packed ones"
+        )
+    if launch.gpus and not launch.compiler:
+        notes.append(
+            "compiler: no C compiler with Python.h here: torch.compile and CUDA graphs are off; should Triton's kernels fail, "
+            "install gcc and Python's headers"
+        )
+    return notes
+
+
 def _thinking_of(label: str) -> Any:
     """The mode in a label for episodes; None in a label of another kind."""
     try:
@@ -215,42 +288,97 @@ def _thinking_of(label: str) -> Any:
 
 def main() -> int:
     arguments = parse_arguments()
+    stop_on_sigterm()
     row = experiment(arguments.experiment)
+    out = Path(arguments.out).resolve()
+    wanted = asked(reward_environment(row, arguments.reward_control, arguments.seed), row.episode)
+    if (out / "done.json").exists() and not arguments.dry_run:
+        check_finished(out, configuration(row, arguments), wanted)
+        print(f"{out}: trained already")
+        return 0
     launch = make_launch(row, arguments)
-    environment = reward_environment(row, arguments.reward_control, arguments.seed)
-    if not launch.gpus and row.model.name != "tiny":
-        # a model of this size does little else than multiply, and no second one fits beside it
-        environment.update({MATMUL_VARIABLE: "bf16", "OMP_NUM_THREADS": str(os.cpu_count() or 1)})
-    if launch.reference:
-        environment[REFERENCE_VARIABLE] = launch.reference
+    environment = training_environment(row, launch, arguments)
     command = build_command(build_flags(row, launch), launch, environment)
-    shown = " ".join([*(f"{key}={value}" for key, value in environment.items()), shlex.join(["python", *command[1:]])])
-    if launch.ray_address:
-        shown = shlex.join(command)
+    variables = [] if launch.job else [f"{key}={value}" for key, value in environment.items()]
+    shown = " ".join([*variables, shlex.join(command if launch.job else ["python", *command[1:]])])
+    for note in route_notes(launch):
+        print(note)
     if arguments.dry_run:
         print(shown)
         return 0
     check(row, launch)
-    if launch.gpus and not launch.ray_address:
-        gpu_gib = installed_gpu_gib()
+    if launch.gpus:
+        # a cluster's GPUs cannot be asked from here: those that the row is made for
+        gpu_gib = devices.visible_gpu_gib() or float(row.card_gib)
         print(
             check_memory(row, launch.gpus, launch.nodes, gpu_gib) if gpu_gib else "memory: nvidia-smi does not answer"
         )
-    out = launch.out
-    kept = {key: value for key, value in vars(arguments).items() if key in CONFIGURATION and value != ""}
-    # a name's settings may change from one version to the next
-    kept |= {"scale": asdict(row.scale), "flags": row.flags, "prompts_sha256": file_sha256(arguments.prompts)}
-    keep_configuration(out / "openrlhf", kept)
-    if (out / "done.json").exists():
-        print(f"{out}: trained already")
-        return 0
+    keep_configuration(out / "openrlhf", configuration(row, arguments))
     (out / "openrlhf" / "command.txt").write_text(shown + "\n", encoding="utf-8")
     started = time.monotonic()
-    watch = HealthWatch(expect_spread=environment["FTRL_REWARD_CONTROL"] != "constant")
-    rows = train(command, environment, out, arguments.epoch, launch.samples // row.scale.rollout_batch, watch)
+    cores = len(os.sched_getaffinity(0))
+    workers = int(os.environ.get("TOOL_SANDBOX_WORKERS") or cores) * max(1, launch.gpus) * launch.nodes
+    watch = HealthWatch(expect_spread=environment["FTRL_REWARD_CONTROL"] != "constant", sandbox_workers=workers)
+    steps = launch.samples // row.scale.rollout_batch
+    states = ("_actor", "_critic") if row.algorithm == "ppo" else ("_actor",)
+    rows = train(
+        command,
+        environment,
+        out,
+        arguments.epoch,
+        steps,
+        watch,
+        wanted,
+        states if launch.save_steps else (),
+        launch.job,
+    )
     if row.adapter:
         merge_adapter(launch.policy, out / "adapter", out / "checkpoint")
-    seconds = time.monotonic() - started
+    finish(out, rows, time.monotonic() - started, watch, wanted)
+    return 0
+
+
+def training_environment(row: Experiment, launch: Launch, arguments: argparse.Namespace) -> dict[str, str]:
+    """The variables that the launcher hands to every worker: the reward's settings, and what the route needs."""
+    environment = reward_environment(row, arguments.reward_control, arguments.seed)
+    if not launch.gpus and _is_large_for_a_cpu(row):
+        environment[MATMUL_VARIABLE] = "bf16"
+    if launch.gpus and not launch.compiler:
+        environment["TORCHDYNAMO_DISABLE"] = "1"
+    if launch.reference:
+        environment[REFERENCE_VARIABLE] = launch.reference
+    return environment
+
+
+def configuration(row: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What decides the result, for the output folder to keep: a name's settings may change from one version to the next."""
+    kept = {key: value for key, value in vars(arguments).items() if key in CONFIGURATION and value != ""}
+    prompts = file_sha256(arguments.prompts) if Path(arguments.prompts).exists() else ""
+    return kept | {"scale": asdict(row.scale), "flags": row.flags, "prompts_sha256": prompts}
+
+
+def check_finished(out: Path, kept: dict[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises BadInput if a finished epoch was trained with another configuration or reward. Prompts that were made again since (a
+    collection replays the episodes that had faulted) are no reason to train again: a note says so.
+    """
+    folder = out / "openrlhf"
+    found = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))
+    there = found.get("prompts_sha256", kept["prompts_sha256"])
+    keep_configuration(folder, {**kept, "prompts_sha256": there})
+    if there != kept["prompts_sha256"]:
+        print(f"note: {kept['prompts']} has changed since {out} was trained on it")
+    trained = json.loads((out / "done.json").read_text(encoding="utf-8")).get("reward", {})
+    if wrong := differences(trained, wanted):
+        raise BadInput(f"{out} was trained with another reward: {'; '.join(wrong)}. Choose another output folder")
+
+
+def finish(
+    out: Path, rows: list[dict[str, Any]], seconds: float, watch: HealthWatch, wanted: Mapping[str, Any]
+) -> None:
+    """Write `done.json`. Raises BadInput if a step of the log, also of an earlier call, had another reward than `wanted`."""
+    for row in rows:
+        if wrong := differences(row, wanted):
+            raise BadInput(f"{out / 'train_log.jsonl'}: step {row['step']} had another reward: {'; '.join(wrong)}")
     stepping = sum(found.get("timing/step_total") or 0.0 for found in rows)
     rewarding = sum(found.get("reward_seconds") or 0.0 for found in rows)
     summary = {
@@ -258,9 +386,11 @@ def main() -> int:
         "steps": len(rows),
         "seconds_in_steps": stepping,
         "reward_seconds": rewarding,
+        "reward": dict(wanted),
         "health": [finding.message for finding in watch.findings],
     }
-    shutil.rmtree(out / "openrlhf" / "state", ignore_errors=True)
+    for name in ("state", ASIDE):
+        shutil.rmtree(out / "openrlhf" / name, ignore_errors=True)
     partial = out / "done.json.partial"
     partial.write_text(json.dumps(summary) + "\n", encoding="utf-8")
     partial.replace(out / "done.json")
@@ -269,7 +399,6 @@ def main() -> int:
         f"wrote {out / 'checkpoint'}: {len(rows)} steps, {seconds:.0f} s ({max(0.0, seconds - stepping):.0f} s of them start-up "
         f"and saving); running the calls took {share:.2%} of the steps' time"
     )
-    return 0
 
 
 if __name__ == "__main__":

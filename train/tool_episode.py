@@ -18,7 +18,8 @@ from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolSandbox
 from reward.controls import RewardSettings
 from reward.episode_rewards import EPISODE_REWARDS
-from reward.openrlhf_reward import environment_of
+from reward.logged_settings import codes
+from reward.openrlhf_inputs import environment_of
 from reward.rewards import KINDS
 from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_turn
 from train.openrlhf_command import EPISODE_REWARD_VARIABLE
@@ -39,7 +40,12 @@ class EpisodeSettings:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> EpisodeSettings:
         """Read FTRL_REWARD_* and FTRL_EPISODE_*. Raises BadInput naming the variable, its value and what was expected."""
-        reward = environ.get(EPISODE_REWARD_VARIABLE, "turns")
+        reward = environ.get(EPISODE_REWARD_VARIABLE, "")
+        if not reward:
+            raise BadInput(
+                f"{EPISODE_REWARD_VARIABLE} not set in this process: training has no default reward; "
+                "python -m train.run_openrlhf sets it for every worker"
+            )
         if reward not in EPISODE_REWARDS:
             raise BadInput(f"{EPISODE_REWARD_VARIABLE}={reward!r}: expected one of {', '.join(EPISODE_REWARDS)}")
         turns = environ.get(TURNS_VARIABLE, str(MAX_TURNS))
@@ -106,8 +112,8 @@ class ToolEpisode:
         return of_episode([turn.reward for turn in self.turns], self.score, self.start.answer is not None)
 
 
-def episode_logs(episode: ToolEpisode | None) -> dict[str, float]:
-    """What is logged of an episode, the same keys every time: sums over its turns, shares of its turns by kind.
+def episode_logs(episode: ToolEpisode | None, settings: EpisodeSettings) -> dict[str, float]:
+    """What is logged of an episode, the same keys every time: sums over its turns, shares of its turns by kind, the settings.
 
     None is an episode that could not even begin, which is a fault.
     """
@@ -120,6 +126,7 @@ def episode_logs(episode: ToolEpisode | None) -> dict[str, float]:
         "q": float(sum(turn.q for turn in turns)),
         "fault": float(outcome == "fault"),
         "sandbox_ms": sum(turn.sandbox_ms for turn in turns),
+        "timeouts": float(sum(result.status == "timeout" for turn in turns for result in turn.results)),
         "true_reward": episode.true_reward if episode else 0.0,
         "turns": float(len(turns)),
         "solve_f1": score.solve_f1 if score else 0.0,
@@ -128,4 +135,4 @@ def episode_logs(episode: ToolEpisode | None) -> dict[str, float]:
     }
     row.update({f"kind_{kind}": kinds[kind] / len(turns) if turns else 0.0 for kind in KINDS})
     row.update({f"outcome_{name}": float(outcome == name) for name in OUTCOMES})
-    return row
+    return row | codes(settings.turn, settings.reward)

@@ -1,4 +1,4 @@
-"""OpenRLHF's output, read: the metrics of a step, where a saved state stands, and the lines that say what went wrong.
+"""OpenRLHF's output, read: the metrics of a step, and the lines that say what went wrong.
 
 OpenRLHF logs one line a step, `Global step N: {metrics}`, in every mode and on every machine; TensorBoard gets the same
 dictionary. The line is there at once, so it is what is read (version 0.11.2, trainer/ppo_trainer.py).
@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from env_construction.jsonl import JsonlWriter, read_jsonl, write_jsonl
+from reward.logged_settings import readable
 
 STEP = re.compile(r"Global step (\d+): \{(.*)\}")
 METRIC = re.compile(r"'([^']+)': (-?(?:nan|inf|[0-9][0-9.e+-]*))(?=[,}]|$)")
 NOISE = re.compile(r"it/s|s/it|\d+%\||^\s*$|WARNING|Warning:")
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-SAVED = re.compile(r"global_step(\d+)")
 
 
 def read_status(line: str) -> dict[str, Any] | None:
-    """One step's metrics from a line of the log, None for other lines. Adds `reward_seconds` and `reward_share`.
+    """One step's metrics from a line of the log, None for other lines. Adds `reward_seconds` and `reward_share`; the reward's
+    settings are there by name.
 
     `nan` and `inf` become None, which JSON can hold. `reward_seconds` is the time that running the calls took, summed over all
     responses (they run beside generation, so it is an upper bound of what the step waited for them).
@@ -37,14 +38,7 @@ def read_status(line: str) -> dict[str, Any] | None:
         row["reward_seconds"] = row["sandbox_ms"] * row["rollout/num_samples"] / 1000
         if row.get("timing/step_total"):
             row["reward_share"] = row["reward_seconds"] / row["timing/step_total"]
-    return row
-
-
-def saved_step(state: Path) -> int:
-    """The step of the trainer's last saved state in `--ckpt.path`, 0 if there is none."""
-    latest = state / "_actor" / "latest"
-    match = SAVED.search(latest.read_text(encoding="utf-8")) if latest.is_file() else None
-    return int(match[1]) if match else 0
+    return row | readable(row)
 
 
 def drop_steps_after(rows: Path, step: int) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from train.openrlhf_on_cpu import WeightChannel, install
+from train.openrlhf_launcher import install
+from train.openrlhf_on_cpu import WeightChannel
 
 install()
 

@@ -42,6 +42,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from env_construction.jsonl import BadInput, keep_configuration, run_main
 from env_construction.schema import Environment, read_environments
 from train.demonstrations import MIX, ORACLE, Demonstrator
+from train.devices import DEVICES, choose_device
 from train.openrlhf_on_cpu import multiply_in
 from train.policy_specs import load_policy
 from train.prompts import load_tokenizer, render_prompt
@@ -218,6 +219,8 @@ class Learner:
             tokens[row, : len(item.tokens)] = torch.tensor(item.tokens)
             weights[row, : len(item.weights)] = torch.tensor(item.weights)
         # Right padding and causal attention: no mask is needed, padded positions carry weight 0.
+        device = next(self.model.parameters()).device
+        tokens, weights = tokens.to(device), weights.to(device)
         logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1]
         losses = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
         target_weights = weights[:, 1:].flatten()
@@ -239,9 +242,9 @@ def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def evaluate(folder: Path, dev: list[Environment], seed: int) -> dict[str, float]:
+def evaluate(folder: Path, dev: list[Environment], seed: int, device: str = "auto") -> dict[str, float]:
     """Greedy episodes on the dev environments: mean Solve-P/R/F1, calls that parse, and calls whose arguments are right."""
-    policy = load_policy(f"hf:{folder}", temperature=0.0, max_new_tokens=160)
+    policy = load_policy(f"hf:{folder}", temperature=0.0, max_new_tokens=160, device=device)
     episodes = play(policy, dev, max_turns=8, seed=seed)
     turns = [turn for episode in episodes for turn in episode.turns]
     gold = {
@@ -273,6 +276,9 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Demonstrate, train, watch dev, save. Returns what `warm_start.json` says."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     multiply_in(torch, arguments.matmul)
+    device = choose_device(arguments.device)
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
     environments = list(read_environments(arguments.environments))
     dev = list(read_environments(arguments.dev))[: arguments.dev_cases]
     if not environments or not dev:
@@ -289,7 +295,7 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     else:
         tokenizer = train_tokenizer(_plain_texts(states), arguments.vocabulary)
         model = new_model(tokenizer, arguments.seed, layers=arguments.layers, width=arguments.width)
-    model.train()
+    model.to(device).train()
     sequences = [to_sequence(state, tokenizer, arguments.prompt_weight) for state in states]
     total_tokens = sum(len(item.tokens) for item in sequences)
     print(
@@ -333,7 +339,7 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
             next_evaluation = elapsed + arguments.evaluate_every
             pause = time.process_time()
             save(model, tokenizer, out)
-            figures = evaluate(out, dev, arguments.seed)
+            figures = evaluate(out, dev, arguments.seed, device)
             model.train()
             spent_evaluating += time.process_time() - pause
             curve.append({"seconds": round(elapsed, 1), "steps": steps, "tokens": tokens_seen, **smooth, **figures})
@@ -352,6 +358,7 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
         "layers": model.config.num_hidden_layers,
         "width": model.config.hidden_size,
         "vocabulary": len(tokenizer),
+        "device": device,
         "seed": arguments.seed,
         "demonstrations": {
             "environments": len(states),
@@ -389,6 +396,7 @@ def parse_arguments() -> argparse.Namespace:
         "--oracle", action="store_true", help="demonstrate without bad habits (for models that bring their own)"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU where there is one")
     parser.add_argument(
         "--minutes", type=float, default=8.0, help="training time on one core (process time), evaluations not counted"
     )
@@ -421,11 +429,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     out = Path(arguments.out)
+    keep_configuration(out, {key: value for key, value in vars(arguments).items() if key != "device"})
     if (out / "warm_start.json").exists():
-        keep_configuration(out, vars(arguments))
         print(f"{out}: done already")
         return 0
-    keep_configuration(out, vars(arguments))
     report = learn(arguments, out)
     (out / "README.md").write_text(card(report, sys.argv[1:], out), encoding="utf-8")
     (out / "warm_start.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -21,13 +21,26 @@ from env_construction.jsonl import BadInput
 from env_construction.tool_sandbox import ToolCall, ToolSandbox
 from reward import openrlhf_reward, scoring
 from reward.controls import RewardSettings
-from reward.openrlhf_reward import on_grid, response_of, reward_func
+from reward.logged_settings import TABLES
+from reward.openrlhf_inputs import on_grid, response_of
+from reward.openrlhf_reward import reward_func
 from reward.rewards import KINDS
 from reward.tool_calls import render_call
+from train.devices import has_flash_attention
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REWARD_FILE = REPOSITORY / "reward" / "openrlhf_reward.py"
-KEYS = {"p", "q", "fault", "sandbox_ms", "true_reward", *(f"kind_{kind}" for kind in KINDS)}
+KEYS = {
+    "p",
+    "q",
+    "fault",
+    "sandbox_ms",
+    "timeouts",
+    "true_reward",
+    *(f"kind_{kind}" for kind in KINDS),
+    *TABLES,
+    "reward_seed",
+}
 PROMPT = "<|im_start|>user\nü Where is it?<|im_end|>\n<|im_start|>assistant\n"
 LABEL = json.dumps(
     {
@@ -52,11 +65,16 @@ RESPONSES = {
 }
 
 
+def reward_settings(changes: dict[str, str]) -> RewardSettings:
+    """The settings of this test session with some changed."""
+    return RewardSettings.from_environ({**os.environ, **changes})
+
+
 @pytest.fixture(scope="module")
 def openrlhf_on_this_machine() -> Iterator[None]:
-    """OpenRLHF imports flash-attn's compiled part, which a machine without a GPU does not have: stand-ins there."""
+    """OpenRLHF imports flash-attn's compiled part, which not every machine has: stand-ins there."""
     with pytest.MonkeyPatch.context() as patch:
-        if not torch.cuda.is_available():
+        if not has_flash_attention():
             patch.setitem(sys.modules, "flash_attn_2_cuda", types.ModuleType("flash_attn_2_cuda"))
             patch.setitem(sys.modules, "flash_attn.ops.triton.cross_entropy", None)
         yield
@@ -260,12 +278,12 @@ def test_a_broken_sandbox_is_a_fault(monkeypatch):
 )
 def test_wrong_settings_are_refused(environ, complaint):
     with pytest.raises(BadInput, match=complaint):
-        RewardSettings.from_environ(environ)
+        reward_settings(environ)
 
 
 def test_settings_choose_variant_match_and_control(monkeypatch):
     def rewards(environ: dict[str, str], responses: list[str]) -> list[float]:
-        monkeypatch.setattr(openrlhf_reward, "SETTINGS", RewardSettings.from_environ(environ))
+        monkeypatch.setattr(openrlhf_reward, "SETTINGS", reward_settings(environ))
         return reward_func([PROMPT + r for r in responses], [PROMPT] * len(responses), [LABEL] * len(responses))[
             "rewards"
         ].tolist()
@@ -281,14 +299,14 @@ def test_settings_choose_variant_match_and_control(monkeypatch):
 
 
 def test_the_true_reward_is_logged_under_a_control(monkeypatch):
-    monkeypatch.setattr(openrlhf_reward, "SETTINGS", RewardSettings.from_environ({"FTRL_REWARD_CONTROL": "constant"}))
+    monkeypatch.setattr(openrlhf_reward, "SETTINGS", reward_settings({"FTRL_REWARD_CONTROL": "constant"}))
     result = reward_func([PROMPT + PARIS, PROMPT], [PROMPT] * 2, [LABEL, LABEL])
     assert result["extra_logs"]["true_reward"].tolist() == [1.0, -0.5]
     assert result["rewards"].tolist() == [0.5, 0.5]
 
 
 def test_strict_refuses_a_label_with_empty_gold(monkeypatch):
-    monkeypatch.setattr(openrlhf_reward, "SETTINGS", RewardSettings.from_environ({"FTRL_REWARD_MATCH": "strict"}))
+    monkeypatch.setattr(openrlhf_reward, "SETTINGS", reward_settings({"FTRL_REWARD_MATCH": "strict"}))
     label = json.dumps({"codes": "{}", "unsolved_set": '{"say": [""]}', "id": "e"})
     assert reward_func([PROMPT + PARIS], [PROMPT], [label])["extra_logs"]["fault"].item() == 1.0
 

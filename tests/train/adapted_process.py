@@ -7,11 +7,11 @@ import json
 import os
 import threading
 
-import train.openrlhf_on_cpu as on_cpu
+from train.openrlhf_launcher import install, worker_environment
 
-os.environ.update(on_cpu.ENVIRONMENT)
-on_cpu.install()
-on_cpu.install()
+os.environ.update(worker_environment(["cpu", "no-flash-attn", "lora"], 1))
+install()
+install()
 
 import torch  # noqa: E402
 from openrlhf.models.utils import log_probs_from_logits  # noqa: E402
@@ -23,6 +23,7 @@ from openrlhf.utils.utils import convert_to_torch_dtype  # noqa: E402
 from train.openrlhf_reference import hold_reference  # noqa: E402
 
 found = {}
+found["GPUs seen"] = [torch.cuda.is_available(), torch.cuda.device_count()]
 device = torch.cuda.current_device()
 torch.cuda.set_device(0)
 torch.cuda.synchronize()

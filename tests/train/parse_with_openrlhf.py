@@ -4,12 +4,14 @@ A process of its own, since the compatibility module changes torch for good.
 """
 
 import json
+import os
 import runpy
 import sys
 
-import train.openrlhf_on_cpu
+from train.openrlhf_launcher import ADAPT_VARIABLE, install
 
-train.openrlhf_on_cpu.install()
+os.environ[ADAPT_VARIABLE] = "cpu,no-flash-attn"
+install()
 
 import ray  # noqa: E402
 

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import json
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from env_construction.jsonl import BadInput
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolCall
 from reward.controls import RewardSettings
-from reward.openrlhf_reward import on_grid
+from reward.openrlhf_inputs import on_grid
 from reward.tool_calls import render_call
+from train.devices import has_flash_attention
 from train.policies import OraclePolicy, PolicyRequest
 from train.prompts import load_tokenizer, render_prompt
 from train.rl_prompts import prompt_label
@@ -33,9 +35,9 @@ WRONG = render_call(ToolCall("capital_of", {"country": "Mars"}))
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Any]:
-    """train.agent, which imports OpenRLHF; that imports flash-attn's compiled part, which a CPU machine does not have."""
+    """train.agent, which imports OpenRLHF; that imports flash-attn's compiled part, which not every machine has."""
     with pytest.MonkeyPatch.context() as patch:
-        if not torch.cuda.is_available():
+        if not has_flash_attention():
             patch.setitem(sys.modules, "flash_attn_2_cuda", types.ModuleType("flash_attn_2_cuda"))
             patch.setitem(sys.modules, "flash_attn.ops.triton.cross_entropy", None)
         yield pytest.importorskip("train.agent", reason="OpenRLHF is not installed here", exc_type=ImportError)
@@ -68,7 +70,7 @@ class Engine:
 
 
 def settings(reward: str = "turns", max_turns: int = 20, **environ: str) -> EpisodeSettings:
-    return EpisodeSettings(RewardSettings.from_environ(environ), reward, max_turns)
+    return EpisodeSettings(RewardSettings.from_environ({**os.environ, **environ}), reward, max_turns)
 
 
 def run_episode(
@@ -294,6 +296,7 @@ def test_sixteen_episodes_at_once_do_not_meet(agent, tokenizer, environments, sa
 @pytest.mark.parametrize(
     ("environ", "complaint"),
     [
+        ({"FTRL_EPISODE_REWARD": ""}, "FTRL_EPISODE_REWARD not set in this process: training has no default reward"),
         ({"FTRL_EPISODE_REWARD": "sum"}, "FTRL_EPISODE_REWARD='sum': expected one of turns, solve_f1, answer"),
         ({"FTRL_EPISODE_MAX_TURNS": "0"}, "FTRL_EPISODE_MAX_TURNS='0': expected a whole number above 0"),
         ({"FTRL_REWARD_MATCH": "loose"}, "FTRL_REWARD_MATCH"),
@@ -301,7 +304,7 @@ def test_sixteen_episodes_at_once_do_not_meet(agent, tokenizer, environments, sa
 )
 def test_wrong_settings_are_refused(environ, complaint) -> None:
     with pytest.raises(BadInput, match=complaint):
-        EpisodeSettings.from_environ(environ)
+        EpisodeSettings.from_environ({**os.environ, "FTRL_EPISODE_REWARD": "turns", **environ})
 
 
 def test_label_for_prefixes_is_refused_with_what_to_do(environments) -> None:

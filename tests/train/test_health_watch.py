@@ -54,6 +54,29 @@ def test_truncation_and_lost_spread_take_three_steps_in_a_row() -> None:
     assert {finding.rule for finding in watch.findings} == {"truncated", "spread"}
 
 
+def test_timeouts_are_told_as_a_share_of_the_calls() -> None:
+    assert HealthWatch().see(row(1, p=2.0, timeouts=0.03)) == []
+    (found,) = HealthWatch().see(row(1, p=2.0, timeouts=0.1))
+    assert found.rule == "timeouts" and "5.0% of the calls" in found.message and not found.stop
+    assert HealthWatch().see(row(1, p=0.0, timeouts=0.0)) == []
+
+
+def test_sandbox_time_beyond_what_its_workers_had_is_told() -> None:
+    """A step of 30 s once logged 1956 s for its calls: one start time had been read as 0."""
+    impossible = row(14, reward_seconds=1956.3, **{"timing/step_total": 30.0})
+    (found,) = HealthWatch(sandbox_workers=8).see(impossible)
+    assert found.rule == "sandbox time" and "1956 s of sandbox time in a step of 30 s with 8 workers" in found.message
+    assert HealthWatch(sandbox_workers=66).see(impossible) == []
+    assert HealthWatch().see(impossible) == []  # unknown
+
+
+def test_entropy_beyond_twice_its_start_is_told_after_three_steps() -> None:
+    watch = HealthWatch()
+    rows = [row(step, entropy_loss=value) for step, value in enumerate((0.2, 0.5, 0.3, 0.41, 0.45, 0.5, 0.6), start=1)]
+    assert [len(found) for found in messages(watch, rows)] == [0, 0, 0, 0, 0, 1, 0]
+    assert "from 0.20 to 0.50" in watch.findings[0].message
+
+
 def test_a_constant_reward_is_expected_to_have_no_spread() -> None:
     watch = HealthWatch(expect_spread=False)
     assert messages(watch, [row(step, group_reward_std=0.0) for step in range(1, 5)]) == [[]] * 4

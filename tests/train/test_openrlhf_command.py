@@ -1,6 +1,5 @@
 """From a name to OpenRLHF's command: its own parser takes every experiment, and the paper's numbers are in their flags."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -10,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from env_construction.jsonl import BadInput
 from train.experiments import ALGORITHMS, experiment, matrix
 from train.memory_plan import ADAPTER_RANK
-from train.openrlhf_command import Launch, build_command, build_flags, reward_environment
+from train.openrlhf_command import Launch, build_command, build_flags, check_batches, reward_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,6 +45,8 @@ OTHER_LAUNCHES = {
     "saved state": flags_of("tiny-plain-grpo", save_steps=5),
     "one card": flags_of("qwen3-4b-plain-grpo", gpus=1),
     "no card": flags_of("smollm2-135m-plain-grpo", gpus=0),
+    "without flash-attn": flags_of("qwen3-8b-plain-grpo", flash_attention=False),
+    "without a compiler": flags_of("qwen3-8b-plain-grpo", compiler=False),
 }
 
 
@@ -150,6 +152,7 @@ def test_released_preset_differs_in_temperature_alone() -> None:
 def test_state_is_saved_and_loaded_only_where_it_is_asked_for(parsed: dict[str, dict[str, Any]]) -> None:
     saved, unsaved = parsed["saved state"]["ckpt"], parsed["tiny-plain-grpo"]["ckpt"]
     assert (saved["save_steps"], saved["load_enable"], saved["disable_ds"]) == (5, True, False)
+    assert saved["max_num"] == 2, "the last good state outlives the writing of the next"
     assert (unsaved["save_steps"], unsaved["load_enable"], unsaved["disable_ds"]) == (-1, False, True)
 
 
@@ -166,7 +169,10 @@ def test_adapters_are_parsed_with_whole_layers_on_one_card(parsed: dict[str, dic
     assert (found["ds"]["lora"]["rank"], found["ds"]["lora"]["alpha"]) == (ADAPTER_RANK, ADAPTER_RANK)
     assert found["ds"]["lora"]["target_modules"] == "all-linear"
     assert (found["ds"]["zero_stage"], found["actor"]["num_gpus_per_node"], found["vllm"]["num_engines"]) == (2, 1, 1)
-    assert found["vllm"]["enable_sleep"] and not found["ds"]["adam_offload"] and not found["ds"]["enable_sleep"]
+    assert found["vllm"]["enable_sleep"] and not found["ds"]["adam_offload"]
+    assert not any(values["ds"]["enable_sleep"] for values in parsed.values()), (
+        "DeepSpeed has it for its own Adam alone"
+    )
     assert found["ckpt"]["output_dir"].endswith("adapter")
     assert parsed["qwen3-8b-plain-grpo"]["ds"]["lora"]["rank"] == 0
     assert parsed["one card"]["vllm"]["gpu_memory_utilization"] == found["vllm"]["gpu_memory_utilization"] == 0.4
@@ -177,29 +183,95 @@ def test_every_card_of_every_node_gets_an_engine(parsed: dict[str, dict[str, Any
     assert (found["actor"]["num_nodes"], found["ref"]["num_nodes"], found["vllm"]["num_engines"]) == (2, 2, 16)
 
 
-def test_cpu_goes_through_the_compatibility_module_and_gpus_do_not() -> None:
-    on_cpu, on_gpus = launch("tiny-plain-grpo"), launch("qwen3-8b-plain-grpo")
-    assert build_command([], on_cpu, {})[2] == "train.openrlhf_on_cpu"
-    assert build_command([], on_gpus, {})[2] == "openrlhf.cli.train_ppo_ray"
-    assert build_command([], dataclasses.replace(on_gpus, reference="base"), {})[2] == "train.openrlhf_reference"
-    adapters = flags_of("qwen3-8b-plain-grpo-lora")
-    assert build_command(adapters, on_gpus, {})[2] == "train.openrlhf_lora"
-    assert build_command(adapters, on_cpu, {})[2] == "train.openrlhf_on_cpu"
+def test_without_flash_attention_batches_are_padded(parsed: dict[str, dict[str, Any]]) -> None:
+    without, with_it = parsed["without flash-attn"], parsed["qwen3-8b-plain-grpo"]
+    assert (without["ds"]["attn_implementation"], without["ds"]["packing_samples"]) == ("sdpa", False)
+    assert (with_it["ds"]["attn_implementation"], with_it["ds"]["packing_samples"]) == ("flash_attention_2", True)
+    same = {**without["ds"], "attn_implementation": "flash_attention_2", "packing_samples": True}
+    assert {**without, "ds": same} == with_it
 
 
-def test_a_cluster_gets_the_rewards_settings_with_the_job() -> None:
-    far = launch("qwen3-8b-plain-grpo", ray_address="http://head:8265")
+def test_without_a_compiler_there_are_no_cuda_graphs(parsed: dict[str, dict[str, Any]]) -> None:
+    assert (
+        parsed["without a compiler"]["vllm"]["enforce_eager"]
+        and not parsed["qwen3-8b-plain-grpo"]["vllm"]["enforce_eager"]
+    )
+
+
+def launcher_options(name: str, **changes: Any) -> list[str]:
+    command = build_command(flags_of(name, **changes), launch(name, **changes), {})
+    assert command[:3] == [sys.executable, "-m", "train.openrlhf_launcher"]
+    return command[3 : command.index("--")]
+
+
+def test_one_launcher_with_the_adaptations_of_each_route() -> None:
+    cpu, gpus = ["--gpus", "0", "--threads", "1"], ["--gpus", "8", "--threads", "12"]
+    assert launcher_options("tiny-plain-grpo") == [*cpu, "--adapt", "cpu,no-flash-attn"]
+    assert launcher_options("tiny-plain-grpo-lora") == [*cpu, "--adapt", "cpu,no-flash-attn,lora"]
+    assert launcher_options("qwen3-8b-plain-grpo", threads=12) == gpus
+    assert launcher_options("qwen3-8b-plain-grpo", threads=12, flash_attention=False) == [
+        *gpus,
+        "--adapt",
+        "no-flash-attn",
+    ]
+    assert launcher_options("qwen3-8b-plain-grpo-lora", gpus=8, threads=12) == [*gpus, "--adapt", "lora"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "complaint"),
+    [
+        (
+            "qwen3-8b-plain-grpo",
+            {"gpus": 3},
+            r"train batch of 512 samples does not divide into micro-batches of 1 on 3 GPUs",
+        ),
+        ("qwen3-8b-plain-grpo", {"gpus": 8, "nodes": 3}, r"on 24 GPUs; use a number of GPUs that divides 512"),
+        (
+            "tiny-plain-grpo",
+            {"gpus": 4},
+            r"train batch of 32 samples does not divide into micro-batches of 16 on 4 GPUs",
+        ),
+        ("smollm2-135m-plain-grpo", {"gpus": 32}, r"on 32 GPUs"),
+        ("qwen3-8b-plain-grpo", {"gpus": 8, "nodes": 2}, ""),
+        ("tiny-plain-grpo", {"gpus": 2}, ""),
+        ("tiny-plain-grpo", {"gpus": 0}, ""),
+    ],
+)
+def test_batches_that_do_not_divide_are_refused(name: str, changes: dict[str, int], complaint: str) -> None:
+    if not complaint:
+        check_batches(experiment(name), launch(name, **changes))
+        return
+    with pytest.raises(BadInput, match=complaint):
+        check_batches(experiment(name), launch(name, **changes))
+
+
+def test_every_row_of_the_matrix_divides_on_its_own_gpus() -> None:
+    for row in matrix():
+        check_batches(row, launch(row.name))
+
+
+def test_a_cluster_is_joined_by_its_address() -> None:
+    assert launcher_options("qwen3-8b-plain-grpo", ray_address="10.0.0.1:6379")[-2:] == ["--join", "10.0.0.1:6379"]
+
+
+def test_a_job_gets_settings_and_interpreter() -> None:
+    far = launch("qwen3-8b-plain-grpo", ray_address="http://head:8265", threads=4)
     command = build_command(["--flag"], far, {"FTRL_REWARD_MATCH": "strict"})
-    assert command[:5] == ["ray", "job", "submit", "--address", "http://head:8265"]
-    assert json.loads(command[6])["env_vars"] == {"FTRL_REWARD_MATCH": "strict"}
-    assert command[-4:] == ["python", "-m", "openrlhf.cli.train_ppo_ray", "--flag"]
+    assert command[0] == str(Path(sys.executable).with_name("ray"))
+    assert command[1:5] == ["job", "submit", "--address", "http://head:8265"]
+    runtime = json.loads(command[command.index("--runtime-env-json") + 1])
+    assert runtime["py_executable"] == sys.executable
+    variables = runtime["env_vars"]
+    assert (variables["FTRL_REWARD_MATCH"], variables["OMP_NUM_THREADS"]) == ("strict", "4")
+    assert variables["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+    entry = command[command.index("--") + 1 :]
+    own = ["--gpus", "8", "--threads", "4", "--join", "auto"]
+    assert entry == [sys.executable, "-m", "train.openrlhf_launcher", *own, "--", "--flag"]
 
 
 @pytest.mark.parametrize(("name", "file"), [("grpo", "reward/openrlhf_reward.py"), ("grpo-episode", "train/agent.py")])
-def test_a_cluster_finds_the_scoring_file_in_its_own_copy(name: str, file: str) -> None:
-    near, far = flags_of(f"qwen3-8b-plain-{name}"), flags_of(f"qwen3-8b-plain-{name}", ray_address="http://head:8265")
-    assert (near[3], far[3]) == (str(ROOT / file), file)
-    assert near[:3] == far[:3] and near[4:] == far[4:]
+def test_the_scoring_file_is_named_by_its_absolute_path(name: str, file: str) -> None:
+    assert flags_of(f"qwen3-8b-plain-{name}")[3] == str(ROOT / file)
 
 
 def test_reward_settings_come_from_the_name_and_a_control_overrides_it() -> None:

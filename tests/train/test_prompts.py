@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from tokenizers import normalizers
 
 from env_construction.jsonl import BadInput
 from reward.scoring import advance, score_turn
@@ -32,6 +33,32 @@ def test_prompt_holds_question_and_tools_and_opens_the_assistants_turn(tokenizer
     assert environment.question in prompt
     assert all(tool.name in prompt and tool.description in prompt for tool in environment.tools)
     assert prompt.endswith("<|im_start|>assistant\n")
+
+
+DECOMPOSED = "Bogota\u0301, \u1100\u1161\u11a8, a\u0323\u0302, \u212b; composed: Bogot\u00e1"
+
+
+def test_a_tokenizer_that_composes_letters_decodes_to_its_prompt_and_to_the_same_tokens(
+    tiny_checkpoint, environments
+) -> None:
+    """Else the reward finds no response in a query (Qwen's tokenizers normalize to NFC)."""
+    composing = load_tokenizer(tiny_checkpoint)
+    composing.backend_tokenizer.normalizer = normalizers.NFC()
+    messages = [{"role": "user", "content": DECOMPOSED}]
+    prompt = render_prompt(composing, messages, environments[0].openai_tools(), False)
+    ids = composing(prompt, add_special_tokens=False)["input_ids"]
+    assert composing.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == prompt
+    assert "Bogot\u00e1, \uac01, \u1ead, \u00c5; composed: Bogot\u00e1" in prompt
+    as_it_was = prompt.replace("Bogot\u00e1, \uac01, \u1ead, \u00c5", DECOMPOSED.partition(";")[0])
+    assert composing(as_it_was, add_special_tokens=False)["input_ids"] == ids
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.Sequence([normalizers.Replace(" ", "_"), normalizers.NFC()])])
+def test_other_tokenizers_see_the_text_as_it_is(tiny_checkpoint, environments, normalizer) -> None:
+    plain = load_tokenizer(tiny_checkpoint)
+    if normalizer is not None:
+        plain.backend_tokenizer.normalizer = normalizer
+    assert DECOMPOSED in render_prompt(plain, [{"role": "user", "content": DECOMPOSED}], [], False)
 
 
 @pytest.mark.parametrize("template", [TINY_TEMPLATE, CHATML_TEMPLATE], ids=["tiny", "chatml"])

@@ -4,6 +4,7 @@ Fetched when the tests run, into a temporary folder; skipped with the reason whe
 """
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
@@ -13,13 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolCall
 from reward.controls import RewardSettings
 from reward.scoring import advance, score_turn
 from reward.tool_calls import parse_turn, render_call
+from train.devices import has_flash_attention
 from train.prompts import check_feedback, dropped_when_rendered_again, feedback_text, load_tokenizer, render_prompt
 from train.rl_prompts import prompt_label
 from train.tool_episode import EpisodeSettings
@@ -204,7 +205,7 @@ def test_old_thinking_is_dropped_by_a_second_question_and_by_nothing_else(qwen3)
 @pytest.mark.parametrize("thinking", [True, False])
 def test_episode_tokens_are_the_rendered_conversations(qwen3, environments, sandbox, monkeypatch, thinking) -> None:
     """Thinking: the very tokens. Not thinking: the same but for the empty block, which was there when the turn was sampled."""
-    if not torch.cuda.is_available():
+    if not has_flash_attention():
         monkeypatch.setitem(sys.modules, "flash_attn_2_cuda", types.ModuleType("flash_attn_2_cuda"))
         monkeypatch.setitem(sys.modules, "flash_attn.ops.triton.cross_entropy", None)
     agent = pytest.importorskip("train.agent", reason="OpenRLHF is not installed here", exc_type=ImportError)
@@ -218,7 +219,9 @@ def test_episode_tokens_are_the_rendered_conversations(qwen3, environments, sand
 
     environment = environments[2]
     prompt = render_prompt(qwen3, environment.messages, environment.openai_tools(), thinking)
-    executor = agent.AgentExecutor(EpisodeSettings(RewardSettings.from_environ({"FTRL_REWARD_MATCH": "strict"})))
+    executor = agent.AgentExecutor(
+        EpisodeSettings(RewardSettings.from_environ({**os.environ, "FTRL_REWARD_MATCH": "strict"}))
+    )
     sampling, engine = SimpleNamespace(max_tokens=256, logprobs=None), SimpleNamespace(generate=generate)
     label = prompt_label(environment, thinking=thinking)
     output = asyncio.run(executor.execute(prompt, label, sampling, 8192, qwen3, engine))

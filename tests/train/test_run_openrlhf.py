@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from env_construction.jsonl import BadInput, write_jsonl
+from reward.controls import RewardSettings
+from reward.logged_settings import codes
 from train import run_openrlhf
 from train.experiments import experiment
 from train.prompts import load_tokenizer, template_sha256
@@ -25,14 +27,17 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = """
 import sys
 for step in range(int(sys.argv[1]), int(sys.argv[2]) + 1):
-    print("(PPOTrainer pid=1) Global step %d: {'rollout/reward_mean': %f, 'kl': 0.1, 'timing/step_total': 2.0}" % (step, step / 10))
+    print("(PPOTrainer pid=1) Global step %d: {'rollout/reward_mean': %f, 'kl': 0.1, 'timing/step_total': 2.0, SETTINGS}" % (step, step / 10))
 print(sys.argv[3])
 raise SystemExit(int(sys.argv[4]))
 """
 
 
-def trainer(first: int, last: int, message: str = "end", code: int = 0) -> list[str]:
-    return [sys.executable, "-c", STEPS, str(first), str(last), message, str(code)]
+def trainer(first: int, last: int, message: str = "end", code: int = 0, **environ: str) -> list[str]:
+    """`environ`: the reward's settings that its workers had, where they differ from those of tiny-plain-grpo, seed 0."""
+    logged = codes(RewardSettings.from_environ({**os.environ, **environ}))
+    script = STEPS.replace("SETTINGS", ", ".join(f"{key!r}: {value}" for key, value in logged.items()))
+    return [sys.executable, "-c", script, str(first), str(last), message, str(code)]
 
 
 @pytest.fixture
@@ -79,14 +84,17 @@ def test_a_killed_run_starts_again_where_no_state_was_saved(out: Path) -> None:
 def test_a_killed_run_goes_on_at_its_saved_state(out: Path) -> None:
     with pytest.raises(BadInput):
         train(trainer(1, 4, code=-9), {}, out, epoch=1, steps=6)
-    (out / "openrlhf" / "state" / "_actor").mkdir(parents=True)
-    (out / "openrlhf" / "state" / "_actor" / "latest").write_text("global_step3", encoding="utf-8")
+    state = out / "openrlhf" / "state" / "_actor"
+    (state / "global_step3").mkdir(parents=True)
+    (state / "global_step3" / "metric.json").touch()
+    (state / "global_step4").mkdir()  # the kill came while this one was saved
+    (state / "latest").write_text("global_step4", encoding="utf-8")
     rows = train(trainer(4, 6), {}, out, epoch=1, steps=6)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_run_that_goes_wrong_is_stopped_and_its_log_kept(out: Path) -> None:
-    script = STEPS.replace("'kl': 0.1", "'kl': nan") + "import time; time.sleep(60)"
+    script = STEPS.replace("'kl': 0.1, ", "'kl': nan, ").replace(", SETTINGS", "") + "import time; time.sleep(60)"
     began = time.monotonic()
     with pytest.raises(BadInput, match="stopped at step 1: kl is not a number"):
         train(
@@ -187,6 +195,19 @@ def test_fewer_prompts_than_a_rollout_batch_are_refused(
         check(row, make_launch(row, parsed(monkeypatch, arguments(tiny_checkpoint, few, tmp_path))))
 
 
+@pytest.mark.parametrize("name", ["a,b", "me@home", "run@0.5"])
+def test_a_folder_that_openrlhf_would_split_is_refused(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    row = experiment("tiny-plain-grpo")
+    template = template_sha256(load_tokenizer(tiny_checkpoint))
+    (tmp_path / name).mkdir()
+    good, bad = write_prompts(tmp_path, template), write_prompts(tmp_path / name, template)
+    for prompts, out in ((bad, tmp_path), (good, tmp_path / name)):
+        with pytest.raises(BadInput, match=f"{name}.*: OpenRLHF splits paths at"):
+            check(row, make_launch(row, parsed(monkeypatch, arguments(tiny_checkpoint, prompts, out))))
+
+
 def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = experiment("tiny-plain-grpo")
     prompts = write_prompts(tmp_path, "")
@@ -194,10 +215,10 @@ def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path: Path, monkeypat
         check(row, make_launch(row, parsed(monkeypatch, arguments(tmp_path, prompts, tmp_path))))
 
 
-@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU here")
 def test_a_gpu_experiment_without_a_gpu_is_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     row = experiment("qwen3-8b-plain-grpo")
     launch = make_launch(
         row, parsed(monkeypatch, arguments("no/such-model", write_prompts(tmp_path, "", 512), tmp_path))
@@ -231,14 +252,17 @@ def test_dry_run_needs_no_files_and_writes_none(
     parsed(monkeypatch, arguments("start", "none.jsonl", tmp_path / "out", "--dry-run"))
     assert run_openrlhf.main() == 0
     assert "FTRL_REWARD_VARIANT=solve_f1" in (shown := capsys.readouterr().out)
-    assert "python -m train.openrlhf_on_cpu --actor.model_name_or_path start" in shown
+    assert (
+        "python -m train.openrlhf_launcher --gpus 0 --threads" in shown and "--actor.model_name_or_path start" in shown
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_a_larger_model_on_a_cpu_multiplies_in_bf16_on_all_cores(
+def test_a_larger_model_multiplies_in_bf16_on_a_cpu_and_takes_all_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shown = {}
     for name in ("tiny-plain-grpo", "smollm2-135m-cpu-plain-grpo", "smollm2-135m-plain-grpo"):
         line = arguments("start", "none.jsonl", tmp_path / "out", "--dry-run")
@@ -246,11 +270,11 @@ def test_a_larger_model_on_a_cpu_multiplies_in_bf16_on_all_cores(
         parsed(monkeypatch, line)
         run_openrlhf.main()
         printed = capsys.readouterr().out
-        shown[name] = ("TRAIN_CPU_MATMUL=bf16" in printed, "OMP_NUM_THREADS=6" in printed)
+        shown[name] = ("TRAIN_CPU_MATMUL=bf16" in printed, "--threads 6" in printed)
     assert shown == {
         "tiny-plain-grpo": (False, False),
         "smollm2-135m-cpu-plain-grpo": (True, True),
-        "smollm2-135m-plain-grpo": (False, False),  # on a GPU
+        "smollm2-135m-plain-grpo": (False, True),  # on a GPU: the optimizer's step runs on all cores of the host
     }
 
 
@@ -286,3 +310,78 @@ def test_an_unknown_name_ends_with_code_2_and_the_closest_names() -> None:
     )
     assert result.returncode == 2
     assert "closest: " in result.stderr and "tiny-plain-grpo" in result.stderr
+
+
+FINISHED = {
+    "reward_variant": "solve_f1", "reward_match": "published", "reward_control": "", "reward_episode": "none", "reward_seed": 0,
+}  # fmt: skip
+
+
+def test_a_step_with_another_reward_than_asked_for_stops_the_run(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = write_prompts(tmp_path, template_sha256(load_tokenizer(tiny_checkpoint)))
+    parsed(monkeypatch, arguments(tiny_checkpoint, prompts, tmp_path / "out"))
+    for environ, wrong in (
+        ({"FTRL_REWARD_VARIANT": "solve_recall"}, "reward_variant is 'solve_recall', asked 'solve_f1'"),
+        ({"FTRL_REWARD_CONTROL": "shuffled"}, "reward_control is 'shuffled', asked ''"),
+        ({"FTRL_REWARD_SEED": "3"}, "reward_seed is 3, asked 0"),
+    ):
+        monkeypatch.setattr(run_openrlhf, "build_command", lambda *_, environ=environ: trainer(1, 1, **environ))
+        with pytest.raises(BadInput, match=f"stopped at step 1: it was trained with another reward: {wrong}"):
+            run_openrlhf.main()
+        assert not (tmp_path / "out" / "done.json").exists()
+
+
+def test_a_log_without_the_rewards_settings_is_no_proof(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = write_prompts(tmp_path, template_sha256(load_tokenizer(tiny_checkpoint)))
+    parsed(monkeypatch, arguments(tiny_checkpoint, prompts, tmp_path / "out"))
+    script = STEPS.replace(", SETTINGS", "")
+    monkeypatch.setattr(run_openrlhf, "build_command", lambda *_: [sys.executable, "-c", script, "1", "1", "end", "0"])
+    with pytest.raises(BadInput, match="reward_variant is 'not logged', asked 'solve_f1'"):
+        run_openrlhf.main()
+
+
+def test_a_finished_run_proves_its_reward_in_log_and_summary(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    prompts = write_prompts(tmp_path, template_sha256(load_tokenizer(tiny_checkpoint)))
+    line = arguments(tiny_checkpoint, prompts, out)
+    monkeypatch.setattr(run_openrlhf, "build_command", lambda *_: trainer(1, 1))
+    parsed(monkeypatch, line)
+    assert run_openrlhf.main() == 0
+    summary = json.loads((out / "done.json").read_text(encoding="utf-8"))
+    assert summary["reward"] == FINISHED
+    [row] = [json.loads(text) for text in (out / "train_log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {key: row[key] for key in FINISHED} == FINISHED
+    # made again since, or gone: the epoch is finished all the same
+    write_jsonl(prompts, [{"prompt": "other", "label": "{}"}])
+    assert run_openrlhf.main() == 0
+    assert "has changed since" in capsys.readouterr().out
+    prompts.unlink()
+    assert run_openrlhf.main() == 0
+    parsed(monkeypatch, [*line, "--reward-control", "shuffled"])
+    with pytest.raises(BadInput, match="reward_control: '\\(absent\\)' there, 'shuffled' asked"):
+        run_openrlhf.main()
+    parsed(monkeypatch, line)
+    summary["reward"]["reward_variant"] = "solve_recall"
+    (out / "done.json").write_text(json.dumps(summary), encoding="utf-8")
+    with pytest.raises(BadInput, match="trained with another reward: reward_variant is 'solve_recall'"):
+        run_openrlhf.main()
+
+
+def test_unfinished_runs_keep_to_their_prompts(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = template_sha256(load_tokenizer(tiny_checkpoint))
+    prompts = write_prompts(tmp_path, template)
+    monkeypatch.setattr(run_openrlhf, "build_command", lambda *_: trainer(1, 0, code=1))
+    parsed(monkeypatch, arguments(tiny_checkpoint, prompts, tmp_path / "out"))
+    with pytest.raises(BadInput, match="ended with code 1"):
+        run_openrlhf.main()
+    write_prompts(tmp_path, template, count=17)
+    with pytest.raises(BadInput, match="prompts_sha256"):
+        run_openrlhf.main()

@@ -1,9 +1,9 @@
-"""OpenRLHF's log, read: metrics of a step, the saved state, the lines that tell what went wrong."""
+"""OpenRLHF's log, read: metrics of a step, the lines that tell what went wrong."""
 
 import json
 from pathlib import Path
 
-from train.training_log import drop_steps_after, read_status, saved_step, telling_lines
+from train.training_log import drop_steps_after, read_status, telling_lines
 
 # as OpenRLHF 0.11.2 wrote it through Ray
 LINE = (
@@ -40,12 +40,14 @@ def test_other_lines_are_no_steps() -> None:
     assert read_status("Global step 3: saved") is None
 
 
-def test_the_saved_step_is_that_of_the_last_whole_state(tmp_path: Path) -> None:
-    assert saved_step(tmp_path) == 0
-    (tmp_path / "_actor" / "global_step12").mkdir(parents=True)
-    assert saved_step(tmp_path) == 0  # DeepSpeed writes `latest` after the state is whole
-    (tmp_path / "_actor" / "latest").write_text("global_step12", encoding="utf-8")
-    assert saved_step(tmp_path) == 12
+def test_the_rewards_settings_are_read_by_name() -> None:
+    row = read_status(
+        "Global step 7: {'reward_variant': 3.0, 'reward_match': 1.0, 'reward_control': 0.0, 'reward_seed': 5.0}"
+    )
+    assert row is not None
+    assert (row["reward_variant"], row["reward_match"], row["reward_control"]) == ("solve_recall", "strict", "")
+    mixed = read_status("Global step 7: {'reward_variant': 1.5}")
+    assert mixed == {"step": 7, "reward_variant": 1.5}
 
 
 def test_steps_after_the_saved_state_leave_the_log_and_a_torn_line_too(tmp_path: Path) -> None:

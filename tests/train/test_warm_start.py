@@ -6,9 +6,10 @@ import random
 import pytest
 import torch
 
-from env_construction.jsonl import file_sha256
+from env_construction.jsonl import BadInput, file_sha256, write_jsonl
 from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument
 from reward.tool_calls import parse_turn
+from train import warm_start
 from train.chat_templates import TINY_TEMPLATE
 from train.demonstrations import MIX, ORACLE, Demonstrator
 from train.policies import OraclePolicy, PolicyRequest
@@ -167,3 +168,44 @@ def test_the_learner_trains_every_parameter_with_one_optimizer(tokenizer, optimi
     losses = [learner.step(batch, 1.0) for _ in range(8)]
     assert losses[-1] < losses[0] - 0.5
     assert all(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_demonstrated(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    line = [
+        "warm_start",
+        "--environments",
+        "none.jsonl",
+        "--dev",
+        "none.jsonl",
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cuda",
+    ]
+    monkeypatch.setattr("sys.argv", line)
+    with pytest.raises(BadInput, match="--device cuda"):
+        warm_start.main()
+
+
+def test_the_device_that_was_asked_for_is_the_one_that_learns_and_plays(tmp_path, environments, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """On a machine that shows a GPU, --device cpu learns on the CPU; the report says so."""
+    nvidia_smi = tmp_path / "nvidia-smi"
+    nvidia_smi.write_text("#!/bin/sh\necho '0, GPU-1, 81920'\n", encoding="utf-8")
+    nvidia_smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    write_jsonl(tmp_path / "train.jsonl", [item.to_record() for item in environments])
+    asked = []
+    monkeypatch.setattr(
+        warm_start, "evaluate", lambda out, dev, seed, device: asked.append(device) or {"argument_rate": 1.0}
+    )
+    out, data = tmp_path / "out", str(tmp_path / "train.jsonl")
+    line = ["--environments", data, "--dev", data, "--out", str(out), "--device", "cpu", "--minutes", "0.05"]
+    more = ["--layers", "1", "--width", "32", "--vocabulary", "420", "--evaluate-every", "0", "--copy-until", "99"]
+    monkeypatch.setattr("sys.argv", ["warm_start", *line, *more])
+    assert warm_start.main() == 0
+    report = json.loads((out / "warm_start.json").read_text(encoding="utf-8"))
+    assert report["device"] == "cpu" and report["steps"] > 0 and set(asked) == {"cpu"}
+    # the device is no part of what is asked for: a finished start is found again from another machine
+    monkeypatch.setattr("sys.argv", ["warm_start", *line[:-4], "--minutes", "0.05", *more])
+    assert warm_start.main() == 0
