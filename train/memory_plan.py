@@ -14,10 +14,10 @@ sequence in bf16 and fp32, with their gradient and the entropy's probabilities.
 from __future__ import annotations
 
 import argparse
-import subprocess
 from dataclasses import dataclass
 
 from env_construction.jsonl import BadInput, run_main
+from train.devices import visible_gpu_gib
 from train.experiments import Experiment, experiment
 
 GIB = 1024**3
@@ -124,16 +124,6 @@ def check_memory(row: Experiment, gpus: int, nodes: int, gpu_gib: float) -> str:
     )
 
 
-def installed_gpu_gib() -> float | None:
-    """Memory of the smallest card of this machine, None where nvidia-smi does not answer."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-        return min(float(line) for line in answer.split()) / 1024
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.memory_plan"
@@ -149,7 +139,7 @@ def main() -> int:
     gpus = row.gpus if arguments.gpus is None else arguments.gpus
     if gpus < 1:
         raise BadInput(f"{row.name} runs on the CPU: nothing to plan; --gpus N plans for cards")
-    gpu_gib = arguments.gpu_gib or installed_gpu_gib() or float(row.card_gib)
+    gpu_gib = arguments.gpu_gib or visible_gpu_gib() or float(row.card_gib)
     print("\n".join(memory_plan(row, gpus, arguments.nodes, gpu_gib).lines()))
     print(check_memory(row, gpus, arguments.nodes, gpu_gib))
     return 0

@@ -93,10 +93,10 @@ def render_prompt(
         enable_thinking=thinking,
     )
     text = text.encode("utf-8", "replace").decode("utf-8")
-    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
-    # others stand for steps that decoding undoes, such as writing a space as another character
-    composes = normalizer is not None and normalizer.normalize_str(_DECOMPOSED) == _COMPOSED
-    return normalizer.normalize_str(text) if composes else text
+    normalizer: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    if normalizer is None or normalizer.normalize_str(_DECOMPOSED) != _COMPOSED:
+        return text  # other normalizers are steps that decoding undoes, such as writing a space as another character
+    return normalizer.normalize_str(text)
 
 
 def feedback_text(tokenizer: Any, tool_messages: Sequence[Mapping[str, Any]], thinking: bool) -> str:

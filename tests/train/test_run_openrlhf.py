@@ -19,7 +19,8 @@ from reward.logged_settings import codes
 from train import run_openrlhf
 from train.experiments import experiment
 from train.prompts import load_tokenizer, template_sha256
-from train.run_openrlhf import check, make_launch, train
+from train.run_openrlhf import train
+from train.training_launch import check, make_launch
 
 ROOT = Path(__file__).resolve().parents[2]
 # Stands where the trainer's command stands: writes the lines that OpenRLHF writes, since the trainer itself takes a minute
@@ -367,7 +368,11 @@ def test_a_finished_run_proves_its_reward_in_log_and_summary(
     with pytest.raises(BadInput, match="reward_control: '\\(absent\\)' there, 'shuffled' asked"):
         run_openrlhf.main()
     parsed(monkeypatch, line)
-    summary["reward"]["reward_variant"] = "solve_recall"
+    reward = summary.pop("reward")
+    (out / "done.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert run_openrlhf.main() == 0
+    assert "trained before the reward was logged" in capsys.readouterr().out
+    summary["reward"] = {**reward, "reward_variant": "solve_recall"}
     (out / "done.json").write_text(json.dumps(summary), encoding="utf-8")
     with pytest.raises(BadInput, match="trained with another reward: reward_variant is 'solve_recall'"):
         run_openrlhf.main()
