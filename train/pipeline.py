@@ -111,6 +111,9 @@ class Pipeline:
     def checkpoint_of(self, row: Experiment) -> str:
         return str(self.out / "train" / self.name_of(row) / f"epoch{row.scale.epochs}" / "checkpoint")
 
+    def gpus_of(self, row: Experiment) -> int:
+        return row.gpus if self.options.gpus is None else int(self.options.gpus)
+
     def environments_of(self, row: Experiment) -> Path:
         """The train environments of an experiment: a construction ablation has its own."""
         suffix = f"-no-{row.without.replace('_', '-')}" if row.without else ""
@@ -386,6 +389,8 @@ def main() -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminated)
+    if all(not pipeline.gpus_of(row) for row in pipeline.rows):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the CPU was asked for, whatever the machine has (train/devices.py)
     if not options.dry_run:
         pipeline.prepare()
     try:
