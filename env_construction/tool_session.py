@@ -15,20 +15,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
+import secrets
 import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from env_construction.sandbox_execution import Executor
-from env_construction.sandbox_processes import Report, Runner, RunnerDied, SandboxFault
+from env_construction.sandbox_processes import REASON_BYTES, Process, RunnerDied, SandboxFault, json_frame
+from env_construction.sandbox_protocol import SESSION
 from env_construction.sandbox_work import ToolResult, failed
 
 NO_STATE: Final = object()
+SESSION_STATUSES = ("ok", "error", "memory", "output_limit")
 SESSION_CPU_CALLS = 100
 """CPU seconds of a session's process, in units of the limit per call."""
+
+
+class Report(NamedTuple):
+    """What the process says about one call."""
+
+    position: int
+    status: str
+    output: str
+    seconds: float
 
 
 class ToolSession:
@@ -41,7 +52,7 @@ class ToolSession:
         self._ids = {name: executor.code_id(source) for name, source in self._codes.items()}
         self._state = state if state is NO_STATE else json.loads(json.dumps(state))
         self._journal: list[list[Any]] = []
-        self._runner: Runner | None = None
+        self._runner: Process | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -95,7 +106,9 @@ class ToolSession:
         """End the session's process."""
         with self._lock:
             self._closed = True
-            self._bury()
+            if self._runner is not None:
+                self._runner.close()
+            self._runner = None
 
     def __enter__(self) -> ToolSession:
         return self
@@ -105,12 +118,12 @@ class ToolSession:
     ) -> None:
         self.close()
 
-    def _running(self) -> Runner:
+    def _running(self) -> Process:
         """The session's process; a new one gets the first state and the calls made so far."""
         if self._closed:
             raise SandboxFault("the session is closed")
         if self._runner is None:
-            runner = self._executor.fork(math.ceil(self._limits.cpu_s * SESSION_CPU_CALLS))
+            runner = self._executor.fork(SESSION, self._limits.cpu_s * SESSION_CPU_CALLS)
             self._runner = runner
             try:
                 self._ask(runner, self._journal, first=True)
@@ -120,42 +133,49 @@ class ToolSession:
         return self._runner
 
     def _ask(
-        self, runner: Runner, rows: list[list[Any]], first: bool = False, want_state: bool = False
+        self, runner: Process, rows: list[list[Any]], first: bool = False, want_state: bool = False
     ) -> list[Report]:
         """Execute calls and collect their reports, in order. Raises RunnerDied or TimeoutError."""
         new = {code_id: self._codes[name] for code_id, name, _ in rows if code_id not in runner.known}
         request: dict[str, Any] = {
-            "mode": "session",
             "codes": list(new.items()),
             "calls": rows,
             "want_state": want_state,
         }
         if first and self._state is not NO_STATE:
             request["state"] = self._state
-        position = runner.next_index
-        runner.send(runner.message(request), len(rows) + want_state, self._limits.timeout_s)
-        runner.known.update(new)
-        reports: list[Report] = []
+        position, nonce = runner.next_index, secrets.token_hex(8)
         expected = len(rows) + want_state
-        while True:
-            part = runner.receive(self._limits.timeout_s)
-            if part is None:
+        runner.next_index += expected
+        runner.known.update(new)
+        runner.send(json_frame({**request, "nonce": nonce, "first": position}))
+        deadline = time.monotonic() + self._limits.timeout_s * max(1, len(rows))
+        frames: list[bytes] = []
+        while not frames and not runner.ended and not runner.broken:
+            if time.monotonic() > deadline:
                 raise TimeoutError("time is up")
-            reports += part
-            if [report.position for report in reports] != list(range(position, position + len(reports))) or len(
-                reports
-            ) > expected:
-                raise RunnerDied("reports out of order")
-            if len(reports) == expected:
-                return reports
+            frames = runner.wait(deadline - time.monotonic())
+        try:
+            [body] = frames
+            said, reports = json.loads(body)
+            reports = [Report(*row) for row in reports]
+            if said != nonce or [report.position for report in reports] != [*range(position, position + expected)]:
+                raise ValueError("a report on something else")
+            for _, status, output, seconds in reports:
+                if status not in SESSION_STATUSES or type(output) is not str or type(seconds) is not float:
+                    raise ValueError("malformed report")
+                if len(output) > self._limits.output_bytes + REASON_BYTES and not want_state:
+                    raise ValueError("an output beyond the limit")
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RunnerDied(f"broken frame: {error}") from None
+        return reports
 
     def _bury(self) -> str:
         """End the process, if there is one; how it had ended."""
         runner, self._runner = self._runner, None
         if runner is None:
             return "crash"
-        try:
-            ending = runner.kill()
-        except SandboxFault:
+        if not runner.ended:
+            runner.close()
             return "crash"
-        return "timeout" if ending == "timeout" else "crash"
+        return "timeout" if runner.ending(self._limits.cpu_s * SESSION_CPU_CALLS) == "timeout" else "crash"

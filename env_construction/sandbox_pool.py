@@ -1,0 +1,206 @@
+"""The pool runner: executes proven code of many environments in one process. Part of the worker (`tool_worker.py`).
+
+The proof (`code_proof.py`) says that no call can affect another. Behind it stands a second line: tool code gets its own few
+builtins and a guarded import; the cycle collector only runs between calls; and before anything is reported, the
+runner checks that what it shares is as it was. If not, it exits, and whatever it had not reported is run again in isolation.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ast
+import builtins
+import gc
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+import types
+import warnings
+from typing import Any
+
+from env_construction.code_proof import BUILTINS, MODULES, uses_random, why_unproven
+from env_construction.sandbox_output import (
+    ADDRESS,
+    CHANNEL,
+    MODULE,
+    RANDOM_SEED,
+    encoded,
+    error_text,
+    read_frame,
+    render,
+    too_long,
+    write_frame,
+)
+from env_construction.sandbox_protocol import EXIT_DIRTY
+
+FLUSH_SECONDS = 0.005
+FLUSH_CHARACTERS = 1 << 18
+GROWTH_KIB = 48 << 10
+"""Peak memory that the calls of a pool runner may add before it is replaced, and what it has not reported is run again."""
+
+FUNCTION_PARTS = ("__code__", "__defaults__", "__kwdefaults__", "__dict__")
+
+
+class Retry(BaseException):
+    """The call needs a process of its own."""
+
+
+class Fingerprint:
+    """Everything in the shared interpreter that a call could at worst have changed."""
+
+    def __init__(self) -> None:
+        inner = ("builtins", "json.encoder", "json.decoder", "json.scanner")
+        self._spaces = [vars(sys.modules[name]) for name in (*MODULES, *inner)]
+        listed = {id(value): value for space in self._spaces for value in space.values()}
+        self._functions = [value for value in listed.values() if isinstance(value, types.FunctionType)]
+        self._classes = [value for value in listed.values() if isinstance(value, type) and value.__flags__ & 1 << 9]
+        self._before = self._now()
+
+    def _now(self) -> list[Any]:
+        context = sys.modules["decimal"].getcontext()
+        return [
+            [{name: value for name, value in space.items() if name != "__warningregistry__"} for space in self._spaces],
+            [[getattr(function, part) for part in FUNCTION_PARTS] for function in self._functions],
+            [dict(vars(kind)) for kind in self._classes],
+            (context.prec, context.rounding, context.Emin, context.Emax, context.capitals, context.clamp),
+            (_thread._count(), sys.getrecursionlimit(), sys.get_int_max_str_digits(), sys.getswitchinterval()),
+            (sys.gettrace(), sys.getprofile(), list(gc.callbacks), gc.isenabled(), list(warnings.filters)),
+            (list(sys.meta_path), list(sys.path_hooks), list(sys.path), sys.stdout, sys.stderr),
+        ]
+
+    def holds(self) -> bool:
+        return self._now() == self._before
+
+
+class Pool:
+    def __init__(self, settings: dict[str, Any]) -> None:
+        for name in MODULES:
+            importlib.import_module(name)
+        self._seed = sys.modules["random"].seed
+        self._output_bytes = settings["output_bytes"]
+        self._sources: dict[int, str] = {}
+        self._compiled: dict[int, Any] = {}
+        self._random: set[int] = set()
+        self._names = {name: getattr(builtins, name) for name in BUILTINS}
+        self._text_names = dict(self._names)
+        """The builtins for a text that is evaluated: tool code can reach this dictionary, so it holds nothing but the harmless."""
+        self._names |= {"__import__": self._import, "eval": self._eval, "type": self._type}
+        self._leave = os._exit
+        self._retry = False
+        time.strptime("2000", "%Y")
+        gc.disable()
+        gc.collect()
+        gc.freeze()
+        self._clean = Fingerprint()
+        self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def serve(self) -> None:
+        clock = time.monotonic
+        while True:
+            request = json.loads(read_frame(CHANNEL))
+            nonce, patience = request["nonce"], 0.0 if request["careful"] else FLUSH_SECONDS
+            self._sources.update(request["codes"])
+            rows: list[list[Any]] = []
+            pending = 0
+            now = flushed = clock()
+            for index, (code_id, name, arguments) in enumerate(request["calls"], request["first"]):
+                start = now
+                status, output = self._call(code_id, name, arguments)
+                now = clock()
+                rows.append([index, status, output, now - start])
+                pending += len(output)
+                if now - flushed >= patience or pending > FLUSH_CHARACTERS:
+                    self._check()
+                    write_frame(encoded([nonce, rows]))
+                    rows = []
+                    pending = 0
+                    now = flushed = clock()
+            if rows:
+                self._check()
+                write_frame(encoded([nonce, rows]))
+
+    def _check(self) -> None:
+        """Before a report: collect garbage, and end the process if it is not as it was."""
+        gc.collect(0)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self._peak
+        if grown > GROWTH_KIB or not self._clean.holds():
+            self._leave(EXIT_DIRTY)
+
+    def _compile(self, code_id: int) -> Any:
+        """A code object, or the exception that every call of this code raises."""
+        try:
+            tree = ast.parse(self._sources.pop(code_id), "<string>")
+            if why_unproven(tree) is not None:
+                return None
+            if uses_random(tree):
+                self._random.add(code_id)
+            return compile(tree, "<string>", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            return error.with_traceback(None)
+        except (RecursionError, MemoryError):
+            return None
+
+    def _call(self, code_id: int, name: str, arguments: Any) -> tuple[str, str]:
+        if code_id not in self._compiled:
+            self._compiled[code_id] = self._compile(code_id)
+        code = self._compiled[code_id]
+        if code is None:
+            return "unproven", ""
+        if isinstance(code, BaseException):
+            return "error", error_text(code)
+        if code_id in self._random:
+            self._seed(RANDOM_SEED)
+        namespace: dict[str, Any] = {"__name__": MODULE, "__builtins__": dict(self._names)}
+        self._retry = False
+        try:
+            exec(code, namespace)
+            if name not in namespace:
+                raise NameError(f"name {name!r} is not defined")
+            status, output = "ok", render(namespace[name](**arguments))
+        except (MemoryError, RecursionError):
+            return "retry", ""
+        except BaseException as error:
+            status, output = "error", error_text(error)
+        finally:
+            namespace.clear()
+        if self._retry or too_long(output, self._output_bytes) or (" at 0x" in output and ADDRESS.search(output)):
+            return "retry", ""
+        return status, output
+
+    def _import(self, name: str, _globals: Any = None, _locals: Any = None, names: Any = (), level: int = 0) -> Any:
+        """`import` for proven code: the listed modules, nothing else."""
+        if level or name not in MODULES or not set(names or ()) <= MODULES[name]:
+            self._give_up()
+        return sys.modules[name]
+
+    def _eval(self, text: Any, global_names: Any = None, local_names: Any = None, /) -> Any:
+        """`eval` for proven code (calculators): a text that is proven itself is evaluated, any other ends the call here."""
+        if type(text) is not str or any(
+            type(names) not in (dict, types.NoneType) for names in (global_names, local_names)
+        ):
+            self._give_up()
+        if global_names is None:
+            frame = sys._getframe(1)
+            global_names = frame.f_globals
+            if local_names is None and frame.f_locals is not global_names:
+                local_names = dict(frame.f_locals)
+        tree = ast.parse(text.lstrip(" \t"), "<string>", "eval")
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        values = [scope[name] for scope in (global_names, local_names or {}) for name in names if name in scope]
+        if why_unproven(tree) is not None or any(isinstance(value, types.ModuleType) for value in values):
+            self._give_up()
+        global_names.setdefault("__builtins__", dict(self._text_names))
+        return eval(compile(tree, "<string>", "eval", dont_inherit=True), global_names, local_names)
+
+    def _type(self, value: Any) -> type:
+        kind = type(value)
+        if kind is type:
+            self._give_up()
+        return kind
+
+    def _give_up(self) -> None:
+        self._retry = True
+        raise Retry
