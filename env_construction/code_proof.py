@@ -7,7 +7,7 @@ none, and a reason for all other code. The proof is an allow-list, and it rests 
    reach has a type of the standard library, and no special method is the tool's own.
 2. Attributes are only read, and only by the public names in ATTRIBUTES. No name with two leading underscores is used.
    `format` is called on literals whose fields read no attribute.
-3. Every function in BUILTINS and MODULES changes nothing but its arguments and its result, for any arguments that such
+3. Imports name listed modules, or packages that are not installed, which raises. Every function in BUILTINS and MODULES changes nothing but its arguments and its result, for any arguments that such
    code can pass. `random` is the exception: the runner seeds it before each call of code that imports it. A module is
    never a value; it only stands in front of a listed attribute.
 4. Nothing runs later: no `yield`, `with`, coroutine, thread or finalizer. A generator expression that is left behind runs no code
@@ -22,6 +22,7 @@ from __future__ import annotations
 import ast
 import builtins
 import string
+import sys
 from typing import Any
 
 SYNTAX = """
@@ -47,196 +48,23 @@ BUILTINS = frozenset(HARMLESS.split()) | {
 OTHER_BUILTINS = frozenset(vars(builtins)) - BUILTINS
 """`type` and `eval` are values of nothing; see `_check_name` for the calls of them that are proven."""
 
-ATTRIBUTES = frozenset(
-    [
-        "capitalize",
-        "casefold",
-        "center",
-        "count",
-        "encode",
-        "decode",
-        "endswith",
-        "expandtabs",
-        "find",
-        "index",
-        "isalnum",
-        "isalpha",
-        "isascii",
-        "isdecimal",
-        "isdigit",
-        "isidentifier",
-        "islower",
-        "isnumeric",
-        "isprintable",
-        "isspace",
-        "istitle",
-        "isupper",
-        "join",
-        "ljust",
-        "lower",
-        "lstrip",
-        "maketrans",
-        "partition",
-        "removeprefix",
-        "removesuffix",
-        "replace",
-        "rfind",
-        "rindex",
-        "rjust",
-        "rpartition",
-        "rsplit",
-        "rstrip",
-        "split",
-        "splitlines",
-        "startswith",
-        "strip",
-        "swapcase",
-        "title",
-        "translate",
-        "upper",
-        "zfill",
-        "hex",
-        "fromhex",
-        "append",
-        "clear",
-        "copy",
-        "extend",
-        "insert",
-        "pop",
-        "remove",
-        "reverse",
-        "sort",
-        "fromkeys",
-        "get",
-        "items",
-        "keys",
-        "popitem",
-        "setdefault",
-        "update",
-        "values",
-        "add",
-        "difference",
-        "difference_update",
-        "discard",
-        "intersection",
-        "intersection_update",
-        "isdisjoint",
-        "issubset",
-        "issuperset",
-        "symmetric_difference",
-        "symmetric_difference_update",
-        "union",
-        "start",
-        "stop",
-        "step",
-        "as_integer_ratio",
-        "bit_count",
-        "bit_length",
-        "conjugate",
-        "denominator",
-        "from_bytes",
-        "imag",
-        "is_integer",
-        "numerator",
-        "real",
-        "to_bytes",
-        "year",
-        "month",
-        "day",
-        "hour",
-        "minute",
-        "second",
-        "microsecond",
-        "tzinfo",
-        "fold",
-        "days",
-        "seconds",
-        "microseconds",
-        "total_seconds",
-        "min",
-        "max",
-        "resolution",
-        "today",
-        "now",
-        "utcnow",
-        "fromtimestamp",
-        "utcfromtimestamp",
-        "timestamp",
-        "fromordinal",
-        "toordinal",
-        "fromisoformat",
-        "isoformat",
-        "fromisocalendar",
-        "isocalendar",
-        "isoweekday",
-        "weekday",
-        "week",
-        "strptime",
-        "strftime",
-        "timetuple",
-        "utctimetuple",
-        "date",
-        "time",
-        "timetz",
-        "combine",
-        "astimezone",
-        "ctime",
-        "utcoffset",
-        "dst",
-        "tzname",
-        "utc",
-        "end",
-        "endpos",
-        "expand",
-        "group",
-        "groupdict",
-        "groupindex",
-        "groups",
-        "lastgroup",
-        "lastindex",
-        "pos",
-        "span",
-        "string",
-        "flags",
-        "pattern",
-        "match",
-        "fullmatch",
-        "search",
-        "findall",
-        "finditer",
-        "sub",
-        "subn",
-        "most_common",
-        "elements",
-        "total",
-        "subtract",
-        "appendleft",
-        "extendleft",
-        "popleft",
-        "rotate",
-        "maxlen",
-        "move_to_end",
-        "default_factory",
-        "quantize",
-        "normalize",
-        "to_integral_value",
-        "sqrt",
-        "ln",
-        "log10",
-        "exp",
-        "is_nan",
-        "is_infinite",
-        "is_finite",
-        "is_signed",
-        "is_zero",
-        "as_tuple",
-        "limit_denominator",
-        "args",
-        "msg",
-        "lineno",
-        "colno",
-    ]
-)
+PUBLIC = """
+capitalize casefold center count encode decode endswith expandtabs find index isalnum isalpha isascii isdecimal
+isdigit isidentifier islower isnumeric isprintable isspace istitle isupper join ljust lower lstrip maketrans partition
+removeprefix removesuffix replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith strip
+swapcase title translate upper zfill hex fromhex append clear copy extend insert pop remove reverse sort fromkeys get
+items keys popitem setdefault update values add difference difference_update discard intersection intersection_update
+isdisjoint issubset issuperset symmetric_difference symmetric_difference_update union start stop step as_integer_ratio
+bit_count bit_length conjugate denominator from_bytes imag is_integer numerator real to_bytes year month day hour
+minute second microsecond tzinfo fold days seconds microseconds total_seconds min max resolution today now utcnow
+fromtimestamp utcfromtimestamp timestamp fromordinal toordinal fromisoformat isoformat fromisocalendar isocalendar
+isoweekday weekday week strptime strftime timetuple utctimetuple date time timetz combine astimezone ctime utcoffset
+dst tzname utc end endpos expand group groupdict groupindex groups lastgroup lastindex pos span string flags pattern
+match fullmatch search findall finditer sub subn most_common elements total subtract appendleft extendleft popleft
+rotate maxlen move_to_end default_factory quantize normalize to_integral_value sqrt ln log10 exp is_nan is_infinite
+is_finite is_signed is_zero as_tuple limit_denominator args msg lineno colno
+"""
+ATTRIBUTES = frozenset(PUBLIC.split())
 """Methods and values of text, numbers, containers, dates, matches, Counter, deque, Decimal, Fraction, and exceptions."""
 
 MODULES: dict[str, frozenset[str]] = {
@@ -305,11 +133,28 @@ def uses_random(tree: ast.Module) -> bool:
     )
 
 
+class _Imports:
+    """Names that imports bind anywhere in a source. None of them may be bound in another way."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, set[str]] = {}
+        """Name -> modules of MODULES."""
+        self.values: set[str] = set()
+        self.annotations: set[str] = set()
+        """Names that only annotations may use."""
+        self.absent: set[str] = set()
+        """Names of packages that tools do not have, or from them: the import raises, so they never have a value."""
+
+    def restricted(self) -> set[str]:
+        return self.modules.keys() | self.annotations | self.absent
+
+
 def _check(tree: ast.Module | ast.Expression) -> None:
     nodes = list(ast.walk(tree))
     parents = {id(child): node for node in nodes for child in ast.iter_child_nodes(node)}
     in_module = isinstance(tree, ast.Module)
-    modules, annotation_names = _imports(nodes)
+    imports = _imports(nodes)
+    restricted = imports.restricted()
     in_annotations = {
         id(inner)
         for node in nodes
@@ -323,41 +168,45 @@ def _check(tree: ast.Module | ast.Expression) -> None:
         for name in _bound(node):
             if name.startswith("__"):
                 raise _Unproven(f"name {name}")
-            if name in modules or name in annotation_names:
+            if name in restricted:
                 raise _Unproven(f"name {name} is bound besides its import")
         if isinstance(node, ast.Name):
-            if node.id in annotation_names and id(node) not in in_annotations:
-                raise _Unproven(f"{node.id} outside an annotation")
-            _check_name(node, parents, modules, in_module, id(node) in in_annotations)
+            _check_name(node, parents, imports, in_module, id(node) in in_annotations)
         elif isinstance(node, ast.Attribute):
-            _check_attribute(node, modules, in_module)
+            _check_attribute(node, imports, in_module)
 
 
-def _imports(nodes: list[ast.AST]) -> tuple[dict[str, set[str]], set[str]]:
-    """Names that imports bind to modules of MODULES, and those that they bind to what only annotations may use."""
-    modules: dict[str, set[str]] = {}
-    annotation_names: set[str] = set()
+def _imports(nodes: list[ast.AST]) -> _Imports:
+    found = _Imports()
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name not in MODULES or "." in alias.name:
+                name = alias.asname or alias.name.partition(".")[0]
+                if _absent(alias.name):
+                    found.absent.add(name)
+                elif alias.name in MODULES and "." not in alias.name:
+                    found.modules.setdefault(name, set()).add(alias.name)
+                else:
                     raise _Unproven(f"import {alias.name}")
-                modules.setdefault(alias.asname or alias.name, set()).add(alias.name)
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                if node.level or alias.name not in MODULES.get(node.module or "", ()):
+                name = alias.asname or alias.name
+                if node.level == 0 and _absent(node.module or "") and name != "*":
+                    found.absent.add(name)
+                elif node.level or alias.name not in MODULES.get(node.module or "", ()):
                     raise _Unproven(f"from {node.module} import {alias.name}")
-                if node.module in ANNOTATION_MODULES:
-                    annotation_names.add(alias.asname or alias.name)
-    from_imports = {
-        alias.asname or alias.name
-        for node in nodes
-        if isinstance(node, ast.ImportFrom) and node.module not in ANNOTATION_MODULES
-        for alias in node.names
-    }
-    for name in from_imports & (modules.keys() | annotation_names) | (modules.keys() & annotation_names):
-        raise _Unproven(f"name {name} is imported twice")
-    return modules, annotation_names
+                else:
+                    (found.annotations if node.module in ANNOTATION_MODULES else found.values).add(name)
+    kinds = (found.modules.keys(), found.values, found.annotations, found.absent)
+    for name in found.restricted() | found.values:
+        if sum(name in kind for kind in kinds) > 1:
+            raise _Unproven(f"name {name} is imported as two kinds of thing")
+    return found
+
+
+def _absent(module: str) -> bool:
+    """Whether importing a module raises, since tools see the standard library only."""
+    return bool(module) and module.partition(".")[0] not in sys.stdlib_module_names
 
 
 def _bound(node: ast.AST) -> list[str]:
@@ -375,9 +224,11 @@ def _bound(node: ast.AST) -> list[str]:
 
 
 def _check_name(
-    node: ast.Name, parents: dict[int, ast.AST], modules: dict[str, set[str]], in_module: bool, in_annotation: bool
+    node: ast.Name, parents: dict[int, ast.AST], imports: _Imports, in_module: bool, in_annotation: bool
 ) -> None:
-    parent = parents.get(id(node))
+    parent, modules = parents.get(id(node)), imports.modules
+    if node.id in imports.annotations and not in_annotation:
+        raise _Unproven(f"{node.id} outside an annotation")
     if node.id in modules:
         if not (isinstance(parent, ast.Attribute) and isinstance(node.ctx, ast.Load)):
             raise _Unproven(f"module {node.id} as a value")
@@ -406,8 +257,9 @@ def _only_looked_at(call: ast.Call, parent: ast.AST | None) -> bool:
     return isinstance(parent, ast.Attribute) and parent.attr == "__name__" and isinstance(parent.ctx, ast.Load)
 
 
-def _check_attribute(node: ast.Attribute, modules: dict[str, set[str]], in_module: bool) -> None:
+def _check_attribute(node: ast.Attribute, imports: _Imports, in_module: bool) -> None:
     base: Any = node.value
+    modules = imports.modules
     if not isinstance(node.ctx, ast.Load):
         raise _Unproven(f"attribute {node.attr} is set")
     if isinstance(base, ast.Name) and base.id in modules:
@@ -418,8 +270,17 @@ def _check_attribute(node: ast.Attribute, modules: dict[str, set[str]], in_modul
     elif node.attr == "__name__" and isinstance(base, ast.Call) and isinstance(base.func, ast.Name):
         if base.func.id != "type":
             raise _Unproven("attribute __name__")
-    elif node.attr not in ATTRIBUTES or (isinstance(base, ast.Name) and not in_module):
+    elif (node.attr not in ATTRIBUTES or (isinstance(base, ast.Name) and not in_module)) and not (
+        not node.attr.startswith("_") and isinstance(_root(base), ast.Name) and _root(base).id in imports.absent
+    ):
         raise _Unproven(f"attribute {node.attr}")  # in a text for `eval`, a name may be anything
+
+
+def _root(node: Any) -> Any:
+    """What a chain of attributes, subscripts and calls begins with."""
+    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node
 
 
 def _check_format(text: str) -> None:

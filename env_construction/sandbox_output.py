@@ -17,7 +17,7 @@ MODULE = "tool"
 """`__name__` of the module that tool code runs as."""
 RANDOM_SEED = 0
 """`random` starts from here in every call, so that a result depends on source and arguments alone."""
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}\b")
+_ADDRESS = re.compile(r"\bat 0x[0-9a-f]{4,}", re.IGNORECASE)
 NO_VALUES: dict[type, str] = {
     types.GeneratorType: "a generator",
     types.AsyncGeneratorType: "an asynchronous generator",
@@ -98,6 +98,11 @@ def render(value: Any) -> str:
     return str(value)
 
 
+def holds_address(text: str, search: Any = _ADDRESS.search) -> bool:
+    """Whether a text looks like that of an object without one of its own: `<... at 0x7f...>`."""
+    return ("0x" in text or "0X" in text) and search(text) is not None
+
+
 def error_text(error: BaseException) -> str:
     try:
         return str(error)
@@ -111,6 +116,6 @@ def checked(status: str, output: str, arguments: Any, limit: int) -> tuple[str, 
         output = str.__str__(output)
     if too_long(output, limit):
         return "output_limit", f"the output is longer than {limit} bytes"
-    if " at 0x" in output and ADDRESS.search(output) and " at 0x" not in dumps(arguments):
+    if holds_address(output) and not holds_address(dumps(arguments)):
         return "error", f"returned an object without a text of its own, {NO_VALUE}: the text holds its address"
     return status, output

@@ -23,12 +23,12 @@ from typing import Any
 
 from env_construction.code_proof import BUILTINS, MODULES, uses_random, why_unproven
 from env_construction.sandbox_output import (
-    ADDRESS,
     CHANNEL,
     MODULE,
     RANDOM_SEED,
     encoded,
     error_text,
+    holds_address,
     read_frame,
     render,
     too_long,
@@ -41,7 +41,9 @@ FLUSH_CHARACTERS = 1 << 18
 GROWTH_KIB = 48 << 10
 """Peak memory that the calls of a pool runner may add before it is replaced, and what it has not reported is run again."""
 
-FUNCTION_PARTS = ("__code__", "__defaults__", "__kwdefaults__", "__dict__")
+HEAP_TYPE = 1 << 9
+HELPERS = frozenset({"_strptime", "json.decoder", "numbers"})
+"""What functions of the library written in C import by themselves, with the import function of the code that calls them."""
 
 
 class Retry(BaseException):
@@ -49,30 +51,60 @@ class Retry(BaseException):
 
 
 class Fingerprint:
-    """Everything in the shared interpreter that a call could at worst have changed."""
+    """What calls share in the interpreter, and could at worst have changed."""
 
     def __init__(self) -> None:
         inner = ("builtins", "json.encoder", "json.decoder", "json.scanner")
-        self._spaces = [vars(sys.modules[name]) for name in (*MODULES, *inner)]
-        listed = {id(value): value for space in self._spaces for value in space.values()}
-        self._functions = [value for value in listed.values() if isinstance(value, types.FunctionType)]
-        self._classes = [value for value in listed.values() if isinstance(value, type) and value.__flags__ & 1 << 9]
-        self._before = self._now()
+        spaces: list[Any] = [vars(sys.modules[name]) for name in (*MODULES, *inner)]
+        listed = [getattr(sys.modules[module], name) for module, names in MODULES.items() for name in names]
+        listed += [value for name in inner[1:] for value in vars(sys.modules[name]).values()]
+        spaces += [vars(value) for value in {*filter(_changeable, listed)}]
+        self._spaces = [(space, dict(space)) for space in spaces]
+        self._functions = [
+            (
+                function,
+                function.__code__,
+                function.__defaults__,
+                function.__kwdefaults__,
+                dict(function.__kwdefaults__ or {}),
+            )
+            for function in listed
+            if isinstance(function, types.FunctionType)
+        ]
+        self._context = sys.modules["decimal"].getcontext()
+        self._rest = self._others()
 
-    def _now(self) -> list[Any]:
-        context = sys.modules["decimal"].getcontext()
-        return [
-            [{name: value for name, value in space.items() if name != "__warningregistry__"} for space in self._spaces],
-            [[getattr(function, part) for part in FUNCTION_PARTS] for function in self._functions],
-            [dict(vars(kind)) for kind in self._classes],
+    def _others(self) -> tuple[Any, ...]:
+        context = self._context
+        return (
             (context.prec, context.rounding, context.Emin, context.Emax, context.capitals, context.clamp),
             (_thread._count(), sys.getrecursionlimit(), sys.get_int_max_str_digits(), sys.getswitchinterval()),
-            (sys.gettrace(), sys.getprofile(), list(gc.callbacks), gc.isenabled(), list(warnings.filters)),
-            (list(sys.meta_path), list(sys.path_hooks), list(sys.path), sys.stdout, sys.stderr),
-        ]
+            (sys.gettrace(), sys.getprofile(), gc.isenabled(), len(gc.callbacks), tuple(warnings.filters)),
+            (tuple(sys.meta_path), tuple(sys.path), sys.stdout, sys.stderr),
+        )
 
     def holds(self) -> bool:
-        return self._now() == self._before
+        return (
+            all(now == before or _settled(now) == _settled(before) for now, before in self._spaces)
+            and all(
+                function.__code__ is code
+                and function.__defaults__ is defaults
+                and function.__kwdefaults__ is named
+                and (named is None or named == values)
+                for function, code, defaults, named, values in self._functions
+            )
+            and self._others() == self._rest
+        )
+
+
+def _changeable(value: Any) -> bool:
+    """Whether attributes of a function or class can be set: it is written in Python."""
+    return isinstance(value, types.FunctionType) or (isinstance(value, type) and bool(value.__flags__ & HEAP_TYPE))
+
+
+def _settled(space: Any) -> dict[str, Any]:
+    """Without the note of warnings that were given, which changes no result."""
+    return {name: value for name, value in space.items() if name != "__warningregistry__"}
 
 
 class Pool:
@@ -90,7 +122,8 @@ class Pool:
         self._names |= {"__import__": self._import, "eval": self._eval, "type": self._type}
         self._leave = os._exit
         self._retry = False
-        time.strptime("2000", "%Y")
+        for name in HELPERS:
+            importlib.import_module(name)
         gc.disable()
         gc.collect()
         gc.freeze()
@@ -166,13 +199,16 @@ class Pool:
             status, output = "error", error_text(error)
         finally:
             namespace.clear()
-        if self._retry or too_long(output, self._output_bytes) or (" at 0x" in output and ADDRESS.search(output)):
+        if self._retry or too_long(output, self._output_bytes) or holds_address(output):
             return "retry", ""
         return status, output
 
     def _import(self, name: str, _globals: Any = None, _locals: Any = None, names: Any = (), level: int = 0) -> Any:
         """`import` for proven code: the listed modules, nothing else."""
-        if level or name not in MODULES or not set(names or ()) <= MODULES[name]:
+        if name.partition(".")[0] not in sys.stdlib_module_names:
+            __import__(name)  # raises, since it is not installed
+            self._give_up()
+        if name not in HELPERS and (level or name not in MODULES or not set(names or ()) <= MODULES[name]):
             self._give_up()
         return sys.modules[name]
 

@@ -29,10 +29,9 @@ import sys
 import time
 import types
 from json import dumps
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from env_construction import isolation
 from env_construction.sandbox_output import (
     CHANNEL,
