@@ -150,8 +150,7 @@ class _Imports:
 
 
 def _check(tree: ast.Module | ast.Expression) -> None:
-    nodes = list(ast.walk(tree))
-    parents = {id(child): node for node in nodes for child in ast.iter_child_nodes(node)}
+    nodes, parents = _walk(tree)
     in_module = isinstance(tree, ast.Module)
     imports = _imports(nodes)
     restricted = imports.restricted()
@@ -174,6 +173,19 @@ def _check(tree: ast.Module | ast.Expression) -> None:
             _check_name(node, parents, imports, in_module, id(node) in in_annotations)
         elif isinstance(node, ast.Attribute):
             _check_attribute(node, imports, in_module)
+
+
+def _walk(tree: ast.AST) -> tuple[list[ast.AST], dict[int, ast.AST]]:
+    """All nodes and the parent of each by id, without the constants and the marks of reading: most nodes, and always fine."""
+    nodes, parents = [tree], {}
+    for node in nodes:
+        for name in node._fields:
+            value = getattr(node, name, None)
+            for child in value if type(value) is list else (value,):
+                if isinstance(child, ast.AST) and type(child) not in (ast.Constant, ast.Load):
+                    parents[id(child)] = node
+                    nodes.append(child)
+    return nodes, parents
 
 
 def _imports(nodes: list[ast.AST]) -> _Imports:

@@ -165,10 +165,11 @@ class Pool:
     def _compile(self, code_id: int) -> Any:
         """A code object, or the exception that every call of this code raises."""
         try:
-            tree = ast.parse(self._sources.pop(code_id), "<string>")
+            source = self._sources.pop(code_id)
+            tree = ast.parse(source, "<string>")
             if why_unproven(tree) is not None:
                 return None
-            if uses_random(tree):
+            if "random" in source and uses_random(tree):
                 self._random.add(code_id)
             return compile(tree, "<string>", "exec", dont_inherit=True)
         except (SyntaxError, ValueError) as error:
