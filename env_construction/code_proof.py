@@ -107,6 +107,11 @@ ANNOTATION_MODULES = ("typing",)
 """Their names may stand in annotations only, where nothing is done with them but subscription."""
 
 
+CALLED_ONLY = frozenset({"Counter", "Fraction"})
+"""Classes written in Python. They may be called and nothing else: `Counter.copy(int)` would return `type(int)`. The methods of
+all other listed classes are written in C and refuse a foreign `self`."""
+
+
 class _Unproven(Exception):
     """The message says why."""
 
@@ -115,7 +120,7 @@ def why_unproven(tree: ast.Module | ast.Expression) -> str | None:
     """None if the code is proven, else the first reason against it.
 
     A direct call of `eval` counts as proven in a module, because the runner replaces it by one that judges its text by
-    this same function; in an expression, that is in such a text, it does not.
+    this same function. In an expression, that is in such a text, it does not, nor do attributes, lambdas and assignments.
     """
     try:
         _check(tree)
@@ -140,6 +145,8 @@ class _Imports:
         self.modules: dict[str, set[str]] = {}
         """Name -> modules of MODULES."""
         self.values: set[str] = set()
+        self.called: set[str] = set()
+        """Names of CALLED_ONLY."""
         self.annotations: set[str] = set()
         """Names that only annotations may use."""
         self.absent: set[str] = set()
@@ -162,7 +169,7 @@ def _check(tree: ast.Module | ast.Expression) -> None:
         for inner in ast.walk(outer)
     }
     for node in nodes:
-        if type(node) not in NODES:
+        if type(node) not in NODES or (not in_module and isinstance(node, (ast.NamedExpr, ast.Lambda))):
             raise _Unproven(type(node).__name__)
         for name in _bound(node):
             if name.startswith("__"):
@@ -173,6 +180,8 @@ def _check(tree: ast.Module | ast.Expression) -> None:
             _check_name(node, parents, imports, in_module, id(node) in in_annotations)
         elif isinstance(node, ast.Attribute):
             _check_attribute(node, imports, in_module)
+            if node.attr in CALLED_ONLY and not _is_called(node, parents):
+                raise _Unproven(f"{node.attr} as a value")
 
 
 def _walk(tree: ast.AST) -> tuple[list[ast.AST], dict[int, ast.AST]]:
@@ -209,6 +218,8 @@ def _imports(nodes: list[ast.AST]) -> _Imports:
                     raise _Unproven(f"from {node.module} import {alias.name}")
                 else:
                     (found.annotations if node.module in ANNOTATION_MODULES else found.values).add(name)
+                    if alias.name in CALLED_ONLY:
+                        found.called.add(name)
     kinds = (found.modules.keys(), found.values, found.annotations, found.absent)
     for name in found.restricted() | found.values:
         if sum(name in kind for kind in kinds) > 1:
@@ -241,6 +252,8 @@ def _check_name(
     parent, modules = parents.get(id(node)), imports.modules
     if node.id in imports.annotations and not in_annotation:
         raise _Unproven(f"{node.id} outside an annotation")
+    if node.id in imports.called and not _is_called(node, parents):
+        raise _Unproven(f"{node.id} as a value")
     if node.id in modules:
         if not (isinstance(parent, ast.Attribute) and isinstance(node.ctx, ast.Load)):
             raise _Unproven(f"module {node.id} as a value")
@@ -260,6 +273,11 @@ def _check_name(
         if node.id == "type" and plain and _only_looked_at(parent, parents.get(id(parent))):
             return
     raise _Unproven(f"name {node.id}")
+
+
+def _is_called(node: ast.AST, parents: dict[int, ast.AST]) -> bool:
+    parent = parents.get(id(node))
+    return isinstance(parent, ast.Call) and parent.func is node
 
 
 def _only_looked_at(call: ast.Call, parent: ast.AST | None) -> bool:
@@ -282,10 +300,10 @@ def _check_attribute(node: ast.Attribute, imports: _Imports, in_module: bool) ->
     elif node.attr == "__name__" and isinstance(base, ast.Call) and isinstance(base.func, ast.Name):
         if base.func.id != "type":
             raise _Unproven("attribute __name__")
-    elif (node.attr not in ATTRIBUTES or (isinstance(base, ast.Name) and not in_module)) and not (
+    elif (node.attr not in ATTRIBUTES or not in_module) and not (
         not node.attr.startswith("_") and isinstance(_root(base), ast.Name) and _root(base).id in imports.absent
     ):
-        raise _Unproven(f"attribute {node.attr}")  # in a text for `eval`, a name may be anything
+        raise _Unproven(f"attribute {node.attr}")  # none in a text for `eval`, where a name may be anything
 
 
 def _root(node: Any) -> Any:

@@ -21,7 +21,7 @@ import types
 import warnings
 from typing import Any
 
-from env_construction.code_proof import BUILTINS, MODULES, uses_random, why_unproven
+from env_construction.code_proof import BUILTINS, CALLED_ONLY, MODULES, uses_random, why_unproven
 from env_construction.sandbox_output import (
     CHANNEL,
     MODULE,
@@ -118,7 +118,7 @@ class Pool:
         self._random: set[int] = set()
         self._names = {name: getattr(builtins, name) for name in BUILTINS}
         self._text_names = dict(self._names)
-        """The builtins for a text that is evaluated: tool code can reach this dictionary, so it holds nothing but the harmless."""
+        """The builtins for a text that is evaluated."""
         self._names |= {"__import__": self._import, "eval": self._eval, "type": self._type}
         self._leave = os._exit
         self._retry = False
@@ -219,18 +219,26 @@ class Pool:
             type(names) not in (dict, types.NoneType) for names in (global_names, local_names)
         ):
             self._give_up()
-        if global_names is None:
+        own_globals = global_names is None
+        if own_globals:
             frame = sys._getframe(1)
             global_names = frame.f_globals
             if local_names is None and frame.f_locals is not global_names:
                 local_names = dict(frame.f_locals)
         tree = ast.parse(text.lstrip(" \t"), "<string>", "eval")
-        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        values = [scope[name] for scope in (global_names, local_names or {}) for name in names if name in scope]
-        if why_unproven(tree) is not None or any(isinstance(value, types.ModuleType) for value in values):
+        if why_unproven(tree) is not None:
             self._give_up()
-        global_names.setdefault("__builtins__", dict(self._text_names))
-        return eval(compile(tree, "<string>", "eval", dont_inherit=True), global_names, local_names)
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        # copies: what the text calls cannot bind another value to a name that was looked at
+        seen = [{name: scope[name] for name in names & scope.keys()} for scope in (global_names, local_names or {})]
+        for value in (value for scope in seen for value in scope.values()):
+            if isinstance(value, types.ModuleType) or (isinstance(value, type) and value.__name__ in CALLED_ONLY):
+                self._give_up()
+        seen[0]["__builtins__"] = (
+            self._text_names.copy() if own_globals else global_names.get("__builtins__", self._text_names.copy())
+        )
+        code = compile(tree, "<string>", "eval", dont_inherit=True)
+        return eval(code, seen[0], None if local_names is None else seen[1])
 
     def _type(self, value: Any) -> type:
         kind = type(value)

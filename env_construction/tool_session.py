@@ -65,24 +65,32 @@ class ToolSession:
                 row = [self._ids[name], name, json.loads(json.dumps(arguments))]
             except (TypeError, ValueError, RecursionError) as error:
                 return failed(name, "error", f"the arguments are not JSON: {error}")
-            start = time.monotonic()
             try:
-                runner = self._running()
-                start = time.monotonic()
-                report = self._ask(runner, [row])[0]
+                try:
+                    return self._call(row)
+                except SandboxFault:  # its process may have died with the zygote: once more, in a new one
+                    self._runner = None
+                    return self._call(row)
             except SandboxFault as error:
                 self._runner = None
                 return failed(name, "fault", f"the tool sandbox failed: {error}")
-            except (RunnerDied, TimeoutError) as error:
-                status = self._bury() if isinstance(error, RunnerDied) else self._bury() and "timeout"
-                return failed(name, status, self._limits.reason(status), time.monotonic() - start)
-            if report.status in ("memory", "output_limit"):
-                self._bury()
-                return failed(name, report.status, report.output, report.seconds)
-            self._journal.append(row)
-            if report.status == "ok":
-                return ToolResult(name, "ok", report.output, report.seconds)
-            return failed(name, "error", report.output, report.seconds)
+
+    def _call(self, row: list[Any]) -> ToolResult:
+        name, runner = row[1], self._running()
+        start = time.monotonic()
+        try:
+            report = self._ask(runner, [row])[0]
+        except (RunnerDied, TimeoutError) as error:
+            status = self._bury() if isinstance(error, RunnerDied) else self._bury() and "timeout"
+            return failed(name, status, self._limits.reason(status), time.monotonic() - start)
+        seconds = min(max(0.0, report.seconds), time.monotonic() - start)
+        if report.status in ("memory", "output_limit"):
+            self._bury()
+            return failed(name, report.status, report.output, seconds)
+        self._journal.append(row)
+        if report.status == "ok":
+            return ToolResult(name, "ok", report.output, seconds)
+        return failed(name, "error", report.output, seconds)
 
     async def call_async(self, name: str, arguments: dict[str, Any]) -> ToolResult:
         """`call` for asyncio."""

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import pytest
 
-from env_construction.code_proof import ATTRIBUTES, MODULES, uses_random, why_unproven
+from env_construction.code_proof import ATTRIBUTES, CALLED_ONLY, MODULES, uses_random, why_unproven
 
 
 def reason(source: str) -> str | None:
@@ -64,6 +64,12 @@ def test_honest_tools_are_proven(source: str) -> None:
         "def f():\n    yield from [1]",
         "import copy\ndef f(x): return copy.deepcopy(x)",
         "from collections import namedtuple",
+        "from collections import Counter\nCounter.copy(int)",
+        "import collections\ncollections.Counter.copy(int)",
+        "import collections as c\nx = c.Counter",
+        "from collections import Counter as C\nx = [C]",
+        "from collections import Counter\ndef f(x: Counter): pass",
+        "from fractions import Fraction\nFraction.limit_denominator(1)",
         "from collections import ChainMap",
         "from functools import lru_cache",
         "from functools import partial",
@@ -207,6 +213,17 @@ def test_no_listed_module_attribute_makes_classes_or_reaches_modules() -> None:
             "deepcopy",
             "new_class",
         }
+
+
+def test_the_methods_of_listed_classes_are_written_in_c_and_check_their_self() -> None:
+    for module, names in MODULES.items():
+        for name in names - CALLED_ONLY:
+            value = getattr(importlib.import_module(module), name)
+            if module != "typing" and isinstance(value, type):
+                methods = [vars(kind).get(key) for kind in value.__mro__ for key in ATTRIBUTES]
+                assert not any(
+                    isinstance(m, (types.FunctionType, staticmethod, classmethod, property)) for m in methods
+                ), name
 
 
 def test_no_listed_attribute_leads_to_a_module_frame_or_namespace() -> None:

@@ -148,6 +148,16 @@ def test_processes_killed_while_they_work_are_replaced_and_no_result_is_lost() -
         assert sandbox.run(CODES, [ADD])[0].output == "3"
 
 
+def test_a_session_whose_zygote_was_killed_goes_on_where_it_stood() -> None:
+    codes = {"add": "def add(state, n):\n    state['n'] += n\n    return state['n']"}
+    with ToolSandbox() as sandbox, sandbox.open_session(codes, {"n": 1}) as session:
+        assert session.call("add", {"n": 2}).output == "3"
+        for pid in workers_of_ours():
+            os.kill(pid, signal.SIGKILL)
+        assert session.call("add", {"n": 3}).output == "6"
+        assert session.state() == {"n": 6}
+
+
 def test_a_zygote_that_cannot_start_says_why_and_leaves_no_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
