@@ -166,7 +166,7 @@ class Lane:
         if pool is not None and self._outstanding and pool.fileno() in ready:
             self._hear_pool(pool)
         elif pool is not None and self._outstanding and time.monotonic() - pool.heard >= self._stall:
-            self._retry(stalled=True)
+            self._retry()
         for call in list(self._calls):
             self._hear(call, call.process.fileno() in ready)
 
@@ -214,22 +214,23 @@ class Lane:
     def _hear_pool(self, pool: Process) -> None:
         try:
             for body in pool.pump():
-                self._settle(self._rows(body))
+                self._settle(self._rows(pool, body))
         except RunnerDied:
             pool.kill()
-            self._retry(stalled=False)
+            self._retry()
             return
         if pool.ended or pool.broken:
             pool.ending(0.0)
-            self._retry(stalled=False)
+            self._retry()
         elif not self._outstanding:
             self._careful = False
 
-    def _rows(self, body: bytes) -> list[tuple[int, str, str, float]]:
+    def _rows(self, pool: Process, body: bytes) -> list[tuple[int, str, str, float]]:
         """A checked report: consecutive calls, from the first that is outstanding. Raises RunnerDied."""
         try:
             nonce, rows = json.loads(body)
             expected = iter(self._outstanding)
+            age = time.monotonic() - pool.started
             for index, status, output, seconds in rows:
                 while self._nonces and self._nonces[0][1] <= index:
                     self._nonces.popleft()
@@ -238,6 +239,7 @@ class Lane:
                     or status not in POOL_STATUSES
                     or type(output) is not str
                     or type(seconds) is not float
+                    or not 0.0 <= seconds <= age
                     or len(output) > self._limits.output_bytes
                 ):
                     raise ValueError("malformed report")
@@ -259,14 +261,13 @@ class Lane:
                     self._executor.isolated.add(pending.code_id)
                 self._waiting.append(pending)
 
-    def _retry(self, stalled: bool) -> None:
+    def _retry(self) -> None:
         """The pool runner is lost, and with it the results that it had not reported: those calls run again."""
         unreported = list(self._outstanding.values())
         self._outstanding = {}
         self._drop_pool()
-        if self._careful and unreported:
-            if stalled:
-                self._executor.isolated.add(unreported[0].code_id)
+        if unreported and (self._careful or len(unreported) == 1):  # this call is why
+            self._executor.isolated.add(unreported[0].code_id)
             self._waiting.append(unreported.pop(0))
             self._ready = unreported + self._ready
         elif len(unreported) <= ISOLATED_AFTER_STALL:

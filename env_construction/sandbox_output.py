@@ -53,6 +53,14 @@ def read_frame(descriptor: int) -> bytes:
     return body
 
 
+_scan: Any = json.JSONDecoder().scan_once
+
+
+def decoded(body: bytes, scan: Any = _scan) -> Any:
+    """The JSON of a request. The C scanner alone: every page that a forked process touches costs microseconds."""
+    return scan(body.decode("ascii"), 0)[0]
+
+
 def write_frame(
     payload: bytes, descriptor: int = CHANNEL, write: Any = os.write, pack: Any = LENGTH.pack, view: Any = memoryview
 ) -> None:

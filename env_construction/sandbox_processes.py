@@ -37,7 +37,7 @@ from env_construction.sandbox_protocol import (
 
 START_SECONDS = 60.0
 """How long a process may take to come up on a loaded machine."""
-KILL_SLACK_SECONDS = 5.0
+KILL_SLACK_SECONDS = START_SECONDS + 5.0
 """The zygote kills an isolated process this long after the time limit by itself, should the parent not have done it."""
 GATHERED_BYTES = 1 << 19
 """An honest process sends at most this beyond one output of full length in a frame."""
