@@ -53,7 +53,8 @@ def read_frame(descriptor: int) -> bytes:
     return body
 
 
-_scan: Any = json.JSONDecoder().scan_once
+_decoder: Any = json.JSONDecoder()
+_scan = _decoder.scan_once
 
 
 def decoded(body: bytes, scan: Any = _scan) -> Any:

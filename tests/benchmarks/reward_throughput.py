@@ -186,11 +186,12 @@ def made_responses(environments: Sequence[Environment], count: int, seed: int) -
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of those below it that are alive."""
+    """CPU time of this process, of those below it, and of those that they have waited for."""
     ticks = 0
     for pid in descendants(os.getpid()):
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        ticks += int(fields[11]) + int(fields[12])
+        with contextlib.suppress(OSError):  # it has just ended
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += sum(map(int, fields[11:15]))
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
