@@ -166,6 +166,8 @@ GADGETS: dict[str, str] = {
     "closure counter": "def counter():\n    n = 0\n    def up():\n        nonlocal n\n        n += 1\n        return n\n    return up\nup = counter()\ndef evil(): return up()",
     "argument that grows": "def evil(x=None, **rest):\n    rest['me'] = rest\n    return len(rest)",
     "endless recursion of repr": "def evil():\n    x = []\n    x.append(x)\n    d = {'a': x}\n    return repr(d)",
+    "crash in the hash of a deep tuple": "def evil():\n    x = ()\n    for _ in range(200_000): x = (x,)\n    return {x: 1} and 1",
+    "crash in a long chain of iterators": "def evil():\n    x = iter([1])\n    for _ in range(300_000): x = map(str, x)\n    return list(x)",
     # -- frames and channels
     "frames by sys": "import sys\ndef evil():\n    frame = sys._getframe()\n    while frame:\n        for name in list(frame.f_globals):\n            if name not in ('__builtins__',): frame.f_globals[name] = None\n        frame = frame.f_back\n    return 1",
     "frames by a traceback": "def evil():\n    try:\n        1 / 0\n    except ZeroDivisionError as e:\n        frame = e.__traceback__.tb_frame\n        while frame.f_back: frame = frame.f_back\n        frame.f_globals['write_frame'] = frame.f_globals['encoded'] = None\n    return 1",
