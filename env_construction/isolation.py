@@ -24,7 +24,7 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 """Machine -> (AUDIT_ARCH constant, column in CALLS)."""
@@ -160,8 +160,7 @@ LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
 
 
-@dataclass(frozen=True)
-class Locks:
+class Locks(NamedTuple):
     """Which layers are on, and which of the needed ones could not be had (with the reason)."""
 
     layers: tuple[str, ...]

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pydantic_core import from_json
+
 
 class BadInput(Exception):
     """Input that the user has to mend. The message is one line: file, line, key, what was expected."""
@@ -39,7 +41,7 @@ def read_jsonl(path: Path | str, required: tuple[str, ...] = ()) -> Iterator[tup
             if not raw.strip():
                 continue
             try:
-                record = json.loads(raw)
+                record = _parse(raw)
             except ValueError as error:
                 raise BadInput(
                     f"{path}:{number}: expected one JSON object a line, got invalid JSON ({error})"
@@ -50,6 +52,14 @@ def read_jsonl(path: Path | str, required: tuple[str, ...] = ()) -> Iterator[tup
                 if key not in record:
                     raise BadInput(f"{path}:{number}: key {key!r} is missing")
             yield number, record
+
+
+def _parse(raw: bytes) -> Any:
+    """What `json.loads` gives, in half the time. pydantic's parser refuses lone surrogates and deep nesting."""
+    try:
+        return from_json(raw)
+    except ValueError:
+        return json.loads(raw)
 
 
 def dump_line(record: Mapping[str, Any]) -> str:

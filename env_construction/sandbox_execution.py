@@ -1,4 +1,4 @@
-"""What the lanes of a sandbox share: limits, the zygote, the queue, and which code is known to be wild."""
+"""What the lanes of a sandbox share: limits, the zygote, the queue, and which code is to be isolated."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-from env_construction.sandbox_processes import Runner, SandboxFault, Zygote
+from env_construction.sandbox_processes import KILL_SLACK_SECONDS, Process, SandboxFault, Zygote
+from env_construction.sandbox_protocol import ISOLATED
 from env_construction.sandbox_work import Work
 
 BATCH = 128
 """Responses sent to a runner in one message, at most."""
 KNOWN_CODES = 4096
 """Sources a runner may hold before it is replaced."""
-STALLED_PER_WORKER = 4
-"""How many stalled calls per worker may run beside the lanes; with more, a lane waits."""
+START_ATTEMPTS = 3
+"""How often a zygote that has died is started again, one attempt after the other, before it is a fault."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class Executor:
     def __init__(self, workers: int, limits: Limits) -> None:
         self.workers = workers
         self.limits = limits
-        self.wild: set[int] = set()
-        """Ids of sources that need a process of their own."""
-        self.stalled = threading.BoundedSemaphore(STALLED_PER_WORKER * workers)
+        self.isolated: set[int] = set()
+        """Ids of sources whose calls each get a process of their own."""
+        self.compiled: dict[int, bytes] = {}
+        """Their compiled code, as a process sent it before it ran any; passed on to the next, never looked into."""
         self.closed = False
         self._settings = {"cpu_s": limits.cpu_s, "memory_mb": limits.memory_mb, "output_bytes": limits.output_bytes}
         self._lock = threading.Lock()
@@ -61,16 +63,16 @@ class Executor:
         (self._groups if len(works) > 1 else self._singles).append(works)
         self._tokens.put(True)
 
-    def take(self, idle: bool) -> list[Work] | None:
+    def take(self, idle: bool, wait: bool) -> list[Work] | None:
         """What a lane executes next. None at the end.
 
-        An idle lane waits for work, and takes its share of the responses that were handed in one by one. A busy lane
-        takes only a group more, if there are enough for the others too.
+        An idle lane takes its share of the responses that were handed in one by one, and waits for work if `wait`. A busy
+        lane takes only a group more, if there are enough for the others too.
         """
         if not idle and len(self._groups) < self.workers:
             return []
         try:
-            going = self._tokens.get(block=idle)
+            going = self._tokens.get(block=wait)
         except queue.Empty:
             return []
         if not going:
@@ -94,19 +96,35 @@ class Executor:
                 with contextlib.suppress(IndexError):
                     return waiting.popleft()
 
-    def fork(self, cpu_seconds: int = 0) -> Runner:
-        """A fresh runner; a zygote that was killed from outside is replaced once. Raises SandboxFault."""
-        zygote = self._zygote
-        with contextlib.suppress(SandboxFault):
-            return zygote.fork(self.limits.output_bytes, cpu_seconds)
-        with self._lock:
-            if self.closed:
-                raise SandboxFault("the sandbox is closed")
-            if self._zygote is zygote:
-                zygote.close()
-                self._zygote = Zygote(self._settings)
+    def fork(self, kind: bytes, cpu_seconds: float = 0.0) -> Process:
+        """A fresh process; a zygote that has died is replaced. Raises SandboxFault if that fails START_ATTEMPTS times."""
+        isolated = kind == ISOLATED
+        cpu_seconds = self.limits.cpu_s if isolated else cpu_seconds
+        wall_seconds = self.limits.timeout_s + KILL_SLACK_SECONDS if isolated else 0.0
+        for attempt in range(START_ATTEMPTS):
             zygote = self._zygote
-        return zygote.fork(self.limits.output_bytes, cpu_seconds)
+            try:
+                if zygote.alive():
+                    return zygote.fork(kind, self.limits.output_bytes, cpu_seconds, wall_seconds)
+            except SandboxFault:
+                if attempt == START_ATTEMPTS - 1:
+                    raise
+            with self._lock:
+                if self.closed:
+                    raise SandboxFault("the sandbox is closed")
+                if self._zygote is zygote:
+                    zygote.close()
+                    self._zygote = self._restarted()
+        raise SandboxFault("the sandbox's zygote dies as soon as it has started")
+
+    def _restarted(self) -> Zygote:
+        for attempt in range(START_ATTEMPTS):
+            try:
+                return Zygote(self._settings)
+            except SandboxFault:
+                if attempt == START_ATTEMPTS - 1:
+                    raise
+        raise AssertionError
 
     def code_id(self, source: str) -> int:
         """The number under which runners know a source."""
@@ -115,7 +133,8 @@ class Executor:
             with self._lock:
                 if len(self._code_ids) > 4 * KNOWN_CODES:
                     self._code_ids = {}
-                    self.wild = set()
+                    self.isolated = set()
+                    self.compiled = {}
                 code_id = self._code_ids.setdefault(source, self._next_code)
                 self._next_code += 1
         return code_id

@@ -1,42 +1,49 @@
-"""The parent's side of the sandbox processes: start a zygote, have it fork runners, talk to them, kill them.
+"""The parent's side of the sandbox processes: start a zygote, have it fork, talk to what it forked, kill it.
 
-Nothing that arrives from a runner is trusted: frames are bounded in size, parsed as JSON (never unpickled), and checked
-field by field against what was asked.
+Nothing that arrives from a process is trusted: frames are bounded in size, parsed as JSON (never unpickled), and checked
+field by field. A frame belongs to the process at whose channel it arrives, never to one that it names.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-import mmap
+import math
 import os
-import secrets
 import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-PROGRESS = struct.Struct("<qd")
-CONTROL = struct.Struct("<cq")
-LENGTH = struct.Struct("<I")
+from env_construction.sandbox_protocol import (
+    CONTROL,
+    EXIT_DIRTY,
+    FORK,
+    FORK_FAILED,
+    ISOLATED,
+    KILL,
+    LENGTH,
+    TRAILER,
+    TRAILER_MARK,
+    frame,
+)
+
 START_SECONDS = 60.0
-"""How long a zygote may take to come up on a loaded machine."""
-RUNNER_STATUSES = frozenset({"ok", "error", "memory", "output_limit", "wild", "wild_call"})
-"""What a runner may report; everything else is decided by the parent."""
+"""How long a process may take to come up on a loaded machine."""
+KILL_SLACK_SECONDS = START_SECONDS + 5.0
+"""The zygote kills an isolated process this long after the time limit by itself, should the parent not have done it."""
 GATHERED_BYTES = 1 << 19
-"""An honest runner sends at most this beyond one output of full length in a frame."""
+"""An honest process sends at most this beyond one output of full length in a frame."""
 LONGEST_ESCAPE = 6
 """Bytes that JSON takes at most for a byte of output."""
 REASON_BYTES = 100
-EXIT_DIRTY = 86
-"""As in tool_worker.py: a pool runner found its interpreter changed."""
 WORKER = Path(__file__).with_name("tool_worker.py")
 
 
@@ -45,21 +52,12 @@ class SandboxFault(Exception):
 
 
 class RunnerDied(Exception):
-    """The runner closed its channel or broke the protocol."""
-
-
-class Report(NamedTuple):
-    """What a runner says about one call: position in the request, status, text, seconds."""
-
-    position: int
-    status: str
-    output: str
-    seconds: float
+    """A process closed its channel or broke the protocol."""
 
 
 class Zygote:
-    """A process that forks runners. Started from a thread that lives as long as it, since the kernel's parent-death
-    signal follows the starting *thread*."""
+    """A process that forks others. Started from a thread that lives as long as it, since the kernel's parent-death
+    signal follows the starting *thread*. Raises SandboxFault, with the worker's own last words, if it does not start."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
@@ -67,19 +65,19 @@ class Zygote:
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._failure = ""
+        self._tokens = itertools.count()
         self._control: socket.socket
-        self.pid = -1
         self.hello: dict[str, Any] = {}
-        self.alive = False
         self._thread = threading.Thread(target=self._keep, name="tool-sandbox-zygote", daemon=True)
         self._thread.start()
         self._ready.wait()
-        if not self.alive:
+        if self._failure:
             raise SandboxFault(f"the tool sandbox did not start: {self._failure}")
 
     def _keep(self) -> None:
         """Thread body: start the process, hold it until `close`."""
-        ours, theirs = socket.socketpair()
+        process: subprocess.Popen[bytes] | None = None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-s", "-S", "-B", "-P", str(WORKER)]
         environment = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
         try:
@@ -89,29 +87,32 @@ class Zygote:
                     [*command, settings],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
                     env=environment,
                     cwd="/",
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                 )
             ours.settimeout(START_SECONDS)
-            size = LENGTH.unpack(self._receive(ours, LENGTH.size))[0]
-            self.hello = json.loads(self._receive(ours, size))
-            if "failure" in self.hello:
-                raise SandboxFault(self.hello["failure"])
+            self.hello = json.loads(ours.recv(1 << 16)[LENGTH.size :] or b"null")
+            if not isinstance(self.hello, dict):
+                raise SandboxFault("the worker process ended during its start")
+            assert process.stderr is not None
+            process.stderr.close()
         except (OSError, ValueError, SandboxFault, struct.error) as error:
-            self._failure = str(error) or type(error).__name__
             ours.close()
+            self._failure = str(error) or type(error).__name__
+            if process is not None:
+                process.kill()
+                words = process.communicate()[1].decode("utf-8", "replace").strip()
+                self._failure = words.splitlines()[-1] if words else self._failure
             self._ready.set()
             return
-        self.pid = process.pid
+        ours.settimeout(None)
         self._control = ours
-        self.alive = True
         self._ready.set()
         self._stop.wait()
         with self._lock:
-            self.alive = False
             ours.close()
         try:
             process.wait(5)
@@ -119,203 +120,166 @@ class Zygote:
             process.kill()
             process.wait()
 
-    @staticmethod
-    def _receive(channel: socket.socket, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            part = channel.recv(size - len(data))
-            if not part:
-                raise SandboxFault("the worker process ended during its start")
-            data += part
-        return data
-
-    def _ask(self, operation: bytes, number: int, descriptors: list[int]) -> int:
+    def _tell(self, message: bytes, descriptors: list[int]) -> None:
         with self._lock:
-            if not self.alive:
+            if self._stop.is_set():
                 raise SandboxFault("the sandbox is closed")
             try:
-                socket.send_fds(self._control, [CONTROL.pack(operation, number)], descriptors)
-                return int(CONTROL.unpack(self._receive(self._control, CONTROL.size))[1])
-            except (OSError, SandboxFault) as error:
-                self.alive = False
-                self._stop.set()
+                socket.send_fds(self._control, [message], descriptors)
+            except OSError as error:
                 raise SandboxFault(f"the sandbox's zygote is gone ({error})") from None
 
-    def fork(self, output_bytes: int, cpu_seconds: int = 0) -> Runner:
-        """A fresh runner that has seen no tool code. `cpu_seconds`: limit of the whole process, 0 for none beyond the
-        limit per call. Raises SandboxFault."""
+    def alive(self) -> bool:
+        """Whether the process is there. It never writes, so its channel can only be readable at its end."""
+        with self._lock:
+            return not self._stop.is_set() and not select.select([self._control], [], [], 0)[0]
+
+    def fork(self, kind: bytes, output_bytes: int, cpu_seconds: float, wall_seconds: float = 0.0) -> Process:
+        """A fresh process that has seen no tool code. `cpu_seconds`: limit of the whole process (0: none); the zygote
+        kills it after `wall_seconds` (0: never). Raises SandboxFault."""
         ours, theirs = socket.socketpair()
-        with theirs, tempfile.TemporaryFile() if not hasattr(os, "memfd_create") else _memory_file() as page:
-            os.ftruncate(page.fileno(), mmap.PAGESIZE)
-            progress = mmap.mmap(page.fileno(), mmap.PAGESIZE)
+        token = next(self._tokens)
+        with theirs:
             try:
-                pid = self._ask(b"F", cpu_seconds, [theirs.fileno(), page.fileno()])
-            except SandboxFault:
+                message = CONTROL.pack(FORK, kind, token, math.ceil(cpu_seconds), wall_seconds)
+                self._tell(message, [theirs.fileno()])
+            except BaseException:
                 ours.close()
                 raise
-        if pid < 0:
-            ours.close()
-            raise SandboxFault("the sandbox could not fork a runner")
-        return Runner(self, pid, ours, progress, output_bytes)
+        return Process(self, token, ours, output_bytes)
 
-    def kill(self, pid: int) -> int:
-        """Kill and bury a runner; its wait status (of its own death, if it was dead already)."""
-        return self._ask(b"K", pid, [])
-
-    def dismiss(self, pid: int) -> None:
-        """Kill a runner without waiting for its end."""
-        with self._lock, contextlib.suppress(OSError):
-            if self.alive:
-                self._control.sendall(CONTROL.pack(b"D", pid))
+    def kill(self, token: int) -> None:
+        with contextlib.suppress(SandboxFault):
+            self._tell(CONTROL.pack(KILL, ISOLATED, token, 0, 0.0), [])
 
     def close(self) -> None:
-        """End the process; its runners go with it."""
+        """End the process; all that it forked go with it."""
         self._stop.set()
         if self._thread is not threading.current_thread():
             self._thread.join(10)
 
 
-def _memory_file() -> Any:
-    return os.fdopen(os.memfd_create("progress"), "r+b")
+class Process:
+    """One forked process, seen from the parent. `ended` is set once it is dead and its frames are read."""
 
-
-class Runner:
-    """One forked process that executes calls."""
-
-    def __init__(
-        self, zygote: Zygote, pid: int, channel: socket.socket, progress: mmap.mmap, output_bytes: int
-    ) -> None:
-        self.pid = pid
+    def __init__(self, zygote: Zygote, token: int, channel: socket.socket, output_bytes: int) -> None:
         self._zygote = zygote
+        self._token = token
         self._channel = channel
-        self._progress = progress
-        self._output_bytes = output_bytes
-        self._buffer = bytearray()
-        self._nonce = secrets.token_hex(8)
-        self._incoming = select.poll()
-        self._incoming.register(channel, select.POLLIN)
-        self._both = select.poll()
-        self._both.register(channel, select.POLLIN | select.POLLOUT)
+        self._longest = (output_bytes + GATHERED_BYTES) * LONGEST_ESCAPE
+        self._incoming = bytearray()
+        self._outgoing = memoryview(b"")
         channel.setblocking(False)
-        PROGRESS.pack_into(progress, 0, -1, 0.0)
+        self.started = self.heard = time.monotonic()
+        """When it was forked, and when something last arrived from it or was sent to it when it had nothing to do."""
+        self.ended = False
+        self.broken = ""
+        """How it broke the protocol; it is killed then."""
+        self._status: int | None = None
+        self._spoke = False
         self.next_index = 0
-        """Index under which the next call will be reported."""
-        self.last_heard = time.monotonic()
-        """When the last message went out or came in (monotonic clock)."""
         self.known: set[int] = set()
-        """Ids of the sources that this runner already holds."""
+        """Ids of the sources that it holds."""
 
-    def message(self, request: dict[str, Any]) -> bytes:
-        """A request as it goes over the channel. `request["calls"]` is a list of `[code id, name, arguments]`,
-        `request["codes"]` of `[code id, source]` that this runner has not seen yet.
+    def fileno(self) -> int:
+        return self._channel.fileno()
 
-        Raises ValueError, TypeError or RecursionError if the arguments of a call cannot be written as JSON.
-        """
-        body = json.dumps({**request, "nonce": self._nonce, "first": self.next_index}).encode("ascii")
-        return LENGTH.pack(len(body)) + body
+    @property
+    def events(self) -> int:
+        return select.POLLIN | (select.POLLOUT if self._outgoing else 0)
 
-    def send(self, message: bytes, calls: int, timeout_s: float) -> None:
-        """Send a message with so many calls; what arrives meanwhile is kept. Raises RunnerDied."""
-        self.next_index += calls
-        self.last_heard = time.monotonic()
-        deadline = self.last_heard + timeout_s
-        view = memoryview(message)
-        while view:
-            try:
-                view = view[self._channel.send(view) :]
-            except BlockingIOError:
-                self._both.poll(max(0.0, deadline - time.monotonic()) * 1000.0)
-                self._read()
-                if time.monotonic() > deadline:
-                    raise RunnerDied("it does not read") from None
-            except OSError as error:
-                raise RunnerDied(str(error)) from None
+    def send(self, message: bytes) -> None:
+        """Send what fits now; `pump` sends the rest."""
+        self._outgoing = memoryview(bytes(self._outgoing) + message)
+        self._flush()
 
-    @staticmethod
-    def encodable(arguments: Any) -> None:
-        """Raise what `send` would raise for these arguments."""
-        json.dumps(arguments)
+    def _flush(self) -> None:
+        try:
+            while self._outgoing:
+                self._outgoing = self._outgoing[self._channel.send(self._outgoing) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._outgoing = memoryview(b"")  # it does not read any more; its end will be heard
 
-    def receive(self, timeout_s: float) -> list[Report] | None:
-        """The next frame's reports, or None if none is complete after `timeout_s`. Raises RunnerDied."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            frame = self._take_frame()
-            if frame is not None:
-                self.last_heard = time.monotonic()
-                return self._checked(frame)
-            wait = deadline - time.monotonic()
-            if not self._incoming.poll(max(0.0, wait * 1000.0)):
-                return None
-            self._read()
-
-    def _read(self) -> None:
+    def pump(self) -> list[bytes]:
+        """Send and receive what is possible now; the complete frames that arrived."""
+        if self._outgoing:
+            self._flush()
         try:
             part = self._channel.recv(1 << 20)
+            self._incoming += part
+            self.ended = not part
+            self.heard = time.monotonic()
         except BlockingIOError:
-            return
-        except OSError as error:
-            raise RunnerDied(str(error)) from None
-        if not part:
-            raise RunnerDied("the process ended")
-        self._buffer += part
+            pass
+        except OSError:
+            self.ended = True
+        frames = [] if self.broken else self._frames()
+        if self.ended:
+            if len(self._incoming) == TRAILER.size and not self.broken:
+                self._status = TRAILER.unpack(self._incoming)[1]
+            elif len(self._incoming) >= TRAILER.size:
+                self.broken = self.broken or "a broken frame"
+                mark, status = TRAILER.unpack(self._incoming[-TRAILER.size :])
+                self._status = status if mark == TRAILER_MARK else None
+            self._channel.close()
+        elif self.broken:
+            del self._incoming[: -TRAILER.size]
+            self.kill()
+        return frames
 
-    def _take_frame(self) -> bytes | None:
-        if len(self._buffer) < LENGTH.size:
-            return None
-        size = LENGTH.unpack_from(self._buffer)[0]
-        if size > (self._output_bytes + GATHERED_BYTES) * LONGEST_ESCAPE:
-            raise RunnerDied(f"a frame of {size} bytes")
-        end = LENGTH.size + size
-        if len(self._buffer) < end:
-            return None
-        frame = bytes(self._buffer[LENGTH.size : end])
-        del self._buffer[:end]
-        return frame
+    def _frames(self) -> list[bytes]:
+        frames = []
+        while len(self._incoming) >= LENGTH.size:
+            size = LENGTH.unpack_from(self._incoming)[0]
+            end = LENGTH.size + size
+            if size == TRAILER_MARK and len(self._incoming) <= TRAILER.size:
+                break
+            if size > self._longest:
+                self.broken = f"a frame of {size} bytes"
+                break
+            if len(self._incoming) < end:
+                break
+            self._spoke = True
+            frames.append(bytes(self._incoming[LENGTH.size : end]))
+            del self._incoming[:end]
+        return frames
 
-    def _checked(self, frame: bytes) -> list[Report]:
-        try:
-            nonce, rows = json.loads(frame)
-            if nonce != self._nonce:
-                raise ValueError("wrong nonce")
-            reports = [Report(*row) for row in rows]
-            for position, status, output, seconds in reports:
-                if (
-                    type(position) is not int
-                    or status not in RUNNER_STATUSES
-                    or type(output) is not str
-                    or type(seconds) is not float
-                ):
-                    raise ValueError("malformed report")
-                if len(output) > self._output_bytes + REASON_BYTES:
-                    raise ValueError("an output beyond the limit")
-        except (ValueError, TypeError, RecursionError) as error:
-            raise RunnerDied(f"broken frame: {error}") from None
-        return reports
+    def wait(self, seconds: float) -> list[bytes]:
+        """`pump` when something can be read or written, or after `seconds`."""
+        poller = select.poll()
+        poller.register(self._channel, self.events)
+        poller.poll(max(0.0, seconds) * 1000)
+        return self.pump()
 
-    def progress(self) -> tuple[int, float]:
-        """Index of the call that is running, or was last (-1: none yet), and when it began (monotonic clock)."""
-        index, start = PROGRESS.unpack_from(self._progress)
-        return index, start
+    def kill(self) -> None:
+        """End the process; nobody waits for it."""
+        self._zygote.kill(self._token)
 
-    def dismiss(self) -> None:
-        """End the process, whatever it does; nobody waits for it."""
-        self._zygote.dismiss(self.pid)
-        self._close()
+    def close(self) -> None:
+        """Kill it and hear no more of it."""
+        if not self.ended:
+            self.kill()
+            self._channel.close()
+            self.ended = True
 
-    def kill(self) -> str:
-        """End the process. Returns how it had ended: "timeout" (CPU limit), "crash", or "dirty"."""
-        try:
-            status = self._zygote.kill(self.pid)
-        finally:
-            self._close()
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU):
-            return "timeout"
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == EXIT_DIRTY:
-            return "dirty"
-        return "crash"
+    def ending(self, cpu_s: float) -> str:
+        """How it died: "timeout" (CPU limit), "dirty", or "crash". Raises SandboxFault if the sandbox is to blame."""
+        status = self._status
+        if status is None and not self._zygote.alive():
+            raise SandboxFault("the sandbox's zygote is gone")
+        if status == FORK_FAILED and not self._spoke:
+            raise SandboxFault("the sandbox could not fork a process")
+        if status is None:
+            return "crash"
+        if os.WIFSIGNALED(status):
+            limit = os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU)
+            killed = os.WTERMSIG(status) == signal.SIGKILL and time.monotonic() - self.started >= cpu_s
+            return "timeout" if limit or killed else "crash"
+        return "dirty" if os.WEXITSTATUS(status) == EXIT_DIRTY else "crash"
 
-    def _close(self) -> None:
-        self._channel.close()
-        with contextlib.suppress(BufferError):
-            self._progress.close()
+
+def json_frame(value: Any) -> bytes:
+    """A frame of JSON. Raises ValueError, TypeError or RecursionError for what JSON cannot carry."""
+    return frame(json.dumps(value).encode("ascii"))

@@ -10,6 +10,16 @@ Call semantics as published (paper/README.md, Reward): the function is called wi
 imports, helpers and recursion work; it runs in another process, which is killed when its time is up; `random` starts
 from the same seed and sets iterate in the same order in every call, so that a result depends on source and arguments alone.
 
+A coroutine that a tool returns is awaited. A generator, a function, a module, and any text that holds an object's address is no
+value: such a call is an error that says so.
+
+How calls are kept apart
+- Isolated: by default every call runs in a process of its own, forked from one that has never seen tool code. It can write to
+  one channel only, and what arrives there is the result of this call, whatever it says.
+- Proven: code that passes `code_proof.py` (an allow-list: no classes, no attribute is set, nothing runs later, and only
+  functions that change nothing but their arguments and result) shares a process with other proven code. That process checks itself
+  (`sandbox_pool.py`); if it dies, stalls or is not as it was, what it has not reported runs again in isolation.
+
 Covered (Linux, x86-64 and ARM64, no root needed; `isolation` lists the active layers)
 - Time (wall clock and CPU), memory, output size: the process is killed, its call fails with the kind of failure, others go on.
 - Files: nothing can be written; only the Python installation, its shared libraries and time zones can be read (Landlock,
@@ -17,15 +27,14 @@ Covered (Linux, x86-64 and ARM64, no root needed; `isolation` lists the active l
 - Network, new processes, other programs, signals, ptrace, mounts, keys, shared memory: refused (seccomp allow-list, empty network
   namespace where the kernel allows one, Landlock).
 - Environment variables, weights, gold answers: never in the process. Codes and calls are all that goes in; text comes out,
-  as JSON with a nonce per message, its size and shape checked.
-- State between calls: code that is proved harmless (`plain_code.py`) shares a process; all other code has a
-  process of its own per call, forked from one that has never seen tool code. Neither memory nor threads survive a call.
-- The end: processes die with this one, even if it is killed (parent-death signal, closed channel).
+  as JSON with its size and shape checked.
+- The end: processes die with this one, even if it is killed (parent-death signal, closed channel). A sandbox whose
+  processes were killed starts new ones; SandboxFault or the status "fault" says why if that fails.
 
 Not covered
-- A call can lie about its own result (that is what a tool does: it says something), but not about another call's.
+- A call can lie about its own result: that is what a tool does, it says something.
 - Kernel bugs, and side channels such as timing between processes on one machine.
-- Third-party packages: tools see the standard library only.
+- Third-party packages: tools cannot import them, though a base interpreter's site-packages may lie where files can be read.
 - A session (`open_session`) shares state between the calls of one episode, by design.
 - Where there is no Landlock or seccomp (macOS, old kernels), limits and processes remain, but files and network are open: a warning
   says so once, and `require_isolation=True` refuses.
@@ -46,7 +55,7 @@ from types import TracebackType
 from typing import Any
 
 from env_construction.sandbox_execution import BATCH, Executor, Limits
-from env_construction.sandbox_lane import Lane
+from env_construction.sandbox_lane import start_lane
 from env_construction.sandbox_processes import SandboxFault
 from env_construction.sandbox_work import STATUSES, Batch, SandboxJob, ToolCall, ToolResult, Work
 from env_construction.tool_session import NO_STATE, ToolSession
@@ -99,12 +108,7 @@ class ToolSandbox:
 
     def _start(self) -> None:
         self._executor = executor = Executor(self.workers, self.limits)
-        self._lanes = [
-            threading.Thread(target=Lane(executor).run, name=f"tool-sandbox-{number}", daemon=True)
-            for number in range(self.workers)
-        ]
-        for lane in self._lanes:
-            lane.start()
+        self._lanes = [start_lane(executor, number) for number in range(self.workers)]
         self._pid = os.getpid()
         self.isolation: tuple[str, ...] = tuple(self._executor.hello["layers"])
         missing = "; ".join(self._executor.hello["missing"])

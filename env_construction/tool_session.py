@@ -9,26 +9,39 @@ With a state, a tool's function is called as `function(state, **arguments)` and 
 the session. The state is copied in as JSON and lives in a process of this session alone. A call that hangs or
 crashes fails, and its process is replaced: the earlier calls are replayed on the first state, so that the
 session stands where it stood before the failing call (exactly so for tools that use neither clock nor threads).
+The tools of an episode share this process: one of them can spoil the session's later calls, but no other session and no other
+call of the sandbox. Results are written by functions bound before tool code runs, with a nonce per request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
+import secrets
 import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from env_construction.sandbox_execution import Executor
-from env_construction.sandbox_processes import Report, Runner, RunnerDied, SandboxFault
+from env_construction.sandbox_processes import REASON_BYTES, Process, RunnerDied, SandboxFault, json_frame
+from env_construction.sandbox_protocol import SESSION
 from env_construction.sandbox_work import ToolResult, failed
 
 NO_STATE: Final = object()
+SESSION_STATUSES = ("ok", "error", "memory", "output_limit")
 SESSION_CPU_CALLS = 100
 """CPU seconds of a session's process, in units of the limit per call."""
+
+
+class Report(NamedTuple):
+    """What the process says about one call."""
+
+    position: int
+    status: str
+    output: str
+    seconds: float
 
 
 class ToolSession:
@@ -41,7 +54,7 @@ class ToolSession:
         self._ids = {name: executor.code_id(source) for name, source in self._codes.items()}
         self._state = state if state is NO_STATE else json.loads(json.dumps(state))
         self._journal: list[list[Any]] = []
-        self._runner: Runner | None = None
+        self._runner: Process | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -54,24 +67,32 @@ class ToolSession:
                 row = [self._ids[name], name, json.loads(json.dumps(arguments))]
             except (TypeError, ValueError, RecursionError) as error:
                 return failed(name, "error", f"the arguments are not JSON: {error}")
-            start = time.monotonic()
             try:
-                runner = self._running()
-                start = time.monotonic()
-                report = self._ask(runner, [row])[0]
+                try:
+                    return self._call(row)
+                except SandboxFault:  # its process may have died with the zygote: once more, in a new one
+                    self._runner = None
+                    return self._call(row)
             except SandboxFault as error:
                 self._runner = None
                 return failed(name, "fault", f"the tool sandbox failed: {error}")
-            except (RunnerDied, TimeoutError) as error:
-                status = self._bury() if isinstance(error, RunnerDied) else self._bury() and "timeout"
-                return failed(name, status, self._limits.reason(status), time.monotonic() - start)
-            if report.status in ("memory", "output_limit"):
-                self._bury()
-                return failed(name, report.status, report.output, report.seconds)
-            self._journal.append(row)
-            if report.status == "ok":
-                return ToolResult(name, "ok", report.output, report.seconds)
-            return failed(name, "error", report.output, report.seconds)
+
+    def _call(self, row: list[Any]) -> ToolResult:
+        name, runner = row[1], self._running()
+        start = time.monotonic()
+        try:
+            report = self._ask(runner, [row])[0]
+        except (RunnerDied, TimeoutError) as error:
+            status = self._bury() if isinstance(error, RunnerDied) else self._bury() and "timeout"
+            return failed(name, status, self._limits.reason(status), time.monotonic() - start)
+        seconds = min(max(0.0, report.seconds), time.monotonic() - start)
+        if report.status in ("memory", "output_limit"):
+            self._bury()
+            return failed(name, report.status, report.output, seconds)
+        self._journal.append(row)
+        if report.status == "ok":
+            return ToolResult(name, "ok", report.output, seconds)
+        return failed(name, "error", report.output, seconds)
 
     async def call_async(self, name: str, arguments: dict[str, Any]) -> ToolResult:
         """`call` for asyncio."""
@@ -95,7 +116,9 @@ class ToolSession:
         """End the session's process."""
         with self._lock:
             self._closed = True
-            self._bury()
+            if self._runner is not None:
+                self._runner.close()
+            self._runner = None
 
     def __enter__(self) -> ToolSession:
         return self
@@ -105,12 +128,12 @@ class ToolSession:
     ) -> None:
         self.close()
 
-    def _running(self) -> Runner:
+    def _running(self) -> Process:
         """The session's process; a new one gets the first state and the calls made so far."""
         if self._closed:
             raise SandboxFault("the session is closed")
         if self._runner is None:
-            runner = self._executor.fork(math.ceil(self._limits.cpu_s * SESSION_CPU_CALLS))
+            runner = self._executor.fork(SESSION, self._limits.cpu_s * SESSION_CPU_CALLS)
             self._runner = runner
             try:
                 self._ask(runner, self._journal, first=True)
@@ -120,42 +143,49 @@ class ToolSession:
         return self._runner
 
     def _ask(
-        self, runner: Runner, rows: list[list[Any]], first: bool = False, want_state: bool = False
+        self, runner: Process, rows: list[list[Any]], first: bool = False, want_state: bool = False
     ) -> list[Report]:
         """Execute calls and collect their reports, in order. Raises RunnerDied or TimeoutError."""
         new = {code_id: self._codes[name] for code_id, name, _ in rows if code_id not in runner.known}
         request: dict[str, Any] = {
-            "mode": "session",
             "codes": list(new.items()),
             "calls": rows,
             "want_state": want_state,
         }
         if first and self._state is not NO_STATE:
             request["state"] = self._state
-        position = runner.next_index
-        runner.send(runner.message(request), len(rows) + want_state, self._limits.timeout_s)
-        runner.known.update(new)
-        reports: list[Report] = []
+        position, nonce = runner.next_index, secrets.token_hex(8)
         expected = len(rows) + want_state
-        while True:
-            part = runner.receive(self._limits.timeout_s)
-            if part is None:
+        runner.next_index += expected
+        runner.known.update(new)
+        runner.send(json_frame({**request, "nonce": nonce, "first": position}))
+        deadline = time.monotonic() + self._limits.timeout_s * max(1, len(rows))
+        frames: list[bytes] = []
+        while not frames and not runner.ended and not runner.broken:
+            if time.monotonic() > deadline:
                 raise TimeoutError("time is up")
-            reports += part
-            if [report.position for report in reports] != list(range(position, position + len(reports))) or len(
-                reports
-            ) > expected:
-                raise RunnerDied("reports out of order")
-            if len(reports) == expected:
-                return reports
+            frames = runner.wait(deadline - time.monotonic())
+        try:
+            [body] = frames
+            said, reports = json.loads(body)
+            reports = [Report(*row) for row in reports]
+            if said != nonce or [report.position for report in reports] != [*range(position, position + expected)]:
+                raise ValueError("a report on something else")
+            for _, status, output, seconds in reports:
+                if status not in SESSION_STATUSES or type(output) is not str or type(seconds) is not float:
+                    raise ValueError("malformed report")
+                if len(output) > self._limits.output_bytes + REASON_BYTES and not want_state:
+                    raise ValueError("an output beyond the limit")
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RunnerDied(f"broken frame: {error}") from None
+        return reports
 
     def _bury(self) -> str:
         """End the process, if there is one; how it had ended."""
         runner, self._runner = self._runner, None
         if runner is None:
             return "crash"
-        try:
-            ending = runner.kill()
-        except SandboxFault:
+        if not runner.ended:
+            runner.close()
             return "crash"
-        return "timeout" if ending == "timeout" else "crash"
+        return "timeout" if runner.ending(self._limits.cpu_s * SESSION_CPU_CALLS) == "timeout" else "crash"

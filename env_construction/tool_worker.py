@@ -1,360 +1,287 @@
-"""The process side of the tool sandbox: a zygote that forks runners, and the runner that executes tool code.
+"""The process side of the tool sandbox: a zygote that forks, and the processes that execute tool code.
 
-Started by `tool_sandbox.py` with a clean environment; nothing here knows a gold answer, a reward or a policy.
+Started by `sandbox_processes.py` with a clean environment; nothing here knows a gold answer, a reward or a policy.
 
-The *zygote* imports the standard modules that tools use, locks itself down (`isolation.py`), and then only forks and
-buries runners. It never reads tool code, so what a fork inherits is the same every time. A *runner* gets source and
-arguments over its own socket and sends back text. It runs in one of three modes, chosen by the parent:
+The *zygote* imports a few standard modules, locks itself down (`isolation.py`), and then only forks and reaps. It never reads
+tool code or arguments, so what a fork inherits is the same every time. A forked process closes every descriptor but its own
+channel, locks itself, reads source and arguments from the channel, and answers with text. There are three kinds:
 
-- `pool`: many responses one after the other. Only code that `plain_code.py` proves unable to leave a trace is run;
-  other code is reported back as `wild` and not touched, a call that wants to `eval` such code as `wild_call`.
-- `own`: one call of wild code; the parent discards the process afterwards.
-- `session`: all calls of one episode on one shared state.
+- isolated: one call of any code, then the process exits. What it writes can only concern that call.
+- pool: many calls of code that `code_proof.py` proves unable to affect another call. Other code is reported as `unproven`
+  and not executed; calls that a shared process might answer differently (memory, deep recursion, addresses) as `retry`.
+- session: the calls of one episode on one shared state.
 
-Frames both ways: 4 bytes length (little endian), then JSON in ASCII. A runner's frames carry the nonce of the request.
-The progress page (16 bytes of shared memory: call index, start time) tells the parent which call is running, so that
-it can kill a stuck one and blame nobody else; no call costs a system call for that.
+A channel is written by one process only, and by the zygote after that process has died (`sandbox_protocol.py`).
 """
 
 from __future__ import annotations
 
-import _thread
-import ast
-import builtins
+import _signal
+import _socket
 import contextlib
 import gc
 import json
-import mmap
+import marshal
 import os
-import random
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 import types
 from json import dumps
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from env_construction import isolation, plain_code
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+from env_construction import isolation
+from env_construction.sandbox_output import (
+    CHANNEL,
+    MODULE,
+    RANDOM_SEED,
+    checked,
+    decoded,
+    encoded,
+    error_text,
+    read_frame,
+    render,
+    write_frame,
+)
+from env_construction.sandbox_pool import Pool
+from env_construction.sandbox_protocol import (
+    CONTROL,
+    FORK,
+    FORK_FAILED,
+    ISOLATED,
+    POOL,
+    TRAILER,
+    TRAILER_MARK,
+    frame,
+)
 
 del sys.path[0]
-
-PROGRESS = struct.Struct("<qd")
-CONTROL = struct.Struct("<cq")
-LENGTH = struct.Struct("<I")
-FLUSH_SECONDS = 0.005
-FLUSH_CHARACTERS = 1 << 18
-EXIT_DIRTY = 86
-"""Exit status of a pool runner that found its interpreter changed: nothing unreported of it is believed."""
 EXIT_BROKEN = 70
-
-PRELOAD = (
-    "abc array base64 bisect calendar cmath collections collections.abc contextlib copy csv dataclasses datetime decimal"
-    " difflib enum fractions functools hashlib heapq html io itertools json keyword locale math numbers operator random"
-    " re statistics string textwrap time traceback types typing unicodedata urllib.parse uuid zoneinfo _strptime"
-)
-MODULE = "tool"
-"""`__name__` of the module that tool code runs as."""
-RANDOM_SEED = 0
-"""`random` starts from here in every call, so that a result depends on source and arguments alone."""
+PRELOAD = "collections datetime functools itertools json math operator re string time typing _strptime"
+"""More modules would make every fork slower; tools import the others when they need them."""
 
 
-def read_exactly(descriptor: int, size: int) -> bytes | None:
-    """Read `size` bytes, or None at end of file."""
-    parts = []
-    while size:
-        part = os.read(descriptor, min(size, 1 << 20))
-        if not part:
-            return None
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def too_long(text: str, limit: int) -> bool:
-    """Whether `text` takes more than `limit` bytes of UTF-8."""
-    if len(text) > limit:
-        return True
-    return len(text) * 4 > limit and not text.isascii() and len(text.encode("utf-8", "surrogatepass")) > limit
-
-
-def render(value: Any) -> str:
-    """What the model sees of a returned value: JSON for a dict or list, else `str()` (paper/README.md, Reward)."""
-    if isinstance(value, (dict, list)):
-        return dumps(value, ensure_ascii=False)
-    return str(value)
-
-
-def error_text(error: BaseException) -> str:
+def run_isolated(settings: dict[str, Any]) -> None:
+    """One call, then the end of the process. The first frame (the compiled code, or nothing) goes out before tool code runs."""
+    request = decoded(read_frame(CHANNEL))
+    source = read_frame(CHANNEL)
+    leave = os._exit
+    clock = time.monotonic
+    code: Any = None
+    failure: BaseException | None = None
     try:
-        return str(error)
-    except BaseException:
-        return type(error).__name__
+        if request["compiled"]:
+            code = marshal.loads(source)
+        else:
+            code = compile(source.decode("utf-8", "surrogatepass"), "<string>", "exec", dont_inherit=True)
+        write_frame(b"" if request["compiled"] else marshal.dumps(code))
+    except BaseException as error:
+        failure = error
+        write_frame(b"")
+    signal.setitimer(signal.ITIMER_PROF, settings["cpu_s"])
+    start = clock()
+    status, output = "error", ""
+    try:
+        if failure is not None:
+            raise failure
+        module = types.ModuleType(MODULE)
+        sys.modules[MODULE] = module
+        namespace = module.__dict__
+        exec(code, namespace)
+        status, output = "ok", render(called(namespace, request["name"], (), request["arguments"]))
+    except MemoryError as error:
+        status, output = "memory", error_text(error) or "out of memory"
+    except BaseException as error:
+        output = error_text(error)
+    try:
+        status, output = checked(status, output, request["arguments"], settings["output_bytes"])
+        body = encoded([status, output, clock() - start])
+    except MemoryError:
+        body = encoded(["memory", "out of memory", clock() - start])
+    write_frame(body)
+    leave(0)
 
 
-def fresh_module() -> dict[str, Any]:
-    """The globals of a new module, registered so that dataclasses and typing find it."""
-    module = types.ModuleType(MODULE)
-    sys.modules[MODULE] = module
-    return module.__dict__
+def called(namespace: dict[str, Any], name: str, state: tuple[Any, ...], arguments: Any) -> Any:
+    """What a tool returns. Raises NameError where its source does not define it."""
+    if name not in namespace:
+        raise NameError(f"name {name!r} is not defined")
+    return namespace[name](*state, **arguments)
 
 
-class Fingerprint:
-    """What plain code could at worst have changed: builtins, the modules that it may import, threads, limits.
+class Session:
+    """The calls of one episode, one after the other, on one state."""
 
-    `plain_code` proves that it cannot; this is the second look.
-    """
-
-    def __init__(self) -> None:
-        watched = [vars(builtins), *(vars(sys.modules[name]) for name in plain_code.MODULES)]
-        self._watched = [(now, dict(now)) for now in watched]
-        self._rest = self._others()
-
-    @staticmethod
-    def _others() -> tuple[int, int]:
-        return _thread._count(), sys.getrecursionlimit()
-
-    def holds(self) -> bool:
-        return self._others() == self._rest and all(now == before for now, before in self._watched)
-
-
-class Wild(BaseException):
-    """This code, or this call of it, needs a process of its own."""
-
-
-class Runner:
-    """Executes calls; lives in a forked process of its own."""
-
-    def __init__(self, channel: int, page: int, output_bytes: int, cpu_s: float) -> None:
-        self._channel = channel
-        self._progress = mmap.mmap(page, mmap.PAGESIZE)
-        self._output_bytes = output_bytes
-        self._cpu_s = cpu_s
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._output_bytes = settings["output_bytes"]
+        self._cpu_s = settings["cpu_s"]
         self._sources: dict[int, str] = {}
-        self._compiled: dict[int, Any] = {}
-        self._random: set[int] = set()
         self._namespaces: dict[int, dict[str, Any]] = {}
-        self._state: Any = None
-        self._has_state = False
-        self._wild_call = False
-        self._clean: Fingerprint | None = None
+        self._state: tuple[Any, ...] = ()
 
     def serve(self) -> None:
-        """Answer requests until the parent closes the channel."""
         while True:
-            head = read_exactly(self._channel, LENGTH.size)
-            if head is None:
-                os._exit(0)
-            body = read_exactly(self._channel, LENGTH.unpack(head)[0])
-            if body is None:
-                os._exit(0)
-            self._answer(json.loads(body))
+            request = json.loads(read_frame(CHANNEL))
+            if "state" in request:
+                self._state = (request["state"],)
+            self._sources.update(request["codes"])
+            rows = []
+            for index, (code_id, name, arguments) in enumerate(request["calls"], request["first"]):
+                signal.setitimer(signal.ITIMER_PROF, self._cpu_s)
+                start = time.monotonic()
+                status, output = self._outcome(code_id, name, arguments)
+                rows.append([index, status, output, time.monotonic() - start])
+            if request["want_state"]:
+                rows.append([request["first"] + len(request["calls"]), *self._rendered_state(), 0.0])
+            write_frame(encoded([request["nonce"], rows]))
 
-    def _answer(self, request: dict[str, Any]) -> None:
-        nonce, mode, first, calls = request["nonce"], request["mode"], request["first"], request["calls"]
-        if "state" in request:
-            self._state = request["state"]
-            self._has_state = True
-            self._namespaces.clear()
-        self._sources.update(request["codes"])
-        if mode == "pool" and self._clean is None:
-            self._clean = Fingerprint()
-        done: list[list[Any]] = []
-        pending = 0
-        now = flushed = self._start_clock()
-        for index, (code_id, name, arguments) in enumerate(calls, first):
-            start = now
-            PROGRESS.pack_into(self._progress, 0, index, start)
-            status, output = self._call(code_id, name, arguments, mode)
-            now = time.monotonic()
-            done.append([index, status, output, now - start])
-            pending += len(output)
-            if now - flushed > FLUSH_SECONDS or pending > FLUSH_CHARACTERS:
-                self._send(nonce, done)
-                done = []
-                pending = 0
-                now = flushed = self._start_clock()
-        if request.get("want_state"):
-            done.append([first + len(calls), *self._rendered_state(), 0.0])
-        if done or not calls:
-            self._send(nonce, done)
-
-    def _start_clock(self) -> float:
-        """Rearm the CPU limit (SIGPROF ends the process; waiting takes no CPU); returns the time."""
-        if self._cpu_s:
-            signal.setitimer(signal.ITIMER_PROF, self._cpu_s)
-        return time.monotonic()
-
-    def _send(self, nonce: str, done: list[list[Any]]) -> None:
-        if self._clean is not None and not self._clean.holds():
-            os._exit(EXIT_DIRTY)
-        body = dumps([nonce, done]).encode("ascii")
-        write_all(self._channel, LENGTH.pack(len(body)) + body)
-
-    def _compile(self, code_id: int, mode: str) -> Any:
-        """A code object, or the exception that every call of this code raises."""
-        source = self._sources.pop(code_id)
-        if mode != "pool":
-            random.seed(RANDOM_SEED)
-            return compile(source, "<string>", "exec", dont_inherit=True)
+    def _outcome(self, code_id: int, name: str, arguments: Any) -> tuple[str, str]:
         try:
-            tree = ast.parse(source, "<string>")
-            if plain_code.why_wild(tree) is not None:
-                return Wild()
-            if plain_code.uses_random(tree):
-                self._random.add(code_id)
-            return compile(tree, "<string>", "exec", dont_inherit=True)
-        except (SyntaxError, ValueError) as error:
-            return error.with_traceback(None)
-        except (RecursionError, MemoryError):
-            return Wild()
-
-    def _function(self, code_id: int, name: str, mode: str) -> Any:
-        code = self._compiled.get(code_id)
-        if code is None:
-            code = self._compiled[code_id] = self._compile(code_id, mode)
-        if mode == "pool":
-            if isinstance(code, BaseException):
-                raise code
-            if code_id in self._random:
-                random.seed(RANDOM_SEED)
-            namespace: dict[str, Any] = {"__name__": MODULE, "eval": self._eval}
-            exec(code, namespace)
-        elif code_id in self._namespaces:
-            namespace = self._namespaces[code_id]
-        else:
-            namespace = fresh_module()
-            exec(code, namespace)
-            self._namespaces[code_id] = namespace
-        if name not in namespace:
-            raise NameError(f"name {name!r} is not defined")
-        return namespace[name]
-
-    def _eval(self, text: Any, global_names: Any = None, local_names: Any = None, /) -> Any:
-        """`eval` for plain code (calculators): a text that is plain itself is evaluated, any other ends the call here."""
-        if type(text) is not str or any(
-            type(names) not in (dict, types.NoneType) for names in (global_names, local_names)
-        ):
-            self._wild_call = True
-            raise Wild
-        if global_names is None:
-            frame = sys._getframe(1)
-            global_names = frame.f_globals
-            if local_names is None and frame.f_locals is not global_names:
-                local_names = dict(frame.f_locals)
-        tree = ast.parse(text.lstrip(" \t"), "<string>", "eval")
-        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        values = [scope[name] for scope in (global_names, local_names or {}) for name in names if name in scope]
-        if plain_code.why_wild(tree) is not None or any(isinstance(value, types.ModuleType) for value in values):
-            self._wild_call = True
-            raise Wild
-        return eval(compile(tree, "<string>", "eval", dont_inherit=True), global_names, local_names)
-
-    def _call(self, code_id: int, name: str, arguments: Any, mode: str) -> tuple[str, str]:
-        status, output = self._outcome(code_id, name, arguments, mode)
-        if self._wild_call:
-            self._wild_call = False
-            return "wild_call", ""
-        if too_long(output, self._output_bytes):
-            return "output_limit", f"the output is longer than {self._output_bytes} bytes"
-        return status, output
-
-    def _outcome(self, code_id: int, name: str, arguments: Any, mode: str) -> tuple[str, str]:
-        """What the call returned or raised; with side effects on nothing but, perhaps, `_wild_call`."""
-        try:
-            function = self._function(code_id, name, mode)
-            value = function(self._state, **arguments) if self._has_state else function(**arguments)
-            return "ok", render(value)
-        except Wild:
-            return "wild", ""
+            namespace = self._namespaces.get(code_id)
+            if namespace is None:
+                sys.modules["random"].seed(RANDOM_SEED)
+                code = compile(self._sources[code_id], "<string>", "exec", dont_inherit=True)
+                module = types.ModuleType(MODULE)
+                sys.modules[MODULE] = module
+                namespace = module.__dict__
+                exec(code, namespace)
+                self._namespaces[code_id] = namespace
+            outcome = "ok", render(called(namespace, name, self._state, arguments))
         except MemoryError as error:
-            return "memory", error_text(error) or "out of memory"
+            outcome = "memory", error_text(error) or "out of memory"
         except BaseException as error:
-            return "error", error_text(error)
+            outcome = "error", error_text(error)
+        return checked(*outcome, arguments, self._output_bytes)
 
     def _rendered_state(self) -> tuple[str, str]:
         try:
-            return "ok", dumps(self._state)
+            return "ok", dumps(self._state[0])
         except BaseException as error:
             return "error", error_text(error)
 
 
-def zygote(control: socket.socket, locks: isolation.Locks, output_bytes: int, cpu_s: float) -> None:
-    """Fork (`F`; its number limits the CPU seconds of the process, 0: each call by a timer), kill and
-    bury (`K`, pid, answered with the wait status), or kill and forget (`D`, pid, not answered).
+def leave_parent(channel: int, descriptors: set[int]) -> None:
+    """Keep the own channel, as CHANNEL, of all the descriptors that the zygote has."""
+    if channel != CHANNEL:
+        os.dup2(channel, CHANNEL)
+    for descriptor in descriptors - {CHANNEL}:
+        os.close(descriptor)
 
-    Ends when the parent closes its end or is gone.
-    """
+
+def run_forked(kind: bytes, settings: dict[str, Any]) -> None:
+    if kind == ISOLATED:
+        run_isolated(settings)
+    elif kind == POOL:
+        Pool(settings).serve()
+    else:
+        Session(settings).serve()
+
+
+def trailer(channel: int, status: int) -> None:
+    """Close a dead process's channel, with its wait status at the end."""
+    ending = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, channel)
+    with contextlib.suppress(OSError):  # the parent has left, or the process had filled the channel
+        ending.send(TRAILER.pack(TRAILER_MARK, status), _socket.MSG_DONTWAIT)
+    ending.close()
+
+
+def zygote(control: socket.socket, locks: isolation.Locks, settings: dict[str, Any]) -> None:
+    """Fork, kill and reap processes as the parent asks, until it closes its end or is gone."""
     parent = os.getppid()
     lock = isolation.runner_lock(locks, os.getpid())
+    woken, wake = os.pipe()
+    os.set_blocking(woken, False)
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     poller = select.poll()
     poller.register(control, select.POLLIN)
-    children: set[int] = set()
-    dismissed: set[int] = set()
+    poller.register(woken, select.POLLIN)
+    channels: dict[int, int] = {}
+    pids: dict[int, int] = {}
+    tokens: dict[int, int] = {}
+    deadlines: dict[int, float] = {}
     try:
         while True:
-            dismissed = {pid for pid in dismissed if not os.waitpid(pid, os.WNOHANG)[0]}
-            if not poller.poll(1000):
-                if os.getppid() != parent:
-                    return
+            wait = max(0.0, min(deadlines.values()) - time.monotonic()) if deadlines else 1.0
+            events = poller.poll(1000 * min(1.0, wait) + 1)
+            if not events and os.getppid() != parent:
+                return
+            ready = {descriptor for descriptor, _ in events}
+            if woken in ready:
+                os.read(woken, 4096)
+            while channels:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                trailer(channels.pop(pid), status)
+                del pids[tokens.pop(pid)]
+                deadlines.pop(pid, None)
+            now = time.monotonic()
+            for pid in [pid for pid, deadline in deadlines.items() if deadline < now]:
+                del deadlines[pid]
+                os.kill(pid, signal.SIGKILL)
+            if control.fileno() not in ready:
                 continue
             message, descriptors, _, _ = socket.recv_fds(control, CONTROL.size, 2)
             if len(message) < CONTROL.size:
                 return
-            operation, number = CONTROL.unpack(message)
-            answer = -1
-            if operation == b"F":
-                with contextlib.suppress(OSError):
-                    answer = os.fork()
-                if answer == 0:
-                    try:
-                        control.close()
-                        os.setpgid(0, 0)
-                        lock(number)
-                        Runner(descriptors[0], descriptors[1], output_bytes, cpu_s).serve()
-                    finally:
-                        os._exit(EXIT_BROKEN)
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                children.add(answer)
-            elif number in children:
-                os.kill(number, signal.SIGKILL)
-                children.discard(number)
-                if operation == b"K":
-                    answer = os.waitpid(number, 0)[1]
-                else:
-                    dismissed.add(number)
-            if operation != b"D":
-                control.sendall(CONTROL.pack(operation, answer))
+            operation, kind, token, cpu_seconds, wall_seconds = CONTROL.unpack(message)
+            if operation != FORK:
+                if token in pids:
+                    os.kill(pids[token], signal.SIGKILL)
+                continue
+            [channel] = descriptors
+            try:
+                pid = os.fork()
+            except OSError:
+                trailer(channel, FORK_FAILED)
+                continue
+            if pid == 0:
+                try:
+                    _signal.set_wakeup_fd(-1)
+                    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # the C function: it touches fewer pages
+                    leave_parent(channel, {control.fileno(), woken, wake, channel, *channels.values()})
+                    lock(cpu_seconds)
+                    run_forked(kind, settings)
+                finally:
+                    os._exit(EXIT_BROKEN)
+            channels[pid], pids[token], tokens[pid] = channel, pid, token
+            if wall_seconds:
+                deadlines[pid] = time.monotonic() + wall_seconds
     finally:
-        for pid in children:
+        for pid in channels:
             os.kill(pid, signal.SIGKILL)
+
+
+def seed_random() -> None:
+    """Import `random` without its hook, which would seed it anew in every forked process."""
+    register, os.register_at_fork = os.register_at_fork, lambda **_: None  # type: ignore[misc,assignment]
+    try:
+        import random
+    finally:
+        os.register_at_fork = register
+    random.seed(RANDOM_SEED)
 
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
     del sys.argv[1:]
-    control = socket.socket(fileno=settings["control"])
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, settings["control"])
+    seed_random()
     for name in PRELOAD.split():
         __import__(name)
+    json.loads('[{"a": "b"}]')
     os.environ.clear()
     locks = isolation.lock_zygote(settings["memory_mb"] << 20, settings["parent"])
-    random.seed(RANDOM_SEED)
     gc.collect()
     gc.freeze()
-    hello = json.dumps({"layers": locks.layers, "missing": locks.missing}).encode("ascii")
-    control.sendall(LENGTH.pack(len(hello)) + hello)
-    zygote(control, locks, settings["output_bytes"], settings["cpu_s"])
+    os.dup2(1, 2)
+    control.sendall(frame(json.dumps({"layers": locks.layers, "missing": locks.missing}).encode("ascii")))
+    zygote(control, locks, settings)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -24,11 +24,13 @@ from typing import Any
 from tqdm import tqdm
 
 from env_construction.jsonl import run_main
+from env_construction.sandbox_protocol import NO_VALUE
 from env_construction.schema import Environment, read_environments
 from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
 from env_construction.validation import REPLAY_RULES, STATIC_RULES, Finding, validate_environments
 
 CHUNK = 64
+SIMPLE_VALUES = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}, "null": None}
 
 
 def keep_valid(environments: Sequence[Environment]) -> list[Environment]:
@@ -43,16 +45,43 @@ def keep_valid(environments: Sequence[Environment]) -> list[Environment]:
 
 
 def tools_load(environments: Sequence[Environment], sandbox: ToolSandbox) -> list[Finding | None]:
-    """Whether every tool's source loads and answers a call without arguments: with a result, or by raising an error."""
+    """Whether every tool's source loads and answers two calls, one without arguments and one with all that it requires: with a
+    value, or by raising an error. A generator, a function or an object without a text of its own is no value."""
     jobs = [
-        SandboxJob(environment.codes, [ToolCall(name, {}) for name in environment.codes])
+        SandboxJob(
+            environment.codes,
+            [ToolCall(name, {}) for name in environment.codes]
+            + [
+                ToolCall(tool.name, required_arguments(tool.parameters))
+                for tool in environment.tools
+                if tool.name in environment.codes
+            ],
+        )
         for environment in environments
     ]
     found: list[Finding | None] = []
     for results in sandbox.run_batch(jobs):
-        broken = [f"{result.name}: {result.status}" for result in results if result.status not in ("ok", "error")]
-        found.append(Finding("tools_load", ", ".join(broken)) if broken else None)
+        broken = {
+            result.name: result.output if NO_VALUE in result.output else f"{result.name}: {result.status}"
+            for result in results
+            if result.status not in ("ok", "error") or (result.status == "error" and NO_VALUE in result.output)
+        }
+        found.append(Finding("tools_load", ", ".join(broken.values())) if broken else None)
     return found
+
+
+def required_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The simplest value for each parameter that a tool's JSON Schema requires."""
+    properties = schema.get("properties") or {}
+    values = {}
+    for name in schema.get("required") or ():
+        rule = properties.get(name) if isinstance(properties, dict) else None
+        rule = rule if isinstance(rule, dict) else {}
+        kinds = rule.get("type")
+        kind = kinds[0] if isinstance(kinds, list) and kinds else kinds
+        simple = SIMPLE_VALUES.get(kind, "x") if isinstance(kind, str) else "x"
+        values[name] = rule["enum"][0] if rule.get("enum") else simple
+    return values
 
 
 def judge(path: Path) -> Iterator[tuple[int, Environment, list[Finding]]]:

@@ -1,7 +1,7 @@
 """Every published tool under random calls: does it load, survive, and give the same twice? Run by hand.
 
 Inputs: environments (JSONL, the authors' format). Output: a summary on stdout and, with --out, one JSON line per tool:
-`environment`, `tool`, `loads`, `plain` (shares a process, see plain_code.py; packages installed here count as present), `clock`
+`environment`, `tool`, `loads`, `plain` (shares a process, see code_proof.py; packages installed here count as present), `clock`
 (reads the date or time, so that another day may give another result), statuses of conforming and of broken calls, `differing`
 (calls that gave another result when made again in another order).
 
@@ -28,8 +28,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.code_proof import why_unproven
 from env_construction.jsonl import run_main, write_jsonl
-from env_construction.plain_code import why_wild
 from env_construction.schema import Environment, read_environments
 from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
 from train.policies import random_arguments
@@ -112,7 +112,7 @@ def _reports(
                 environment=environment.id,
                 tool=tool.name,
                 loads=sandbox.run(probe, [ToolCall(tool.name, {})])[0].output == "True",
-                plain=why_wild(ast.parse(source)) is None,
+                plain=why_unproven(ast.parse(source)) is None,
                 clock=re.search(r"\b(now|today|utcnow|time|localtime|gmtime)\(", source) is not None,
                 conforming=Counter(result.status for result in results[:conforming]),
                 broken=Counter(result.status for result in results[conforming:]),

@@ -5,8 +5,9 @@ Inputs: environments (JSONL, the authors' format). Output: a table on stdout and
 The baseline does what the published code does: one response after the other, and for every call `compile` and `exec` of
 the source in this very process, in a new thread that is joined for at most 10 s. It shares the parsing, matching and
 reward code with ours, so that the ratio is about running tools alone, and its results are compared with ours.
-Workloads, both of `--responses` responses with 1-4 calls each: `made` (100 tools of about 2 KB) and `published` (the environments of
---environments). Start-up of workers is apart: a first pass over the tools brings every worker to the point where it
+Workloads, each of `--responses` responses with 1-4 calls: `made` (100 tools of about 2 KB), `published` (the environments of
+--environments), and `shuffled` (SHUFFLED of them, copies under other tool names where there are fewer, so that each has sources
+of its own; responses in random order). Start-up of workers is apart: a first pass over the tools brings every worker to the point where it
 stays during training; the first pass itself is reported as `cold`.
 
 Figures: responses/s of wall time; responses per second of CPU time of all processes (`per core`); one response per call
@@ -44,6 +45,7 @@ from train.policies import random_arguments
 Item = tuple[Environment, str]
 PLACES = ("Arden", "Belmont", "Corvo", "Dunmore", "Elstow", "Farley", "Gorham", "Hadley", "Ivybridge", "Jarrow")
 THREADS = 64
+SHUFFLED = 160
 
 
 # -- the published way -------------------------------------------------------------------------------------------------
@@ -152,6 +154,20 @@ def _made_document(name: str) -> ToolDocument:
     return ToolDocument(name=name, description="Find the record of a place.", parameters=parameters)
 
 
+def renamed_environments(environments: Sequence[Environment], count: int) -> list[Environment]:
+    """`count` environments; from the second round on, tools are called by other names, in documents, sources and gold alike."""
+    made = []
+    for number in range(count):
+        environment, turn = environments[number % len(environments)], number // len(environments)
+        if turn:
+            text = json.dumps(environment.to_record())
+            for tool in sorted(environment.tools, key=lambda tool: -len(tool.name)):
+                text = re.sub(rf"\b{re.escape(tool.name)}\b", f"{tool.name}_{turn}", text)
+            environment = Environment.from_record({**json.loads(text), "id": f"{environment.id}-{turn}"})
+        made.append(environment)
+    return made
+
+
 def made_responses(environments: Sequence[Environment], count: int, seed: int) -> list[Item]:
     """Responses of 1-4 schema-conforming calls to tools of their environment; sub-answers are among the words."""
     items = []
@@ -170,11 +186,12 @@ def made_responses(environments: Sequence[Environment], count: int, seed: int) -
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of those below it that are alive."""
+    """CPU time of this process, of those below it, and of those that they have waited for."""
     ticks = 0
     for pid in descendants(os.getpid()):
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        ticks += int(fields[11]) + int(fields[12])
+        with contextlib.suppress(OSError):  # it has just ended
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += sum(map(int, fields[11:15]))
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -259,9 +276,9 @@ def single_calls(item: Item) -> dict[str, float]:
     limit = 0.3
     with ToolSandbox(workers=1, timeout_s=limit) as sandbox:
         call = [ToolCall(tool.name, random_arguments(tool.parameters, ["Arden"], rng))]
-        wild = {tool.name: "import os\n" + environment.codes[tool.name]}
+        unproven = {tool.name: "import os\n" + environment.codes[tool.name]}
         figures: dict[str, float] = {}
-        for name, codes, count in (("plain", environment.codes, 3000), ("wild", wild, 300)):
+        for name, codes, count in (("proven", environment.codes, 3000), ("isolated", unproven, 300)):
             times = [_timed(sandbox, codes, call) for _ in range(count)]
             cuts = statistics.quantiles(times, n=100)
             figures |= {f"{name}_p50_ms": cuts[49], f"{name}_p99_ms": cuts[98]}
@@ -314,11 +331,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
     made = made_environments(20, arguments.seed)
-    workloads = {"made": made, "published": list(read_environments(arguments.environments))}
+    published = list(read_environments(arguments.environments))
+    workloads = {"made": made, "published": published, "shuffled": renamed_environments(published, SHUFFLED)}
     report: dict[str, Any] = {}
     with tqdm(total=len(workloads) * (arguments.repeats + 1 + len({1, arguments.workers}))) as bar:
         for name, environments in workloads.items():
             items = made_responses(environments, arguments.responses, arguments.seed)
+            if name == "shuffled":
+                random.Random(arguments.seed).shuffle(items)
             report[name] = compare(name, items, arguments.workers, arguments.repeats, bar)
     report["single"] = single_calls(made_responses(made, 1, arguments.seed)[0])
     for name, figures in report.items():

@@ -144,7 +144,7 @@ PROCESSES = [
 ]
 TIME = [
     Hostile("endless loop", "def evil():\n    while True:\n        pass", "timeout"),
-    Hostile("endless loop, wild", "import sys\ndef evil():\n    while True:\n        pass", "timeout"),
+    Hostile("endless loop, isolated", "import sys\ndef evil():\n    while True:\n        pass", "timeout"),
     Hostile(
         "loop that catches everything",
         "def evil():\n    while True:\n        try:\n            while True: pass\n        except BaseException:\n            pass",
@@ -191,7 +191,7 @@ MEMORY = [
         "def evil():\n    x = []\n    while True: x.append(' ' * (1 << 20) + str(len(x)))",
         "memory",
     ),
-    Hostile("memory bomb, wild", "import sys\ndef evil(): return len(bytearray(1 << 33))", "memory"),
+    Hostile("memory bomb, isolated", "import sys\ndef evil(): return len(bytearray(1 << 33))", "memory"),
     Hostile("mapped memory", "import mmap\ndef evil(): return len(mmap.mmap(-1, 1 << 34))", "error memory"),
     Hostile("shared memory", TRIES + "\n    def evil(): return attempt(lambda: os.memfd_create('x'))", "ok", "refused"),
     Hostile("endless recursion", "def evil(): return evil()", "error", "recursion"),
@@ -446,7 +446,7 @@ STATE = [
     ),
     Hostile(
         "worker patched",
-        "import sys\ndef evil():\n    sys.modules['__main__'].Runner._call = lambda *a: ('ok', 'forged')\n    return 'done'",
+        "import sys\ndef evil():\n    sys.modules['__main__'].render = lambda value: 'forged'\n    return 'done'",
         "ok",
         "done",
     ),
@@ -491,7 +491,7 @@ STATE = [
     Hostile(
         "frames from an error",
         "def evil():\n    try:\n        1 / 0\n    except ZeroDivisionError as e:\n        frame = e.__traceback__.tb_frame\n"
-        "        while frame.f_back: frame = frame.f_back\n        return str(frame.f_globals) + str(frame.f_locals)",
+        "        while frame.f_back: frame = frame.f_back\n        return (str(frame.f_globals) + str(frame.f_locals)).replace(' at 0x', '')",
         "ok",
     ),
     Hostile(
@@ -499,11 +499,21 @@ STATE = [
         "import json\ndef evil(): return '{0.codecs.sys.modules[__main__].__dict__}'.format(json)",
         "ok error",
     ),
-    Hostile("attributes by a bound format", "def evil():\n    f = '{0.__globals__}'.format\n    return f(evil)", "ok"),
-    Hostile("attributes by map", "def evil(): return [*map(str.format, ['{0.__globals__}'], [evil])]", "ok"),
+    Hostile(
+        "attributes by a bound format",
+        "def evil():\n    f = '{0.__globals__}'.format\n    return f(evil).replace(' at 0x', '')",
+        "ok",
+    ),
+    Hostile(
+        "attributes by map",
+        "def evil(): return [*map(str.format, ['{0.__globals__}'], [evil])][0].replace(' at 0x', '')",
+        "ok",
+    ),
     Hostile("subclasses", "def evil(): return str(().__class__.__base__.__subclasses__())", "ok"),
     Hostile(
-        "code from text", "def evil(): return eval('__import__(\"sys\").modules')['__main__'].__dict__.__repr__()", "ok"
+        "code from text",
+        "def evil(): return str(eval('__import__(\"sys\").modules')['__main__'].__dict__).replace(' at 0x', '')",
+        "ok",
     ),
     Hostile("default argument", "def evil(seen=[]):\n    seen.append(1)\n    return len(seen)", "ok", "1"),
 ]

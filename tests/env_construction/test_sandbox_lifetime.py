@@ -8,12 +8,21 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from env_construction.tool_sandbox import ToolCall, ToolSandbox, shared_sandbox
+from env_construction import sandbox_processes
+from env_construction.tool_sandbox import (
+    SandboxFault,
+    SandboxJob,
+    ToolCall,
+    ToolResult,
+    ToolSandbox,
+    shared_sandbox,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES = {
@@ -118,6 +127,77 @@ def test_killed_processes_are_replaced() -> None:
                 if b"tool_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
             assert sandbox.run(CODES, [ADD])[0].output == "3"
+
+
+def workers_of_ours() -> list[int]:
+    return [pid for pid in below(os.getpid()) if b"tool_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_processes_killed_while_they_work_are_replaced_and_no_result_is_lost() -> None:
+    isolated = {"slow": "import os, time\ndef slow(x):\n    time.sleep(0.02)\n    return x", **CODES}
+    jobs = [SandboxJob(isolated, [ToolCall("slow", {"x": i}), ToolCall("add", {"a": i, "b": 1})]) for i in range(60)]
+    with ToolSandbox(workers=2, timeout_s=20.0) as sandbox:
+        results: list[list[ToolResult]] = []
+        thread = threading.Thread(target=lambda: results.extend(sandbox.run_batch(jobs)))
+        thread.start()
+        time.sleep(0.3)
+        zygote = min(workers_of_ours())
+        os.kill(zygote, signal.SIGKILL)
+        thread.join(60)
+        assert [[result.output for result in row] for row in results] == [[str(i), str(i + 1)] for i in range(60)]
+        assert sandbox.run(CODES, [ADD])[0].output == "3"
+
+
+def test_a_session_whose_zygote_was_killed_goes_on_where_it_stood() -> None:
+    codes = {"add": "def add(state, n):\n    state['n'] += n\n    return state['n']"}
+    with ToolSandbox() as sandbox, sandbox.open_session(codes, {"n": 1}) as session:
+        assert session.call("add", {"n": 2}).output == "3"
+        for pid in workers_of_ours():
+            os.kill(pid, signal.SIGKILL)
+        assert session.call("add", {"n": 3}).output == "6"
+        assert session.state() == {"n": 6}
+
+
+def test_a_zygote_that_cannot_start_says_why_and_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "tool_worker.py"
+    broken.write_text(
+        "import sys, time\nprint('RuntimeError: the real reason', file=sys.stderr, flush=True)\ntime.sleep(60)\n"
+    )
+    before = below(os.getpid())
+    monkeypatch.setattr(sandbox_processes, "WORKER", broken)
+    monkeypatch.setattr(sandbox_processes, "START_SECONDS", 1.0)
+    with pytest.raises(SandboxFault, match="did not start: RuntimeError: the real reason"):
+        ToolSandbox()
+    assert gone(below(os.getpid()) - before)
+
+
+def test_a_sandbox_that_cannot_be_restarted_is_a_fault_with_the_reason_and_works_again_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "tool_worker.py"
+    broken.write_text("raise RuntimeError('no memory left')\n")
+    with ToolSandbox(timeout_s=5.0) as sandbox:
+        assert sandbox.run(CODES, [ADD])[0].output == "3"
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox_processes, "WORKER", broken)
+            for pid in workers_of_ours():
+                os.kill(pid, signal.SIGKILL)
+            [result] = sandbox.run(CODES, [ADD])
+            assert result.status == "fault"
+            assert "RuntimeError: no memory left" in result.output
+        assert sandbox.run(CODES, [ADD])[0].output == "3"
+
+
+def test_an_isolated_process_holds_its_own_channel_and_no_other_descriptor() -> None:
+    look = "import os\ndef look():\n    found = []\n    for fd in range(64):\n        try:\n            os.fstat(fd)\n            found.append(fd)\n        except OSError: pass\n    return found"
+    slow = "import time\ndef slow(): time.sleep(0.3)"
+    with ToolSandbox(workers=1) as sandbox, sandbox.open_session(CODES) as session:
+        assert session.call("add", {"a": 1, "b": 2}).output == "3"
+        codes = {"look": look, "slow": slow, **CODES}
+        calls = [ADD, *[ToolCall("slow", {})] * 3, *[ToolCall("look", {})] * 4]
+        assert {result.output for result in sandbox.run(codes, calls)[4:]} == {"[0, 1, 2, 3]"}
 
 
 def _in_child(sandbox: ToolSandbox, answers: multiprocessing.SimpleQueue[str]) -> None:

@@ -87,6 +87,53 @@ def test_error_text_is_as_published(sandbox: ToolSandbox, source: str, arguments
     assert (result.status, result.output) == ("error", f"an error occured when call tool: {text}")
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def tool():\n    yield 1", "a generator"),
+        ("def tool(): return (x for x in [1])", "a generator"),
+        ("async def tool():\n    yield 1", "an asynchronous generator"),
+        ("def tool(): return tool", "a function"),
+        ("def tool(): return len", "a function"),
+        ("def tool(): return 'x'.upper", "a function"),
+        ("import math\ndef tool(): return math", "a module"),
+        ("async def inner():\n    return (x for x in [1])\nasync def tool(): return await inner()", "a generator"),
+        ("class A: pass\ndef tool(): return A()", "an object without a text of its own"),
+        ("def tool(): return map(str, [1])", "an object without a text of its own"),
+        ("class A: pass\ndef tool(): return (1, A())", "an object without a text of its own"),
+        ("class A: pass\ndef tool(): return f'it is {A()}'", "an object without a text of its own"),
+        ("def tool(): raise ValueError(tool)", "an object without a text of its own"),
+    ],
+)
+def test_what_is_no_value_is_an_error_that_names_it(sandbox: ToolSandbox, source: str, said: str) -> None:
+    result = run_one(sandbox, source)
+    assert result.status == "error"
+    assert f"returned {said}, which is no value" in result.output
+    with sandbox.open_session({"tool": source}) as session:
+        assert session.call("tool", {}).output == result.output
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "async def tool(): return {'a': 4.0}",
+        "import asyncio\nasync def tool():\n    await asyncio.sleep(0.01)\n    return {'a': 4.0}",
+        "async def part(): return 4.0\nasync def tool():\n    return {'a': await part()}",
+        "async def part(): return {'a': 4.0}\ndef tool(): return part()",
+        "import asyncio\nasync def part(): return 4.0\nasync def tool():\n    return {'a': (await asyncio.gather(part(), part()))[1]}",
+    ],
+)
+def test_what_an_asynchronous_tool_returns_is_awaited(sandbox: ToolSandbox, source: str) -> None:
+    assert run_one(sandbox, source).output == '{"a": 4.0}'
+    with sandbox.open_session({"tool": source}) as session:
+        assert [session.call("tool", {}).output for _ in range(2)] == ['{"a": 4.0}'] * 2
+
+
+def test_an_address_that_the_model_wrote_may_come_back(sandbox: ToolSandbox) -> None:
+    text = "<object object at 0x7f0000001234>"
+    assert sandbox.run(ECHO, [ToolCall("echo", {"value": text})])[0].output == text
+
+
 def test_unknown_tool(sandbox: ToolSandbox) -> None:
     [result] = sandbox.run(ECHO, [ToolCall("nope", {})])
     assert result.status == "unknown_tool"
@@ -167,7 +214,7 @@ def test_module_is_not_main(sandbox: ToolSandbox) -> None:
     assert run_one(sandbox, "if __name__ == '__main__':\n    raise SystemExit\ndef tool(): return 1").output == "1"
 
 
-@pytest.mark.parametrize("first_line", ["", "import sys\n"], ids=["plain", "wild"])
+@pytest.mark.parametrize("first_line", ["", "import sys\n"], ids=["proven", "isolated"])
 def test_no_global_passes_to_the_next_call_or_response(sandbox: ToolSandbox, first_line: str) -> None:
     source = first_line + "seen = []\ndef tool(x):\n    seen.append(x)\n    return seen"
     calls = [ToolCall("tool", {"x": 1}), ToolCall("tool", {"x": 2})]
@@ -175,7 +222,7 @@ def test_no_global_passes_to_the_next_call_or_response(sandbox: ToolSandbox, fir
         assert [result.output for result in sandbox.run({"tool": source}, calls)] == ["[1]", "[2]"]
 
 
-@pytest.mark.parametrize("first_line", ["", "import sys\n"], ids=["plain", "wild"])
+@pytest.mark.parametrize("first_line", ["", "import sys\n"], ids=["proven", "isolated"])
 def test_random_and_sets_are_the_same_in_every_call(sandbox: ToolSandbox, first_line: str) -> None:
     source = first_line + "import random\ndef tool(): return str(random.random()) + str({'a', 'b', 'c', 'd'})"
     outputs = {result.output for _ in range(3) for result in sandbox.run({"tool": source}, [ToolCall("tool", {})] * 3)}
@@ -185,11 +232,11 @@ def test_random_and_sets_are_the_same_in_every_call(sandbox: ToolSandbox, first_
 def test_results_keep_the_order_of_calls_whatever_their_kind(hasty: ToolSandbox) -> None:
     codes = {
         **ECHO,
-        "wild": "import os\ndef wild(value): return value",
+        "unproven": "import os\ndef unproven(value): return value",
         "slow": "import time\ndef slow(value):\n    time.sleep(0.4)\n    return value",
         "hang": "def hang(value):\n    while True: pass",
     }
-    names = ["echo", "wild", "hang", "slow", "echo", "none", "slow", "wild", "echo"]
+    names = ["echo", "unproven", "hang", "slow", "echo", "none", "slow", "unproven", "echo"]
     results = hasty.run(codes, [ToolCall(name, {"value": i}) for i, name in enumerate(names)])
     assert [result.name for result in results] == names
     expected = [str(i) for i in range(len(names))]
@@ -215,8 +262,8 @@ def test_a_hanging_call_does_not_hold_up_other_responses() -> None:
     with ToolSandbox(workers=1, timeout_s=30.0) as sandbox:
         codes = {"hang": "import time\ndef hang(): time.sleep(3600)"}
         threading.Thread(target=sandbox.run, args=(codes, [ToolCall("hang", {})]), daemon=True).start()
-        wild = {"hang": "import os, time\ndef hang(): time.sleep(3600)"}
-        threading.Thread(target=sandbox.run, args=(wild, [ToolCall("hang", {})]), daemon=True).start()
+        unproven = {"hang": "import os, time\ndef hang(): time.sleep(3600)"}
+        threading.Thread(target=sandbox.run, args=(unproven, [ToolCall("hang", {})]), daemon=True).start()
         time.sleep(0.1)
         start = time.monotonic()
         assert sandbox.run(ECHO, [ToolCall("echo", {"value": 5})])[0].output == "5"
@@ -231,7 +278,7 @@ def test_more_hanging_calls_than_can_step_aside(hasty: ToolSandbox) -> None:
     assert [row[1].output for row in results] == [str(i) for i in range(10)]
 
 
-@pytest.mark.parametrize("first_line", ["", "import sys\n"], ids=["plain", "wild"])
+@pytest.mark.parametrize("first_line", ["", "import sys\n"], ids=["proven", "isolated"])
 def test_cpu_time_is_limited_apart_from_wall_time(first_line: str) -> None:
     with ToolSandbox(timeout_s=30.0, cpu_s=0.3) as sandbox:
         asleep = run_one(sandbox, first_line + "import time\ndef tool():\n    time.sleep(0.6)\n    return 'slept'")
@@ -315,10 +362,10 @@ def test_a_stream_may_be_left_and_its_source_may_raise(sandbox: ToolSandbox) -> 
 
 
 def test_sixty_four_threads(sandbox: ToolSandbox) -> None:
-    codes = {**ECHO, "wild": "import sys\ndef wild(value): return value"}
+    codes = {**ECHO, "unproven": "import sys\ndef unproven(value): return value"}
 
     def work(i: int) -> bool:
-        name = "wild" if i % 50 == 0 else "echo"
+        name = "unproven" if i % 50 == 0 else "echo"
         return [
             r.output for r in sandbox.run(codes, [ToolCall(name, {"value": i}), ToolCall("echo", {"value": -i})])
         ] == [str(i), str(-i)]
@@ -338,6 +385,39 @@ def test_many_different_sources_pass_through_one_runner() -> None:
     with ToolSandbox(workers=1) as sandbox:
         jobs = [SandboxJob({"tool": f"def tool(): return {i}"}, [ToolCall("tool", {})]) for i in range(9000)]
         assert [row[0].output for row in sandbox.run_batch(jobs)] == [str(i) for i in range(9000)]
+
+
+def test_fresh_processes_under_load_give_no_false_timeout_and_no_impossible_time() -> None:
+    """A short form of tests/benchmarks/fresh_runners.py. Burning threads in other processes make the machine busy."""
+    burn = SandboxJob({"burn": "import os\ndef burn(): return sum(range(3_000_000))"}, [ToolCall("burn", {})])
+    fresh = {"tool": "import os\ndef tool(x): return x"}
+    with ToolSandbox(workers=2, timeout_s=20.0) as busy:
+        load = threading.Thread(target=busy.run_batch, args=([burn] * 40,))
+        load.start()
+        for _ in range(4):
+            with ToolSandbox(workers=2, timeout_s=20.0) as sandbox:
+                time.sleep(0.05)
+                start = time.monotonic()
+                jobs = [
+                    SandboxJob({**fresh, **ECHO}, [ToolCall("tool", {"x": i}), ToolCall("echo", {"value": i})])
+                    for i in range(20)
+                ]
+                results = [result for row in sandbox.run_batch(jobs) for result in row]
+                wall = time.monotonic() - start
+            assert [result.output for result in results] == [str(i) for i in range(20) for _ in range(2)]
+            assert all(0.0 <= result.seconds <= wall for result in results)
+        load.join()
+
+
+def test_a_call_cannot_claim_more_time_than_passed(sandbox: ToolSandbox) -> None:
+    source = "import sys\ndef tool():\n    sys._getframe(1).f_back.f_locals['clock']\n    import time\n    time.monotonic = lambda: 1e12\n    return 1"
+    start = time.monotonic()
+    result = run_one(sandbox, source)
+    assert 0.0 <= result.seconds <= time.monotonic() - start
+    forged = "import os, struct\ndef tool():\n    body = b'[\"ok\", \"1\", 1e12]'\n    os.write(3, struct.pack('<I', len(body)) + body)\n    os._exit(0)"
+    start = time.monotonic()
+    result = run_one(sandbox, forged)
+    assert 0.0 <= result.seconds <= time.monotonic() - start
 
 
 def test_a_closed_sandbox_says_so() -> None:

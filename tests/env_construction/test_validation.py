@@ -10,7 +10,7 @@ import pytest
 from env_construction.replay import RUNS, gold_orders
 from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument, write_environments
 from env_construction.tool_sandbox import ToolSandbox
-from env_construction.validate import judge, keep_valid
+from env_construction.validate import judge, keep_valid, tools_load
 from env_construction.validation import REPLAY_RULES, STATIC_RULES, validate_environments
 
 CAPITAL = (
@@ -245,3 +245,34 @@ def test_built_environments_of_every_level_pass_when_read_back(
 ) -> None:
     read = [Environment.from_record(json.loads(json.dumps(item.to_record()))) for item in built(level)]
     assert all(not any(item.fatal for item in found) for found in validate_environments(read, construction_sandbox))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "    yield name",
+        "    return (x for x in name)",
+        "    return lambda: name",
+        "    return map(str, name)",
+    ],
+)
+def test_a_tool_that_returns_no_value_is_found(body: str, construction_sandbox: ToolSandbox) -> None:
+    document = ToolDocument(
+        name="finder",
+        description="Finds.",
+        parameters={"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+    )
+
+    def made(source: str) -> Environment:
+        return Environment(messages=[], tools=[document], codes={"finder": source}, unsolved_set={})
+
+    broken, sound, awaited = tools_load(
+        [
+            made(f"def finder(name):\n{body}"),
+            made("def finder(name):\n    return name"),
+            made("async def finder(name):\n    return name"),
+        ],
+        construction_sandbox,
+    )
+    assert broken is not None and broken.fatal and "which is no value" in broken.message
+    assert sound is None and awaited is None
