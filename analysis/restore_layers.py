@@ -31,10 +31,11 @@ from analysis.intervals import EMPTY, Row, estimate_row, mean_estimate, paired_d
 from analysis.mixed_checkpoint import write_mixed
 from analysis.run_folder import Missing, Run, policy_label, read_json
 from analysis.style import figure_style, new_figure, policy_style
-from env_construction.jsonl import BadInput, keep_configuration, read_jsonl, run_main
+from env_construction.jsonl import BadInput, file_sha256, keep_configuration, read_jsonl, run_main
 from eval.environments import evaluate
 from eval.results import Estimate, case_values
 from eval.suite import SAMPLING
+from train.policy_identity import checkpoint_identity
 from train.policy_specs import load_policy
 
 THIRDS = ("lower", "middle", "upper")
@@ -76,11 +77,17 @@ def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 6
     evaluated = run.path / "eval" / policy / "configuration.json"
     settings = read_json(evaluated) if evaluated.is_file() else {}
     layers = 1 + max((layer for name in checkpoint_tensors(start) if (layer := layer_of(name)) is not None), default=-1)
+    contents = {
+        "start_content": checkpoint_identity(start),
+        "trained_content": checkpoint_identity(trained),
+        "environments_sha256": file_sha256(run.path / "environments" / "test.jsonl"),
+    }
     work = [(mode, group) for mode in MODES for group in GROUPS]
     for mode, group in tqdm(work, desc=f"mixtures of {policy}", unit="model", disable=None):
         out = run.path / "restore" / policy / folder_name(mode, group)
         configuration = {name: settings.get(name) for name in (*SAMPLING, "max_turns", "match")}
-        keep_configuration(out, configuration | {"mode": mode, "group": group, "environments": len(environments)})
+        configuration |= contents | {"mode": mode, "group": group, "environments": len(environments)}
+        keep_configuration(out, configuration, may_grow=("environments",))
         if (out / "results.jsonl").is_file() and sum(1 for _ in read_jsonl(out / "results.jsonl")) >= len(environments):
             continue
         weights = out / "weights"

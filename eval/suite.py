@@ -50,6 +50,7 @@ from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_conf
 from eval.games import Game, GameFault, GoldGame, OnRow, Play, conversation, play_games, with_messages
 from eval.results import Metric, read_rows, summarize, table_text, write_summary
 from train.policies import Policy
+from train.policy_identity import policy_identity
 from train.policy_specs import SPECS, load_policy
 
 __all__ = [
@@ -75,6 +76,8 @@ SAMPLING = ("seed", "temperature", "max_new_tokens", "max_prompt_tokens", "think
 """What decides what a policy says: recorded with the results."""
 POLICY_SETTINGS = (*SAMPLING, "batch_size")
 RECORDED = ("policy", "limit", "trials", *SAMPLING)
+EXTENDABLE = ("limit", "trials")
+"""What a later call may raise: only the rows that are missing are then made."""
 
 
 class DataMissing(BadInput):
@@ -187,7 +190,7 @@ def run_suite(
 
     `case_ids`: all cases, in order, without repeats. `play(policy, plays, on_row)` plays the (case id, trial) pairs that are
     left and hands over each row. `settings` are the suite's own choices: they join the recorded configuration, and a folder
-    that was made with others is refused. `shown` are the printed metrics (default: all), `headline` (default: the first of them) is
+    that was made with others, or by a policy of other content, is refused. --limit and --trials can be raised: the run is extended. `shown` are the printed metrics (default: all), `headline` (default: the first of them) is
     the one whose smallest resolvable difference is printed. `policy` is one that is loaded already, else it is loaded when something is left to play.
     `extra(rows)` adds the suite's own keys to the summary, beside the configuration. Raises BadInput.
     """
@@ -198,7 +201,10 @@ def run_suite(
     configuration = {name: getattr(arguments, name) for name in RECORDED} | dict(settings or {})
     hashes = _hashes(data_files)
     configuration["data_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
-    keep_configuration(out, configuration)
+    configuration["policy_content"] = policy_identity(arguments.policy)
+    contents = tuple(name for name in configuration if name.endswith("_content"))  # the policy's, a simulated user's
+    specs = tuple(name.removesuffix("_content") for name in contents)
+    keep_configuration(out, configuration, may_grow=EXTENDABLE, noted=specs, partly_known=contents)
     total = len(case_ids) * arguments.trials
     with JsonlWriter(out / "results.jsonl", key=("id", "trial")) as written:  # cuts off a line torn by a kill
         left = [
@@ -210,9 +216,9 @@ def run_suite(
         with row_files(out, total, getattr(arguments, "label", "") + policy.name) as (_, keep, count):
             play(policy, left, keep)
             faults = count()
-    elif (out / "summary.json").exists():
+    elif (kept := _kept_summary(out)).get("rows") == total:
         print(f"{out}: all {total} episodes are there, nothing to do")
-        return dict(json.loads((out / "summary.json").read_text(encoding="utf-8")))
+        return kept
     rows = ordered_rows(out, case_ids)
     summary = summarize(
         suite,
@@ -235,6 +241,14 @@ def run_suite(
     print(resolution_text(summary, headline or shown[0]), end="")
     print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows, {faults} faults left out) and {path}")
     return summary
+
+
+def _kept_summary(out: Path) -> dict[str, Any]:
+    """The summary of a former call; empty where there is none, or a killed call left it unreadable."""
+    try:
+        return dict(json.loads((out / "summary.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def _hashes(files: Sequence[Path | str]) -> dict[str, str]:

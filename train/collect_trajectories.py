@@ -3,7 +3,8 @@
 Inputs: environments (JSONL), a policy. Outputs, in --out: `trajectories.jsonl` (one row an episode) and `configuration.json`.
 A row holds the environment as it was at the start, the whole conversation, one prefix a turn (how many messages it has,
 what was unsolved, the solve rate: `prefix_environments` makes Environment states of them again), the raw turns with their
-scores, and the episode's scores. Resumable: environments that have a row are not played again; an episode that ended by
+scores, and the episode's scores. Resumable: environments that have a row are not played again (--limit and --trials can be
+raised later), and a folder of a policy with other content is refused. An episode that ended by
 an infrastructure fault is recorded as such in `faults.jsonl` and is played again by the next call.
 
 Example:
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, read_jsonl, run_main
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment, read_environments
+from train.policy_identity import policy_identity
 from train.policy_specs import load_policy
 from train.rollout import Episode, cut_off_text, play
 
@@ -108,7 +110,7 @@ def collect(arguments: argparse.Namespace) -> int:
         {
             "environments_sha256": file_sha256(arguments.environments),
             "policy": arguments.policy,
-            "policy_version": arguments.policy_version,
+            "policy_content": policy_identity(arguments.policy),
             "temperature": arguments.temperature,
             "max_turns": arguments.max_turns,
             "max_prompt_tokens": arguments.max_prompt_tokens,
@@ -119,6 +121,9 @@ def collect(arguments: argparse.Namespace) -> int:
             "limit": arguments.limit,
             "seed": arguments.seed,
         },
+        may_grow=("limit", "trials"),
+        noted=("policy",),
+        partly_known=("policy_content",),
     )
     out = Path(arguments.out)
     starts = {environment.id: environment for environment in environments}
@@ -181,9 +186,6 @@ def main() -> int:
     parser.add_argument("--environments", required=True, help="environments, JSONL")
     parser.add_argument(
         "--policy", required=True, help="hf:DIR, vllm:DIR, openai:MODEL@BASE_URL, oracle, random, replay:FILE"
-    )
-    parser.add_argument(
-        "--policy-version", default="", help="any text that tells this checkpoint from a former one at the same path"
     )
     parser.add_argument("--out", required=True, help="output folder")
     parser.add_argument("--temperature", type=float, default=1.0)
