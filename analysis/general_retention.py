@@ -120,7 +120,7 @@ def build(run: Run) -> list[Artifact]:
     )
     caption = (
         f"Change in general capability, paired over problems ({counts}), with 95% bootstrap intervals. {kept} of {len(rows)} comparisons are non-inferior: the lower end of the "
-        f"one-sided 95% interval (the tick on each bar) lies above the margin of −{MARGIN_POINTS:g} point, fixed beforehand. Source: eval/<policy>/general/results.jsonl."
+        f"one-sided 95% interval (the tick on each bar) lies above the margin of −{MARGIN_POINTS:g} point, fixed beforehand. {run.faults_text('general')}Source: eval/<policy>/general/results.jsonl."
     )
     return [Artifact("general_retention", "General capability, before and after", caption, rows, figure)]
 

@@ -121,7 +121,7 @@ def build(run: Run) -> list[Artifact]:
     n = max(row["solve_f1_n"] for row in overall)
     caption = (
         f"Solve-F1 of every policy on the run's test environments, n = {n}. Points are means over cases, bars 95% percentile bootstrap "
-        "intervals over cases (10,000 resamples, trials of a case kept together); infrastructure faults are excluded. Random is the "
+        f"intervals over cases (10,000 resamples, trials of a case kept together). {run.faults_text()}Random is the "
         "floor, oracle plays the gold plan; paired differences to the start and their p-values (paired bootstrap, Holm over the policies) are in the table. Source: eval/<policy>/results.jsonl."
     )
     table = Artifact(

@@ -132,7 +132,7 @@ def keep_configuration(
     """Write `configuration.json` into an output folder, or refuse a folder that was made with another one.
 
     `may_grow` are numbers that may be raised later (None is no limit), never lowered: the folder's results are extended.
-    `noted` are keys that are written down but not compared (the path of what is identified by its content). Of the
+    `noted` are keys that are written down but not a reason to refuse (the path of what is identified by its content). Of the
     dictionaries `partly_known`, a key that one side does not have is not compared; it is written once it is known.
     Raises BadInput with each key that differs, its old and its new value.
     """
@@ -165,6 +165,11 @@ def keep_configuration(
                 said = "no limit" if old is None else old
                 differing.append(f"{name}: {said} there, {new} asked (it can be raised later, not lowered)")
         if differing:
+            differing += [
+                f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} asked"
+                for name in noted
+                if found.get(name) != wanted.get(name)
+            ]
             raise BadInput(
                 f"{folder} was made with another configuration: {'; '.join(differing)}. Choose another output folder"
             )

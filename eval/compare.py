@@ -2,7 +2,7 @@
 
 Inputs: two result folders (or results.jsonl files) of one suite. Outputs: a table, and with --out a JSON file.
 
-Cases are paired by id, their trials averaged first; cases that only one side has (or that a fault broke) are left out and counted.
+Cases are paired by id, their trials averaged first; cases that only one side has (or that a fault broke) are left out, counted and named.
 A metric that the summaries of both folders define as a mean of groups (five noise levels, two domains) is compared as that.
 - interval: 95% percentile bootstrap over cases
 - p-value: exact McNemar test where every case has one yes/no value, else a paired bootstrap test (differences centred on 0)
@@ -42,6 +42,7 @@ from eval.results import (
     resolvable,
     scored,
 )
+from train.faults import fault_rows, rows_faults_text
 
 FACTORS = ("attempts", "format", "tool", "argument")
 COUNTS = ("calls", "parsed_calls", "malformed_calls", "needed_calls", "solved", "sub_questions")
@@ -227,6 +228,8 @@ def compare(
         "only_b": len(ids_b - ids_a),
         "faults_a": len(a) - len(rows_a),
         "faults_b": len(b) - len(rows_b),
+        "faults_text_a": rows_faults_text(a),
+        "faults_text_b": rows_faults_text(b),
         "metrics": found,
         "decomposition": decompose(rows_a, rows_b, seed),
     }
@@ -248,6 +251,7 @@ def comparison_text(result: Mapping[str, Any]) -> str:
     """A readable table of a comparison."""
     lines = [
         f"{result['cases']} cases in both ({result['only_a']} only in A, {result['only_b']} only in B)",
+        *(f"{side}: {text}" for side in "AB" if (text := result[f"faults_text_{side.lower()}"])),
         f"{'metric':<22}{'n':>5}{'A':>9}{'B':>9}{'B - A':>9}  {'95% interval':<20}{'p':>8}{'Holm':>8}  test",
     ]
     for name, item in result["metrics"].items():
@@ -269,6 +273,12 @@ def comparison_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _all_rows(path: str) -> list[dict[str, Any]]:
+    """The rows of a result folder or file, and beside them what the folder has lost to faults."""
+    rows = read_rows(path)
+    return [*rows, *fault_rows(path if Path(path).is_dir() else Path(path).parent, rows)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m eval.compare"
@@ -279,9 +289,10 @@ def main() -> int:
     parser.add_argument("--out", default=None, help="JSON file to write")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rows_a, rows_b = read_rows(arguments.a), read_rows(arguments.b)
+    rows_a, rows_b = _all_rows(arguments.a), _all_rows(arguments.b)
     grouped = grouped_means(arguments.a, arguments.b)
-    shared = [name for name in numeric_columns(rows_a) if name in set(numeric_columns(rows_b))]
+    in_b = set(numeric_columns(scored(rows_b)))
+    shared = [name for name in numeric_columns(scored(rows_a)) if name in in_b]
     shared += [mean.name for mean in grouped if mean.name not in shared]
     if unknown := [name for name in arguments.metrics or () if name not in shared]:
         raise BadInput(f"unknown metric {unknown[0]!r}: both results have {', '.join(shared)}")

@@ -39,6 +39,7 @@ import argparse
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ from tqdm import tqdm
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration
 from eval.games import Game, GameFault, GoldGame, OnRow, Play, conversation, play_games, with_messages
 from eval.results import Metric, read_rows, summarize, table_text, write_summary
+from train.faults import faults_line, faults_text
 from train.policies import Policy
 from train.policy_identity import policy_identity
 from train.policy_specs import SPECS, load_policy
@@ -142,9 +144,9 @@ def load_suite_policy(arguments: argparse.Namespace) -> Policy:
 
 
 @contextmanager
-def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnRow, Callable[[], int]]]:
-    """The files that rows go to: yields what is done already, the row's way in, and the number of faults so far."""
-    faults = 0
+def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnRow, Counter[str]]]:
+    """The files that rows go to: yields what is done already, the row's way in, and the faults so far, by their text."""
+    faults: Counter[str] = Counter()
     with (
         JsonlWriter(out / "results.jsonl", key=("id", "trial")) as rows,
         JsonlWriter(out / "faults.jsonl", key=("id", "trial"), fresh=True) as broken,
@@ -152,15 +154,14 @@ def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnR
     ):
 
         def keep(row: dict[str, Any]) -> None:
-            nonlocal faults
             if row["outcome"] == "fault":
-                faults += 1
+                faults[str(row["fault"])] += 1
                 broken.write(row)
             else:
                 rows.write(row)
             bar.update()
 
-        yield rows.done, keep, lambda: faults
+        yield rows.done, keep, faults
 
 
 def ordered_rows(out: Path, case_ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -210,12 +211,11 @@ def run_suite(
         left = [
             (case, trial) for case in case_ids for trial in range(arguments.trials) if (case, trial) not in written.done
         ]
-    faults = 0
+    faults: Counter[str] = Counter()
     if left:
         policy = policy or load_suite_policy(arguments)
-        with row_files(out, total, getattr(arguments, "label", "") + policy.name) as (_, keep, count):
+        with row_files(out, total, getattr(arguments, "label", "") + policy.name) as (_, keep, faults):
             play(policy, left, keep)
-            faults = count()
     elif (kept := _kept_summary(out)).get("rows") == total:
         print(f"{out}: all {total} episodes are there, nothing to do")
         return kept
@@ -230,7 +230,8 @@ def run_suite(
         seconds=time.monotonic() - begun,
         extra={
             "data_sha256": hashes,
-            "faults": faults,
+            "faults": faults.total(),
+            "faults_text": faults_text(faults.elements(), total),
             **(extra(rows) if extra else {}),
             "configuration": configuration,
         },
@@ -239,7 +240,8 @@ def run_suite(
     shown = shown or [metric if isinstance(metric, str) else metric.name for metric in metrics]
     print(table_text({"all": summary["metrics"], **(summary[next(iter(groups))] if groups else {})}, shown))
     print(resolution_text(summary, headline or shown[0]), end="")
-    print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows, {faults} faults left out) and {path}")
+    print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows) and {path}")
+    print(faults_line(faults.elements(), total, out), end="")
     return summary
 
 

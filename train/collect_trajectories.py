@@ -27,6 +27,7 @@ from tqdm import tqdm
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, read_jsonl, run_main
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment, read_environments
+from train.faults import faults_line
 from train.policy_identity import policy_identity
 from train.policy_specs import load_policy
 from train.rollout import Episode, cut_off_text, play
@@ -128,6 +129,7 @@ def collect(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     starts = {environment.id: environment for environment in environments}
     outcomes: Counter[str] = Counter()
+    broken: Counter[str] = Counter()  # faults by their text
     turns: Counter[bool] = Counter()  # by whether they were cut off
     with (
         JsonlWriter(out / "trajectories.jsonl", key=("id", "trial")) as rows,
@@ -140,6 +142,7 @@ def collect(arguments: argparse.Namespace) -> int:
             outcomes[episode.outcome] += 1
             turns.update(generation.truncated for generation in episode.generations)
             if episode.outcome == "fault":
+                broken[episode.fault] += 1
                 faults.write({"id": episode.id, "trial": episode.trial, "fault": episode.fault})
             else:
                 rows.write(trajectory_row(starts[episode.id], episode))
@@ -170,10 +173,7 @@ def collect(arguments: argparse.Namespace) -> int:
     counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing new to play"
     print(f"wrote {out / 'trajectories.jsonl'}: {total} episodes ({resumed} from before; {counted})")
     print(cut_off_text(turns[True], turns.total(), arguments.max_new_tokens), end="")
-    if outcomes["fault"]:
-        print(
-            f"{outcomes['fault']} episodes failed by infrastructure, see {out / 'faults.jsonl'}; the same command plays them again"
-        )
+    print(faults_line(broken.elements(), len(environments) * arguments.trials, out), end="")
     return 0
 
 

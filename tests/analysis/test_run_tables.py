@@ -82,6 +82,15 @@ def test_faults_are_left_out(made_run: Path, tmp_path: Path) -> None:
     assert len(Run.open(copy).rows("start")) == 24
 
 
+def test_what_a_policy_lost_to_faults_stands_in_the_caption(made_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(made_run, copy)
+    (copy / "eval/grpo/faults.jsonl").write_text('{"id": "a", "trial": 0, "fault": "server gone"}\n')
+    found = results_table.build(Run.open(copy))[0].caption
+    assert "GRPO: 1 of 25 episodes was lost to faults and is not scored (1 x server gone). Random" in found
+    assert "lost to faults" not in results_table.build(Run.open(made_run))[0].caption
+
+
 def test_breakdown_pairs_within_each_scenario_and_size(run: Run) -> None:
     artifacts = {artifact.name: artifact for artifact in scenario_breakdown.build(run)}
     rows = artifacts["scenario_breakdown"].rows

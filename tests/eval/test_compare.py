@@ -178,6 +178,22 @@ def test_command_writes_every_metric_with_its_correction(monkeypatch, tmp_path, 
         script.main()
 
 
+def test_faults_on_one_side_are_said_in_the_text(monkeypatch, tmp_path, capsys) -> None:
+    for name, cases in (("a", 10), ("b", 7)):
+        (tmp_path / name).mkdir()
+        rows = [{"id": str(i), "trial": 0, "x": i % 2} for i in range(cases)]
+        (tmp_path / name / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lost = [{"id": str(i), "trial": 0, "outcome": "fault", "fault": f"no reply after {i} s"} for i in range(6, 10)]
+    (tmp_path / "b" / "faults.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost))  # 6 was played since
+    out = tmp_path / "c.json"
+    for b in (tmp_path / "b", tmp_path / "b" / "results.jsonl"):
+        monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "a"), str(b), "--out", str(out)])
+        assert script.main() == 0
+        said, found = capsys.readouterr().out, json.loads(out.read_text())
+        assert "B: 3 of 10 episodes were lost to faults and are not scored (3 x no reply after N s)" in said
+        assert "A: " not in said and (found["faults_a"], found["faults_b"], found["only_a"]) == (0, 3, 3)
+
+
 def graded(small: list[float], large: list[float]) -> list[dict[str, Any]]:
     return [
         {"id": f"{level}-{place}", "trial": 0, "cluster": str(place % 4), "level": level, "x": value}
