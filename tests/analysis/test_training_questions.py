@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from analysis import compare_runs, general_retention, reward_ablation, reward_hacking, thinking_modes
@@ -166,10 +167,39 @@ def test_non_inferiority_needs_more_than_no_significant_loss(made_run: Path, tmp
     write_general(tmp_path, "grpo", {"gsm8k": same, "mmlu": [0] * 80 + same[80:], "bbh": [0, 1, 1, 0]})
     (artifact,) = general_retention.build(Run.open(tmp_path))
     kept = {row["task"]: row["non_inferior"] for row in artifact.rows}
-    assert kept == {"gsm8k": True, "mmlu": False, "bbh": False}
-    assert [row["task"] for row in artifact.rows] == ["mmlu", "bbh", "gsm8k"]
+    assert kept == {"gsm8k": True, "mmlu": False, "bbh": False, "all": False}
+    found = {row["task"]: row for row in artifact.rows}
+    assert found["all"]["difference"] == pytest.approx(
+        (0 - 5 + 0) / 3
+    )  # the mean of the benchmarks, whatever their sizes
+    assert found["mmlu"]["difference_p_holm"] < 0.001 and found["bbh"]["difference_p_holm"] == 1.0
+    assert [row["task"] for row in artifact.rows] == ["mmlu", "bbh", "gsm8k", "all"]
     loss = next(row for row in artifact.rows if row["task"] == "mmlu")
     assert loss["difference"] == pytest.approx(-5.0) and loss["difference_n"] == 800
+    assert found["all"]["margin"] == -3.0  # four problems of one benchmark support no smaller one
+
+
+def test_pooled_retention_can_be_won_without_a_change_and_is_lost_by_a_loss(made_run: Path) -> None:
+    """Six benchmarks of 300 problems, 6% of the answers change: by chance alone, or with a loss of 4 points on top."""
+    generator = np.random.default_rng(3)
+
+    def kept(loss: float) -> int:
+        count = 0
+        for _ in range(25):
+            before, after = [], []
+            for number in range(1800):
+                drawn, either = generator.random(), int(generator.random() < 0.6)
+                right, other = (1, 0) if drawn < 0.03 + loss else (0, 1) if drawn > 0.97 else (either, either)
+                for rows, correct in ((before, right), (after, other)):
+                    rows.append({"id": str(number), "trial": 0, "task": str(number % 6), "correct": correct})
+            gaps = general_retention.paired_gaps(after, before)
+            margin = general_retention.supported_margin(gaps)
+            assert 1.0 <= margin <= 3.0
+            count += 100 * general_retention.one_sided_low(gaps) > -margin
+        return count
+
+    assert kept(0.0) >= 16  # 20 of 25 expected
+    assert kept(0.04) <= 1
 
 
 def test_general_retention_is_missing_without_its_suites(run: Run) -> None:
