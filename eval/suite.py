@@ -165,10 +165,14 @@ def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnR
 
 
 def ordered_rows(out: Path, case_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows that `out` holds so far, in the order of `case_ids`, then by trial."""
+    """The rows that `out` holds so far, in the order of `case_ids`, then by trial. Raises BadInput for a row of another case."""
     order = {case_id: place for place, case_id in enumerate(case_ids)}
     file = out / "results.jsonl"
     found = read_rows(file) if file.exists() and file.stat().st_size else []
+    if strange := sorted({str(row["id"]) for row in found} - order.keys()):
+        raise BadInput(
+            f"{file}: id {strange[0]!r} is not among the {len(order)} cases asked for; choose another folder"
+        )
     return sorted(found, key=lambda row: (order[row["id"]], row["trial"]))
 
 

@@ -302,6 +302,16 @@ def test_limit_and_trials_are_not_lowered(tmp_path, flags, message) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
 
 
+def test_row_of_a_case_that_is_not_asked_for_is_named(tmp_path) -> None:
+    data = tmp_path / "cases.json"
+    data.write_text("{}")
+    countdown_suite(tmp_path / "out", [data], "--limit", "2")
+    with (tmp_path / "out" / "results.jsonl").open("a") as out:
+        out.write('{"id": "9", "trial": 0}\n')
+    with pytest.raises(BadInput, match=r"results\.jsonl: id '9' is not among the 3 cases asked for"):
+        countdown_suite(tmp_path / "out", [data])
+
+
 def test_summary_is_remade_where_a_kill_came_between_rows_and_summary(tmp_path) -> None:
     data = tmp_path / "cases.json"
     data.write_text("{}")
