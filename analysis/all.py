@@ -35,6 +35,7 @@ SCRIPTS = (
     "general_retention",
     "parameter_deltas",
     "restore_layers",
+    "construction_stability",
 )
 
 

@@ -24,6 +24,7 @@ BLOCKS = {"q": "attention", "k": "attention", "v": "attention", "o": "attention"
     "up": "MLP",
     "down": "MLP",
 }
+HEAD = "lm_head.weight"
 _PROJECTION = re.compile(r"\b(?:(q|k|v|o|gate|up|down)_proj|(o|gate)_?proj)\b")
 _LAYER = re.compile(r"\b(?:layers|h|blocks)\.(\d+)\.")
 
@@ -126,18 +127,57 @@ def checkpoint_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def _head_and_embeddings(tensors: dict[str, StoredTensor]) -> tuple[StoredTensor | None, StoredTensor | None]:
+    name = next((name for name in tensors if name.endswith("embed_tokens.weight")), "")
+    return tensors.get(HEAD), tensors.get(name)
+
+
+def without_tied_head(tensors: dict[str, StoredTensor], folder: Path) -> dict[str, StoredTensor]:
+    """The tensors but for a head that is only a second copy of the embeddings, so that tied weights count once.
+
+    A head is a copy where the folder's config.json ties it (loading then ignores a stored head), or its bytes are those of the embeddings.
+    """
+    head, embeddings = _head_and_embeddings(tensors)
+    if head is None or embeddings is None or (head.shape, head.dtype) != (embeddings.shape, embeddings.dtype):
+        return tensors
+    if not (_config_ties(folder) or _same_bytes(head, embeddings)):
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if name != HEAD}
+
+
+def _config_ties(folder: Path) -> bool:
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return bool({**(config.get("text_config") or {}), **config}.get("tie_word_embeddings"))
+    except (ValueError, TypeError, AttributeError):
+        raise BadInput(f"{path}: expected a JSON object") from None
+
+
+def _same_bytes(one: StoredTensor, other: StoredTensor, block: int = 16 << 20) -> bool:
+    with one.path.open("rb") as first, other.path.open("rb") as second:
+        first.seek(one.offset)
+        second.seek(other.offset)
+        for start in range(0, one.bytes, block):
+            size = min(block, one.bytes - start)
+            if first.read(size) != second.read(size):
+                return False
+    return True
+
+
 def tie_embeddings(
     base: dict[str, StoredTensor], trained: dict[str, StoredTensor]
 ) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
-    """Both checkpoints with tied heads made alike.
+    """Both checkpoints with a head, if one of them has one: the other's embeddings, tied to its head, stand in for it.
 
-    A head tied to the embeddings may be stored once (the usual way) or twice. Where only one side stores it, and that copy
-    lies beside embeddings of the same shape, the other side's embeddings stand in for its head.
+    They do so only where they have the head's shape.
     """
     result = []
     for mine, other in ((base, trained), (trained, base)):
-        head, embeddings = "lm_head.weight", next((name for name in mine if name.endswith("embed_tokens.weight")), None)
-        if head not in mine and head in other and embeddings and mine[embeddings].shape == other[head].shape:
-            mine = {**mine, head: mine[embeddings]}
+        _, embeddings = _head_and_embeddings(mine)
+        if HEAD not in mine and HEAD in other and embeddings and embeddings.shape == other[HEAD].shape:
+            mine = {**mine, HEAD: embeddings}
         result.append(mine)
     return result[0], result[1]

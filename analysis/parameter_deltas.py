@@ -1,10 +1,13 @@
-"""Where training changed the weights: by layer and module kind, beside what rounding alone would do.
+"""Where training changed the weights: by layer and module kind, beside the error of rounding.
 
 Inputs:  two checkpoint folders (safetensors, sharded or not; the trained one may be a LoRA adapter). Tensors are streamed
          in small pieces, never a whole model, nor even a whole tensor, in memory.
 Outputs: in --out, parameter_deltas.csv (one row per layer and module kind), parameter_tensors.csv (one row per tensor; what is
-         missing, extra, reshaped or of a type without numbers has its own status), parameter_tests.csv (exact permutation test of
+         missing, extra, reshaped or of a type without numbers has its own status; a head tied to the embeddings counts
+         once, as embeddings), parameter_tests.csv (exact permutation test of
          "lower-layer MLP changes most"), heat map {png,svg} and caption. `--spectral` adds the stable rank of each change.
+Reading: stored weights change by whole units in the last place. Below about three times the column `rounding_floor` the stored
+         change overstates the true one (analysis.tensor_change says by how much).
 Paper:   section 5 and its heat map of parameter changes (claim: the MLPs of layers 0 to 2 change most).
 
 Example: python -m analysis.parameter_deltas --base outputs/cpu/start --trained outputs/cpu/train/grpo/epoch2/checkpoint \\
@@ -30,13 +33,14 @@ from analysis.checkpoint_tensors import (
     kind_of,
     layer_of,
     tie_embeddings,
+    without_tied_head,
 )
 from analysis.delta_figure import delta_figure
 from analysis.lora_change import compare_update, is_adapter, lora_updates
 from analysis.permutation_test import PermutationResult, lower_mlp_tests
 from analysis.run_folder import Missing, Run, policy_label
 from analysis.stable_rank import stable_rank
-from analysis.tensor_change import Sums, comparable, compare_tensors, total
+from analysis.tensor_change import ROUNDING_MATTERS, Sums, comparable, compare_tensors, total
 from env_construction.jsonl import BadInput, run_main
 
 
@@ -67,13 +71,14 @@ def _refusal(base: StoredTensor | None, trained: StoredTensor | None) -> str | N
 
 def compare_checkpoints(base_folder: Path, trained_folder: Path, spectral: bool = False) -> list[TensorDelta]:
     """Every tensor of either checkpoint, sorted by name. Raises BadInput for a folder that is no checkpoint."""
-    base = checkpoint_tensors(base_folder)
+    base = without_tied_head(checkpoint_tensors(base_folder), base_folder)
     size = sum(tensor.bytes for tensor in base.values())
     bar = tqdm(total=2 * size, unit="B", unit_scale=True, desc="compare", disable=None, leave=False)
     with bar:
         if is_adapter(trained_folder):
             return _compare_adapter(base, trained_folder, bar.update)
-        base, trained = tie_embeddings(base, checkpoint_tensors(trained_folder))
+        trained = without_tied_head(checkpoint_tensors(trained_folder), trained_folder)
+        base, trained = tie_embeddings(base, trained)
         refusals = {name: _refusal(base.get(name), trained.get(name)) for name in sorted(base.keys() | trained.keys())}
         names = [name for name, refusal in refusals.items() if refusal is None]
         sums = dict(
@@ -121,7 +126,7 @@ def grouped(deltas: list[TensorDelta], group_of: Callable[[str], Any]) -> dict[A
 
 
 def sums_row(sums: Sums) -> dict[str, Any]:
-    """The columns of a table: relative and mean absolute change, share changed, and the rounding floor."""
+    """The columns of a table: relative and mean absolute change, share changed, and the size of a rounding error (`rounding_floor`)."""
     return {
         "elements": sums.elements,
         "relative_change": sums.relative,
@@ -163,7 +168,7 @@ def delta_artifacts(
     caption = (
         f"Relative Frobenius change ||trained - base|| / ||base|| by layer and kind of module{': ' + label if label else ''}, n = {len(compared)} tensors "
         f"with {everything.elements:,} elements stored as {types}. Over all: relative change {everything.relative:.2e}, {100 * everything.changed_share:.1f}% of the "
-        f"elements changed; rounding to the stored precision alone makes {everything.rounding_floor:.2e}, so smaller changes cannot be seen. No interval: one pair "
+        f"elements changed. {_rounding_sentence(everything, list(cells.values()))}No interval: one pair "
         f"of checkpoints. Exact permutation tests of 'the MLPs of the lowest layers change most', {sentences}. The layers of one run are "
         f"the units, so this says nothing about other seeds. {_odd_sentence(odd)}Source: {base.name}/ and {trained.name}/ (safetensors)."
     )
@@ -192,6 +197,17 @@ def delta_artifacts(
             Artifact(f"parameter_tests{suffix}", title + ", tests of the paper's claim", tests_caption, test_rows)
         )
     return artifacts
+
+
+def _rounding_sentence(everything: Sums, cells: list[Sums]) -> str:
+    """What rounding to the stored type does to the changes shown; empty where they are far above it."""
+    near = sum(0 < cell.relative < ROUNDING_MATTERS * cell.rounding_floor for cell in cells)
+    if not near:
+        return ""
+    return (
+        f"In {near} of {len(cells)} cells the change is below {ROUNDING_MATTERS} times the rounding error of the stored type ({everything.rounding_floor:.2e} over all): there it overstates "
+        "the true change (far below the error it is about the root of true change times unit in the last place) and mostly shows which weights sat near a rounding boundary. "
+    )
 
 
 def _odd_sentence(odd: list[TensorDelta]) -> str:

@@ -3,7 +3,7 @@
 The units are cells, one per layer and block (attention or MLP), each with its relative change. Two tests, both one-sided:
 - `among MLPs`: is the mean change of the k lowest layers' MLPs above that of the other MLPs? All C(L, k) choices of k layers.
 - `among all blocks`: the same k cells against all other cells, attention included. All C(2L, k) choices of k cells.
-k is 3, as in the paper (layers 0 to 2), or a third of the layers (at least 1) where there are fewer than 9. The smallest p-value
+k is 3, as in the paper (layers 0 to 2), or a third of the layers (at least 1) where there are fewer than 7. The smallest p-value
 that a test can give is 1 / number of choices; above 0.05 the model has too few layers for the claim to be significant at all.
 """
 
@@ -36,7 +36,9 @@ class PermutationResult:
         return self.smallest_p <= LEVEL
 
     def sentence(self) -> str:
-        head = f"{self.name}: lower {self.lower_layers} of {self.cells} cells, difference {self.difference:+.2e}, "
+        head = (
+            f"{self.name}: {layers_text(self.lower_layers)} of {self.cells} cells, difference {self.difference:+.2e}, "
+        )
         if not self.can_be_significant:
             return (
                 head
@@ -47,8 +49,13 @@ class PermutationResult:
 
 
 def lower_count(layers: int) -> int:
-    """How many layers count as lower."""
-    return min(LOWER_LAYERS, max(1, layers // 3))
+    """How many layers count as lower: the paper's three, unless that were half of the layers or more."""
+    return LOWER_LAYERS if layers > 2 * LOWER_LAYERS else max(1, layers // 3)
+
+
+def layers_text(count: int) -> str:
+    """`layers 0-2` for the three lowest."""
+    return f"layers 0-{count - 1}" if count > 1 else "layer 0"
 
 
 def exact_test(name: str, values: Sequence[float], chosen: int) -> PermutationResult:

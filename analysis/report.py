@@ -121,17 +121,29 @@ def read_sections(analysis: Path) -> tuple[list[dict[str, Any]], list[dict[str, 
     return sections, list(index["missing"])
 
 
+HEADLINE_GAPS = ("solve_f1", "answer_correct")
+
+
 def headline(run: Run) -> list[dict[str, str]]:
-    """The figures at the top: Solve-F1 of each policy and its paired difference to the start."""
+    """The figures at the top: Solve-F1 and answer accuracy of each policy, their paired differences to the start, and what they cost."""
     lines = []
     for policy in run.policies:
-        found = mean_estimate(run.rows(policy), "solve_f1")
-        gap = ""
-        if policy != "start" and "start" in run.policies:
-            gap = estimate_text(paired_difference(run.rows(policy), run.rows("start"), "solve_f1"), signed=True)
-        line = {"policy": policy_label(policy), "solve_f1": estimate_text(found), "gap": gap, "n": str(found.n)}
-        lines.append(line | {"width": f"{100 * (found.value or 0):.1f}"})
+        rows = run.rows(policy)
+        line = {"policy": policy_label(policy)}
+        for metric in ("solve_f1", "answer_correct", "solve_p", "solve_r", "calls"):
+            found = mean_estimate(rows, metric)
+            line[metric] = estimate_text(found) if metric in HEADLINE_GAPS else _short(found.value)
+            if metric in HEADLINE_GAPS:
+                before = run.rows("start") if "start" in run.policies and policy != "start" else []
+                gap = paired_difference(rows, before, metric)
+                line[f"{metric}_gap"] = estimate_text(gap, signed=True) if before else ""
+                line[f"{metric}_width"] = f"{100 * (found.value or 0):.1f}"
+        lines.append(line | {"n": str(mean_estimate(rows, "solve_f1").n)})
     return lines
+
+
+def _short(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
 
 
 def demonstration_note(run: Run) -> str:

@@ -1,10 +1,11 @@
 """The causal test of "the gain comes from lower-layer MLPs": put groups of weights back, measure what is left of the gain.
 
-For each group of tensors (MLP and attention of the lower, middle and upper third of the layers; and all that lies outside:
-embeddings, head, norms) two models are made and measured on the test environments:
+For each group of tensors (MLP and attention of the lower, middle and upper layers; and all that lies outside: embeddings, head,
+norms) two models are made and measured on the test environments:
 - `restore`: the trained model with the group's weights put back to the start. What of the gain is lost?
 - `only`: the start with the group's weights taken from the trained model. What of the gain is there already?
-Shares need not add up to 1: groups work together. This goes beyond the paper, which reads the claim off a heat map (section 5).
+Lower are the layers of the claim, 0 to 2 (permutation_test.lower_count); middle and upper are the halves of the rest, which in a deep
+model hold many more weights: that the lower ones lead them is the harder to show. Shares need not add up to 1: groups work together. This goes beyond the paper, which reads the claim off a heat map (section 5).
 
 Inputs:  RUN/start/, RUN/train/<algorithm>/epoch<k>/checkpoint/, RUN/environments/test.jsonl; the evaluation's settings are
          those of RUN/eval/<policy>/configuration.json.
@@ -29,16 +30,18 @@ from analysis.artifact import Artifact
 from analysis.checkpoint_tensors import block_of, checkpoint_tensors, layer_of
 from analysis.intervals import EMPTY, Row, estimate_row, mean_estimate, paired_difference, statistics_of_totals
 from analysis.mixed_checkpoint import write_mixed
+from analysis.permutation_test import layers_text, lower_count
 from analysis.run_folder import Missing, Run, policy_label, read_json
 from analysis.style import figure_style, new_figure, policy_style
-from env_construction.jsonl import BadInput, keep_configuration, read_jsonl, run_main
+from env_construction.jsonl import BadInput, file_sha256, keep_configuration, read_jsonl, run_main
 from eval.environments import evaluate
 from eval.results import Estimate, case_values
 from eval.suite import SAMPLING
+from train.policy_identity import checkpoint_identity
 from train.policy_specs import load_policy
 
-THIRDS = ("lower", "middle", "upper")
-GROUPS = (*(f"{third} {block}" for block in ("MLP", "attention") for third in THIRDS), "rest")
+DEPTHS = ("lower", "middle", "upper")
+GROUPS = (*(f"{depth} {block}" for block in ("MLP", "attention") for depth in DEPTHS), "rest")
 MODES = ("restore", "only")
 _MODE_LABELS = {
     "restore": "lost when the group is put back to the start",
@@ -47,13 +50,14 @@ _MODE_LABELS = {
 
 
 def group_of(name: str, layers: int) -> str:
-    """The group that a tensor belongs to, one of GROUPS, in a model of `layers` layers (thirds as equal as can be, lower first)."""
+    """The group that a tensor belongs to, one of GROUPS, in a model of `layers` layers."""
     layer, block = layer_of(name), block_of(name)
     if layer is None or block not in ("MLP", "attention"):
         return "rest"
-    parts = np.array_split(np.arange(layers), len(THIRDS))
-    third = next(third for third, part in zip(THIRDS, parts, strict=True) if layer in part)
-    return f"{third} {block}"
+    lower = lower_count(layers)
+    parts = [np.arange(lower), *np.array_split(np.arange(lower, layers), len(DEPTHS) - 1)]
+    depth = next(depth for depth, part in zip(DEPTHS, parts, strict=True) if layer in part)
+    return f"{depth} {block}"
 
 
 def chooser(mode: str, group: str, layers: int) -> Callable[[str], bool]:
@@ -76,11 +80,18 @@ def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 6
     evaluated = run.path / "eval" / policy / "configuration.json"
     settings = read_json(evaluated) if evaluated.is_file() else {}
     layers = 1 + max((layer for name in checkpoint_tensors(start) if (layer := layer_of(name)) is not None), default=-1)
+    contents = {
+        "start_content": checkpoint_identity(start),
+        "trained_content": checkpoint_identity(trained),
+        "lower_layers": lower_count(layers),
+        "environments_sha256": file_sha256(run.path / "environments" / "test.jsonl"),
+    }
     work = [(mode, group) for mode in MODES for group in GROUPS]
     for mode, group in tqdm(work, desc=f"mixtures of {policy}", unit="model", disable=None):
         out = run.path / "restore" / policy / folder_name(mode, group)
         configuration = {name: settings.get(name) for name in (*SAMPLING, "max_turns", "match")}
-        keep_configuration(out, configuration | {"mode": mode, "group": group, "environments": len(environments)})
+        configuration |= contents | {"mode": mode, "group": group, "environments": len(environments)}
+        keep_configuration(out, configuration, may_grow=("environments",))
         if (out / "results.jsonl").is_file() and sum(1 for _ in read_jsonl(out / "results.jsonl")) >= len(environments):
             continue
         weights = out / "weights"
@@ -127,6 +138,7 @@ def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
     start, trained = run.rows("start"), run.rows(policy)
     gain = estimate_row("gain", paired_difference(trained, start, "solve_f1"))
     rows: list[dict[str, Any]] = []
+    lower = _measured_lower_layers(run, policy)
     for mode in MODES:
         measured: dict[str, list[dict[str, Any]]] = {}
         for group in GROUPS:
@@ -135,7 +147,7 @@ def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
                 measured[group] = [row for _, row in read_jsonl(path, required=("id",))]
         means = {group: mean_estimate(mixed, "solve_f1") for group, mixed in measured.items()}
         for group, mixed in measured.items():
-            row: dict[str, Any] = {"policy": policy, "mode": mode, "group": group}
+            row: dict[str, Any] = {"policy": policy, "mode": mode, "group": group, "lower_layers": lower}
             row |= estimate_row("solve_f1", means[group])
             row |= estimate_row("minus_start", paired_difference(mixed, start, "solve_f1"))
             row |= estimate_row("minus_trained", paired_difference(mixed, trained, "solve_f1"))
@@ -146,6 +158,13 @@ def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
                 row |= estimate_row("lead", paired_difference(mixed, measured[best], "solve_f1"))
             rows.append(row | gain)
     return rows
+
+
+def _measured_lower_layers(run: Run, policy: str) -> int | None:
+    """How many layers the measured mixtures call lower; None where they do not say, as before that was recorded."""
+    files = sorted((run.path / "restore" / policy).glob("*/configuration.json"))
+    found = {read_json(file).get("lower_layers") for file in files}
+    return found.pop() if len(found) == 1 else None
 
 
 def build(run: Run) -> list[Artifact]:
@@ -161,10 +180,12 @@ def build(run: Run) -> list[Artifact]:
         if weak
         else ""
     )
+    lower = {row["lower_layers"] for row in rows} - {None}
+    depth = f"Lower: {layers_text(lower.pop())}; middle and upper: halves of the rest. " if len(lower) == 1 else ""
     caption = (
         f"Which weights carry the gain: share of the gain in Solve-F1 that is lost when a group's weights are put back to the start (restore), and that is there when only "
         f"that group is taken from the trained model (only). Intervals are drawn from −300% to 400% and are whole in the CSV. n = {min(row['solve_f1_n'] for row in rows)} test environments, 95% bootstrap intervals over cases (paired ratio). "
-        f"{warning}Shares need not add up to 1. Source: restore/<policy>/<mode>-<group>/results.jsonl."
+        f"{depth}{warning}Shares need not add up to 1. Source: restore/<policy>/<mode>-<group>/results.jsonl."
     )
     return [Artifact("restore_layers", "Which weights carry the gain", caption, rows, _figure(rows, policies, gains))]
 

@@ -121,7 +121,7 @@ def build(run: Run) -> list[Artifact]:
     n = max(row["solve_f1_n"] for row in overall)
     caption = (
         f"Solve-F1 of every policy on the run's test environments, n = {n}. Points are means over cases, bars 95% percentile bootstrap "
-        "intervals over cases (10,000 resamples, trials of a case kept together); infrastructure faults are excluded. Random is the "
+        f"intervals over cases (10,000 resamples, trials of a case kept together). {run.faults_text()}Random is the "
         "floor, oracle plays the gold plan; paired differences to the start and their p-values (paired bootstrap, Holm over the policies) are in the table. Source: eval/<policy>/results.jsonl."
     )
     table = Artifact(
@@ -143,9 +143,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
         return []
     rows = []
     for policy, split in splits.items():
-        row: dict[str, Any] = {"policy": policy} | estimate_row(
-            "pooled_solve_f1_gain", _estimate(split["pooled_solve_f1_gain"])
-        )
+        row: dict[str, Any] = {"policy": policy} | estimate_row("solve_f1_gain", _estimate(split["solve_f1_gain"]))
         for name in FACTORS:
             row |= estimate_row(name, _estimate(split["shares"][name]))
             row |= {f"{name}_rate_start": split["rates"][name]["a"], f"{name}_rate": split["rates"][name]["b"]}
@@ -154,7 +152,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
     with figure_style():
         width = 0.8 / (len(FACTORS) + 1)
         for index, name in enumerate((*FACTORS, "total")):
-            key = "pooled_solve_f1_gain" if name == "total" else name
+            key = "solve_f1_gain" if name == "total" else name
             found = [row_estimate(row, key) for row in rows]
             x = [position + (index - len(FACTORS) / 2) * width for position in range(len(found))]
             colour = GREY if name == "total" else PALETTE[index]
@@ -175,15 +173,15 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
             [policy_label(policy).replace(", ", ",\n").replace(" supervised", "\nsupervised") for policy in splits],
             fontsize=8,
         )
-        axes.set_ylabel("change of Solve-F1 (pooled)")
+        axes.set_ylabel("change of Solve-F1")
         axes.grid(axis="x", visible=False)
         axes.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.14))
-    n = rows[0]["pooled_solve_f1_gain_n"]
+    n = rows[0]["solve_f1_gain_n"]
     caption = (
         f"Where the change of Solve-F1 against the start comes from, over the same n = {n} test environments: attempted calls, format (calls "
-        "that parse), tool (a tool that still has an unsolved sub-answer) and argument (the call solves it). Exact Shapley split of the Solve-F1 pooled "
-        "over cases, so the four parts add up to the total; 95% bootstrap intervals over cases (10,000 resamples, paired). The total differs a little from "
-        "the mean over cases in the results table. Source: eval/<policy>/results.jsonl."
+        "that parse), tool (a tool that still has an unsolved sub-answer) and argument (the call solves it). Shapley split of each case's Solve-F1, averaged, so that "
+        "the parts add up to the difference in the results table; 95% bootstrap intervals over cases. Accounting, not causes: leaving out calls that would miss lowers the "
+        "attempts and raises the rates. Source: eval/<policy>/results.jsonl."
     )
     return [Artifact("gain_split", "What the gain is made of", caption, rows, figure)]
 

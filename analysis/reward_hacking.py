@@ -27,31 +27,47 @@ from env_construction.jsonl import read_jsonl, run_main
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment
 from eval.results import Estimate
+from train.faults import faults_text
 from train.policy_specs import load_policy
 from train.rollout import play
 
 MOST_EPISODES = 400  # of one epoch: enough for an interval of about 0.03, and a bounded time
 
 
-def rescored(environments: Sequence[Environment], recorded: Path, match: str) -> list[dict[str, Any]]:
-    """Rows `id`, `solve_f1`, `reward` (mean over turns) of recorded turns, played again under a matching; first trial only.
+def rescored(environments: Sequence[Environment], recorded: Path, match: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Recorded turns played again under a matching, first trial only: rows and the texts of the faults.
 
-    An episode that a fault of the sandbox ended is played once more; one that ends so twice is left out.
+    Rows are `id`, `outcome`, `solve_f1`, `reward` (mean over turns). Episodes that were too long or ran out of turns end
+    so again, with their score. One that a fault ends is played once more; one that ends so twice is lost, and has no row.
     """
-    episodes = play(load_policy(f"replay:{recorded}"), environments, match=match)
+    policy, limit = load_policy(f"replay:{recorded}"), _turn_limit(recorded)
+    episodes = play(policy, environments, match=match, max_turns=limit)
     ended = {episode.id for episode in episodes if episode.outcome == "fault"}
     if ended:
         once_more = [environment for environment in environments if environment.id in ended]
-        episodes += play(load_policy(f"replay:{recorded}"), once_more, match=match)
-    return [
+        episodes = [episode for episode in episodes if episode.id not in ended]
+        episodes += play(policy, once_more, match=match, max_turns=limit)
+    rows = [
         {
             "id": episode.id,
+            "outcome": episode.outcome,
             "solve_f1": episode.score.solve_f1,
             "reward": sum(turn.reward for turn in episode.turns) / len(episode.turns) if episode.turns else 0.0,
         }
         for episode in episodes
         if episode.outcome != "fault"
     ]
+    return rows, [episode.fault for episode in episodes if episode.outcome == "fault"]
+
+
+def _turn_limit(recorded: Path) -> int:
+    """The limit of turns that the recorded episodes ran into; one more than the longest where none did."""
+    longest = reached = 0
+    for _, row in read_jsonl(recorded):
+        turns = row["turns"] if isinstance(row.get("turns"), list) else row.get("turn_scores") or ()
+        longest = max(longest, len(turns))
+        reached = max(reached, len(turns) if row.get("outcome") == "max_turns" else 0)
+    return reached or longest + 1
 
 
 def _points(run: Run) -> list[tuple[str, str, list[Environment], Path]]:
@@ -83,9 +99,17 @@ def build(run: Run) -> list[Artifact]:
         raise Missing("train/<algorithm>/epoch<k>/trajectories.jsonl is not there")
     rows: list[dict[str, Any]] = []
     gaps: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    lost: list[str] = []
+    replayed = 0
     for algorithm, point, environments, path in tqdm(points, desc="replay", unit="set", disable=None, leave=False):
-        scores = {match: rescored(environments, path, match) for match in MATCHES}
+        scores, faults = {}, {}
+        for match in MATCHES:
+            scores[match], faults[match] = rescored(environments, path, match)
         row: dict[str, Any] = {"algorithm": algorithm, "point": point}
+        row["too_long"] = sum(item["outcome"] == "too_long" for item in scores["published"])
+        row |= {f"faults_{match}": len(faults[match]) for match in MATCHES}
+        lost += [text for match in MATCHES for text in faults[match]]
+        replayed += len(MATCHES) * len(environments)
         for match in MATCHES:
             for metric in ("solve_f1", "reward"):
                 row |= estimate_row(f"{metric}_{match}", mean_estimate(scores[match], metric))
@@ -98,10 +122,11 @@ def build(run: Run) -> list[Artifact]:
         ]
         rows.append(row)
     growth = _growth(gaps)
+    said = f"{text}. " if (text := faults_text(lost, replayed, "replayed episodes")) else ""
     caption = (
         "The same recorded turns scored with the published matching (substring) and with strict matching (whole tokens, errors never solve, maximum matching): "
         f"Solve-F1 at the start of each epoch (train environments, sampled) and of the final policy (test environments, greedy), n = {', '.join(str(row['solve_f1_gap_n']) for row in rows)} "
-        f"episodes. Bars: 95% bootstrap intervals over cases. Growth of the gap published − strict over the epochs: {growth}. Source: train/<algorithm>/epoch<k>/trajectories.jsonl, "
+        f"episodes. Bars: 95% bootstrap intervals over cases. Growth of the gap published − strict over the epochs: {growth}. {said}Source: train/<algorithm>/epoch<k>/trajectories.jsonl, "
         "eval/<policy>/results.jsonl, tools run again."
     )
     return [Artifact("reward_hacking", "Published against strict matching over training", caption, rows, _figure(rows))]

@@ -15,6 +15,7 @@ from typing import Any
 
 from env_construction.jsonl import BadInput, read_jsonl
 from env_construction.schema import Environment, read_environments
+from train.faults import fault_rows, rows_faults_text
 
 ENVIRONMENTS_SUITE = "environments"
 _ORDER = ("random", "start", "more-supervised", "grpo", "reinforce++")
@@ -215,7 +216,7 @@ class Run:
         return {}
 
     def rows(self, policy: str, suite: str = ENVIRONMENTS_SUITE) -> list[dict[str, Any]]:
-        """Result rows of a policy; infrastructure faults are left out (they are in the summary). Raises Missing."""
+        """Result rows of a policy; infrastructure faults are left out (`faults_text` tells them). Raises Missing."""
         key = (policy, suite)
         if key not in self._rows:
             folder = self._suite_folder(policy, suite)
@@ -224,6 +225,15 @@ class Run:
             rows = [row for _, row in read_jsonl(folder / "results.jsonl", required=("id",))]
             self._rows[key] = [row for row in rows if row.get("outcome") != "fault"]
         return self._rows[key]
+
+    def faults_text(self, suite: str = ENVIRONMENTS_SUITE) -> str:
+        """What each policy's evaluation lost to faults, in the words of train.faults, `. ` at the end; empty if nothing."""
+        said = ""
+        for policy in self.policies_of(suite):
+            folder = self._suite_folder(policy, suite)
+            if folder is not None and (lost := fault_rows(folder, self.rows(policy, suite))):
+                said += f"{policy_label(policy)}: {rows_faults_text([*self.rows(policy, suite), *lost])}. "
+        return said
 
     def summary(self, policy: str, suite: str = ENVIRONMENTS_SUITE) -> dict[str, Any]:
         """summary.json of a policy on a suite, {} where there is none."""

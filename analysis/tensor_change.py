@@ -2,8 +2,16 @@
 
 One pass over both files gives, in double precision over single-precision pieces: the sum of squared changes, of absolute
 changes and of squared base values, how many elements changed, and the sum of squared units in the last place (ulp) of the
-base values. The last gives the rounding floor: the relative change that rounding to the stored precision makes by itself,
-sqrt(sum ulp^2 / 12) / ||base||. Nothing larger than a piece is ever held, whatever the tensor's size.
+base values. The last gives the rounding floor: the relative error of rounding to the stored precision, sqrt(sum ulp^2 / 12) / ||base||.
+Nothing larger than a piece is ever held, whatever the tensor's size.
+
+What the floor means. A weight that training does not move is stored alike, so rounding by itself changes nothing, and a
+change far below the floor is visible. But it is not the true one: a weight that moves by d << ulp is stored as its neighbor with
+probability d / ulp, and then moves by a whole ulp. The stored change is thus about sqrt(true change x ulp), larger than the true one, and
+mostly shows which weights sat near a rounding boundary. Measured in bf16 (normal weights, floor 1.66e-3, normal steps):
+
+    true relative change    1e-5     1e-4     1e-3     3e-3     1e-2
+    stored                  1.9e-4   6.0e-4   1.9e-3   3.7e-3   1.0e-2
 """
 
 from __future__ import annotations
@@ -25,6 +33,7 @@ from analysis.checkpoint_tensors import ITEM_BYTES, StoredTensor
 PIECE = 1 << 19  # elements read at once: both pieces stay in the processor's caches
 # In the loops uint16 holds the bits of bf16 and int16 those of fp16; float32 is itself.
 _ARRAY_TYPE = {"BF16": np.uint16, "F16": np.int16, "F32": np.float32}
+ROUNDING_MATTERS = 3
 MANTISSA_BITS = {"BF16": 7, "F16": 10, "F32": 23, "F64": 52}
 
 
@@ -60,7 +69,7 @@ class Sums:
 
     @property
     def rounding_floor(self) -> float:
-        """Relative change that rounding to the stored precision makes by itself."""
+        """Relative error of rounding to the stored precision; below about ROUNDING_MATTERS times it, `relative` overstates."""
         return sqrt(self.ulp_squared / 12 / self.base_squared) if self.base_squared > 0 else 0.0
 
 
@@ -169,7 +178,7 @@ def piece_sums(base: np.ndarray, trained: np.ndarray, dtype: str) -> Sums:
 
 
 def coarser(one: str, other: str) -> str:
-    """The stored type with fewer bits of mantissa: its rounding bounds what can be seen of a change."""
+    """The stored type with fewer bits of mantissa: its rounding blurs a change."""
     return min(one, other, key=lambda dtype: MANTISSA_BITS[dtype])
 
 

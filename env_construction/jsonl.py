@@ -131,32 +131,78 @@ def write_jsonl(
     return count
 
 
-def keep_configuration(folder: Path | str, configuration: Mapping[str, Any]) -> None:
+def keep_configuration(
+    folder: Path | str,
+    configuration: Mapping[str, Any],
+    *,
+    may_grow: tuple[str, ...] = (),
+    noted: tuple[str, ...] = (),
+    partly_known: tuple[str, ...] = (),
+) -> None:
     """Write `configuration.json` into an output folder, or refuse a folder that was made with another one.
 
+    `may_grow` are numbers that may be raised later (None is no limit), never lowered: the folder's results are extended.
+    `noted` are keys that are written down but not a reason to refuse (the path of what is identified by its content). Of the
+    dictionaries `partly_known`, a key that one side does not have is not compared; it is written once it is known.
     Raises BadInput with each key that differs, its old and its new value.
     """
     path = Path(folder) / "configuration.json"
     wanted = json.loads(json.dumps(configuration))
+    found: Any = None
     if path.exists():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            raise BadInput(f"{path}: expected JSON; delete the folder or restore the file") from None
+            found = None
+        if not isinstance(found, dict):
+            raise BadInput(f"{path}: expected a JSON object; delete the folder or restore the file")
+        apart = {*noted, *may_grow}
+        compared = [_flat({name: side[name] for name in side.keys() - apart}) for side in (found, wanted)]
+        there, asked = compared
+
+        def known_in_part(name: str) -> bool:
+            return name in partly_known and all(isinstance(side.get(name), dict) for side in (found, wanted))
+
         differing = [
-            f"{key}: {found.get(key, '(absent)')!r} there, {wanted.get(key, '(absent)')!r} asked"
-            for key in sorted(found.keys() | wanted.keys())
-            if found.get(key) != wanted.get(key)
+            f"{key}: {there.get(key, '(absent)')!r} there, {asked.get(key, '(absent)')!r} asked"
+            for key in sorted(there.keys() | asked.keys())
+            if not (key in there and key in asked and there[key] == asked[key])
+            and not ((key in there) != (key in asked) and known_in_part(key.partition(".")[0]))
         ]
+        for name in may_grow:
+            old, new = found.get(name), wanted.get(name)
+            if name in found and new is not None and (old is None or new < old):
+                said = "no limit" if old is None else old
+                differing.append(f"{name}: {said} there, {new} asked (it can be raised later, not lowered)")
         if differing:
+            differing += [
+                f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} asked"
+                for name in noted
+                if found.get(name) != wanted.get(name)
+            ]
             raise BadInput(
                 f"{folder} was made with another configuration: {'; '.join(differing)}. Choose another output folder"
             )
-        return
+        for name in partly_known:
+            if name in wanted:
+                wanted[name] = found[name] | wanted[name]
+        if wanted == found:
+            return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def _flat(record: Mapping[str, Any], head: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`, so that a difference inside a dictionary is shown alone."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{head}{key}.")
+        else:
+            flat[f"{head}{key}"] = value
+    return flat
 
 
 def file_sha256(path: Path | str) -> str:

@@ -2,15 +2,16 @@
 
 Inputs: two result folders (or results.jsonl files) of one suite. Outputs: a table, and with --out a JSON file.
 
-Cases are paired by id, their trials averaged first; cases that only one side has (or that a fault broke) are left out and counted.
+Cases are paired by id, their trials averaged first; cases that only one side has (or that a fault broke) are left out, counted and named.
 A metric that the summaries of both folders define as a mean of groups (five noise levels, two domains) is compared as that.
 - interval: 95% percentile bootstrap over cases
 - p-value: exact McNemar test where every case has one yes/no value, else a paired bootstrap test (differences centred on 0)
 - `p_holm`: Holm's correction over the metrics compared here
 - decomposition: which part of the gain in Solve-F1 comes from the number of attempted calls, from format (attempts that
   parse), tool (parsed calls that name a tool with something unsolved) and argument (those calls that solve it). The four
-  factors multiply to the number of solved sub-questions; each one's share is its Shapley value on the *pooled* Solve-F1
-  (2 sum Q / (sum P + sum n)), so that the shares add up to the pooled gain whatever the order.
+  factors multiply to the number of solved sub-questions; each one's share is its Shapley value on a case's Solve-F1
+  (2 q / (p + n)), averaged over the cases, so that the shares add up to the difference in Solve-F1 whatever the order. The split is
+  accounting, not causes: leaving out calls that would miss lowers the attempts and raises the rates.
 
 Example:
     python -m eval.compare outputs/cpu/eval/start outputs/cpu/eval/grpo --out outputs/cpu/eval/start-grpo.json
@@ -35,6 +36,7 @@ from env_construction.jsonl import BadInput, run_main
 from eval.results import (
     LEVEL,
     GroupedMean,
+    case_of,
     case_values,
     grouped_case_values,
     read_rows,
@@ -42,6 +44,7 @@ from eval.results import (
     resolvable,
     scored,
 )
+from train.faults import fault_rows, rows_faults_text
 
 FACTORS = ("attempts", "format", "tool", "argument")
 COUNTS = ("calls", "parsed_calls", "malformed_calls", "needed_calls", "solved", "sub_questions")
@@ -118,33 +121,38 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _factors(totals: np.ndarray) -> np.ndarray:
-    """(..., len(COUNTS)) totals -> (..., 5): the four factors, and whether malformed calls count as calls (0 to 1).
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
-    A share of nothing is 0: what is never tried never succeeds.
-    """
-    calls, parsed, malformed, needed, solved, _ = np.moveaxis(totals, -1, 0)
 
-    def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
-
+def _factors(counts: np.ndarray) -> np.ndarray:
+    """(..., len(COUNTS)) counts -> (..., 5): the four factors, and whether malformed calls count as calls; NaN for a share of nothing."""
+    calls, parsed, malformed, needed, solved, _ = np.moveaxis(counts, -1, 0)
     attempts = parsed + malformed
-    counted = share(calls - parsed, malformed)
-    return np.stack([attempts, share(parsed, attempts), share(needed, parsed), share(solved, needed), counted], axis=-1)
+    shares = _share(parsed, attempts), _share(needed, parsed), _share(solved, needed)
+    return np.stack([attempts, *shares, _share(calls - parsed, malformed)], axis=-1)
 
 
-def _pooled_f1(factors: Sequence[np.ndarray], counted: np.ndarray, sub_questions: np.ndarray) -> np.ndarray:
+def _solve_f1(factors: Sequence[np.ndarray], counted: np.ndarray, sub_questions: np.ndarray) -> np.ndarray:
     attempts, well_formed, tool, argument = factors
     calls = attempts * (well_formed + counted * (1 - well_formed))
     return 2 * attempts * well_formed * tool * argument / (calls + sub_questions)
 
 
-def shapley_shares(totals_a: np.ndarray, totals_b: np.ndarray) -> np.ndarray:
-    """Shares of each of FACTORS in the pooled Solve-F1 gain. `totals_*`: (draws, len(COUNTS)); returns (draws, 4)."""
-    factors_a, factors_b = _factors(totals_a), _factors(totals_b)
+def shapley_shares(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
+    """Shares of each of FACTORS in the gain in Solve-F1, episode by episode; they add up to that episode's gain.
+
+    `counts_*`: (episodes, len(COUNTS)); returns (episodes, 4). A rate that one side does not have (no call was tried, none parsed)
+    is taken to be the other side's: what was never tried differs in the attempts alone.
+    """
+    factors_a, factors_b = _factors(counts_a), _factors(counts_b)
+    factors_a, factors_b = (
+        np.nan_to_num(np.where(np.isnan(mine), other, mine))
+        for mine, other in ((factors_a, factors_b), (factors_b, factors_a))
+    )
     counted = np.maximum(factors_a[:, 4], factors_b[:, 4])
-    sub_questions = totals_a[:, -1]
-    shares = np.zeros((len(totals_a), len(FACTORS)))
+    sub_questions = counts_a[:, -1]
+    shares = np.zeros((len(counts_a), len(FACTORS)))
     k = len(FACTORS)
     for place in range(k):
         others = [i for i in range(k) if i != place]
@@ -152,44 +160,43 @@ def shapley_shares(totals_a: np.ndarray, totals_b: np.ndarray) -> np.ndarray:
             weight = math.factorial(size) * math.factorial(k - size - 1) / math.factorial(k)
             for taken in itertools.combinations(others, size):
                 mixed = [factors_b[:, i] if i in taken else factors_a[:, i] for i in range(k)]
-                without = _pooled_f1(mixed, counted, sub_questions)
+                without = _solve_f1(mixed, counted, sub_questions)
                 mixed[place] = factors_b[:, place]
-                shares[:, place] += weight * (_pooled_f1(mixed, counted, sub_questions) - without)
+                shares[:, place] += weight * (_solve_f1(mixed, counted, sub_questions) - without)
     return shares
 
 
 def decompose(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any] | None:
-    """The gain in pooled Solve-F1, split into FACTORS, each with a 95% interval. None if the rows carry no counts."""
+    """The gain in Solve-F1, the mean over cases that paired_difference gives, split into FACTORS, each with a 95% interval.
+
+    Each case's trials are split pair by pair and averaged. `rates` are those of all calls together. None if the rows carry no counts.
+    """
     if not all(column in row for row in (*a, *b) for column in COUNTS):
         return None
-    per_case = [[case_values(rows, column) for column in COUNTS] for rows in (a, b)]
-    cases = sorted(per_case[0][0].keys() & per_case[1][0].keys())
+    by_case: list[dict[str, list[list[float]]]] = [{}, {}]
+    for found, rows in zip(by_case, (a, b), strict=True):
+        for row in rows:
+            found.setdefault(case_of(row), []).append([float(row[column]) for column in COUNTS])
+    cases = sorted(by_case[0].keys() & by_case[1].keys())
     if not cases:
         return None
-    # every case weighs the same on both sides, however many trials it has
-    side_a, side_b = (
-        np.array([[np.mean(values[case]) for values in columns] for case in cases]) for columns in per_case
+    per_case = np.empty((len(cases), len(FACTORS)))
+    for place, case in enumerate(cases):
+        pairs = np.array(list(itertools.product(by_case[0][case], by_case[1][case])))
+        per_case[place] = shapley_shares(pairs[:, 0], pairs[:, 1]).mean(axis=0)
+    columns = np.column_stack([per_case, per_case.sum(axis=1)])
+    draws = resampled_means(columns, np.ones_like(columns), seed)
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
+    estimates = [
+        {"value": float(value), "low": float(low[i]), "high": float(high[i]), "n": len(cases)}
+        for i, value in enumerate(columns.mean(axis=0))
+    ]
+    rates_a, rates_b = (
+        np.nan_to_num(_factors(np.mean([np.mean(side[case], axis=0) for case in cases], axis=0))) for side in by_case
     )
-    both = np.concatenate([side_a, side_b], axis=1)
-    width = len(COUNTS)
-    point = both.mean(axis=0)[None, :]
-    draws = resampled_means(both, np.ones_like(both), seed)
-    value = shapley_shares(point[:, :width], point[:, width:])[0]
-    spread = shapley_shares(draws[:, :width], draws[:, width:])
-    low, high = np.quantile(spread, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
-    rates_a, rates_b = _factors(point[0, :width]), _factors(point[0, width:])
-    total_low, total_high = np.quantile(spread.sum(axis=1), [LEVEL / 2, 1 - LEVEL / 2])
     return {
-        "pooled_solve_f1_gain": {
-            "value": float(value.sum()),
-            "low": float(total_low),
-            "high": float(total_high),
-            "n": len(cases),
-        },
-        "shares": {
-            name: {"value": float(value[i]), "low": float(low[i]), "high": float(high[i]), "n": len(cases)}
-            for i, name in enumerate(FACTORS)
-        },
+        "solve_f1_gain": estimates[-1],
+        "shares": dict(zip(FACTORS, estimates, strict=False)),
         "rates": {name: {"a": float(rates_a[i]), "b": float(rates_b[i])} for i, name in enumerate(FACTORS)},
     }
 
@@ -227,6 +234,8 @@ def compare(
         "only_b": len(ids_b - ids_a),
         "faults_a": len(a) - len(rows_a),
         "faults_b": len(b) - len(rows_b),
+        "faults_text_a": rows_faults_text(a),
+        "faults_text_b": rows_faults_text(b),
         "metrics": found,
         "decomposition": decompose(rows_a, rows_b, seed),
     }
@@ -248,6 +257,7 @@ def comparison_text(result: Mapping[str, Any]) -> str:
     """A readable table of a comparison."""
     lines = [
         f"{result['cases']} cases in both ({result['only_a']} only in A, {result['only_b']} only in B)",
+        *(f"{side}: {text}" for side in "AB" if (text := result[f"faults_text_{side.lower()}"])),
         f"{'metric':<22}{'n':>5}{'A':>9}{'B':>9}{'B - A':>9}  {'95% interval':<20}{'p':>8}{'Holm':>8}  test",
     ]
     for name, item in result["metrics"].items():
@@ -257,16 +267,20 @@ def comparison_text(result: Mapping[str, Any]) -> str:
             f"{item['p']:>8.4f}{item['p_holm']:>8.4f}  {item['test']}"
         )
     if result["decomposition"]:
-        gain = result["decomposition"]["pooled_solve_f1_gain"]
-        lines.append(
-            f"gain in pooled Solve-F1 {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}], of which by"
-        )
+        gain = result["decomposition"]["solve_f1_gain"]
+        lines.append(f"gain in Solve-F1 {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}], of which by")
         for name, share in result["decomposition"]["shares"].items():
             rate = result["decomposition"]["rates"][name]
             lines.append(
                 f"  {name:<10}{share['value']:>+8.3f} [{share['low']:+.3f}, {share['high']:+.3f}]   {rate['a']:.3f} -> {rate['b']:.3f}"
             )
     return "\n".join(lines)
+
+
+def _all_rows(path: str) -> list[dict[str, Any]]:
+    """The rows of a result folder or file, and beside them what the folder has lost to faults."""
+    rows = read_rows(path)
+    return [*rows, *fault_rows(path if Path(path).is_dir() else Path(path).parent, rows)]
 
 
 def main() -> int:
@@ -279,9 +293,10 @@ def main() -> int:
     parser.add_argument("--out", default=None, help="JSON file to write")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rows_a, rows_b = read_rows(arguments.a), read_rows(arguments.b)
+    rows_a, rows_b = _all_rows(arguments.a), _all_rows(arguments.b)
     grouped = grouped_means(arguments.a, arguments.b)
-    shared = [name for name in numeric_columns(rows_a) if name in set(numeric_columns(rows_b))]
+    in_b = set(numeric_columns(scored(rows_b)))
+    shared = [name for name in numeric_columns(scored(rows_a)) if name in in_b]
     shared += [mean.name for mean in grouped if mean.name not in shared]
     if unknown := [name for name in arguments.metrics or () if name not in shared]:
         raise BadInput(f"unknown metric {unknown[0]!r}: both results have {', '.join(shared)}")

@@ -175,7 +175,7 @@ def evaluate(
             in_flight=in_flight,
             skip=lambda case, trial: (case, trial) in done,
         )
-        broken = faults()
+        broken = faults.total()
     return ordered_rows(out, [environment.id for environment in environments]), broken
 
 

@@ -92,11 +92,12 @@ def case_values(rows: Iterable[Row], column: str) -> dict[str, list[float]]:
     for row in rows:
         value = row.get(column)
         if value is not None:
-            values.setdefault(_case_of(row), []).append(float(value))
+            values.setdefault(case_of(row), []).append(float(value))
     return values
 
 
-def _case_of(row: Row) -> str:
+def case_of(row: Row) -> str:
+    """The case that a row belongs to: its `cluster` if it has one, else its `id`."""
     return str(row["id"] if row.get("cluster") is None else row["cluster"])
 
 
@@ -160,12 +161,12 @@ def grouped_case_values(rows: Sequence[Row], metric: GroupedMean) -> dict[str, l
     for row in found:
         by_id.setdefault(str(row["id"]), []).append(row)
     sizes = Counter(str(trials[0][metric.group]) for trials in by_id.values())
-    cases = {_case_of(row) for row in found}
+    cases = {case_of(row) for row in found}
     values = dict.fromkeys(sorted(cases), 0.0)
     for trials in by_id.values():
         group = str(trials[0][metric.group])
         mean = sum(float(row[metric.column]) for row in trials) / len(trials)
-        values[_case_of(trials[0])] += len(cases) * weights[group] / sizes[group] * mean
+        values[case_of(trials[0])] += len(cases) * weights[group] / sizes[group] * mean
     return {case: [value] for case, value in values.items()}
 
 
@@ -174,10 +175,10 @@ def _grouped_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> Es
     if not found:
         return Estimate(None, None, None, 0)
     groups = {name: place for place, name in enumerate(weights)}
-    cases = {case: place for place, case in enumerate(sorted({_case_of(row) for row in found}))}
+    cases = {case: place for place, case in enumerate(sorted({case_of(row) for row in found}))}
     sums, counts = np.zeros((len(cases), len(groups))), np.zeros((len(cases), len(groups)))
     for row in found:
-        place = cases[_case_of(row)], groups[str(row[metric.group])]
+        place = cases[case_of(row)], groups[str(row[metric.group])]
         sums[place] += float(row[metric.column])
         counts[place] += 1
     share = np.array(list(weights.values()))

@@ -118,6 +118,7 @@ def run_suites(arguments: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
     failed: dict[str, str] = {}
+    lost: dict[str, str] = {}
     begun = time.monotonic()
     with one_policy():
         for place, name in enumerate(names, start=1):
@@ -133,11 +134,15 @@ def run_suites(arguments: argparse.Namespace) -> int:
                 print(f"failed: {error}")
             else:
                 rows += table_rows(name, summary)
+                if text := summary.get("faults_text"):
+                    lost[name] = text
     path = Path(arguments.out) / "suites.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"model": arguments.model, "table": rows, "skipped": skipped, "failed": failed}
+    content = {"model": arguments.model, "table": rows, "skipped": skipped, "failed": failed, "faults": lost}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\n{table_text(rows)}" if rows else "\nno suite was measured")
+    for name, text in lost.items():
+        print(f"{name}: {text}; the same command plays them again")
     for word, found in (("skipped", skipped), ("failed", failed)):
         for name, reason in found.items():
             print(f"{word} {name}: {reason}")

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from env_construction.jsonl import BadInput, read_jsonl
 from eval.suite import GameFault, conversation
 from reward.tool_calls import parse_turn
 from train.policies import Policy, PolicyRequest
+from train.policy_identity import policy_identity
 from train.policy_specs import load_policy
 from train.rollout import turn_seed
 
@@ -121,6 +122,12 @@ def load_user(spec: str, *, seed: int = 0, prompt: str = PROMPT, concurrency: in
         f"openai:{spec.removeprefix('openai:')}", temperature=0.0, max_new_tokens=LINE_TOKENS, concurrency=concurrency
     )
     return ModelUser(policy, seed, prompt)
+
+
+def user_identity(spec: str) -> dict[str, Any]:
+    """What identifies the user of a spec, by content (train.policy_identity)."""
+    of_server = "@" in spec and not spec.startswith(("openai:", "replay:"))
+    return policy_identity(f"openai:{spec}" if of_server else spec)
 
 
 def read_prompt(path: str | None) -> str:

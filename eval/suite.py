@@ -39,6 +39,7 @@ import argparse
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,9 @@ from tqdm import tqdm
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration
 from eval.games import Game, GameFault, GoldGame, OnRow, Play, conversation, play_games, with_messages
 from eval.results import Metric, read_rows, summarize, table_text, write_summary
+from train.faults import faults_line, faults_text
 from train.policies import Policy
+from train.policy_identity import policy_identity
 from train.policy_specs import SPECS, load_policy
 
 __all__ = [
@@ -75,6 +78,8 @@ SAMPLING = ("seed", "temperature", "max_new_tokens", "max_prompt_tokens", "think
 """What decides what a policy says: recorded with the results."""
 POLICY_SETTINGS = (*SAMPLING, "batch_size")
 RECORDED = ("policy", "limit", "trials", *SAMPLING)
+EXTENDABLE = ("limit", "trials")
+"""What a later call may raise: only the rows that are missing are then made."""
 
 
 class DataMissing(BadInput):
@@ -139,9 +144,9 @@ def load_suite_policy(arguments: argparse.Namespace) -> Policy:
 
 
 @contextmanager
-def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnRow, Callable[[], int]]]:
-    """The files that rows go to: yields what is done already, the row's way in, and the number of faults so far."""
-    faults = 0
+def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnRow, Counter[str]]]:
+    """The files that rows go to: yields what is done already, the row's way in, and the faults so far, by their text."""
+    faults: Counter[str] = Counter()
     with (
         JsonlWriter(out / "results.jsonl", key=("id", "trial")) as rows,
         JsonlWriter(out / "faults.jsonl", key=("id", "trial"), fresh=True) as broken,
@@ -149,22 +154,25 @@ def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnR
     ):
 
         def keep(row: dict[str, Any]) -> None:
-            nonlocal faults
             if row["outcome"] == "fault":
-                faults += 1
+                faults[str(row["fault"])] += 1
                 broken.write(row)
             else:
                 rows.write(row)
             bar.update()
 
-        yield rows.done, keep, lambda: faults
+        yield rows.done, keep, faults
 
 
 def ordered_rows(out: Path, case_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows that `out` holds so far, in the order of `case_ids`, then by trial."""
+    """The rows that `out` holds so far, in the order of `case_ids`, then by trial. Raises BadInput for a row of another case."""
     order = {case_id: place for place, case_id in enumerate(case_ids)}
     file = out / "results.jsonl"
     found = read_rows(file) if file.exists() and file.stat().st_size else []
+    if strange := sorted({str(row["id"]) for row in found} - order.keys()):
+        raise BadInput(
+            f"{file}: id {strange[0]!r} is not among the {len(order)} cases asked for; choose another folder"
+        )
     return sorted(found, key=lambda row: (order[row["id"]], row["trial"]))
 
 
@@ -187,7 +195,7 @@ def run_suite(
 
     `case_ids`: all cases, in order, without repeats. `play(policy, plays, on_row)` plays the (case id, trial) pairs that are
     left and hands over each row. `settings` are the suite's own choices: they join the recorded configuration, and a folder
-    that was made with others is refused. `shown` are the printed metrics (default: all), `headline` (default: the first of them) is
+    that was made with others, or by a policy of other content, is refused. --limit and --trials can be raised: the run is extended. `shown` are the printed metrics (default: all), `headline` (default: the first of them) is
     the one whose smallest resolvable difference is printed. `policy` is one that is loaded already, else it is loaded when something is left to play.
     `extra(rows)` adds the suite's own keys to the summary, beside the configuration. Raises BadInput.
     """
@@ -198,21 +206,23 @@ def run_suite(
     configuration = {name: getattr(arguments, name) for name in RECORDED} | dict(settings or {})
     hashes = _hashes(data_files)
     configuration["data_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
-    keep_configuration(out, configuration)
+    configuration["policy_content"] = policy_identity(arguments.policy)
+    contents = tuple(name for name in configuration if name.endswith("_content"))  # the policy's, a simulated user's
+    specs = tuple(name.removesuffix("_content") for name in contents)
+    keep_configuration(out, configuration, may_grow=EXTENDABLE, noted=specs, partly_known=contents)
     total = len(case_ids) * arguments.trials
     with JsonlWriter(out / "results.jsonl", key=("id", "trial")) as written:  # cuts off a line torn by a kill
         left = [
             (case, trial) for case in case_ids for trial in range(arguments.trials) if (case, trial) not in written.done
         ]
-    faults = 0
+    faults: Counter[str] = Counter()
     if left:
         policy = policy or load_suite_policy(arguments)
-        with row_files(out, total, getattr(arguments, "label", "") + policy.name) as (_, keep, count):
+        with row_files(out, total, getattr(arguments, "label", "") + policy.name) as (_, keep, faults):
             play(policy, left, keep)
-            faults = count()
-    elif (out / "summary.json").exists():
+    elif (kept := _kept_summary(out)).get("rows") == total:
         print(f"{out}: all {total} episodes are there, nothing to do")
-        return dict(json.loads((out / "summary.json").read_text(encoding="utf-8")))
+        return kept
     rows = ordered_rows(out, case_ids)
     summary = summarize(
         suite,
@@ -224,7 +234,8 @@ def run_suite(
         seconds=time.monotonic() - begun,
         extra={
             "data_sha256": hashes,
-            "faults": faults,
+            "faults": faults.total(),
+            "faults_text": faults_text(faults.elements(), total),
             **(extra(rows) if extra else {}),
             "configuration": configuration,
         },
@@ -233,8 +244,17 @@ def run_suite(
     shown = shown or [metric if isinstance(metric, str) else metric.name for metric in metrics]
     print(table_text({"all": summary["metrics"], **(summary[next(iter(groups))] if groups else {})}, shown))
     print(resolution_text(summary, headline or shown[0]), end="")
-    print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows, {faults} faults left out) and {path}")
+    print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows) and {path}")
+    print(faults_line(faults.elements(), total, out), end="")
     return summary
+
+
+def _kept_summary(out: Path) -> dict[str, Any]:
+    """The summary of a former call; empty where there is none, or a killed call left it unreadable."""
+    try:
+        return dict(json.loads((out / "summary.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def _hashes(files: Sequence[Path | str]) -> dict[str, str]:

@@ -39,7 +39,7 @@ from env_construction.tool_sandbox import ToolSandbox
 from eval.download import DATA, published_file, select
 from eval.pass_hat_k import pass_hat_k_tables, resolvable_difference
 from eval.results import GroupedMean, Metric, scored, table_text
-from eval.simulated_user import GREETING, SimulatedUser, UserLeft, load_user, read_prompt
+from eval.simulated_user import GREETING, SimulatedUser, UserLeft, load_user, read_prompt, user_identity
 from eval.suite import DataMissing, GameFault, OnRow, Play, play_games, run_suite, suite_parser
 from eval.tau_bench_domains import DOMAINS, Domain, Task, check_actions, read_domain, read_tasks
 from eval.tau_bench_game import TauGame
@@ -166,6 +166,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         data_files=[folder / "tau-bench.jsonl"],
         settings={
             "user_model": arguments.user_model,
+            "user_model_content": user_identity(arguments.user_model),
             "user_prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
             "domains": names,
             "max_turns": arguments.max_turns,

@@ -3,7 +3,8 @@
 Inputs: environments (JSONL), a policy. Outputs, in --out: `trajectories.jsonl` (one row an episode) and `configuration.json`.
 A row holds the environment as it was at the start, the whole conversation, one prefix a turn (how many messages it has,
 what was unsolved, the solve rate: `prefix_environments` makes Environment states of them again), the raw turns with their
-scores, and the episode's scores. Resumable: environments that have a row are not played again; an episode that ended by
+scores, and the episode's scores. Resumable: environments that have a row are not played again (--limit and --trials can be
+raised later), and a folder of a policy with other content is refused. An episode that ended by
 an infrastructure fault is recorded as such in `faults.jsonl` and is played again by the next call.
 
 Example:
@@ -27,6 +28,8 @@ from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_conf
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment, read_environments
 from train.devices import DEVICES
+from train.faults import faults_line
+from train.policy_identity import policy_identity
 from train.policy_specs import load_policy
 from train.rollout import Episode, cut_off_text, play
 
@@ -109,7 +112,7 @@ def collect(arguments: argparse.Namespace) -> int:
         {
             "environments_sha256": file_sha256(arguments.environments),
             "policy": arguments.policy,
-            "policy_version": arguments.policy_version,
+            "policy_content": policy_identity(arguments.policy),
             "temperature": arguments.temperature,
             "max_turns": arguments.max_turns,
             "max_prompt_tokens": arguments.max_prompt_tokens,
@@ -120,10 +123,14 @@ def collect(arguments: argparse.Namespace) -> int:
             "limit": arguments.limit,
             "seed": arguments.seed,
         },
+        may_grow=("limit", "trials"),
+        noted=("policy",),
+        partly_known=("policy_content",),
     )
     out = Path(arguments.out)
     starts = {environment.id: environment for environment in environments}
     outcomes: Counter[str] = Counter()
+    broken: Counter[str] = Counter()  # faults by their text
     turns: Counter[bool] = Counter()  # by whether they were cut off
     with (
         JsonlWriter(out / "trajectories.jsonl", key=("id", "trial")) as rows,
@@ -136,6 +143,7 @@ def collect(arguments: argparse.Namespace) -> int:
             outcomes[episode.outcome] += 1
             turns.update(generation.truncated for generation in episode.generations)
             if episode.outcome == "fault":
+                broken[episode.fault] += 1
                 faults.write({"id": episode.id, "trial": episode.trial, "fault": episode.fault})
             else:
                 rows.write(trajectory_row(starts[episode.id], episode))
@@ -167,10 +175,7 @@ def collect(arguments: argparse.Namespace) -> int:
     counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing new to play"
     print(f"wrote {out / 'trajectories.jsonl'}: {total} episodes ({resumed} from before; {counted})")
     print(cut_off_text(turns[True], turns.total(), arguments.max_new_tokens), end="")
-    if outcomes["fault"]:
-        print(
-            f"{outcomes['fault']} episodes failed by infrastructure, see {out / 'faults.jsonl'}; the same command plays them again"
-        )
+    print(faults_line(broken.elements(), len(environments) * arguments.trials, out), end="")
     return 0
 
 
@@ -183,9 +188,6 @@ def main() -> int:
     parser.add_argument("--environments", required=True, help="environments, JSONL")
     parser.add_argument(
         "--policy", required=True, help="hf:DIR, vllm:DIR, openai:MODEL@BASE_URL, oracle, random, replay:FILE"
-    )
-    parser.add_argument(
-        "--policy-version", default="", help="any text that tells this checkpoint from a former one at the same path"
     )
     parser.add_argument("--out", required=True, help="output folder")
     parser.add_argument("--temperature", type=float, default=1.0)

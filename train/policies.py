@@ -193,12 +193,14 @@ class ReplayPolicy:
     """Plays back recorded turns, so that recorded outputs are scored again without a model.
 
     A line holds `id`, `trial` (0 if absent) and either `turns` (a list of raw texts) or, in a result row,
-    `turn_scores` with the raw `text` of each turn. A turn that is not recorded is a fault, not a wrong answer.
+    `turn_scores` with the raw `text` of each turn. A turn that is not recorded is a fault, not a wrong answer; but where
+    the row says that its episode ended as `too_long`, the turn after the last one is `too_long` again.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.name = f"replay:{path}"
         self.turns: dict[tuple[str, int], list[str]] = {}
+        self._too_long: set[tuple[str, int]] = set()
         for number, record in read_jsonl(path, required=("id",)):
             turns = record.get("turns")
             if not isinstance(turns, list):
@@ -206,11 +208,16 @@ class ReplayPolicy:
             if not all(isinstance(turn, str) for turn in turns):
                 raise BadInput(f"{path}:{number}: key 'turns': expected a list of texts")
             self.turns[str(record["id"]), int(record.get("trial") or 0)] = turns
+            if record.get("outcome") == "too_long":
+                self._too_long.add((str(record["id"]), int(record.get("trial") or 0)))
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
         generations = []
         for request in requests:
             turns = self.turns.get((request.case_id, request.trial))
+            if turns is not None and request.turn == len(turns) and (request.case_id, request.trial) in self._too_long:
+                generations.append(Generation("", tokens=0, prompt_tokens=0, truncated=False, too_long=True))
+                continue
             if turns is None:
                 fault = f"no record of id {request.case_id!r}, trial {request.trial}"
             elif request.turn >= len(turns):

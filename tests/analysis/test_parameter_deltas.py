@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from analysis import tensor_change
 from analysis.checkpoint_tensors import block_of, checkpoint_tensors, kind_of, layer_of
 from analysis.parameter_deltas import claim_tests, compare_checkpoints, delta_artifacts, grouped
-from analysis.tensor_change import compare_tensors
+from analysis.tensor_change import compare_tensors, total
 from env_construction.jsonl import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def test_sums_are_those_of_a_comparison_in_memory(tmp_path: Path, types: tuple[s
             assert delta.sums.changed == int((x != y).sum())
 
 
-def test_rounding_floor_is_the_change_that_rounding_makes(tmp_path: Path) -> None:
+def test_rounding_floor_is_the_error_that_rounding_makes_and_no_change(tmp_path: Path) -> None:
     exact = torch.randn(400, 300, generator=torch.Generator().manual_seed(2)).double()
     rounded = exact.to(torch.bfloat16)
     made = float((rounded.double() - exact).norm() / exact.norm())
@@ -77,6 +77,35 @@ def test_rounding_floor_is_the_change_that_rounding_makes(tmp_path: Path) -> Non
     (delta,) = compare_checkpoints(folder, folder)
     assert delta.sums is not None and delta.sums.relative == 0 and delta.sums.changed == 0
     assert delta.sums.rounding_floor == pytest.approx(made, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("true", "stored"), [(1e-5, 1.9e-4), (1e-4, 6.0e-4), (1e-3, 1.93e-3), (3e-3, 3.73e-3), (1e-2, 1.02e-2)]
+)
+def test_stored_change_below_the_rounding_floor_overstates_the_true_one(
+    tmp_path: Path, true: float, stored: float
+) -> None:
+    generator = torch.Generator().manual_seed(6)
+    exact = torch.randn(1000, 1000, generator=generator)
+    step = torch.randn(1000, 1000, generator=generator)
+    moved = exact + step * (true * exact.norm() / step.norm())
+    folders = [save(tmp_path / name, {NAME: value.bfloat16()}) for name, value in (("a", exact), ("b", moved))]
+    (delta,) = compare_checkpoints(*folders)
+    assert delta.sums is not None and delta.sums.relative == pytest.approx(stored, rel=0.03)
+    overstated = delta.sums.relative / true > 1.1
+    assert overstated == (delta.sums.relative < tensor_change.ROUNDING_MATTERS * delta.sums.rounding_floor)
+    if true < delta.sums.rounding_floor / 10:  # the law that captions state: sqrt(change x ulp), ulp = floor x sqrt(12)
+        law = (true * delta.sums.rounding_floor * 12**0.5) ** 0.5
+        assert delta.sums.relative == pytest.approx(law, rel=0.25)
+
+
+@pytest.mark.parametrize(("change", "said"), [(1e-4, True), (0.1, False)])
+def test_caption_warns_of_changes_that_rounding_overstates(tmp_path: Path, change: float, said: bool) -> None:
+    before, moved = model(0, torch.bfloat16), model(5, torch.float32)
+    after = {name: (value.float() + change * moved[name]).bfloat16() for name, value in before.items()}
+    artifacts = delta_artifacts(save(tmp_path / "a", before), save(tmp_path / "b", after))
+    assert ("cells the change is below 3 times the rounding error" in artifacts[0].caption) == said
+    assert "cannot be seen" not in artifacts[0].caption
 
 
 def test_result_does_not_depend_on_threads_or_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +140,38 @@ def test_tied_head_is_compared_with_the_embeddings(tmp_path: Path) -> None:
     found = {d.name: d for d in compare_checkpoints(save(tmp_path / "a", before), save(tmp_path / "b", after))}
     head = found["lm_head.weight"]
     assert head.status == "compared" and head.sums is not None and head.sums.relative == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("stored", [(False, True), (True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(
+    "config", [None, {"tie_word_embeddings": True}, {"text_config": {"tie_word_embeddings": True}}]
+)
+def test_tied_embeddings_count_once(
+    tmp_path: Path, stored: tuple[bool, bool], config: dict[str, object] | None
+) -> None:
+    sides = model(0, torch.bfloat16), model(1, torch.bfloat16)
+    folders = []
+    for name, tensors, twice in zip("ab", sides, stored, strict=True):
+        copy = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()} if twice else {}
+        folders.append(save(tmp_path / name, tensors | copy))
+        if config:
+            (folders[-1] / "config.json").write_text(json.dumps(config))
+    deltas = compare_checkpoints(*folders)
+    assert {delta.name for delta in deltas} == set(sides[0])
+    assert all(delta.status == "compared" for delta in deltas)
+    x, y = (torch.cat([side[name].flatten() for name in sides[0]]).double() for side in sides)
+    everything = total([delta.sums for delta in deltas if delta.sums is not None])
+    assert everything.elements == len(x)
+    assert everything.relative == pytest.approx(float((y - x).norm() / x.norm()), rel=1e-5)
+
+
+def test_head_of_its_own_is_counted_beside_the_embeddings(tmp_path: Path) -> None:
+    folders = []
+    for seed in (0, 1):
+        head = {"lm_head.weight": model(seed + 7, torch.float32)["model.embed_tokens.weight"]}
+        folders.append(save(tmp_path / str(seed), model(seed, torch.float32) | head))
+        (folders[-1] / "config.json").write_text('{"tie_word_embeddings": false}')
+    assert "lm_head.weight" in {delta.name for delta in compare_checkpoints(*folders)}
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -27,8 +27,8 @@ def test_p_values_are_calibrated_where_nothing_is_special() -> None:
     assert 5 <= small <= 40  # 20 expected of 400, standard deviation 4.4
 
 
-@pytest.mark.parametrize(("layers", "lower"), [(2, 1), (4, 1), (6, 2), (9, 3), (28, 3), (48, 3)])
-def test_lower_layers_are_three_or_a_third(layers: int, lower: int) -> None:
+@pytest.mark.parametrize(("layers", "lower"), [(2, 1), (4, 1), (6, 2), (7, 3), (8, 3), (9, 3), (28, 3), (48, 3)])
+def test_lower_layers_are_the_papers_three_or_a_third_of_few(layers: int, lower: int) -> None:
     assert lower_count(layers) == lower
 
 

@@ -7,18 +7,33 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from analysis import construction_stability
 from analysis.all import SCRIPTS, make_all
-from analysis.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, claims
+from analysis.claims import claims
+from analysis.intervals import EMPTY
 from analysis.manifest import make_manifest
-from analysis.report import read_table, render, script_json
+from analysis.report import headline, read_table, render, script_json
 from analysis.run_folder import Run
 from analysis.trajectories import call_state, episode_view, viewer_data
-from env_construction.jsonl import BadInput, write_jsonl
+from analysis.verdicts import (
+    INCONCLUSIVE,
+    NOT_REPRODUCED,
+    NOT_TESTED,
+    PARTLY,
+    REPRODUCED,
+    direction,
+    verdict,
+)
+from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
+from env_construction.schema import read_environments, write_environments
+from eval.results import Estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,81 +177,208 @@ def test_viewer_limit_keeps_scenarios_in_equal_parts(made_run: Path) -> None:
 
 def test_verdicts_of_the_made_run(made_run: Path, analysis: Path) -> None:
     found = {claim.number: claim for claim in claims(Run.open(made_run), analysis)}
-    assert [found[number].verdict for number in range(1, 7)] == [
-        REPRODUCED,
-        REPRODUCED,
-        REPRODUCED,
-        NOT_TESTED,
-        NOT_TESTED,
-        NOT_TESTED,
-    ]
+    assert {number: claim.verdict for number, claim in found.items()} == {
+        1: PARTLY,
+        2: REPRODUCED,
+        3: PARTLY,
+        4: NOT_TESTED,
+        5: NOT_TESTED,
+        6: NOT_TESTED,
+    }
+    # the made environments give some answers away, which the build would refuse: those are not replayed
+    assert re.search(r"(\d+) built environments, .*: \1 behave as built; \d+ could not be", found[1].evidence)
+    assert "as it must" in found[1].evidence
     assert "tiny CPU model" in found[3].scope and "in domain only" in found[3].scope
+    assert "answer accuracy" in found[2].evidence and "answer accuracy" in found[3].evidence
     assert "a heat map alone cannot show a cause" in found[5].evidence
+    assert "the MLPs of layers 0-2 change most" in found[5].evidence
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([1, 1], REPRODUCED),
+        ([1, None], PARTLY),
+        ([1, -1], PARTLY),
+        ([1, 0], PARTLY),
+        ([0, -1], NOT_REPRODUCED),
+        ([-1, None], NOT_REPRODUCED),
+        ([0, 0], INCONCLUSIVE),
+        ([0, None], INCONCLUSIVE),
+        ([None], NOT_TESTED),
+        ([], NOT_TESTED),
+    ],
+)
+def test_what_is_open_is_never_called_refuted(parts: list[int | None], expected: str) -> None:
+    assert verdict(parts) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.001, 0.4, 1), (-0.021, 0.046, 0), (-0.053, 0.016, 0), (-0.2, -0.1, -1), (-0.1, 0.005, -1), (0.0, 0.0, -1)],
+)
+def test_a_gain_is_refuted_only_by_an_interval_below_one_point(low: float, high: float, expected: int) -> None:
+    assert direction(Estimate((low + high) / 2, low, high, 100)) == expected
+    assert direction(EMPTY) is None
+
+
+def changed_rows(made_run: Path, run: Run, policy: str, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Run:
+    """A run in which a policy's result rows are changed."""
+    rows = [row for _, row in read_jsonl(made_run / "eval" / policy / "results.jsonl")]
+    write_jsonl(run.path / "eval" / policy / "results.jsonl", [row | change(i, row) for i, row in enumerate(rows)])
+    return Run.open(run.path)
 
 
 def test_gain_that_a_control_matches_is_not_credited_to_the_reward(made_run: Path, tmp_path: Path) -> None:
     policies = {"start": "start", "grpo": "grpo", "reinforce++": "reinforce++", "grpo-shuffled": "grpo"}
     claim = claims(copy_policies(made_run, tmp_path, policies), tmp_path)[2]
-    assert claim.verdict == NOT_REPRODUCED and "a control does as well" in claim.evidence
+    assert (
+        claim.verdict == PARTLY and "a control does as well as GRPO" in claim.evidence
+    )  # REINFORCE++ has no control here
 
 
-def test_no_gain_is_not_reproduced(made_run: Path, tmp_path: Path) -> None:
-    policies = {"start": "start", "grpo": "start", "reinforce++": "reinforce++"}
-    assert claims(copy_policies(made_run, tmp_path, policies), tmp_path)[2].verdict == NOT_REPRODUCED
+def test_gain_that_is_perhaps_a_controls_is_inconclusive_not_refuted(made_run: Path, tmp_path: Path) -> None:
+    policies = {"start": "start", "grpo": "grpo", "reinforce++": "grpo", "more-supervised": "grpo"}
+    run = copy_policies(made_run, tmp_path, policies)
+    assert claims(run, tmp_path)[2].verdict == NOT_REPRODUCED  # the control has the very same scores
+    path = tmp_path / "eval" / "more-supervised" / "results.jsonl"
+    rows = [row for _, row in read_jsonl(path)]
+    write_jsonl(path, [row | {"solve_f1": row["solve_f1"] + (0.3 if i % 2 else -0.32)} for i, row in enumerate(rows)])
+    claim = claims(Run.open(tmp_path), tmp_path)[2]
+    assert claim.verdict == INCONCLUSIVE and "not shown to be ahead of a control" in claim.evidence
+
+
+def test_a_loss_of_answers_keeps_a_gain_in_solve_f1_from_being_the_whole_claim(made_run: Path, tmp_path: Path) -> None:
+    run = copy_policies(made_run, tmp_path, {name: name for name in ("start", "grpo", "reinforce++")})
+    run = changed_rows(made_run, run, "start", lambda i, row: {"answer_correct": True})
+    run = changed_rows(made_run, run, "grpo", lambda i, row: {"answer_correct": i % 2 == 0})
+    claim = claims(run, tmp_path)[2]
+    assert claim.verdict == PARTLY and "GRPO answers fewer questions than the start" in claim.evidence
+    line = next(line for line in headline(run) if line["policy"] == "GRPO")
+    assert line["answer_correct"].startswith("0.500") and line["answer_correct_gap"].startswith("−0.500")
+
+
+def test_no_gain_at_all_is_not_reproduced_and_a_gain_of_one_is_partly(made_run: Path, tmp_path: Path) -> None:
+    for name, policies, expected in (
+        ("none", {"start": "start", "grpo": "start", "reinforce++": "start"}, NOT_REPRODUCED),
+        ("one", {"start": "start", "grpo": "start", "reinforce++": "reinforce++"}, PARTLY),
+    ):
+        (tmp_path / name).mkdir()
+        assert claims(copy_policies(made_run, tmp_path / name, policies), tmp_path)[2].verdict == expected
 
 
 def test_one_algorithm_alone_does_not_test_the_claim_about_two(made_run: Path, tmp_path: Path) -> None:
     claim = claims(copy_policies(made_run, tmp_path, {"start": "start", "grpo": "grpo"}), tmp_path)[2]
-    assert claim.verdict == NOT_TESTED and "only GRPO was trained" in claim.evidence
+    assert claim.verdict == PARTLY and "only GRPO was trained" in claim.evidence
 
 
-def test_an_oracle_below_one_breaks_the_first_claim(made_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(made_run / "environments", tmp_path / "environments")
-    claim = claims(copy_policies(made_run, tmp_path, {"oracle": "grpo"}), tmp_path)[0]
-    assert claim.verdict == NOT_REPRODUCED
+def test_out_of_domain_suites_are_parts_of_the_third_claim(made_run: Path, tmp_path: Path) -> None:
+    names = ("start", "grpo", "reinforce++")
+    run = copy_policies(made_run, tmp_path, {name: name for name in names})
+    for name, correct in zip(names, (0, 1, 1), strict=True):
+        folder = tmp_path / "eval" / name / "toolhop"
+        write_jsonl(folder / "results.jsonl", [{"id": str(i), "trial": 0, "ac_published": correct} for i in range(30)])
+        (folder / "summary.json").write_text("{}")
+    claim = claims(Run.open(run.path), tmp_path)[2]
+    assert claim.verdict == REPRODUCED and "GRPO − start on toolhop: +1.000" in claim.evidence
 
 
 @pytest.mark.parametrize(
-    ("gain_low", "lead", "verdict", "words"),
+    ("unstable", "expected", "words"),
     [
-        ("0.1", "0.2,0.1,0.3", REPRODUCED, "80% of the gain [60, 100]"),
+        (0, REPRODUCED, "300 behave as built"),
+        (3, PARTLY, "297 behave as built (test: gold_plan_runs 3)"),
+        (90, NOT_REPRODUCED, "210 behave as built"),
+    ],
+)
+def test_the_first_claim_is_judged_by_a_new_replay(
+    made_run: Path, tmp_path: Path, unstable: int, expected: str, words: str
+) -> None:
+    broken = f"gold_plan_runs {unstable}" if unstable else ""
+    (tmp_path / "construction_stability.csv").write_text(
+        f"split,replayed,unstable,not_replayed,rules_broken\ntrain,200,0,0,\ntest,100,{unstable},0,{broken}\n"
+    )
+    claim = claims(Run.open(made_run), tmp_path)[0]
+    assert claim.verdict == expected and words in claim.evidence
+
+
+def test_an_oracle_alone_proves_nothing_and_one_below_one_breaks_the_first_claim(
+    made_run: Path, tmp_path: Path
+) -> None:
+    for name, expected in (("oracle", NOT_TESTED), ("grpo", NOT_REPRODUCED)):
+        (tmp_path / name).mkdir()
+        claim = claims(copy_policies(made_run, tmp_path / name, {"oracle": name}), tmp_path / name)[0]
+        assert claim.verdict == expected
+
+
+def test_an_environment_that_no_longer_behaves_as_built_is_counted(made_run: Path, tmp_path: Path) -> None:
+    environments = read_environments(made_run / "environments" / "test.jsonl")
+    first, *rest = environments
+    codes = first.codes | {"capital_of": "def capital_of(country):\n    return {'capital': 'Atlantis'}\n"}
+    write_environments(tmp_path / "environments" / "test.jsonl", [first.model_copy(update={"codes": codes}), *rest])
+    (artifact,) = construction_stability.build(Run.open(tmp_path))
+    whole = next(row for row in construction_stability.build(Run.open(made_run))[0].rows if row["split"] == "test")
+    [row] = artifact.rows
+    assert row["replayed"] == whole["replayed"] >= 6 and row["replayed"] + row["not_replayed"] == 24
+    assert (whole["unstable"], row["unstable"]) == (0, 1) and "gold_plan_answers 1" in row["rules_broken"]
+    assert row["stable_low"] < row["stable"] < row["stable_high"] < 1
+    assert artifact.caption.startswith(f"{row['replayed'] - 1} of {row['replayed']} built environments")
+    assert f"{row['not_replayed']} more could not be replayed" in artifact.caption
+
+
+@pytest.mark.parametrize(
+    ("gain_low", "lead", "expected", "words"),
+    [
+        (
+            "0.1",
+            "0.2,0.1,0.3",
+            REPRODUCED,
+            "only the MLPs of layers 0-2 of the trained model has 80% of the gain [60, 100]",
+        ),
         ("0.1", "−0.2,−0.3,−0.1", NOT_REPRODUCED, "80% of the gain"),
-        ("0.1", "0.1,−0.1,0.3", NOT_TESTED, "inconclusive"),
+        ("0.1", "0.1,−0.1,0.3", INCONCLUSIVE, "Neither is significantly ahead"),
         ("−0.1", "0.2,0.1,0.3", NOT_TESTED, "no trained policy has a significant gain"),
     ],
 )
 def test_restored_weights_decide_the_fifth_claim(
-    made_run: Path, tmp_path: Path, gain_low: str, lead: str, verdict: str, words: str
+    made_run: Path, tmp_path: Path, gain_low: str, lead: str, expected: str, words: str
 ) -> None:
-    header = "policy,mode,group,gain_low,share,share_low,share_high,lead,lead_low,lead_high\n"
-    line = f"grpo,only,lower MLP,{gain_low},0.8,0.6,1.0,{lead}\n".replace("−", "-")
+    header = "policy,mode,group,lower_layers,gain_low,share,share_low,share_high,lead,lead_low,lead_high\n"
+    line = f"grpo,only,lower MLP,3,{gain_low},0.8,0.6,1.0,{lead}\n".replace("−", "-")
     (tmp_path / "restore_layers.csv").write_text(header + line)
     claim = claims(Run.open(made_run), tmp_path)[4]
-    assert claim.verdict == verdict and words in claim.evidence
+    assert claim.verdict == expected and words in claim.evidence
+
+
+def write_retention(folder: Path, pooled: str, tasks: Sequence[str], worse: str = "") -> None:
+    """`pooled` is non_inferior,difference_high; a task that is `worse` has lost for sure."""
+    lines = ["policy,task,difference,difference_low,difference_high,difference_p_holm,margin,non_inferior"]
+    for task in tasks:
+        lines.append(f"grpo,{task},-6,-9,-3,0.001,-1,False" if task == worse else f"grpo,{task},-1,-4,2,1.0,-1,False")
+    kept, high = pooled.split(",")
+    (folder / "general_retention.csv").write_text("\n".join([*lines, f"grpo,all,-0.2,-4,{high},,-1.5,{kept}", ""]))
+
+
+SIX = ("mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp")
 
 
 @pytest.mark.parametrize(
-    ("kept", "high", "verdict", "words"),
+    ("pooled", "tasks", "worse", "expected", "words"),
     [
-        (True, 2.0, REPRODUCED, "6 of 6 comparisons (mmlu, bbh"),
-        (False, 2.0, NOT_TESTED, "inconclusive"),
-        (False, -0.5, NOT_REPRODUCED, "significantly worse: GRPO on mmlu"),
+        ("True,0.8", SIX, "", REPRODUCED, "GRPO: mean of 6 benchmarks −0.2 [−4.0, +0.8] points, margin −1.5"),
+        ("True,0.8", SIX, "mbpp", PARTLY, "significantly worse (Holm): GRPO on mbpp"),
+        ("False,0.8", SIX, "", INCONCLUSIVE, "too few problems to rule a loss out"),
+        ("False,0.8", SIX, "mmlu", NOT_REPRODUCED, "significantly worse (Holm): GRPO on mmlu"),
+        ("False,-2.0", SIX, "", NOT_REPRODUCED, "margin −1.5"),
+        ("True,0.8", SIX[:5], "", PARTLY, "only 5 of the six benchmarks"),
     ],
 )
-def test_retention_is_lost_only_where_a_loss_is_shown(
-    made_run: Path, tmp_path: Path, kept: bool, high: float, verdict: str, words: str
+def test_retention_is_judged_by_the_pooled_test_and_by_losses_after_holm(
+    made_run: Path, tmp_path: Path, pooled: str, tasks: Sequence[str], worse: str, expected: str, words: str
 ) -> None:
-    lines = ["policy,task,difference_high,non_inferior", f"grpo,mmlu,{high},{kept}"]
-    lines += [f"grpo,{task},2.0,True" for task in ("bbh", "gsm8k", "math", "humaneval", "mbpp")]
-    (tmp_path / "general_retention.csv").write_text("\n".join(lines) + "\n")
+    write_retention(tmp_path, pooled, tasks, worse)
     claim = claims(Run.open(made_run), tmp_path)[3]
-    assert claim.verdict == verdict and words in claim.evidence
-
-
-def test_retention_on_some_benchmarks_is_not_the_whole_claim(made_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "general_retention.csv").write_text("policy,task,difference_high,non_inferior\ngrpo,mmlu,1.0,True\n")
-    claim = claims(Run.open(made_run), tmp_path)[3]
-    assert claim.verdict == NOT_TESTED and "only 1 of the six" in claim.evidence
+    assert claim.verdict == expected and words in claim.evidence
 
 
 @pytest.mark.parametrize(
@@ -244,7 +386,7 @@ def test_retention_on_some_benchmarks_is_not_the_whole_claim(made_run: Path, tmp
     [
         ("-0.2,-0.3,-0.1", REPRODUCED, "thinking − plain −0.200 [−0.300, −0.100] Solve-F1"),
         ("0.2,0.1,0.3", NOT_REPRODUCED, "Significantly better in every pair"),
-        ("0.0,-0.2,0.2", NOT_TESTED, "inconclusive"),
+        ("0.0,-0.2,0.2", INCONCLUSIVE, "Better in 0 of 1 pairs"),
     ],
 )
 def test_thinking_is_judged_by_intervals_over_all_scenarios(

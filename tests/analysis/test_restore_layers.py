@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from analysis import restore_layers
 from analysis.mixed_checkpoint import write_mixed
+from analysis.permutation_test import lower_mlp_tests
 from analysis.restore_layers import GROUPS, MODES, chooser, folder_name, group_of, measure, share_of_gain
 from analysis.run_folder import Missing, Run
 from env_construction.jsonl import BadInput
@@ -23,10 +24,18 @@ def rows(values: list[float]) -> list[dict[str, float | str]]:
     return [{"id": f"case-{place}", "solve_f1": value} for place, value in enumerate(values)]
 
 
+@pytest.mark.parametrize("layers", [8, 9, 28, 36, 40])
+def test_lower_layers_are_those_of_the_claim_in_every_test_of_it(layers: int) -> None:
+    groups = [group_of(f"model.layers.{layer}.mlp.up_proj.weight", layers) for layer in range(layers)]
+    assert [layer for layer, group in enumerate(groups) if group == "lower MLP"] == [0, 1, 2]
+    tests = lower_mlp_tests(dict.fromkeys(range(layers), 1.0), dict.fromkeys(range(layers), 1.0))
+    assert all("layers 0-2" in test.sentence() for test in tests)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 9, 28])
 def test_groups_are_a_partition_in_order_of_depth(layers: int) -> None:
     found = [group_of(f"model.layers.{layer}.mlp.up_proj.weight", layers) for layer in range(layers)]
-    order = [restore_layers.THIRDS.index(group.split()[0]) for group in found]
+    order = [restore_layers.DEPTHS.index(group.split()[0]) for group in found]
     assert order == sorted(order) and order[0] == 0
     if layers >= 3:
         assert set(order) == {0, 1, 2}

@@ -60,11 +60,17 @@ def test_holm_correction_never_lowers_a_p_value(run: Run) -> None:
     assert all(row["solve_f1_p_holm"] >= row["solve_f1_p"] for row in rows)
 
 
-def test_gain_split_adds_up_to_the_pooled_gain(run: Run) -> None:
-    split = next(artifact for artifact in results_table.build(run) if artifact.name == "gain_split")
+def test_gain_split_adds_up_to_the_difference_that_the_results_table_shows(run: Run) -> None:
+    table, split = results_table.build(run)[:2]
+    shown = {row["policy"]: row for row in table.rows if row["scope"] == "all"}
+    assert split.name == "gain_split" and len(split.rows) >= 4
     for row in split.rows:
         parts = sum(row[name] for name in ("attempts", "format", "tool", "argument"))
-        assert parts == pytest.approx(row["pooled_solve_f1_gain"], abs=1e-9)
+        assert parts == pytest.approx(row["solve_f1_gain"], abs=1e-9)
+        for end in ("", "_low", "_high"):
+            assert row[f"solve_f1_gain{end}"] == pytest.approx(
+                shown[row["policy"]][f"solve_f1_minus_start{end}"], abs=1e-9
+            )
 
 
 def test_caption_states_n_interval_and_source(run: Run) -> None:
@@ -80,6 +86,15 @@ def test_faults_are_left_out(made_run: Path, tmp_path: Path) -> None:
     with (copy / "eval" / "start" / "results.jsonl").open("a") as handle:
         handle.write(json.dumps({"id": "broken", "outcome": "fault", "solve_f1": 0.0}) + "\n")
     assert len(Run.open(copy).rows("start")) == 24
+
+
+def test_what_a_policy_lost_to_faults_stands_in_the_caption(made_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(made_run, copy)
+    (copy / "eval/grpo/faults.jsonl").write_text('{"id": "a", "trial": 0, "fault": "server gone"}\n')
+    found = results_table.build(Run.open(copy))[0].caption
+    assert "GRPO: 1 of 25 episodes was lost to faults and is not scored (1 x server gone). Random" in found
+    assert "lost to faults" not in results_table.build(Run.open(made_run))[0].caption
 
 
 def test_breakdown_pairs_within_each_scenario_and_size(run: Run) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from analysis import compare_runs, general_retention, reward_ablation, reward_hacking, thinking_modes
@@ -15,6 +18,8 @@ from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
+from train.collect_trajectories import trajectory_row
+from train.policies import Generation, OraclePolicy, PolicyRequest
 from train.rollout import play
 
 
@@ -37,7 +42,7 @@ def test_a_loose_match_scores_under_published_and_not_under_strict(made_run: Pat
         [{"id": "loose", "trial": 0, "turns": [render_call(ToolCall("count", {})), "It is 7."]}],
     )
     scores = {
-        match: reward_hacking.rescored([environment], tmp_path / "turns.jsonl", match)
+        match: reward_hacking.rescored([environment], tmp_path / "turns.jsonl", match)[0]
         for match in ("published", "strict")
     }
     assert scores["published"][0]["solve_f1"] == 1.0 and scores["strict"][0]["solve_f1"] == 0.0
@@ -54,7 +59,7 @@ def test_replayed_episodes_score_as_they_did_when_played(run: Run) -> None:
     path = run.path / "train/grpo/epoch2/trajectories.jsonl"
     recorded = [row for _, row in read_jsonl(path)]
     environments = [Environment.from_record(row["environment"], str(path)) for row in recorded]
-    replayed = {row["id"]: row["solve_f1"] for row in reward_hacking.rescored(environments, path, "published")}
+    replayed = {row["id"]: row["solve_f1"] for row in reward_hacking.rescored(environments, path, "published")[0]}
     assert replayed == {row["id"]: row["solve_f1"] for row in recorded}, [row["outcome"] for row in recorded]
     assert rows["grpo", "epoch 2"]["solve_f1_published"] == pytest.approx(sum(replayed.values()) / len(replayed))
 
@@ -64,20 +69,47 @@ def test_an_episode_that_a_fault_ended_is_replayed_once_more(
 ) -> None:
     path = run.path / "train/grpo/epoch1/trajectories.jsonl"
     environments = [Environment.from_record(row["environment"], str(path)) for _, row in read_jsonl(path)][:4]
-    expected = reward_hacking.rescored(environments, path, "published")
+    expected, _ = reward_hacking.rescored(environments, path, "published")
     ended = {environments[1].id: 1, environments[2].id: 2}  # how often the sandbox fails in each
 
-    def failing(policy: Any, environments: list[Environment], match: str) -> list[Any]:
-        episodes = play(policy, environments, match=match)
+    def failing(policy: Any, environments: list[Environment], **settings: Any) -> list[Any]:
+        episodes = play(policy, environments, **settings)
         for episode in episodes:
             if ended.get(episode.id, 0) > 0:
                 ended[episode.id] -= 1
-                episode.outcome = "fault"
+                episode.outcome, episode.fault = "fault", "sandbox died"
         return episodes
 
     monkeypatch.setattr(reward_hacking, "play", failing)
-    scored = {row["id"]: row for row in reward_hacking.rescored(environments, path, "published")}
-    assert scored == {row["id"]: row for row in expected if row["id"] != environments[2].id}
+    rows, faults = reward_hacking.rescored(environments, path, "published")
+    assert {row["id"]: row for row in rows} == {row["id"]: row for row in expected if row["id"] != environments[2].id}
+    assert len(rows) == 3 and faults == ["sandbox died"]
+
+
+@pytest.mark.parametrize("outcome", ["too_long", "max_turns"])
+def test_episodes_cut_off_by_a_limit_keep_their_score_and_are_no_faults(run: Run, tmp_path: Path, outcome: str) -> None:
+    """Recorded as a run records them: two environments answer, two are stopped after their first call."""
+    environments = list(run.environments("test").values())[:4]
+
+    class Cut(OraclePolicy):
+        def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
+            return [
+                replace(found, text="", too_long=True)
+                if outcome == "too_long" and request.turn == 1 and request.case_id in names
+                else found
+                for request, found in zip(requests, super().generate(requests), strict=True)
+            ]
+
+    names = {environment.id for environment in environments[:2]}
+    episodes = play(Cut(), environments, max_turns=1 if outcome == "max_turns" else 20)
+    starts = {environment.id: environment for environment in environments}
+    recorded = tmp_path / "trajectories.jsonl"
+    write_jsonl(recorded, [trajectory_row(starts[episode.id], episode) for episode in episodes])
+    rows, faults = reward_hacking.rescored(environments, recorded, "published")
+    assert not faults
+    assert sum(row["outcome"] == outcome for row in rows) >= 2
+    found = {row["id"]: (row["outcome"], row["solve_f1"]) for row in rows}
+    assert found == {episode.id: (episode.outcome, episode.score.solve_f1) for episode in episodes}
 
 
 def test_matching_over_training_needs_trajectories(made_run: Path, tmp_path: Path) -> None:
@@ -135,10 +167,39 @@ def test_non_inferiority_needs_more_than_no_significant_loss(made_run: Path, tmp
     write_general(tmp_path, "grpo", {"gsm8k": same, "mmlu": [0] * 80 + same[80:], "bbh": [0, 1, 1, 0]})
     (artifact,) = general_retention.build(Run.open(tmp_path))
     kept = {row["task"]: row["non_inferior"] for row in artifact.rows}
-    assert kept == {"gsm8k": True, "mmlu": False, "bbh": False}
-    assert [row["task"] for row in artifact.rows] == ["mmlu", "bbh", "gsm8k"]
+    assert kept == {"gsm8k": True, "mmlu": False, "bbh": False, "all": False}
+    found = {row["task"]: row for row in artifact.rows}
+    assert found["all"]["difference"] == pytest.approx(
+        (0 - 5 + 0) / 3
+    )  # the mean of the benchmarks, whatever their sizes
+    assert found["mmlu"]["difference_p_holm"] < 0.001 and found["bbh"]["difference_p_holm"] == 1.0
+    assert [row["task"] for row in artifact.rows] == ["mmlu", "bbh", "gsm8k", "all"]
     loss = next(row for row in artifact.rows if row["task"] == "mmlu")
     assert loss["difference"] == pytest.approx(-5.0) and loss["difference_n"] == 800
+    assert found["all"]["margin"] == -3.0  # four problems of one benchmark support no smaller one
+
+
+def test_pooled_retention_can_be_won_without_a_change_and_is_lost_by_a_loss(made_run: Path) -> None:
+    """Six benchmarks of 300 problems, 6% of the answers change: by chance alone, or with a loss of 4 points on top."""
+    generator = np.random.default_rng(3)
+
+    def kept(loss: float) -> int:
+        count = 0
+        for _ in range(25):
+            before, after = [], []
+            for number in range(1800):
+                drawn, either = generator.random(), int(generator.random() < 0.6)
+                right, other = (1, 0) if drawn < 0.03 + loss else (0, 1) if drawn > 0.97 else (either, either)
+                for rows, correct in ((before, right), (after, other)):
+                    rows.append({"id": str(number), "trial": 0, "task": str(number % 6), "correct": correct})
+            gaps = general_retention.paired_gaps(after, before)
+            margin = general_retention.supported_margin(gaps)
+            assert 1.0 <= margin <= 3.0
+            count += 100 * general_retention.one_sided_low(gaps) > -margin
+        return count
+
+    assert kept(0.0) >= 16  # 20 of 25 expected
+    assert kept(0.04) <= 1
 
 
 def test_general_retention_is_missing_without_its_suites(run: Run) -> None:

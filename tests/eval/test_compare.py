@@ -14,7 +14,7 @@ from scipy.stats import ttest_rel
 
 from env_construction.jsonl import BadInput
 from eval import compare as script
-from eval.compare import COUNTS, compare, decompose, holm, mcnemar, paired_difference, shapley_shares
+from eval.compare import COUNTS, compare, decompose, holm, mcnemar, paired_difference
 from eval.results import GroupedMean
 
 
@@ -101,18 +101,50 @@ def counts(draw: st.DrawFn, strict: bool) -> dict[str, int]:
     return counted(parsed + malformed * strict, parsed, malformed, needed, draw(st.integers(0, min(needed, n))), n)
 
 
+def solve_f1(row: dict[str, Any]) -> float:
+    return 2 * row["solved"] / (row["calls"] + row["sub_questions"])
+
+
 @settings(deadline=None, max_examples=60)
-@given(st.booleans().flatmap(lambda s: st.lists(st.tuples(counts(s), counts(s)), min_size=1, max_size=6)))
-def test_shares_add_up_to_the_pooled_gain(pairs) -> None:
-    totals = []
-    for side in (0, 1):
-        rows = [pair[side] | {"sub_questions": pair[0]["sub_questions"]} for pair in pairs]
-        totals.append(np.array([[float(sum(row[name] for row in rows)) for name in COUNTS]]))
+@given(
+    st.booleans().flatmap(
+        lambda s: st.lists(
+            st.tuples(st.lists(counts(s), min_size=1, max_size=3), st.lists(counts(s), min_size=1, max_size=3)),
+            min_size=1,
+            max_size=5,
+        )
+    )
+)
+def test_shares_add_up_to_the_difference_in_solve_f1_that_the_tables_show(cases) -> None:
+    """Whatever the counts, and however many trials either side has."""
+    sides: list[list[dict[str, Any]]] = [[], []]
+    for number, trials in enumerate(cases):
+        for side, rows in zip(sides, trials, strict=True):
+            for trial, row in enumerate(rows):
+                row = row | {"sub_questions": trials[0][0]["sub_questions"]}
+                side.append({"id": str(number), "trial": trial, **row, "solve_f1": solve_f1(row)})
+    found, shown = decompose(*sides), paired_difference(*sides, "solve_f1")
+    assert found is not None and shown is not None
+    assert sum(share["value"] for share in found["shares"].values()) == pytest.approx(shown["difference"], abs=1e-9)
+    total = found["solve_f1_gain"]
+    wanted = (shown["difference"], shown["low"], shown["high"])
+    assert (total["value"], total["low"], total["high"]) == pytest.approx(wanted, abs=1e-9)
 
-    def pooled(total: np.ndarray) -> float:
-        return 2 * total[0, 4] / (total[0, 0] + total[0, 5])
 
-    assert shapley_shares(*totals).sum() == pytest.approx(pooled(totals[1]) - pooled(totals[0]), abs=1e-9)
+def test_an_episode_that_calls_more_than_others_weighs_no_more_than_they() -> None:
+    """Totals over all calls would be ruled by the one long episode, and even have the other sign."""
+    before = [{"id": "short", **counted(1, 1, 0, 0, 0, 1)}, {"id": "long", **counted(40, 40, 0, 8, 8, 8)}]
+    after = [{"id": "short", **counted(1, 1, 0, 1, 1, 1)}, {"id": "long", **counted(60, 60, 0, 6, 6, 8)}]
+    found = decompose(before, after)
+    assert found is not None
+    assert found["solve_f1_gain"]["value"] == pytest.approx((1 + 12 / 68 - 16 / 48) / 2)
+
+
+def test_gain_of_a_case_where_nothing_was_tried_is_given_to_the_attempts() -> None:
+    found = decompose([{"id": "a", **counted(0, 0, 0, 0, 0, 2)}], [{"id": "a", **counted(4, 3, 1, 2, 2, 2)}])
+    assert found is not None
+    shares = {name: share["value"] for name, share in found["shares"].items()}
+    assert shares == {"attempts": pytest.approx(4 / 6), "format": 0.0, "tool": 0.0, "argument": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +159,7 @@ def test_shares_add_up_to_the_pooled_gain(pairs) -> None:
 def test_gain_of_one_kind_is_given_to_that_kind_alone(before, after, factor) -> None:
     found = decompose([{"id": "a", **before}], [{"id": "a", **after}])
     assert found is not None
-    gain = found["pooled_solve_f1_gain"]["value"]
+    gain = found["solve_f1_gain"]["value"]
     assert gain > 0.1
     for name, share in found["shares"].items():
         assert share["value"] == pytest.approx(gain if name == factor else 0.0, abs=1e-9)
@@ -172,10 +204,26 @@ def test_command_writes_every_metric_with_its_correction(monkeypatch, tmp_path, 
     assert found["metrics"]["solve_f1"]["difference"] == pytest.approx(0.3)
     assert found["metrics"]["answer_correct"]["p"] == 1.0
     assert math.isclose(sum(s["value"] for s in found["decomposition"]["shares"].values()), 2 * 2 / 7 - 2 / 7)
-    assert "gain in pooled Solve-F1 +0.286" in capsys.readouterr().out
+    assert "gain in Solve-F1 +0.286" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--metrics", "f1"])
     with pytest.raises(BadInput, match="unknown metric 'f1': both results have solve_f1"):
         script.main()
+
+
+def test_faults_on_one_side_are_said_in_the_text(monkeypatch, tmp_path, capsys) -> None:
+    for name, cases in (("a", 10), ("b", 7)):
+        (tmp_path / name).mkdir()
+        rows = [{"id": str(i), "trial": 0, "x": i % 2} for i in range(cases)]
+        (tmp_path / name / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lost = [{"id": str(i), "trial": 0, "outcome": "fault", "fault": f"no reply after {i} s"} for i in range(6, 10)]
+    (tmp_path / "b" / "faults.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost))  # 6 was played since
+    out = tmp_path / "c.json"
+    for b in (tmp_path / "b", tmp_path / "b" / "results.jsonl"):
+        monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "a"), str(b), "--out", str(out)])
+        assert script.main() == 0
+        said, found = capsys.readouterr().out, json.loads(out.read_text())
+        assert "B: 3 of 10 episodes were lost to faults and are not scored (3 x no reply after N s)" in said
+        assert "A: " not in said and (found["faults_a"], found["faults_b"], found["only_a"]) == (0, 3, 3)
 
 
 def graded(small: list[float], large: list[float]) -> list[dict[str, Any]]:

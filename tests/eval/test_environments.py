@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from env_construction.tool_sandbox import ToolCall
 from eval import environments as suite
 from eval.environments import result_row
 from reward.tool_calls import render_call
-from train.policies import ReplayPolicy
+from train.policies import Generation, PolicyRequest, ReplayPolicy
 from train.rollout import play
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "ftrl_test_sample.jsonl"
@@ -181,19 +183,30 @@ def test_other_configuration_is_refused_before_anything_is_written(monkeypatch, 
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
 
 
-def test_faults_are_left_out_counted_and_played_again(monkeypatch, data, environments, tmp_path) -> None:
+def test_faults_are_left_out_counted_and_played_again(monkeypatch, data, environments, tmp_path, capsys) -> None:
     recorded = tmp_path / "turns.jsonl"
-    turns = {environments[0].id: [call("Fiji"), "Suva"], environments[1].id: ["?"], environments[2].id: ["?"]}
+    turns = {environment.id: ["?"] for environment in environments} | {environments[0].id: [call("Fiji"), "Suva"]}
     recorded.write_text("".join(json.dumps({"id": case, "turns": texts}) + "\n" for case, texts in turns.items()))
     arguments = ["--policy", f"replay:{recorded}", "--data", data, "--out", tmp_path / "out"]
-    summary = measure(monkeypatch, *arguments)
+    whole = ReplayPolicy.generate
+
+    def broken(policy: ReplayPolicy, requests: Sequence[PolicyRequest]) -> list[Generation]:
+        return [
+            replace(found, fault=f"server {index} gone") if request.case_id == environments[3].id else found
+            for index, (request, found) in enumerate(zip(requests, whole(policy, requests), strict=True))
+        ]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReplayPolicy, "generate", broken)
+        summary = measure(patched, *arguments)
+    sentence = "1 of 4 episodes was lost to faults and is not scored (1 x server N gone)"
+    assert summary["faults_text"] == sentence and sentence in capsys.readouterr().out
     assert (summary["faults"], summary["metrics"]["solve_r"]["n"]) == (1, 3)
     assert summary["metrics"]["solve_r"]["value"] == pytest.approx(1 / 3)
     assert [row["id"] for _, row in read_jsonl(tmp_path / "out" / "faults.jsonl")] == [environments[3].id]
-    with recorded.open("a") as out:
-        out.write(json.dumps({"id": environments[3].id, "turns": ["?"]}) + "\n")
     summary = measure(monkeypatch, *arguments)
     assert (summary["faults"], summary["metrics"]["solve_r"]["value"]) == (0, 0.25)
+    assert summary["faults_text"] == ""
 
 
 def test_batched_model_scores_what_it_scores_one_at_a_time(monkeypatch, data, tiny_checkpoint, tmp_path) -> None:

@@ -150,7 +150,7 @@ def test_rows_are_what_comparison_and_retention_expect(data: Path, tmp_path: Pat
     assert found["metrics"]["correct"]["a"] == pytest.approx(1 / 19) and found["metrics"]["correct"]["b"] == 1.0
     assert found["metrics"]["correct"]["test"] == "mcnemar"
     [artifact] = build(Run.open(tmp_path))
-    assert [row["task"] for row in artifact.rows] == ["mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp"]
+    assert [row["task"] for row in artifact.rows] == ["mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp", "all"]
     assert artifact.rows[2]["difference"] == pytest.approx(100 * 2 / 3)
 
 

@@ -228,7 +228,7 @@ def countdown_suite(
     return run_suite(
         arguments,
         "countdown",
-        case_ids=["1", "2", "3"],
+        case_ids=["1", "2", "3"][: arguments.limit],
         play=lambda policy, plays, on_row: play_games(
             policy, plays, game, seed=arguments.seed, in_flight=2, max_turns=9, on_row=on_row
         ),
@@ -262,6 +262,81 @@ def test_suite_resumes_replays_faults_and_refuses_another_configuration(tmp_path
     data.write_text("[]")
     with pytest.raises(BadInput, match="data_sha256"):
         countdown_suite(tmp_path / "out", [data])
+
+
+def without_costs(summary: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in summary.items() if key != "seconds"}
+
+
+def test_limit_and_trials_that_are_raised_extend_the_run(tmp_path) -> None:
+    data = tmp_path / "cases.json"
+    data.write_text("{}")
+    out, file = tmp_path / "out", tmp_path / "out" / "results.jsonl"
+    first = countdown_suite(out, [data], "--limit", "1", "--trials", "1")
+    assert first["rows"] == 1
+    kept = file.read_bytes()
+    for flags, total in ((("--limit", "2", "--trials", "1"), 2), (("--limit", "2"), 4), ((), 6)):
+        more = countdown_suite(out, [data], *flags)
+        assert more["rows"] == total
+        assert file.read_bytes().startswith(kept)
+        kept = file.read_bytes()
+    rows = [(row["id"], row["trial"]) for _, row in read_jsonl(file)]
+    assert len(rows) == len(set(rows)) == 6
+    assert without_costs(more) == without_costs(countdown_suite(tmp_path / "at_once", [data]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--limit", "2"), r"limit: no limit there, 2 asked \(it can be raised later, not lowered\)"),
+        (("--trials", "1"), r"trials: 2 there, 1 asked \(it can be raised later, not lowered\)"),
+    ],
+)
+def test_limit_and_trials_are_not_lowered(tmp_path, flags, message) -> None:
+    data = tmp_path / "cases.json"
+    data.write_text("{}")
+    countdown_suite(tmp_path / "out", [data])
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(BadInput, match=message):
+        countdown_suite(tmp_path / "out", [data], *flags)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
+
+
+def test_row_of_a_case_that_is_not_asked_for_is_named(tmp_path) -> None:
+    data = tmp_path / "cases.json"
+    data.write_text("{}")
+    countdown_suite(tmp_path / "out", [data], "--limit", "2")
+    with (tmp_path / "out" / "results.jsonl").open("a") as out:
+        out.write('{"id": "9", "trial": 0}\n')
+    with pytest.raises(BadInput, match=r"results\.jsonl: id '9' is not among the 3 cases asked for"):
+        countdown_suite(tmp_path / "out", [data])
+
+
+def test_summary_is_remade_where_a_kill_came_between_rows_and_summary(tmp_path) -> None:
+    data = tmp_path / "cases.json"
+    data.write_text("{}")
+    countdown_suite(tmp_path / "out", [data], "--limit", "1")
+    stale = (tmp_path / "out" / "summary.json").read_bytes()
+    whole = countdown_suite(tmp_path / "out", [data])
+    for left in (stale, stale[:50]):
+        (tmp_path / "out" / "summary.json").write_bytes(left)
+        assert without_costs(countdown_suite(tmp_path / "out", [data])) == without_costs(whole)
+
+
+def test_policy_of_other_content_under_one_path_is_refused_by_every_suite(tmp_path) -> None:
+    data, turns = tmp_path / "cases.json", tmp_path / "turns.jsonl"
+    data.write_text("{}")
+    turns.write_text('{"id": "1", "turns": ["a"]}\n')
+    flags = ("--policy", f"replay:{turns}")
+    countdown_suite(tmp_path / "out", [data], *flags, "--limit", "1")
+    kept = (tmp_path / "out" / "results.jsonl").read_bytes()
+    turns.write_text('{"id": "1", "turns": ["b"]}\n')
+    with pytest.raises(BadInput, match=r"policy_content\.sha256: '\w+' there, '\w+' asked"):
+        countdown_suite(tmp_path / "out", [data], *flags)
+    assert (tmp_path / "out" / "results.jsonl").read_bytes() == kept
+    (tmp_path / "moved.jsonl").write_text('{"id": "1", "turns": ["a"]}\n')
+    moved = countdown_suite(tmp_path / "out", [data], "--policy", f"replay:{tmp_path / 'moved.jsonl'}")
+    assert moved["rows"] == 6
 
 
 def test_data_files_of_one_name_are_told_apart(tmp_path) -> None:

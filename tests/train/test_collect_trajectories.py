@@ -1,7 +1,9 @@
 """Collection as a command: rows that give every prefix back, resumed where it was cut, refused where it would mix."""
 
 import json
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from env_construction.schema import write_environments
 from reward.tool_calls import render_call
 from train import collect_trajectories
 from train.collect_trajectories import load_environments, prefix_environments, read_trajectories
-from train.policies import OraclePolicy, ready_calls
+from train.policies import Generation, OraclePolicy, PolicyRequest, ReplayPolicy, ready_calls
 from train.rollout import play
 
 
@@ -94,20 +96,62 @@ def test_turns_cut_off_at_the_limit_of_tokens_are_said(monkeypatch, data, tiny_c
 
 
 def test_fault_is_recorded_apart_and_played_again(monkeypatch, data, tmp_path) -> None:
-    file = tmp_path / "recorded.jsonl"
-    arguments = ["--environments", data, "--policy", f"replay:{file}", "--out", tmp_path / "out"]
     names = [environment.id for environment in load_environments(data)]
-    replay_file(file, {name: ["done"] for name in names[:3]})
-    collect(monkeypatch, *arguments)
+    spec = replay_file(tmp_path / "recorded.jsonl", {name: ["done"] for name in names})
+    arguments = ["--environments", data, "--policy", spec, "--out", tmp_path / "out"]
+    whole = ReplayPolicy.generate
+
+    def broken(policy: ReplayPolicy, requests: Sequence[PolicyRequest]) -> list[Generation]:
+        return [
+            Generation("", 0, 0, False, fault="server gone") if request.case_id == names[3] else found
+            for request, found in zip(requests, whole(policy, requests), strict=True)
+        ]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReplayPolicy, "generate", broken)
+        collect(patched, *arguments)
     rows, faults = tmp_path / "out" / "trajectories.jsonl", tmp_path / "out" / "faults.jsonl"
     assert [row["id"] for _, row in read_jsonl(rows)] == names[:3]
-    assert [(row["id"], row["fault"]) for _, row in read_jsonl(faults)] == [
-        (names[3], f"no record of id '{names[3]}', trial 0")
-    ]
-    replay_file(file, {name: ["done"] for name in names})
+    assert [(row["id"], row["fault"]) for _, row in read_jsonl(faults)] == [(names[3], "server gone")]
     collect(monkeypatch, *arguments)
     assert [row["id"] for _, row in read_jsonl(rows)] == names
     assert faults.read_bytes() == b""
+
+
+def test_changed_replay_file_or_checkpoint_under_one_path_is_refused(
+    monkeypatch, data, tiny_checkpoint, tmp_path
+) -> None:
+    spec = replay_file(tmp_path / "recorded.jsonl", {"atlas-single_hop": ["done"]})
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, model)
+    for name, policy in (("replay", spec), ("model", f"hf:{model}")):
+        arguments = ["--environments", data, "--limit", 1, "--max-turns", 1, "--max-new-tokens", 4]
+        collect(monkeypatch, *arguments, "--policy", policy, "--out", tmp_path / name)
+        kept = (tmp_path / name / "trajectories.jsonl").read_bytes()
+        if name == "replay":
+            replay_file(tmp_path / "recorded.jsonl", {"atlas-single_hop": ["another"]})
+        else:
+            weights = bytearray((model / "model.safetensors").read_bytes())
+            weights[-1] ^= 1
+            (model / "model.safetensors").write_bytes(weights)
+        with pytest.raises(BadInput, match=r"policy_content\.(sha256|weights): '\w+' there, '\w+' asked"):
+            collect(monkeypatch, *arguments, "--policy", policy, "--out", tmp_path / name)
+        assert (tmp_path / name / "trajectories.jsonl").read_bytes() == kept
+
+
+def test_limit_and_trials_that_are_raised_extend_the_collection(monkeypatch, data, tmp_path) -> None:
+    arguments = ["--environments", data, "--policy", "random", "--seed", 4]
+    out = ["--out", tmp_path / "out"]
+    file = tmp_path / "out" / "trajectories.jsonl"
+    collect(monkeypatch, *arguments, "--limit", 2, *out)
+    first = file.read_bytes()
+    collect(monkeypatch, *arguments, "--trials", 2, *out)
+    collect(monkeypatch, *arguments, "--trials", 2, "--out", tmp_path / "at_once")
+    assert file.read_bytes().startswith(first)
+    at_once = (tmp_path / "at_once" / "trajectories.jsonl").read_bytes()
+    assert sorted(file.read_bytes().splitlines()) == sorted(at_once.splitlines())
+    with pytest.raises(BadInput, match="trials: 2 there, 1 asked"):
+        collect(monkeypatch, *arguments, *out)
 
 
 def test_same_id_twice_is_refused(environments, tmp_path) -> None:
