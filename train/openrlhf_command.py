@@ -7,6 +7,7 @@ OpenRLHF's loss_agg_mode covers the policy loss only: KL and entropy stay averag
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,19 @@ def build_flags(row: Experiment, launch: Launch) -> list[str]:
     if row.adapter:
         flags += ADAPTER_FLAGS
     flags += [*row.flags, *_state_flags(launch), *_machine_flags(row, launch)]
+    return flags
+
+
+def overrides(settings: Sequence[str]) -> list[str]:
+    """Flags of `NAME=VALUE` settings, for the end of the command, where they win. Raises BadInput for what cannot be set so."""
+    flags: list[str] = []
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", name) or not value.strip():
+            raise BadInput(f"--set {setting}: expected NAME=VALUE with OpenRLHF's name, such as actor.adam.lr=5e-6")
+        if name == "rollout.batch_size" or name.startswith(("data.", "ckpt.", "reward.")):
+            raise BadInput(f"--set {setting}: {name} follows from the prompts and the folders; it cannot be set alone")
+        flags += [f"--{name}", *value.split()]
     return flags
 
 

@@ -43,7 +43,7 @@ from train.experiments import TEMPERATURE, Experiment, experiment
 from train.health_watch import HealthWatch
 from train.memory_plan import check_memory
 from train.merge_adapter import merge_adapter
-from train.openrlhf_command import build_command, build_flags, reward_environment
+from train.openrlhf_command import build_command, build_flags, overrides, reward_environment
 from train.ray_job import RayJob
 from train.saved_state import ASIDE, recover
 from train.training_launch import (
@@ -60,6 +60,7 @@ LOG_LINES = 25
 # what decides the result; the machine it was made on and how often its state was saved do not
 CONFIGURATION = (
     "experiment", "policy_dir", "prompts", "seed", "epoch", "preset", "reference", "base_policy", "reward_control",
+    "set",
 )  # fmt: skip
 
 
@@ -186,6 +187,9 @@ def parse_arguments() -> argparse.Namespace:
         default=None,
         help=f"save the trainer's state every N steps; 0: never (default: {SAVE_STEPS}; on a CPU {SAVE_STEPS_ON_CPU}, of the tiny model 0)",
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of OpenRLHF: actor.adam.lr=5e-6"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the command, run nothing")
     return parser.parse_args()
 
@@ -202,7 +206,7 @@ def main() -> int:
         return 0
     launch = make_launch(row, arguments)
     environment = training_environment(row, launch, arguments)
-    command = build_command(build_flags(row, launch), launch, environment)
+    command = build_command([*build_flags(row, launch), *overrides(arguments.set)], launch, environment)
     variables = [] if launch.job else [f"{key}={value}" for key, value in environment.items()]
     shown = " ".join([*variables, shlex.join(command if launch.job else ["python", *command[1:]])])
     for note in route_notes(launch):
@@ -244,7 +248,7 @@ def main() -> int:
 
 def configuration(row: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides the result, for the output folder to keep: a name's settings may change from one version to the next."""
-    kept = {key: value for key, value in vars(arguments).items() if key in CONFIGURATION and value != ""}
+    kept = {key: value for key, value in vars(arguments).items() if key in CONFIGURATION and value not in ("", [])}
     prompts = file_sha256(arguments.prompts) if Path(arguments.prompts).exists() else ""
     return kept | {"scale": asdict(row.scale), "flags": row.flags, "prompts_sha256": prompts}
 

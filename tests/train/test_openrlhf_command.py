@@ -12,7 +12,7 @@ import pytest
 from env_construction.jsonl import BadInput
 from train.experiments import ALGORITHMS, experiment, matrix
 from train.memory_plan import ADAPTER_RANK
-from train.openrlhf_command import Launch, build_command, build_flags, check_batches, reward_environment
+from train.openrlhf_command import Launch, build_command, build_flags, check_batches, overrides, reward_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -285,3 +285,19 @@ def test_reward_settings_come_from_the_name_and_a_control_overrides_it() -> None
     outcome = reward_environment(experiment("tiny-plain-grpo-outcome"), "", 3)
     assert (outcome["FTRL_EPISODE_REWARD"], len(outcome)) == ("answer", len(settings) + 1)
     assert reward_environment(experiment("tiny-plain-grpo-constant"), "", 0)["FTRL_REWARD_CONTROL"] == "constant"
+
+
+def test_a_setting_of_openrlhf_wins_over_the_rows_and_wrong_ones_are_refused() -> None:
+    assert overrides(["actor.adam.lr=5e-6", "actor.adam.betas=0.9 0.95"]) == [
+        "--actor.adam.lr", "5e-6", "--actor.adam.betas", "0.9", "0.95",
+    ]  # fmt: skip
+    for wrong in (
+        "actor.adam.lr",
+        "lr=1",
+        "--actor.adam.lr=1",
+        "actor.adam.lr=",
+        "rollout.batch_size=3",
+        "data.max_len=9",
+    ):
+        with pytest.raises(BadInput, match="--set"):
+            overrides([wrong])
