@@ -39,6 +39,7 @@ import argparse
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,8 +50,9 @@ from tqdm import tqdm
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration
 from eval.games import Game, GameFault, GoldGame, OnRow, Play, conversation, play_games, with_messages
 from eval.results import Metric, read_rows, summarize, table_text, write_summary
-from train.policies import Policy
+from train.policies import Policy, TemplatedPolicy
 from train.policy_specs import SPECS, load_policy
+from train.rollout import require_played
 
 __all__ = [
     "DataMissing",
@@ -139,9 +141,9 @@ def load_suite_policy(arguments: argparse.Namespace) -> Policy:
 
 
 @contextmanager
-def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnRow, Callable[[], int]]]:
-    """The files that rows go to: yields what is done already, the row's way in, and the number of faults so far."""
-    faults = 0
+def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnRow, Counter[str]]]:
+    """The files that rows go to: yields what is done already, the row's way in, and the faults so far, by their text."""
+    faults: Counter[str] = Counter()
     with (
         JsonlWriter(out / "results.jsonl", key=("id", "trial")) as rows,
         JsonlWriter(out / "faults.jsonl", key=("id", "trial"), fresh=True) as broken,
@@ -149,15 +151,14 @@ def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnR
     ):
 
         def keep(row: dict[str, Any]) -> None:
-            nonlocal faults
             if row["outcome"] == "fault":
-                faults += 1
+                faults[str(row["fault"])] += 1
                 broken.write(row)
             else:
                 rows.write(row)
             bar.update()
 
-        yield rows.done, keep, lambda: faults
+        yield rows.done, keep, faults
 
 
 def ordered_rows(out: Path, case_ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -181,6 +182,7 @@ def run_suite(
     shown: Sequence[str] | None = None,
     headline: str | None = None,
     policy: Policy | None = None,
+    system_messages: bool = False,
     extra: Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Play what the result folder does not hold yet, write and print the summary, return it.
@@ -189,6 +191,7 @@ def run_suite(
     left and hands over each row. `settings` are the suite's own choices: they join the recorded configuration, and a folder
     that was made with others is refused. `shown` are the printed metrics (default: all), `headline` (default: the first of them) is
     the one whose smallest resolvable difference is printed. `policy` is one that is loaded already, else it is loaded when something is left to play.
+    `system_messages`: conversations have one, which a chat template may refuse.
     `extra(rows)` adds the suite's own keys to the summary, beside the configuration. Raises BadInput.
     """
     begun = time.monotonic()
@@ -204,12 +207,13 @@ def run_suite(
         left = [
             (case, trial) for case in case_ids for trial in range(arguments.trials) if (case, trial) not in written.done
         ]
-    faults = 0
+    faults: Counter[str] = Counter()
     if left:
         policy = policy or load_suite_policy(arguments)
-        with row_files(out, total, getattr(arguments, "label", "") + policy.name) as (_, keep, count):
+        if isinstance(policy, TemplatedPolicy):
+            policy.check_template(system_messages)
+        with row_files(out, total, getattr(arguments, "label", "") + policy.name) as (_, keep, faults):
             play(policy, left, keep)
-            faults = count()
     elif (out / "summary.json").exists():
         print(f"{out}: all {total} episodes are there, nothing to do")
         return dict(json.loads((out / "summary.json").read_text(encoding="utf-8")))
@@ -224,7 +228,7 @@ def run_suite(
         seconds=time.monotonic() - begun,
         extra={
             "data_sha256": hashes,
-            "faults": faults,
+            "faults": faults.total(),
             **(extra(rows) if extra else {}),
             "configuration": configuration,
         },
@@ -233,7 +237,8 @@ def run_suite(
     shown = shown or [metric if isinstance(metric, str) else metric.name for metric in metrics]
     print(table_text({"all": summary["metrics"], **(summary[next(iter(groups))] if groups else {})}, shown))
     print(resolution_text(summary, headline or shown[0]), end="")
-    print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows, {faults} faults left out) and {path}")
+    print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows, {faults.total()} faults left out) and {path}")
+    require_played(faults, len(left), out)
     return summary
 
 

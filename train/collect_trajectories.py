@@ -27,7 +27,7 @@ from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_conf
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment, read_environments
 from train.policy_specs import load_policy
-from train.rollout import Episode, cut_off_text, play
+from train.rollout import Episode, cut_off_text, play, require_played
 
 
 def trajectory_row(start: Environment, episode: Episode) -> dict[str, Any]:
@@ -123,6 +123,7 @@ def collect(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     starts = {environment.id: environment for environment in environments}
     outcomes: Counter[str] = Counter()
+    broken: Counter[str] = Counter()  # faults by their text
     turns: Counter[bool] = Counter()  # by whether they were cut off
     with (
         JsonlWriter(out / "trajectories.jsonl", key=("id", "trial")) as rows,
@@ -135,6 +136,7 @@ def collect(arguments: argparse.Namespace) -> int:
             outcomes[episode.outcome] += 1
             turns.update(generation.truncated for generation in episode.generations)
             if episode.outcome == "fault":
+                broken[episode.fault] += 1
                 faults.write({"id": episode.id, "trial": episode.trial, "fault": episode.fault})
             else:
                 rows.write(trajectory_row(starts[episode.id], episode))
@@ -169,6 +171,7 @@ def collect(arguments: argparse.Namespace) -> int:
         print(
             f"{outcomes['fault']} episodes failed by infrastructure, see {out / 'faults.jsonl'}; the same command plays them again"
         )
+    require_played(broken, outcomes.total(), out)
     return 0
 
 

@@ -8,6 +8,7 @@ Source: paper/README.md, "Training" (collection) and "Evaluation".
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter
@@ -72,6 +73,14 @@ class StreamingPolicy(Policy, Protocol):
 
     def stream(self, exchange: Exchange) -> None:
         """Generate until `exchange` returns nothing and nothing is left running."""
+
+
+@runtime_checkable
+class TemplatedPolicy(Policy, Protocol):
+    """A policy whose prompts a chat template renders here."""
+
+    def check_template(self, system: bool) -> None:
+        """Raises BadInput unless the template serves tool conversations, with `system` those with a system message too."""
 
 
 def ready_calls(environment: Environment) -> list[ToolCall]:
@@ -153,24 +162,29 @@ class RandomPolicy:
 
 
 def random_arguments(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> dict[str, Any]:
-    """A random object for a JSON Schema object: every required property, each optional one with probability 0.3."""
-    required = schema.get("required") or []
+    """A random object for a JSON Schema object: every required property, each optional one with probability 0.3.
+
+    What a broken schema says of itself is ignored: `validate` names it, and the floor can be measured all the same.
+    """
+    properties, required = schema.get("properties"), schema.get("required")
+    required = required if isinstance(required, list) else []
     return {
         name: _random_value(property_schema if isinstance(property_schema, dict) else {}, words, rng)
-        for name, property_schema in (schema.get("properties") or {}).items()
+        for name, property_schema in (properties.items() if isinstance(properties, dict) else ())
         if name in required or rng.random() < 0.3
     }
 
 
 def _random_value(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> Any:
-    if schema.get("enum"):
-        return rng.choice(schema["enum"])
+    choices = schema.get("enum")
+    if isinstance(choices, list) and choices:
+        return rng.choice(choices)
     kind = schema.get("type", "string")
     if isinstance(kind, list):
-        kind = rng.choice(kind)
+        kind = rng.choice(kind or ["string"])
     if kind in ("integer", "number"):
-        low = schema.get("minimum", 0)
-        number = rng.randint(int(low), max(int(low), int(schema.get("maximum", 100))))
+        low = _whole(schema.get("minimum"), 0)
+        number = rng.randint(low, max(low, _whole(schema.get("maximum"), 100)))
         return number if kind == "integer" else float(number)
     if kind == "boolean":
         return rng.random() < 0.5
@@ -180,6 +194,11 @@ def _random_value(schema: dict[str, Any], words: Sequence[str], rng: random.Rand
     if kind == "object":
         return random_arguments(schema, words, rng)
     return None if kind == "null" else _phrase(words, rng)
+
+
+def _whole(bound: Any, otherwise: int) -> int:
+    """A bound of a schema as an integer; `otherwise` where it is none."""
+    return int(bound) if isinstance(bound, (int, float)) and math.isfinite(bound) else otherwise
 
 
 def _phrase(words: Sequence[str], rng: random.Random) -> str:
