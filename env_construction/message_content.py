@@ -56,5 +56,7 @@ def _as_list(value: Any) -> list[Any]:
 
 def _described(value: Any) -> str:
     if isinstance(value, Mapping):
+        if value.get("type", "text") in _TEXT_TYPES and "text" in value:
+            return f"a part whose text is {_described(value['text'])}"
         return f"an object of type {value['type']!r}" if "type" in value else f"an object with the keys {sorted(value)}"
     return "null" if value is None else type(value).__name__

@@ -152,9 +152,7 @@ class RandomPolicy:
     def _turn(self, request: PolicyRequest) -> str:
         rng = random.Random(f"{self.seed}:{request.seed}:{request.case_id}:{request.trial}:{request.turn}:random")
         environment = request.environment
-        words = [
-            word for message in environment.messages for word in re.findall(r"\w+", str(message.get("content") or ""))
-        ]
+        words = [word for message in environment.messages for word in re.findall(r"\w+", message.get("content") or "")]
         if not environment.tools or (request.turn > 0 and rng.random() < self.stop):
             return f"The answer is {_phrase(words, rng)}."
         tool = rng.choice(environment.tools)
