@@ -12,7 +12,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -174,6 +174,8 @@ def random_arguments(schema: dict[str, Any], words: Sequence[str], rng: random.R
 
 
 def _random_value(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> Any:
+    if "const" in schema:
+        return schema["const"]
     choices = schema.get("enum")
     if isinstance(choices, list) and choices:
         return rng.choice(choices)
@@ -206,6 +208,14 @@ def _phrase(words: Sequence[str], rng: random.Random) -> str:
     return " ".join(words[start : start + rng.randint(1, 3)])
 
 
+def recorded_trial(record: Mapping[str, Any], where: str) -> int:
+    """The trial of a recorded row, 0 if it has none. Raises BadInput naming `where`."""
+    trial = record.get("trial") or 0
+    if not isinstance(trial, int):
+        raise BadInput(f"{where}: key 'trial': expected an integer, got {trial!r}")
+    return trial
+
+
 class ReplayPolicy:
     """Plays back recorded turns, so that recorded outputs are scored again without a model.
 
@@ -217,12 +227,14 @@ class ReplayPolicy:
         self.name = f"replay:{path}"
         self.turns: dict[tuple[str, int], list[str]] = {}
         for number, record in read_jsonl(path, required=("id",)):
-            turns = record.get("turns")
+            turns, scores = record.get("turns"), record.get("turn_scores")
             if not isinstance(turns, list):
-                turns = [item.get("text") for item in record.get("turn_scores") or () if isinstance(item, dict)]
+                turns = (
+                    [item.get("text") for item in scores if isinstance(item, dict)] if isinstance(scores, list) else []
+                )
             if not all(isinstance(turn, str) for turn in turns):
                 raise BadInput(f"{path}:{number}: key 'turns': expected a list of texts")
-            self.turns[str(record["id"]), int(record.get("trial") or 0)] = turns
+            self.turns[str(record["id"]), recorded_trial(record, f"{path}:{number}")] = turns
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
         generations = []
