@@ -106,7 +106,9 @@ def render_prompt(
             enable_thinking=thinking,
         )
     except Exception as error:  # a template is a program of its own, which may fail in any way
-        raise TemplateRefuses(f"the chat template cannot render these messages ({_first_line(error)})") from None
+        raise TemplateRefuses(
+            f"the chat template cannot render these messages and tools ({_first_line(error)})"
+        ) from None
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
