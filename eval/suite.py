@@ -192,7 +192,8 @@ def run_suite(
     that was made with others is refused. `shown` are the printed metrics (default: all), `headline` (default: the first of them) is
     the one whose smallest resolvable difference is printed. `policy` is one that is loaded already, else it is loaded when something is left to play.
     `system_messages`: conversations have one, which a chat template may refuse.
-    `extra(rows)` adds the suite's own keys to the summary, beside the configuration. Raises BadInput.
+    `extra(rows)` adds the suite's own keys to the summary, beside the configuration. Raises BadInput, also where all that
+    was left has failed (require_played).
     """
     begun = time.monotonic()
     out = Path(arguments.out)
@@ -238,7 +239,7 @@ def run_suite(
     print(table_text({"all": summary["metrics"], **(summary[next(iter(groups))] if groups else {})}, shown))
     print(resolution_text(summary, headline or shown[0]), end="")
     print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows, {faults.total()} faults left out) and {path}")
-    require_played(faults, len(left), out)
+    require_played(faults, len(left), len(rows), out)
     return summary
 
 

@@ -171,7 +171,7 @@ def collect(arguments: argparse.Namespace) -> int:
         print(
             f"{outcomes['fault']} episodes failed by infrastructure, see {out / 'faults.jsonl'}; the same command plays them again"
         )
-    require_played(broken, outcomes.total(), out)
+    require_played(broken, outcomes.total(), total, out)
     return 0
 
 

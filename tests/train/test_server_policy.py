@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +92,22 @@ def policy(server: ScriptedServer, **options: Any) -> ServerPolicy:
 
 def rebuilt(message: dict[str, Any]) -> str:
     return raw_text(ReplyMessage.model_validate(message))
+
+
+def run_command(
+    command: str, server: ScriptedServer, environments: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """The exit code of `evaluate` or `collect` on the environments."""
+    data, out = str(folder / "e.jsonl"), str(folder / "out")
+    write_environments(data, environments)
+    main, flag = {
+        "evaluate": (eval.environments.main, "--data"),
+        "collect": (train.collect_trajectories.main, "--environments"),
+    }[command]
+    monkeypatch.setattr("sys.argv", [command, "--policy", f"openai:m@{server.url}", flag, data, "--out", out])
+    with pytest.raises(SystemExit) as ended:
+        run_main(main)
+    return ended.value.code
 
 
 def request(environment: Any, seed: int = 11) -> PolicyRequest:
@@ -261,9 +278,20 @@ def test_one_odd_reply_costs_its_episode_alone_and_the_rerun_mends_it(server, en
     [fault] = read_rows(tmp_path / "faults.jsonl")
     assert fault["id"] == "e17"
     assert "'choices.0.message'" in fault["fault"] and '"odd"' in fault["fault"]
+    assert evaluate(policy(server, concurrency=workers), many, tmp_path)[1] == 1
     broken, asked = False, len(server.bodies)
     rows, faults = evaluate(policy(server, concurrency=workers), many, tmp_path)
     assert (len(rows), faults, len(server.bodies) - asked) == (30, 0, 1)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "collect"])
+def test_a_rerun_whose_only_case_fails_again_is_no_failed_run(
+    server, environments, tmp_path, monkeypatch, command
+) -> None:
+    server.answer = lambda body, count: (200, {"error": "odd"}) if "Fiji" in str(body) else said({"content": "Lima"})
+    for _ in range(2):
+        assert run_command(command, server, environments[1:3], tmp_path, monkeypatch) == 0
+    assert len(server.bodies) == 3
 
 
 @pytest.mark.parametrize(
@@ -279,16 +307,7 @@ def test_a_run_in_which_every_request_failed_says_why_and_exits_with_2(
     server, environments, tmp_path, monkeypatch, capsys, command, answer, words
 ) -> None:
     server.answer = lambda body, count: answer
-    write_environments(tmp_path / "e.jsonl", environments)
-    flag = {"evaluate": "--data", "collect": "--environments"}[command]
-    out = str(tmp_path / "out")
-    monkeypatch.setattr(
-        "sys.argv", [command, "--policy", f"openai:m@{server.url}", flag, str(tmp_path / "e.jsonl"), "--out", out]
-    )
-    main = {"evaluate": eval.environments.main, "collect": train.collect_trajectories.main}[command]
-    with pytest.raises(SystemExit) as ended:
-        run_main(main)
-    assert ended.value.code == 2
+    assert run_command(command, server, environments, tmp_path, monkeypatch) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert re.search(f"no episode of 4 could be played; 4 times: .*{words}", line)
 
