@@ -231,4 +231,6 @@ def _page_text(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    return " ".join(text.split())[:_SHOWN]
+    """One line that any terminal can show."""
+    line = " ".join(text.split())[:_SHOWN]
+    return "".join(character if character.isprintable() else "?" for character in line)

@@ -113,14 +113,30 @@ def with_call_ids(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def without_calls(text: str, calls: Sequence[ToolCall | None]) -> str:
-    """The text without the blocks of these calls, each of them once, wherever it stands. None is a malformed call."""
-    left, spans, position = list(calls), [], 0
+    """The text without the blocks of these calls, each of them once, wherever it stands. None is a malformed call.
+
+    The same call may be written in another order of keys, or with a number as text. A malformed block is what a server has
+    repaired, where one of the calls stands nowhere else.
+    """
+    blocks: list[tuple[int, int, ToolCall | None]] = []
+    position = 0
     while (start := text.find(CALL_OPEN, position)) >= 0:
         position, call = _read_block(text, start + len(CALL_OPEN))
-        if call in left:
-            left.remove(call)
-            spans.append((start, position))
-    return _outside(text, spans)
+        blocks.append((start, position, call))
+    left = [_identity(call) for call in calls]
+    spans: list[tuple[int, int]] = []
+    for start, end, call in sorted(blocks, key=lambda block: block[2] is None):
+        found = _identity(call)
+        if call is None and left and found not in left:
+            found = left[0]
+        if found in left:
+            left.remove(found)
+            spans.append((start, end))
+    return _outside(text, sorted(spans))
+
+
+def _identity(call: ToolCall | None) -> str:
+    return f"{call.name} {json.dumps(call.arguments, sort_keys=True)}".replace('"', "") if call else ""
 
 
 def _parse_published(raw: str) -> ParsedTurn:

@@ -119,6 +119,7 @@ ODD = [
     (b'{"error": {"message": "slow down", "code": "rate_limit_exceeded"}}', True, "slow down"),
     (b'{"error": {"message": "Incorrect API key", "code": 401}}', False, "Incorrect API key"),
     (b'{"error": "model not loaded"}', False, "model not loaded"),
+    (b'{"error": "\\ud800\\u001b[31m\\nred"}', False, "??[31m red"),
     (b'{"detail": "Not Found"}', False, "Not Found"),
     (b'{"object": "error", "message": "no such model", "code": 404}', False, "no such model"),
     (b'{"choices": [{"finish_reason": "error", "message": {"content": "The Or"}}]}', True, "The Or"),

@@ -155,6 +155,7 @@ def test_arguments_that_are_no_object_become_a_malformed_call() -> None:
 
 CALL = ToolCall("capital_of", {"country": "Fiji"})
 OTHER = ToolCall("capital_of", {"country": "Peru"})
+FIVE = ToolCall("f", {"x": 5, "y": "2"})
 WRITTEN = render_call(CALL)
 
 
@@ -170,6 +171,9 @@ def parsed(*calls: ToolCall) -> list[dict[str, Any]]:
         ({"content": [{"type": "text", "text": WRITTEN}], "tool_calls": parsed(CALL)}, [CALL], "", ""),
         ({"content": WRITTEN, "function_call": parsed(CALL)[0]["function"]}, [CALL], "", ""),
         ({"content": WRITTEN.replace('", "', '" ,  "'), "tool_calls": parsed(CALL)}, [CALL], "", ""),
+        ({"content": WRITTEN.replace("}}", "},}"), "tool_calls": parsed(CALL)}, [CALL], "", ""),
+        ({"content": render_call(OTHER), "tool_calls": parsed(CALL)}, [OTHER, CALL], "", ""),
+        ({"content": render_call(ToolCall("f", {"y": 2, "x": "5"})), "tool_calls": parsed(FIVE)}, [FIVE], "", ""),
         ({"content": WRITTEN + WRITTEN, "tool_calls": parsed(CALL, CALL)}, [CALL, CALL], "", ""),
         ({"content": WRITTEN, "tool_calls": parsed(OTHER, CALL)}, [OTHER, CALL], "", ""),
         ({"content": WRITTEN + render_call(OTHER), "tool_calls": parsed(CALL)}, [OTHER, CALL], "", ""),
