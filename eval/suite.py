@@ -1,7 +1,8 @@
 """The loop that every suite shares: many cases in play at once, rows that survive a kill, a summary with intervals.
 
 Inputs: a policy, the cases of a suite. Outputs, in --out: `results.jsonl` (one row a case and trial), `faults.jsonl` (what the
-infrastructure broke: not scored, played again by the next call), `summary.json`, `configuration.json`.
+infrastructure broke: not scored, played again by the next call), `summary.json`, `configuration.json`. A run in which no case could
+be played ends with the fault's words and exit code 2.
 
 How a suite is written. Its module, `eval/<name>.py`, exposes four things, which `eval.run` imports when it needs them:
 

@@ -4,7 +4,8 @@ Inputs: environments (JSONL), a policy. Outputs, in --out: `trajectories.jsonl` 
 A row holds the environment as it was at the start, the whole conversation, one prefix a turn (how many messages it has,
 what was unsolved, the solve rate: `prefix_environments` makes Environment states of them again), the raw turns with their
 scores, and the episode's scores. Resumable: environments that have a row are not played again; an episode that ended by
-an infrastructure fault is recorded as such in `faults.jsonl` and is played again by the next call.
+an infrastructure fault is recorded as such in `faults.jsonl` and is played again by the next call. A run in which no episode
+could be played ends with the fault's words and exit code 2.
 
 Example:
     python -m train.collect_trajectories --environments outputs/cpu/environments/train.jsonl --policy hf:outputs/cpu/start \\

@@ -1,7 +1,8 @@
 """Prompts: the one place where messages and tools become text, by the model's own chat template.
 
 Collection, RL prompts and evaluation all call `render_prompt`, so that a policy is trained on exactly the text that it is
-measured on. A prompt file carries the hash of the template that made it (`template_sha256`).
+measured on. A prompt file carries the hash of the template that made it (`template_sha256`). A template is a program of its own,
+which may refuse or leave out what episodes hold: it is tried when a tokenizer is loaded (`check_template`).
 
 Source: paper/README.md, "Training"; issue: prompts, templates, thinking.
 """
