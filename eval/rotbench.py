@@ -317,7 +317,6 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         data_files=[folder / f"{level}.json" for level in LEVELS],
         shown=[*COLUMNS, "ts_chance"],
         policy=policy,
-        system_messages=True,
     )
 
 

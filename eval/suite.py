@@ -192,7 +192,7 @@ def run_suite(
     left and hands over each row. `settings` are the suite's own choices: they join the recorded configuration, and a folder
     that was made with others is refused. `shown` are the printed metrics (default: all), `headline` (default: the first of them) is
     the one whose smallest resolvable difference is printed. `policy` is one that is loaded already, else it is loaded when something is left to play.
-    `system_messages`: conversations have one, which a chat template may refuse.
+    `system_messages`: tool conversations begin with one, which a chat template may refuse or drop.
     `extra(rows)` adds the suite's own keys to the summary, beside the configuration. Raises BadInput, also where all that
     was left has failed (require_played).
     """

@@ -112,7 +112,7 @@ class _CheckpointPolicy:
         try:
             prompt = self.prompt_ids(request)
         except TemplateRefuses as error:
-            return [], Generation(text="", tokens=0, prompt_tokens=0, truncated=False, fault=str(error))
+            return [], Generation(text="", tokens=0, prompt_tokens=0, truncated=False, fault=f"{self.name}: {error}")
         if self.room(len(prompt)):
             return prompt, None
         return prompt, Generation(text="", tokens=0, prompt_tokens=len(prompt), truncated=False, too_long=True)
