@@ -30,6 +30,7 @@ from reward.scoring import TurnScore
 from reward.tool_calls import CALL_MARKS
 from train.collect_trajectories import load_environments
 from train.policies import Policy
+from train.prompts import has_system_message
 from train.rollout import Episode, cut_off_text, play
 
 SUITE = "environments"
@@ -255,6 +256,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         shown=("solve_p", "solve_r", "solve_f1", "answer_correct", "format_rate", "tool_rate", "argument_rate"),
         headline="solve_f1",
         policy=policy,
+        system_messages=any(has_system_message(environment) for environment in environments),
         extra=lambda rows: {"match": arguments.match, "cut_off_turns": _cut_off_turns(rows)},
     )
     cut_off = summary.get("cut_off_turns", {"cut_off": 0, "all": 0})  # a summary of before it was counted
