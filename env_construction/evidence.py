@@ -4,7 +4,8 @@ Three kinds of outputs hold an answer that the tool did not find:
 - an error that the tool *returned*: `{"error": "no data for Oslo"}`, "Error: ...", such an object inside another one or
   inside a text. An error beside real data (`{"value": 4, "error": null}`) takes only its own text away;
 - an echo: the answer stands in the call's arguments. It counts only where the tool chose it among several values of one
-  argument (`max(28, 16)`, a list of names) and left another one out;
+  argument (`max(28, 16)`, a list of names) and left another one out, or took it out of a longer text ("Chamomile" of
+  "Chamomile Tea"). A policy that knows an answer can still have it computed (`8501 + 1`);
 - a list of many values of the answer's kind (more than MOST_VALUES besides what answers a sub-answer): numbers and days
   are counted one by one, texts by leaf and by item of a list written as text.
 
@@ -35,6 +36,7 @@ _ERROR_TEXT = re.compile(
     rf"|\w+(?:Error|Exception)\b\s*[:(]|traceback \(most recent call last\))",
     re.IGNORECASE,
 )
+_MOST_NESTED = 1000
 _ITEM = re.compile(r"[,;|\n]")
 
 
@@ -95,7 +97,7 @@ def found_leaves(output: str) -> Iterator[tuple[str, bool]]:
     depth = 0
     while stack:
         item, is_key = stack.pop()
-        if isinstance(item, str) and not is_key and depth < 10_000:
+        if isinstance(item, str) and not is_key and depth < _MOST_NESTED:
             inner = _parsed(item)
             if inner is not item and inner != item:
                 depth += 1
@@ -135,7 +137,7 @@ def answered(answers: Sequence[str], found: Sequence[int], output: str, argument
         if all(any(holds(part, segment) for segment in segments) for part in parts_of(answers[index]))
         and not _is_echo(parts_of(answers[index]), given, segments)
     ]
-    return [index for index in kept if _is_few(parts_of(answers[index]), answers, kept, leaves, given)]
+    return [index for index in kept if _is_few(parts_of(answers[index]), answers, kept, leaves)]
 
 
 def _argument_leaves(value: Any) -> Iterator[tuple[tuple[Token, ...], list[Any]]]:
@@ -169,7 +171,10 @@ def _is_echo(
 def _was_chosen(
     part: Sequence[Token], tokens: Sequence[Token], beside: list[Any], segments: Sequence[Sequence[Token]]
 ) -> bool:
-    """The argument held another value of the same kind, and the output left it out."""
+    """The argument held another value of the same kind and the output left it out, or a leaf of the output holds the part of
+    a longer text without the rest."""
+    if part[0].number is None and len(tokens) > len(part):
+        return any(holds(part, segment) and not holds(tokens, segment) for segment in segments)
     others = [tokens_of(item if isinstance(item, str) else json.dumps(item)) for item in beside]
     if part[0].number is not None:
         others += [(token,) for token in tokens if token.number is not None]
@@ -183,10 +188,10 @@ def _is_few(
     answers: Sequence[str],
     kept: Sequence[int],
     leaves: Sequence[tuple[tuple[Token, ...], str, bool]],
-    given: Sequence[tuple[tuple[Token, ...], list[Any]]],
 ) -> bool:
-    """At most MOST_VALUES values of the answer's kind that are no sub-answer's and no argument's."""
+    """At most MOST_VALUES values of the answer's kind that answer no sub-question."""
     first = parts[0][0]
+    known = [part for index in kept for part in parts_of(answers[index])]
     values: set[Any] = set()
     for tokens, text, is_key in leaves:
         if first.number is not None:
@@ -197,22 +202,12 @@ def _is_few(
             values.update(item.strip().casefold() for item in _ITEM.split(text) if item.strip())
     if len(values) <= MOST_VALUES:
         return True
-    known = [part for index in kept for part in parts_of(answers[index])]
-    if first.number is not None or first.day is not None:
-        values -= {token.number if first.number is not None else token.day for part in known for token in part}
-        values -= {token.number if first.number is not None else token.day for tokens, _ in given for token in tokens}
-        return len(values) <= MOST_VALUES
-    asked = [tokens for tokens, _ in given]
-    rest = [tokens_of(value) for value in values]
-    return (
-        sum(
-            any(token.word and token.number is None for token in tokens)
-            and not any(holds(part, tokens) for part in known)
-            and not any(tokens == argument for argument in asked)
-            for tokens in rest
-        )
-        <= MOST_VALUES
-    )
+    if first.number is not None:
+        return len(values - {token.number for part in known for token in part}) <= MOST_VALUES
+    if first.day is not None:
+        return len(values - {token.day for part in known for token in part}) <= MOST_VALUES
+    rest = [tokens for tokens in map(tokens_of, values) if any(token.number is None for token in tokens)]
+    return sum(not any(holds(part, tokens) for part in known) for tokens in rest) <= MOST_VALUES
 
 
 def overlapping(answers: Sequence[str], found: Sequence[int], segments: Sequence[Sequence[Token]]) -> list[list[int]]:
