@@ -22,12 +22,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from env_construction.answer_tokens import Token, holds, parts_of, segments_of, tokens_of
 from env_construction.evidence import answered, overlapping
 
 MATCHES = ("published", "strict")
+_SHORT = 2000
 MOST_WORDS = 100
 """The strict final statement may hold so many tokens, and twice the answer's own."""
 _ANSWER_MARK = re.compile(r"\banswer(?:\s+is\b|\s*:)", re.IGNORECASE)
@@ -119,7 +121,7 @@ def assign(
     edges: list[list[int]] = []
     made: set[str] = set()
     for place, result in enumerate(results):
-        segments = [tokens_of(segment) for segment in segments_of(result.output)] if result.ok and answers else []
+        segments = _segments(result.output) if result.ok and answers else ()
         found = [i for i, answer in enumerate(answers) if _all_parts_in(answer, segments)]
         if not found:
             continue
@@ -139,6 +141,16 @@ def assign(
         if index is not None:
             solved[owner].append(index)
     return [tuple(sorted(indices)) for indices in solved]
+
+
+def _segments(output: str) -> tuple[tuple[Token, ...], ...]:
+    """The tokens of each segment. The samples of one prompt make the same calls, so short outputs come up again."""
+    return _short_segments(output) if len(output) <= _SHORT else _short_segments.__wrapped__(output)
+
+
+@lru_cache(maxsize=4096)
+def _short_segments(output: str) -> tuple[tuple[Token, ...], ...]:
+    return tuple(tokens_of(segment) for segment in segments_of(output))
 
 
 def _all_parts_in(sub_answer: str, segments: Sequence[Sequence[Token]]) -> bool:
