@@ -245,3 +245,12 @@ def test_built_environments_of_every_level_pass_when_read_back(
 ) -> None:
     read = [Environment.from_record(json.loads(json.dumps(item.to_record()))) for item in built(level)]
     assert all(not any(item.fatal for item in found) for found in validate_environments(read, construction_sandbox))
+
+
+def test_a_gold_call_that_only_echoes_its_argument_is_rejected():
+    environment = _sound()
+    environment.codes["capital"] = "def capital(country):\n    return country\n"
+    environment.gold_plan[0].arguments = {"country": "Oslo"}
+    with ToolSandbox(workers=1) as sandbox:
+        rules = {finding.rule for finding in validate_environments([environment], sandbox)[0] if finding.fatal}
+    assert "gold_plan_scores_one" in rules
