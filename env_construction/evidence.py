@@ -4,7 +4,7 @@ Three kinds of outputs hold an answer that the tool did not find:
 - an error that the tool *returned*: `{"error": "no data for Oslo"}`, "Error: ...", such an object inside another one or
   inside a text. An error beside real data (`{"value": 4, "error": null}`) takes only its own text away;
 - an echo: the answer stands in the call's arguments. It counts only where the tool chose it among several values of one
-  argument (`max(28, 16)`, a list of names) and left another one out, or took it out of a longer text ("Chamomile" of
+  argument (`max(28, 16)`, a list of names) or of two numbers and left another one out, or took it out of a longer text ("Chamomile" of
   "Chamomile Tea"). A policy that knows an answer can still have it computed (`8501 + 1`);
 - a list of many values of the answer's kind (more than MOST_VALUES besides what answers a sub-answer): numbers and days
   are counted one by one, texts by leaf and by item of a list written as text.
@@ -163,9 +163,24 @@ def _is_echo(
     """Every part stands in the arguments, and nothing shows that the tool chose it."""
     for part in parts:
         places = [(tokens, beside) for tokens, beside in given if holds(part, tokens)]
-        if not places or any(_was_chosen(part, tokens, beside, segments) for tokens, beside in places):
+        if (
+            not places
+            or _is_larger_of(part, given, segments)
+            or any(_was_chosen(part, tokens, beside, segments) for tokens, beside in places)
+        ):
             return False
     return True
+
+
+def _is_larger_of(
+    part: Sequence[Token],
+    given: Sequence[tuple[tuple[Token, ...], list[Any]]],
+    segments: Sequence[Sequence[Token]],
+) -> bool:
+    """The output is one of the numbers in the arguments and nothing else, as of a tool that compares two numbers."""
+    if part[0].number is None or len(part) > 1 or len(segments) != 1 or len(segments[0]) != 1:
+        return False
+    return any(len(tokens) == 1 and tokens[0].number is not None and not holds(part, tokens) for tokens, _ in given)
 
 
 def _was_chosen(

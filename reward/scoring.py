@@ -251,7 +251,9 @@ def _score(
         solved=tuple(solved),
         unsolved_set=unsolved,
         solve_rate=_solve_rate(environment, t, t - q),
-        solved_set={tool: [*environment.solved_set.get(tool, ()), *newly.get(tool, ())] for tool in unsolved},
+        solved_set={
+            tool: now for tool in unsolved if (now := [*environment.solved_set.get(tool, ()), *newly.get(tool, ())])
+        },
         parsed=turn,
     )
 

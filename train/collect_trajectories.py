@@ -73,8 +73,13 @@ def prefix_environments(row: dict[str, Any], where: str = "row") -> list[Environ
                     "unsolved_set": prefix["unsolved_set"],
                     "solve_rate": prefix["solve_rate"],
                     "solved_set": {
-                        tool: list((Counter(answers) - Counter(prefix["unsolved_set"].get(tool, ()))).elements())
+                        tool: solved
                         for tool, answers in start.unsolved_set.items()
+                        if (
+                            solved := list(
+                                (Counter(answers) - Counter(prefix["unsolved_set"].get(tool, ()))).elements()
+                            )
+                        )
                     },
                 }
             )
