@@ -79,7 +79,7 @@ class Environment(BaseModel):
     """A question, its tools, their code, and what is still unsolved.
 
     `unsolved_set` maps a tool's name to the sub-answers it still has to give, in order; `solve_rate` is the share
-    solved before the next turn, 0.0 at the start.
+    solved before the next turn, 0.0 at the start. `solved_set` is what was solved before, in the same form.
     """
 
     messages: list[Annotated[dict[str, Any], AfterValidator(_with_text)]]
@@ -95,6 +95,7 @@ class Environment(BaseModel):
     sub_questions: list[SubQuestion] = Field(default_factory=list)
     gold_plan: list[GoldCall] = Field(default_factory=list)
     provenance: dict[str, Any] = Field(default_factory=dict)
+    solved_set: dict[str, list[str]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fill_derived(self) -> Environment:

@@ -59,6 +59,7 @@ def result_row(start: Environment, episode: Episode) -> dict[str, Any]:
     score = episode.score
     parsed_calls = sum(len(turn.parsed.calls) for turn in episode.turns)
     needed_calls = sum(_needed(turn) for turn in episode.turns)
+    solving = [solved for turn in episode.turns for solved in turn.solved]
     spoken = [turn for turn in episode.turns if turn.parsed.text]
     well_formed = sum(not turn.parsed.malformed and not _stray_tag(turn) for turn in spoken)
     return {
@@ -79,7 +80,7 @@ def result_row(start: Environment, episode: Episode) -> dict[str, Any]:
         "answer_correct": score.answer_correct if start.answer is not None else None,
         "format_rate": well_formed / len(spoken) if spoken else None,
         "tool_rate": needed_calls / parsed_calls if parsed_calls else None,
-        "argument_rate": score.solved / needed_calls if needed_calls else None,
+        "argument_rate": sum(map(bool, solving)) / needed_calls if needed_calls else None,
         "parsed_calls": parsed_calls,
         "malformed_calls": sum(len(turn.parsed.malformed) or _stray_tag(turn) for turn in episode.turns),
         "needed_calls": needed_calls,
@@ -93,7 +94,7 @@ def result_row(start: Environment, episode: Episode) -> dict[str, Any]:
                 "p": turn.p,
                 "q": turn.q,
                 "t": turn.t,
-                "solved": list(turn.solved),
+                "solved": ["; ".join(solved) or None for solved in turn.solved],
                 "status": [result.status for result in turn.results],
                 "text": generation.text,
                 "tokens": generation.tokens,
@@ -124,13 +125,13 @@ def _needed(turn: TurnScore) -> int:
     """
     left = {tool: len(answers) for tool, answers in turn.unsolved_set.items()}
     for call, solved in zip(turn.parsed.calls, turn.solved, strict=True):
-        if solved is not None:
-            left[call.name] = left.get(call.name, 0) + 1
+        if solved:
+            left[call.name] = left.get(call.name, 0) + len(solved)
     needed = 0
     for call, solved in zip(turn.parsed.calls, turn.solved, strict=True):
         needed += left.get(call.name, 0) > 0
-        if solved is not None:
-            left[call.name] -= 1
+        if solved:
+            left[call.name] -= len(solved)
     return needed
 
 

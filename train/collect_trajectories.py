@@ -77,6 +77,15 @@ def prefix_environments(row: dict[str, Any], where: str = "row") -> list[Environ
                     "messages": row["messages"][: prefix["messages"]],
                     "unsolved_set": prefix["unsolved_set"],
                     "solve_rate": prefix["solve_rate"],
+                    "solved_set": {
+                        tool: solved
+                        for tool, answers in start.unsolved_set.items()
+                        if (
+                            solved := list(
+                                (Counter(answers) - Counter(prefix["unsolved_set"].get(tool, ()))).elements()
+                            )
+                        )
+                    },
                 }
             )
             for prefix in row["prefixes"]

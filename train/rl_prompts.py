@@ -65,6 +65,7 @@ def prompt_label(state: Environment, **more: bool) -> str:
             "id": state.id,
             "codes": state.codes,
             "unsolved_set": state.unsolved_set,
+            "solved_set": state.solved_set,
             "solve_rate": state.solve_rate,
             "answer": state.answer,
             **more,

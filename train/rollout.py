@@ -25,7 +25,7 @@ from typing import Literal
 from env_construction.jsonl import BadInput
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolSandbox
-from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_turns
+from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_turns, sub_answers
 from train.policies import Generation, Policy, PolicyRequest, StreamingPolicy
 
 Outcome = Literal["answered", "max_turns", "too_long", "fault"]
@@ -240,7 +240,12 @@ class _Rollout:
             generations=item.generations,
             outcome=outcome,
             score=score_episode(
-                item.start.unsolved_count, item.turns, item.start.answer, final_text, self._settings.match
+                item.start.unsolved_count,
+                item.turns,
+                item.start.answer,
+                final_text,
+                self._settings.match,
+                sub_answers(item.start),
             ),
             prefixes=item.prefixes,
             seconds=time.monotonic() - item.begun,
