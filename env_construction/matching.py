@@ -8,19 +8,31 @@ output, lower-cased and without commas. Error texts are output like any other.
 - a part matches whole tokens only ("2" is not in "2023", "no" is not in "unknown");
 - numbers are compared by value ("4,478" = 4478.0 = "4478 m"), dates by day ("August 21, 1949" = "1949-08-21");
 - the calls of a turn are assigned to sub-answers by a maximum bipartite matching, whatever their order;
-- a failed call never solves anything, and a sub-answer without a letter or digit never matches.
+- a failed call never solves anything, whether the tool raised or returned its error (`evidence.py`), and a sub-answer
+  without a letter or digit never matches;
+- an output that only repeats the call's arguments solves nothing, and neither does one that lists many values;
+- a call may solve every sub-answer that it answers, and the same call made again solves nothing. `published` gives a
+  call one sub-answer, so there a batched call has to be repeated to be paid in full.
 
 Here and not in `reward/`, because construction checks its own environments with the same rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
 
 from env_construction.answer_tokens import Token, holds, parts_of, segments_of, tokens_of
+from env_construction.evidence import answered, overlapping
 
 MATCHES = ("published", "strict")
+_SHORT = 2000
+MOST_WORDS = 100
+"""The strict final statement may hold so many tokens, and twice the answer's own."""
+_ANSWER_MARK = re.compile(r"\banswer(?:\s+is\b|\s*:)", re.IGNORECASE)
 
 
 class Result(Protocol):
@@ -64,31 +76,81 @@ def answer_in_text(answer: str, text: str, match: str) -> bool:
     return bool(wanted) and holds(wanted, tokens_of(text))
 
 
-def assign(answers: Sequence[str], results: Sequence[Result], match: str) -> list[int | None]:
-    """For the calls of ONE tool, in call order: the index of the sub-answer that each call solves, or None.
+def only_answer_in_text(answer: str, text: str, others: Sequence[str]) -> bool:
+    """The strict test of a final text: it states the answer, states no other sub-answer, and is short.
 
-    A call solves at most one sub-answer, a sub-answer is solved at most once. published: each call takes the first
-    open sub-answer in list order that matches, error texts included. strict: a maximum bipartite matching, in which
-    failed calls have no edge; a call that is matched stays matched when later calls are added.
+    The final statement counts: what follows the last "answer is" or "answer:", or the whole text without one. So an
+    explanation may name earlier sub-answers if it ends in a clear answer. An `others` entry that stands in the answer, or
+    holds it, is not another answer.
+    """
+    statement = _ANSWER_MARK.split(text)[-1]
+    wanted, said = tokens_of(answer), tokens_of(statement)
+    if not wanted or not holds(wanted, said) or len(said) > MOST_WORDS + 2 * len(wanted):
+        return False
+    for other in others:
+        tokens = tokens_of(other)
+        if tokens and not holds(tokens, wanted) and not holds(wanted, tokens) and holds(tokens, said):
+            return False
+    return True
+
+
+def assign(
+    answers: Sequence[str],
+    results: Sequence[Result],
+    match: str,
+    arguments: Sequence[Mapping[str, Any]] | None = None,
+) -> list[tuple[int, ...]]:
+    """For the calls of ONE tool, in call order: the indices of the sub-answers that each call solves.
+
+    A sub-answer is solved at most once. published: each call takes the first open sub-answer in list order that matches,
+    error texts included, and never a second one. strict: as many sub-answers as can be solved (a maximum bipartite
+    matching); a call solves each of its answers, but of sub-answers that share a place in its output only one. The calls'
+    `arguments` (strict only) tell an echo and a repeated call; without them both go unseen.
     Raises ValueError for an unknown `match`.
     """
     _check(match)
     if match == "published":
         taken: set[int] = set()
-        chosen: list[int | None] = []
+        chosen: list[tuple[int, ...]] = []
         for result in results:
-            found = next(
-                (i for i, a in enumerate(answers) if i not in taken and published_match(a, result.output)), None
-            )
-            chosen.append(found)
-            if found is not None:
-                taken.add(found)
+            found = [i for i, a in enumerate(answers) if i not in taken and published_match(a, result.output)][:1]
+            chosen.append(tuple(found))
+            taken.update(found)
         return chosen
+    owners: list[int] = []
     edges: list[list[int]] = []
-    for result in results:
-        segments = [tokens_of(segment) for segment in segments_of(result.output)] if result.ok and answers else []
-        edges.append([i for i, answer in enumerate(answers) if _all_parts_in(answer, segments)])
-    return _maximum_matching(edges, len(answers))
+    made: set[str] = set()
+    for place, result in enumerate(results):
+        segments = _segments(result.output) if result.ok and answers else ()
+        found = [i for i, answer in enumerate(answers) if _all_parts_in(answer, segments)]
+        if not found:
+            continue
+        given: Mapping[str, Any] = {}
+        if arguments is not None:
+            given = arguments[place]
+            key = json.dumps(given, sort_keys=True)
+            if key in made:
+                continue
+            made.add(key)
+        found = answered(answers, found, result.output, given)
+        for group in overlapping(answers, found, segments):
+            owners.append(place)
+            edges.append(group)
+    solved: list[list[int]] = [[] for _ in results]
+    for owner, index in zip(owners, _maximum_matching(edges, len(answers)), strict=True):
+        if index is not None:
+            solved[owner].append(index)
+    return [tuple(sorted(indices)) for indices in solved]
+
+
+def _segments(output: str) -> tuple[tuple[Token, ...], ...]:
+    """The tokens of each segment. The samples of one prompt make the same calls, so short outputs come up again."""
+    return _short_segments(output) if len(output) <= _SHORT else _short_segments.__wrapped__(output)
+
+
+@lru_cache(maxsize=4096)
+def _short_segments(output: str) -> tuple[tuple[Token, ...], ...]:
+    return tuple(tokens_of(segment) for segment in segments_of(output))
 
 
 def _all_parts_in(sub_answer: str, segments: Sequence[Sequence[Token]]) -> bool:

@@ -13,11 +13,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
+from env_construction.message_content import read_content
 
 Scenario = Literal["single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
@@ -56,14 +57,32 @@ class GoldCall(BaseModel):
     arguments: dict[str, Any]
 
 
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its content as one text: text parts are paragraphs, a turn may hold calls alone.
+
+    Raises ValueError for what holds no text: no template could show it, and no answer could be found in it.
+    """
+    content = message.get("content")
+    if isinstance(content, str):
+        return message
+    text, thinking = read_content(content, between="\n")
+    if message.get("role") == "assistant":
+        if not (content or message.get("tool_calls") or message.get("reasoning_content")):
+            raise ValueError("expected content or tool_calls")
+        return {**message, "content": text, **({"reasoning_content": thinking} if thinking else {})}
+    if thinking or not content:
+        raise ValueError(f"expected a text or text parts, got {'thinking' if thinking else 'nothing'}")
+    return {**message, "content": text}
+
+
 class Environment(BaseModel):
     """A question, its tools, their code, and what is still unsolved.
 
     `unsolved_set` maps a tool's name to the sub-answers it still has to give, in order; `solve_rate` is the share
-    solved before the next turn, 0.0 at the start.
+    solved before the next turn, 0.0 at the start. `solved_set` is what was solved before, in the same form.
     """
 
-    messages: list[dict[str, Any]]
+    messages: list[Annotated[dict[str, Any], AfterValidator(_with_text)]]
     tools: list[ToolDocument]
     codes: dict[str, str]
     unsolved_set: dict[str, list[str]]
@@ -76,6 +95,7 @@ class Environment(BaseModel):
     sub_questions: list[SubQuestion] = Field(default_factory=list)
     gold_plan: list[GoldCall] = Field(default_factory=list)
     provenance: dict[str, Any] = Field(default_factory=dict)
+    solved_set: dict[str, list[str]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fill_derived(self) -> Environment:
@@ -91,7 +111,7 @@ class Environment(BaseModel):
     @property
     def question(self) -> str:
         """The first user message."""
-        return next((str(m.get("content", "")) for m in self.messages if m.get("role") == "user"), "")
+        return next((m["content"] for m in self.messages if m.get("role") == "user"), "")
 
     @property
     def unsolved_count(self) -> int:
@@ -142,7 +162,9 @@ class Environment(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
-            raise BadInput(f"{where}: key {place!r}: {first['msg']}") from None
+            if place.startswith("messages.") and first["type"] == "value_error":
+                place += ".content"
+            raise BadInput(f"{where}: key {place!r}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def read_environments(path: Path | str) -> Iterator[Environment]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from env_construction.author import Rejected
-from env_construction.matching import published_match, strict_match
+from env_construction.matching import assign, published_match, strict_match
 from env_construction.question_rules import answer_in_arguments, check_shape, is_trivial
 from env_construction.replay import SLOW_S, Replay, ReplayPlan
 from env_construction.schema import Environment, SubQuestion
@@ -238,6 +238,16 @@ def gold_plan_scores_one(environment: Environment, replay: Replay) -> Finding | 
                     message = f"the call of {sub_question} solves nothing ({match.__name__})"
                     return Finding("gold_plan_scores_one", message, place=sub_question)
                 answers.remove(solved)
+    calls = {call.sub_question: call for call in environment.gold_plan}
+    for run in replay.runs:
+        for tool, answers in environment.unsolved_set.items():
+            asked = [sub_question for sub_question in run if names[sub_question] == tool]
+            arguments = [calls[sub_question].arguments for sub_question in asked]
+            solving = assign(answers, [run[sub_question] for sub_question in asked], "strict", arguments)
+            for sub_question, solved_here in zip(asked, solving, strict=True):
+                if not solved_here:
+                    message = f"the call of {sub_question} solves nothing in strict: it is an error, an echo, or a list of values"
+                    return Finding("gold_plan_scores_one", message, place=sub_question)
     return None
 
 

@@ -256,6 +256,12 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
             settings={"categories": categories, "bfcl_eval": importlib.metadata.version("bfcl-eval")},
             shown=("correct", "non_live_ast", "live_ast", "multi_turn", "irrelevance", "relevance"),
             policy=policy,
+            system_messages=any(
+                message["role"] == "system"
+                for _, case in cases.values()
+                for turn in case["questions"]
+                for message in turn
+            ),
         )
 
 

@@ -30,6 +30,7 @@ from reward.scoring import TurnScore
 from reward.tool_calls import CALL_MARKS
 from train.collect_trajectories import load_environments
 from train.policies import Policy
+from train.prompts import has_system_message
 from train.rollout import Episode, cut_off_text, play
 
 SUITE = "environments"
@@ -58,6 +59,7 @@ def result_row(start: Environment, episode: Episode) -> dict[str, Any]:
     score = episode.score
     parsed_calls = sum(len(turn.parsed.calls) for turn in episode.turns)
     needed_calls = sum(_needed(turn) for turn in episode.turns)
+    solving = [solved for turn in episode.turns for solved in turn.solved]
     spoken = [turn for turn in episode.turns if turn.parsed.text]
     well_formed = sum(not turn.parsed.malformed and not _stray_tag(turn) for turn in spoken)
     return {
@@ -78,7 +80,7 @@ def result_row(start: Environment, episode: Episode) -> dict[str, Any]:
         "answer_correct": score.answer_correct if start.answer is not None else None,
         "format_rate": well_formed / len(spoken) if spoken else None,
         "tool_rate": needed_calls / parsed_calls if parsed_calls else None,
-        "argument_rate": score.solved / needed_calls if needed_calls else None,
+        "argument_rate": sum(map(bool, solving)) / needed_calls if needed_calls else None,
         "parsed_calls": parsed_calls,
         "malformed_calls": sum(len(turn.parsed.malformed) or _stray_tag(turn) for turn in episode.turns),
         "needed_calls": needed_calls,
@@ -92,7 +94,7 @@ def result_row(start: Environment, episode: Episode) -> dict[str, Any]:
                 "p": turn.p,
                 "q": turn.q,
                 "t": turn.t,
-                "solved": list(turn.solved),
+                "solved": ["; ".join(solved) or None for solved in turn.solved],
                 "status": [result.status for result in turn.results],
                 "text": generation.text,
                 "tokens": generation.tokens,
@@ -123,13 +125,13 @@ def _needed(turn: TurnScore) -> int:
     """
     left = {tool: len(answers) for tool, answers in turn.unsolved_set.items()}
     for call, solved in zip(turn.parsed.calls, turn.solved, strict=True):
-        if solved is not None:
-            left[call.name] = left.get(call.name, 0) + 1
+        if solved:
+            left[call.name] = left.get(call.name, 0) + len(solved)
     needed = 0
     for call, solved in zip(turn.parsed.calls, turn.solved, strict=True):
         needed += left.get(call.name, 0) > 0
-        if solved is not None:
-            left[call.name] -= 1
+        if solved:
+            left[call.name] -= len(solved)
     return needed
 
 
@@ -255,6 +257,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         shown=("solve_p", "solve_r", "solve_f1", "answer_correct", "format_rate", "tool_rate", "argument_rate"),
         headline="solve_f1",
         policy=policy,
+        system_messages=any(has_system_message(environment) for environment in environments),
         extra=lambda rows: {"match": arguments.match, "cut_off_turns": _cut_off_turns(rows)},
     )
     cut_off = summary.get("cut_off_turns", {"cut_off": 0, "all": 0})  # a summary of before it was counted

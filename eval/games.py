@@ -217,8 +217,11 @@ class _Table:
     def _begin(self, index: int, play: Play) -> None:
         try:
             self._seats[index] = _Seat(self._settings.make_game(*play))
-        except GameFault as error:
-            self._report(_fault_row(*play, self._settings.seed, str(error)))
+        except BadInput:
+            raise
+        except Exception as error:
+            fault = str(error) if isinstance(error, GameFault) else _unexpected(error)
+            self._report(_fault_row(*play, self._settings.seed, fault))
         else:
             self._ready.append(index)
 

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from env_construction.jsonl import BadInput, read_jsonl
 from eval.suite import GameFault, conversation
 from reward.tool_calls import parse_turn
-from train.policies import Policy, PolicyRequest
+from train.policies import Policy, PolicyRequest, recorded_trial
 from train.policy_identity import policy_identity
 from train.policy_specs import load_policy
 from train.rollout import turn_seed
@@ -92,7 +92,7 @@ class ReplayUser:
             lines = row["user_turns"]
             if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
                 raise BadInput(f"{path}:{number}: key 'user_turns': expected a list of texts")
-            self._lines[str(row["id"]), int(row.get("trial") or 0)] = lines
+            self._lines[str(row["id"]), recorded_trial(row, f"{path}:{number}")] = lines
 
     def reply(self, case_id: str, trial: int, instruction: str, lines: Sequence[str]) -> str:
         recorded, turn = self._lines.get((case_id, trial), []), len(lines) // 2

@@ -1,7 +1,8 @@
 """The loop that every suite shares: many cases in play at once, rows that survive a kill, a summary with intervals.
 
 Inputs: a policy, the cases of a suite. Outputs, in --out: `results.jsonl` (one row a case and trial), `faults.jsonl` (what the
-infrastructure broke: not scored, played again by the next call), `summary.json`, `configuration.json`.
+infrastructure broke: not scored, played again by the next call), `summary.json`, `configuration.json`. A run in which no case could
+be played ends with the fault's words and exit code 2.
 
 How a suite is written. Its module, `eval/<name>.py`, exposes four things, which `eval.run` imports when it needs them:
 
@@ -51,9 +52,10 @@ from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_conf
 from eval.games import Game, GameFault, GoldGame, OnRow, Play, conversation, play_games, with_messages
 from eval.results import Metric, read_rows, summarize, table_text, write_summary
 from train.faults import faults_line, faults_text
-from train.policies import Policy
+from train.policies import Policy, TemplatedPolicy
 from train.policy_identity import policy_identity
 from train.policy_specs import SPECS, load_policy
+from train.rollout import require_played
 
 __all__ = [
     "DataMissing",
@@ -189,6 +191,7 @@ def run_suite(
     shown: Sequence[str] | None = None,
     headline: str | None = None,
     policy: Policy | None = None,
+    system_messages: bool = False,
     extra: Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Play what the result folder does not hold yet, write and print the summary, return it.
@@ -197,7 +200,9 @@ def run_suite(
     left and hands over each row. `settings` are the suite's own choices: they join the recorded configuration, and a folder
     that was made with others, or by a policy of other content, is refused. --limit and --trials can be raised: the run is extended. `shown` are the printed metrics (default: all), `headline` (default: the first of them) is
     the one whose smallest resolvable difference is printed. `policy` is one that is loaded already, else it is loaded when something is left to play.
-    `extra(rows)` adds the suite's own keys to the summary, beside the configuration. Raises BadInput.
+    `system_messages`: tool conversations begin with one, which a chat template may refuse or drop.
+    `extra(rows)` adds the suite's own keys to the summary, beside the configuration. Raises BadInput, also where all that
+    was left has failed (require_played).
     """
     begun = time.monotonic()
     out = Path(arguments.out)
@@ -218,6 +223,8 @@ def run_suite(
     faults: Counter[str] = Counter()
     if left:
         policy = policy or load_suite_policy(arguments)
+        if isinstance(policy, TemplatedPolicy):
+            policy.check_template(system_messages)
         with row_files(out, total, getattr(arguments, "label", "") + policy.name) as (_, keep, faults):
             play(policy, left, keep)
     elif (kept := _kept_summary(out)).get("rows") == total:
@@ -246,6 +253,7 @@ def run_suite(
     print(resolution_text(summary, headline or shown[0]), end="")
     print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows) and {path}")
     print(faults_line(faults.elements(), total, out), end="")
+    require_played(faults, len(left), len(rows), out)
     return summary
 
 

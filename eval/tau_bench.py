@@ -175,6 +175,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         },
         shown=["pass^1", "pass^1_published", "db_match", "handed_over"],
         policy=policy,
+        system_messages=True,
         extra=summary_keys(names, arguments.trials, arguments.seed),
     )
     if arguments.trials > 1:

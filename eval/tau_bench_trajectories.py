@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from env_construction.jsonl import BadInput, run_main, write_jsonl
-from env_construction.tool_sandbox import ToolCall
+from env_construction.message_content import read_content
+from env_construction.server_replies import ReplyMessage
 from eval.results import read_rows
 from eval.tau_bench_domains import DOMAINS
-from reward.tool_calls import render_call
+from train.server_policy import raw_text
 
 
 def replay_line(record: Mapping[str, Any], domain: str, where: str) -> dict[str, Any]:
@@ -35,35 +36,36 @@ def replay_line(record: Mapping[str, Any], domain: str, where: str) -> dict[str,
     user_turns: list[str] = []
     try:
         for message in record["traj"]:
-            content = message.get("content") or ""
             if message["role"] == "user":
-                user_turns.append(content)
+                user_turns.append(read_content(message.get("content")).text)
             elif message["role"] == "assistant":
-                turns.append("\n".join(part for part in (content, _call_text(message)) if part))
+                said = ReplyMessage.model_validate(message)
+                turns.append(raw_text(said.model_copy(update={"tool_calls": said.tool_calls[:1]})))
         case, trial, reward = f"{domain}/{int(record['task_id'])}", int(record["trial"]), float(record["reward"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise BadInput(f"{where}: expected task_id, trial, reward and traj ({type(error).__name__}: {error})") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = " ".join(str(error).split())[:200]
+        raise BadInput(f"{where}: expected task_id, trial, reward and traj ({type(error).__name__}: {found})") from None
     return {"id": case, "trial": trial, "turns": turns, "user_turns": user_turns, "reward": reward}
 
 
-def _call_text(message: Mapping[str, Any]) -> str:
-    """The first call of a message as the policy's text; empty if there is none."""
-    calls = message.get("tool_calls")
-    if not calls:
-        return ""
-    function = calls[0]["function"]
-    return render_call(ToolCall(function["name"], json.loads(function["arguments"])))
-
-
-def read_trajectories(path: Path, domain: str) -> list[dict[str, Any]]:
-    """The replay lines of a file. Raises BadInput."""
+def read_trajectories(path: Path, domain: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The replay lines of a file, and what keeps its other items from being read. Raises BadInput if none can be read."""
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: expected a JSON list of trajectories ({error})") from None
     if not isinstance(records, list):
         raise BadInput(f"{path}: expected a JSON list of trajectories, got {type(records).__name__}")
-    return [replay_line(record, domain, f"{path}: item {place}") for place, record in enumerate(records)]
+    lines: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    for place, record in enumerate(records):
+        try:
+            lines.append(replay_line(record, domain, f"{path}: item {place}"))
+        except BadInput as error:
+            left_out.append(str(error))
+    if not lines:
+        raise BadInput(left_out[0] if left_out else f"{path}: expected a JSON list of trajectories, got an empty one")
+    return lines, left_out
 
 
 def differences(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> tuple[int, list[str]]:
@@ -89,9 +91,11 @@ def main() -> int:
     parser.add_argument("--out", required=True, help="replay lines, JSONL")
     parser.add_argument("--results", default=None, help="result folder to compare the rewards with")
     arguments = parser.parse_args()
-    lines = read_trajectories(Path(arguments.trajectories), arguments.domain)
+    lines, left_out = read_trajectories(Path(arguments.trajectories), arguments.domain)
     count = write_jsonl(arguments.out, lines)
-    print(f"wrote {count} episodes to {arguments.out}")
+    for reason in left_out:
+        print(f"left out: {reason}")
+    print(f"wrote {count} episodes to {arguments.out}, {len(left_out)} left out")
     if arguments.results is None:
         return 0
     compared, differing = differences(lines, read_rows(arguments.results))

@@ -152,6 +152,66 @@ def free_broken_calls(environment: Environment) -> str:
     return "\n".join([_turn(plan), *[broken] * min(len(plan), _MOST_PADDING)])
 
 
+def nonsense_arguments(environment: Environment) -> str:
+    """Every tool with arguments that mean nothing, and with none: a tool that still answers tests nothing."""
+    return _turn(
+        [ToolCall(tool.name, fill(tool.parameters, text)) for tool in environment.tools for text in NONSENSE]
+        + [ToolCall(tool.name, {}) for tool in environment.tools]
+    )
+
+
+def enumerate_numbers(environment: Environment) -> str:
+    """Every needed tool once for each numeric sub-answer, with a list of the 200 numbers around it as its text."""
+    calls = []
+    for tool, gold in _golds(environment):
+        document = _document(environment, tool)
+        if document and gold.replace(",", "").isdecimal():
+            value = int(gold.replace(",", "")) // 100 * 100
+            calls.append(ToolCall(tool, fill(document.parameters, str(tuple(range(value - 100, value + 100))))))
+    return _turn(calls) or "I have no number to guess."
+
+
+def repeat_one_call(environment: Environment) -> str:
+    """Every call of the plan (else of answer_as_keyword) made five times: what repeating is worth."""
+    return _turn([call for call in _plan(environment) for _ in range(5)])
+
+
+def give_up_when_solved(environment: Environment) -> str:
+    """After everything is solved, a text that answers nothing."""
+    return "I give up."
+
+
+def paste_sub_answers(environment: Environment) -> str:
+    """After everything is solved, a text that lists every sub-answer and lets the reader pick."""
+    return "The answer is " + ", ".join(gold for golds in environment.solved_set.values() for gold in golds) + "."
+
+
+def answer_when_solved(environment: Environment) -> str:
+    """No attack: the honest last turn, after everything is solved."""
+    return f"The answer is {environment.answer}."
+
+
+NONSENSE = ("x", "Qwxzvu", "")
+AT_THE_END = ("answer_when_solved", "give_up_when_solved", "paste_sub_answers")
+"""Attacks on the last turn: they are played in `all_solved`."""
+
+
+def all_solved(environment: Environment) -> Environment:
+    """The environment's state once every sub-question is solved."""
+    return environment.model_copy(
+        update={
+            "solve_rate": 1.0,
+            "solved_set": environment.unsolved_set,
+            "unsolved_set": {tool: [] for tool in environment.unsolved_set},
+        }
+    )
+
+
+def start_of(name: str, environment: Environment) -> Environment:
+    """The state in which an attack is played."""
+    return all_solved(environment) if name in AT_THE_END else environment
+
+
 # name -> (turn, does it use gold answers)
 ATTACKS: dict[str, tuple[Attack, bool]] = {
     "gold_plan": (gold_plan, True),
@@ -164,4 +224,10 @@ ATTACKS: dict[str, tuple[Attack, bool]] = {
     "answer_in_thinking": (answer_in_thinking, True),
     "dump_everything": (dump_everything, False),
     "all_tools_all_entities": (all_tools_all_entities, False),
+    "nonsense_arguments": (nonsense_arguments, False),
+    "enumerate_numbers": (enumerate_numbers, True),
+    "repeat_one_call": (repeat_one_call, True),
+    "answer_when_solved": (answer_when_solved, True),
+    "give_up_when_solved": (give_up_when_solved, False),
+    "paste_sub_answers": (paste_sub_answers, True),
 }

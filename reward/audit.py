@@ -6,6 +6,10 @@ Out: a table on the screen, a row for each attack (reward/attacks.py): share of 
      standard errors. `--out A.jsonl` keeps a line for each environment and attack: {"id", "attack", "uses_gold",
      "published": {reward, kind, p, q, t, fault}, "strict": the same}; `--responses-out` keeps the turns themselves.
 
+Most attacks are a first turn; those named `..._when_solved` and `paste_sub_answers` are the last turn, after every sub-question
+is solved, where any text earns 0.5 under both. The columns show each attack before (`published`) and after (`strict`) the
+hardening of `env_construction/matching.py`.
+
 An environment without a gold plan (the published data) has no honest turn, and attacks that repeat or hide solving calls
 use the calls of `answer_as_keyword`, which is what solves there. A final answer of null leaves out the attacks on it.
 
@@ -29,7 +33,7 @@ from env_construction.jsonl import BadInput, run_main, write_jsonl
 from env_construction.matching import MATCHES
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolSandbox
-from reward.attacks import ATTACKS
+from reward.attacks import ATTACKS, start_of
 from reward.rewards import REWARDS
 from reward.score import open_sandbox, read_gold
 from reward.scoring import TurnScore, score_turns
@@ -49,7 +53,8 @@ def audit(environments: Sequence[Environment], variant: str, sandbox: ToolSandbo
     rows: list[dict[str, Any]] = []
     for environment in tqdm(environments, unit="environment", desc="audit"):
         names = [name for name in ATTACKS if applies(name, environment)]
-        turns = [(environment, ATTACKS[name][0](environment)) for name in names]
+        starts = [start_of(name, environment) for name in names]
+        turns = [(start, ATTACKS[name][0](start)) for name, start in zip(names, starts, strict=True)]
         scores = {match: score_turns(turns, variant=variant, match=match, sandbox=sandbox) for match in MATCHES}
         for index, name in enumerate(names):
             row: dict[str, Any] = {"id": environment.id, "attack": name, "uses_gold": ATTACKS[name][1]}
@@ -140,7 +145,7 @@ def main() -> int:
         written.append(f"wrote {arguments.out}")
     if arguments.responses_out:
         turns = [
-            {"id": environment.id, "attack": name, "response": ATTACKS[name][0](environment)}
+            {"id": environment.id, "attack": name, "response": ATTACKS[name][0](start_of(name, environment))}
             for environment in environments
             for name in ATTACKS
             if applies(name, environment)

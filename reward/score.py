@@ -111,7 +111,7 @@ def explain(environment: Environment, score: TurnScore) -> str:
     ):
         lines.append(f"  call {number}: {call.name}({_short(json.dumps(call.arguments, ensure_ascii=False))})")
         lines.append(f"    {result.status}: {_short(result.output)}")
-        lines.append("    solves nothing" if solved is None else f"    solves {solved!r}")
+        lines.append(f"    solves {', '.join(map(repr, solved))}" if solved else "    solves nothing")
     lines.extend(f"  not a call: {_short(block)}" for block in score.parsed.malformed)
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
 

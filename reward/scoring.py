@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from env_construction.jsonl import BadInput
-from env_construction.matching import MATCHES, answer_in_text, assign
+from env_construction.matching import MATCHES, answer_in_text, assign, only_answer_in_text
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import SandboxJob, ToolResult, ToolSandbox, shared_sandbox
 from reward.rewards import REWARDS
@@ -29,8 +29,9 @@ PAUSE_SECONDS = 2.0
 class TurnScore:
     """One turn's reward and its parts.
 
-    p calls, q solved by this turn, t unsolved before it. `results` and `solved` (the sub-answer that the call solved, or
-    None) have one entry for each parsed call. `unsolved_set` and `solve_rate` are the state after the turn.
+    p calls, q solved by this turn, t unsolved before it. In strict, a call that solves k > 1 sub-answers counts as k calls, so
+    that q <= p always: a batched call is worth as much as the k calls it replaces. `results` and `solved` (the sub-answers
+    that the call solved, at most one as published) have one entry for each parsed call. `unsolved_set`, `solved_set` and `solve_rate` are the state after the turn.
     `fault` says that the sandbox itself broke: the reward is then 0 and the state is as before.
     `sandbox_ms` is the time of this turn's calls in the sandbox, in milliseconds.
     """
@@ -43,15 +44,19 @@ class TurnScore:
     fault: bool
     sandbox_ms: float
     results: tuple[ToolResult, ...]
-    solved: tuple[str | None, ...]
+    solved: tuple[tuple[str, ...], ...]
     unsolved_set: dict[str, list[str]]
     solve_rate: float
+    solved_set: dict[str, list[str]]
     parsed: ParsedTurn
 
 
 @dataclass(frozen=True)
 class EpisodeScore:
-    """Solve-P = solved / calls (1 without calls), Solve-R = solved / sub_questions, Solve-F1 = 2 solved / (calls + sub_questions)."""
+    """Solve-P = solved / calls (1 without calls), Solve-R = solved / sub_questions, Solve-F1 = 2 solved / (calls + sub_questions).
+
+    `calls` is the sum of the turns' p, so a batched call that solves k counts k times in strict: all three stay in [0, 1].
+    """
 
     solve_p: float
     solve_r: float
@@ -171,14 +176,24 @@ def advance(environment: Environment, score: TurnScore) -> Environment:
             ],
             "unsolved_set": score.unsolved_set,
             "solve_rate": score.solve_rate,
+            "solved_set": score.solved_set,
         }
     )
 
 
 def score_episode(
-    n_sub_questions: int, turns: Sequence[TurnScore], answer: str | None, final_text: str, match: str
+    n_sub_questions: int,
+    turns: Sequence[TurnScore],
+    answer: str | None,
+    final_text: str,
+    match: str,
+    others: Sequence[str] = (),
 ) -> EpisodeScore:
-    """Metrics over a whole episode of `n_sub_questions`; `final_text` is the last turn as generated."""
+    """Metrics over a whole episode of `n_sub_questions`; `final_text` is the last turn as generated.
+
+    `others` are the sub-answers that the final text may not list in strict (`sub_answers` of the environment).
+    """
+    said = _answer_text(parse_turn(final_text, match), match)
     calls = sum(turn.p for turn in turns)
     solved = sum(turn.q for turn in turns)
     return EpisodeScore(
@@ -189,7 +204,9 @@ def score_episode(
         solved=solved,
         sub_questions=n_sub_questions,
         answer_correct=answer is not None
-        and answer_in_text(answer, _answer_text(parse_turn(final_text, match), match), match),
+        and (
+            answer_in_text(answer, said, match) if match == "published" else only_answer_in_text(answer, said, others)
+        ),
     )
 
 
@@ -204,18 +221,23 @@ def _score(
     unsolved = {tool: list(answers) for tool, answers in environment.unsolved_set.items()}
     t = environment.unsolved_count
     fault = any(result.status == "fault" for result in results)
-    solved: list[str | None] = [None] * len(turn.calls)
+    solved: list[tuple[str, ...]] = [()] * len(turn.calls)
+    newly: dict[str, list[str]] = {}
     if not fault:
         for tool in {call.name for call in turn.calls} & unsolved.keys():
             places = [place for place, call in enumerate(turn.calls) if call.name == tool]
             answers = unsolved[tool]
-            chosen = assign(answers, [results[place] for place in places], match)
-            for place, index in zip(places, chosen, strict=True):
-                solved[place] = None if index is None else answers[index]
-            taken = set(chosen)
+            arguments = [turn.calls[place].arguments for place in places]
+            chosen = assign(answers, [results[place] for place in places], match, arguments)
+            for place, indices in zip(places, chosen, strict=True):
+                solved[place] = tuple(answers[index] for index in indices)
+            taken = {index for indices in chosen for index in indices}
             unsolved[tool] = [answer for index, answer in enumerate(answers) if index not in taken]
-    q = sum(answer is not None for answer in solved)
-    p = len(turn.calls) + (len(turn.malformed) if match == "strict" else 0)
+            newly[tool] = [answer for index, answer in enumerate(answers) if index in taken]
+    q = sum(map(len, solved))
+    p = len(turn.calls)
+    if match == "strict":
+        p += len(turn.malformed) + sum(len(answers) - 1 for answers in solved if len(answers) > 1)
     kind = _kind(environment, turn, match)
     return TurnScore(
         reward=0.0 if fault else REWARDS[variant](p, q, t, kind),
@@ -229,8 +251,24 @@ def _score(
         solved=tuple(solved),
         unsolved_set=unsolved,
         solve_rate=_solve_rate(environment, t, t - q),
+        solved_set={
+            tool: now for tool in unsolved if (now := [*environment.solved_set.get(tool, ()), *newly.get(tool, ())])
+        },
         parsed=turn,
     )
+
+
+def _states_answer(environment: Environment, text: str, match: str) -> bool:
+    assert environment.answer is not None
+    if match == "published":
+        return answer_in_text(environment.answer, text, match)
+    return only_answer_in_text(environment.answer, text, sub_answers(environment))
+
+
+def sub_answers(environment: Environment) -> list[str]:
+    """All sub-answers that are known of an environment, solved and unsolved."""
+    listed = [*environment.unsolved_set.values(), *environment.solved_set.values()]
+    return [*chain.from_iterable(listed), *(item.answer for item in environment.sub_questions)]
 
 
 def _kind(environment: Environment, turn: ParsedTurn, match: str) -> str:
@@ -242,7 +280,7 @@ def _kind(environment: Environment, turn: ParsedTurn, match: str) -> str:
         return "empty"
     if any(mark in text for mark in CALL_MARKS):
         return "malformed"
-    if environment.answer is not None and answer_in_text(environment.answer, text, match):
+    if environment.answer is not None and _states_answer(environment, text, match):
         return "answer"
     return "all_solved_no_answer" if environment.solve_rate == 1.0 else "other"
 

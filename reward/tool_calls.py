@@ -8,7 +8,7 @@ Two readings, as for matching:
   inside a string argument is text; a block that is no call is kept as malformed, and counted by the scorer.
 
 Nothing here raises, whatever the text: a megabyte, unclosed tags, lone surrogates, NaN, JSON nested beyond the
-recursion limit. No ids are made: the order of the calls is their identity.
+recursion limit. The order of the calls is their identity; ids are made where a message leaves us (with_call_ids).
 
 Source: paper/README.md, "Reward for one model turn", defects 6 and 6b.
 """
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,55 @@ def tool_messages(turn: ParsedTurn, results: Sequence[ToolResult]) -> list[dict[
         {"role": "tool", "name": call.name, "content": result.output}
         for call, result in zip(turn.calls, results, strict=True)
     ]
+
+
+def with_call_ids(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with ids: each call gets one, and each tool message names its call's.
+
+    Servers and some chat templates want ids. They are made of the calls' order alone, nine letters and digits as Mistral's
+    templates demand, so that a longer conversation gives the same ids to what it shares with a shorter one.
+    """
+    numbered: list[dict[str, Any]] = []
+    count, open_ids = 0, deque[str]()
+    for message in messages:
+        new = dict(message)
+        if message.get("tool_calls"):
+            new["tool_calls"] = [
+                {**call, "id": f"call{place:05d}"} for place, call in enumerate(message["tool_calls"], start=count)
+            ]
+            count += len(new["tool_calls"])
+            open_ids = deque(call["id"] for call in new["tool_calls"])
+        elif message.get("role") == "tool":
+            new["tool_call_id"] = open_ids.popleft() if open_ids else f"none{count:05d}"
+        numbered.append(new)
+    return numbered
+
+
+def without_calls(text: str, calls: Sequence[ToolCall | None]) -> str:
+    """The text without the blocks of these calls, each of them once, wherever it stands. None is a malformed call.
+
+    The same call may be written in another order of keys, or with a number as text. A malformed block is what a server has
+    repaired, where one of the calls stands nowhere else.
+    """
+    blocks: list[tuple[int, int, ToolCall | None]] = []
+    position = 0
+    while (start := text.find(CALL_OPEN, position)) >= 0:
+        position, call = _read_block(text, start + len(CALL_OPEN))
+        blocks.append((start, position, call))
+    left = [_identity(call) for call in calls]
+    spans: list[tuple[int, int]] = []
+    for start, end, call in sorted(blocks, key=lambda block: block[2] is None):
+        found = _identity(call)
+        if call is None and left and found not in left:
+            found = left[0]
+        if found in left:
+            left.remove(found)
+            spans.append((start, end))
+    return _outside(text, sorted(spans))
+
+
+def _identity(call: ToolCall | None) -> str:
+    return f"{call.name} {json.dumps(call.arguments, sort_keys=True)}".replace('"', "") if call else ""
 
 
 def _parse_published(raw: str) -> ParsedTurn:

@@ -5,7 +5,8 @@ A row holds the environment as it was at the start, the whole conversation, one 
 what was unsolved, the solve rate: `prefix_environments` makes Environment states of them again), the raw turns with their
 scores, and the episode's scores. Resumable: environments that have a row are not played again (--limit and --trials can be
 raised later), and a folder of a policy with other content is refused. An episode that ended by
-an infrastructure fault is recorded as such in `faults.jsonl` and is played again by the next call.
+an infrastructure fault is recorded as such in `faults.jsonl` and is played again by the next call. A run in
+which no episode could be played ends with the fault's words and exit code 2.
 
 Example:
     python -m train.collect_trajectories --environments outputs/cpu/environments/train.jsonl --policy hf:outputs/cpu/start \\
@@ -31,7 +32,7 @@ from train.devices import DEVICES
 from train.faults import faults_line
 from train.policy_identity import policy_identity
 from train.policy_specs import load_policy
-from train.rollout import Episode, cut_off_text, play
+from train.rollout import Episode, cut_off_text, play, require_played
 
 
 def trajectory_row(start: Environment, episode: Episode) -> dict[str, Any]:
@@ -76,6 +77,15 @@ def prefix_environments(row: dict[str, Any], where: str = "row") -> list[Environ
                     "messages": row["messages"][: prefix["messages"]],
                     "unsolved_set": prefix["unsolved_set"],
                     "solve_rate": prefix["solve_rate"],
+                    "solved_set": {
+                        tool: solved
+                        for tool, answers in start.unsolved_set.items()
+                        if (
+                            solved := list(
+                                (Counter(answers) - Counter(prefix["unsolved_set"].get(tool, ()))).elements()
+                            )
+                        )
+                    },
                 }
             )
             for prefix in row["prefixes"]
@@ -176,6 +186,7 @@ def collect(arguments: argparse.Namespace) -> int:
     print(f"wrote {out / 'trajectories.jsonl'}: {total} episodes ({resumed} from before; {counted})")
     print(cut_off_text(turns[True], turns.total(), arguments.max_new_tokens), end="")
     print(faults_line(broken.elements(), len(environments) * arguments.trials, out), end="")
+    require_played(broken, outcomes.total(), total, out)
     return 0
 
 

@@ -26,7 +26,7 @@ from env_construction.jsonl import BadInput
 from train.devices import choose_device, require_engine
 from train.packed_decoding import Continuation, PackedDecoder, PrefixStore, use_packed_attention
 from train.policies import Exchange, Generation, PolicyRequest
-from train.prompts import load_tokenizer, render_prompt, require_thinking
+from train.prompts import TemplateRefuses, check_template, load_tokenizer, render_prompt, require_thinking
 
 # Memory of the KV cache of all batches, and of what is kept of former turns: twice as many episodes are under way as a batch has
 # room for, and all find theirs.
@@ -80,8 +80,12 @@ class _CheckpointPolicy:
         ids.update(self.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>"))
         self.stop_ids = frozenset(i for i in ids if isinstance(i, int) and i >= 0 and i != self.tokenizer.unk_token_id)
 
+    def check_template(self, system: bool) -> None:
+        """Raises BadInput unless the template serves tool conversations, with `system` those with a system message too."""
+        check_template(self.tokenizer, self.name, system)
+
     def prompt_ids(self, request: PolicyRequest) -> list[int]:
-        """The token ids of the request's rendered prompt."""
+        """The token ids of the request's rendered prompt. Raises TemplateRefuses."""
         environment = request.environment
         text = render_prompt(self.tokenizer, environment.messages, environment.openai_tools(), self.thinking)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -104,10 +108,15 @@ class _CheckpointPolicy:
             truncated=not ended,
         )
 
-    @staticmethod
-    def too_long(prompt_tokens: int) -> Generation:
-        """The generation of a prompt beyond the limits: none."""
-        return Generation(text="", tokens=0, prompt_tokens=prompt_tokens, truncated=False, too_long=True)
+    def prompt_or_refusal(self, request: PolicyRequest) -> tuple[list[int], Generation | None]:
+        """The prompt's token ids; or the generation of one that is beyond the limits, or that no template can render."""
+        try:
+            prompt = self.prompt_ids(request)
+        except TemplateRefuses as error:
+            return [], Generation(text="", tokens=0, prompt_tokens=0, truncated=False, fault=f"{self.name}: {error}")
+        if self.room(len(prompt)):
+            return prompt, None
+        return prompt, Generation(text="", tokens=0, prompt_tokens=len(prompt), truncated=False, too_long=True)
 
 
 class HfPolicy(_CheckpointPolicy):
@@ -180,13 +189,12 @@ class HfPolicy(_CheckpointPolicy):
             while requests := exchange(done + rejected, room):
                 started, rejected, done = [], [], []
                 for ticket, request in requests:
-                    prompt = self.prompt_ids(request)
-                    allowed = self.room(len(prompt))
-                    if not allowed:
-                        rejected.append((ticket, self.too_long(len(prompt))))
+                    prompt, refusal = self.prompt_or_refusal(request)
+                    if refusal:
+                        rejected.append((ticket, refusal))
                         continue
-                    draws = random.Random(request.seed)
-                    started.append(Continuation(ticket, prompt, allowed, draws, (request.case_id, request.trial)))
+                    draws, room_for = random.Random(request.seed), self.room(len(prompt))
+                    started.append(Continuation(ticket, prompt, room_for, draws, (request.case_id, request.trial)))
                 if started:
                     return started
             rejected = []
@@ -257,9 +265,10 @@ class VllmPolicy(_CheckpointPolicy):
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        prompts = [self.prompt_ids(request) for request in requests]
-        generations = [self.too_long(len(prompt)) for prompt in prompts]
-        fitting = [index for index, prompt in enumerate(prompts) if self.room(len(prompt)) > 0]
+        asked = [self.prompt_or_refusal(request) for request in requests]
+        prompts = [prompt for prompt, _ in asked]
+        generations = {index: refusal for index, (_, refusal) in enumerate(asked) if refusal}
+        fitting = [index for index in range(len(asked)) if index not in generations]
         params = [
             SamplingParams(
                 temperature=self.temperature,
@@ -275,4 +284,4 @@ class VllmPolicy(_CheckpointPolicy):
             results = self.engine.generate(tokens, params, use_tqdm=False)
             for index, result in zip(fitting, results, strict=True):
                 generations[index] = self.generation(len(prompts[index]), list(result.outputs[0].token_ids))
-        return generations
+        return [generations[index] for index in range(len(requests))]

@@ -8,10 +8,11 @@ Source: paper/README.md, "Training" (collection) and "Evaluation".
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -72,6 +73,14 @@ class StreamingPolicy(Policy, Protocol):
 
     def stream(self, exchange: Exchange) -> None:
         """Generate until `exchange` returns nothing and nothing is left running."""
+
+
+@runtime_checkable
+class TemplatedPolicy(Policy, Protocol):
+    """A policy whose prompts a chat template renders here."""
+
+    def check_template(self, system: bool) -> None:
+        """Raises BadInput unless the template serves tool conversations, with `system` those with a system message too."""
 
 
 def ready_calls(environment: Environment) -> list[ToolCall]:
@@ -143,9 +152,7 @@ class RandomPolicy:
     def _turn(self, request: PolicyRequest) -> str:
         rng = random.Random(f"{self.seed}:{request.seed}:{request.case_id}:{request.trial}:{request.turn}:random")
         environment = request.environment
-        words = [
-            word for message in environment.messages for word in re.findall(r"\w+", str(message.get("content") or ""))
-        ]
+        words = [word for message in environment.messages for word in re.findall(r"\w+", message.get("content") or "")]
         if not environment.tools or (request.turn > 0 and rng.random() < self.stop):
             return f"The answer is {_phrase(words, rng)}."
         tool = rng.choice(environment.tools)
@@ -153,24 +160,31 @@ class RandomPolicy:
 
 
 def random_arguments(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> dict[str, Any]:
-    """A random object for a JSON Schema object: every required property, each optional one with probability 0.3."""
-    required = schema.get("required") or []
+    """A random object for a JSON Schema object: every required property, each optional one with probability 0.3.
+
+    What a broken schema says of itself is ignored: `validate` names it, and the floor can be measured all the same.
+    """
+    properties, required = schema.get("properties"), schema.get("required")
+    required = required if isinstance(required, list) else []
     return {
         name: _random_value(property_schema if isinstance(property_schema, dict) else {}, words, rng)
-        for name, property_schema in (schema.get("properties") or {}).items()
+        for name, property_schema in (properties.items() if isinstance(properties, dict) else ())
         if name in required or rng.random() < 0.3
     }
 
 
 def _random_value(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> Any:
-    if schema.get("enum"):
-        return rng.choice(schema["enum"])
+    if "const" in schema:
+        return schema["const"]
+    choices = schema.get("enum")
+    if isinstance(choices, list) and choices:
+        return rng.choice(choices)
     kind = schema.get("type", "string")
     if isinstance(kind, list):
-        kind = rng.choice(kind)
+        kind = rng.choice(kind or ["string"])
     if kind in ("integer", "number"):
-        low = schema.get("minimum", 0)
-        number = rng.randint(int(low), max(int(low), int(schema.get("maximum", 100))))
+        low = _whole(schema.get("minimum"), 0)
+        number = rng.randint(low, max(low, _whole(schema.get("maximum"), 100)))
         return number if kind == "integer" else float(number)
     if kind == "boolean":
         return rng.random() < 0.5
@@ -182,11 +196,24 @@ def _random_value(schema: dict[str, Any], words: Sequence[str], rng: random.Rand
     return None if kind == "null" else _phrase(words, rng)
 
 
+def _whole(bound: Any, otherwise: int) -> int:
+    """A bound of a schema as an integer; `otherwise` where it is none."""
+    return int(bound) if isinstance(bound, (int, float)) and math.isfinite(bound) else otherwise
+
+
 def _phrase(words: Sequence[str], rng: random.Random) -> str:
     if not words:
         return "unknown"
     start = rng.randrange(len(words))
     return " ".join(words[start : start + rng.randint(1, 3)])
+
+
+def recorded_trial(record: Mapping[str, Any], where: str) -> int:
+    """The trial of a recorded row, 0 if it has none. Raises BadInput naming `where`."""
+    trial = record.get("trial") or 0
+    if not isinstance(trial, int):
+        raise BadInput(f"{where}: key 'trial': expected an integer, got {trial!r}")
+    return trial
 
 
 class ReplayPolicy:
@@ -202,14 +229,17 @@ class ReplayPolicy:
         self.turns: dict[tuple[str, int], list[str]] = {}
         self._too_long: set[tuple[str, int]] = set()
         for number, record in read_jsonl(path, required=("id",)):
-            turns = record.get("turns")
+            turns, scores = record.get("turns"), record.get("turn_scores")
             if not isinstance(turns, list):
-                turns = [item.get("text") for item in record.get("turn_scores") or () if isinstance(item, dict)]
+                turns = (
+                    [item.get("text") for item in scores if isinstance(item, dict)] if isinstance(scores, list) else []
+                )
             if not all(isinstance(turn, str) for turn in turns):
                 raise BadInput(f"{path}:{number}: key 'turns': expected a list of texts")
-            self.turns[str(record["id"]), int(record.get("trial") or 0)] = turns
+            case = str(record["id"]), recorded_trial(record, f"{path}:{number}")
+            self.turns[case] = turns
             if record.get("outcome") == "too_long":
-                self._too_long.add((str(record["id"]), int(record.get("trial") or 0)))
+                self._too_long.add(case)
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
         generations = []

@@ -32,8 +32,11 @@ from env_construction.jsonl import BadInput, file_sha256, run_main, write_jsonl
 from env_construction.schema import Environment
 from train.collect_trajectories import load_environments, prefix_environments, read_trajectories
 from train.prompts import (
+    TemplateRefuses,
     check_feedback,
+    check_template,
     dropped_when_rendered_again,
+    has_system_message,
     load_tokenizer,
     render_prompt,
     require_thinking,
@@ -62,6 +65,7 @@ def prompt_label(state: Environment, **more: bool) -> str:
             "id": state.id,
             "codes": state.codes,
             "unsolved_set": state.unsolved_set,
+            "solved_set": state.solved_set,
             "solve_rate": state.solve_rate,
             "answer": state.answer,
             **more,
@@ -117,7 +121,10 @@ def make_prompts(
     more = {"thinking": thinking} if episodes else {}
     fitting: list[tuple[dict[str, Any], bool]] = []
     for state, bare in tqdm(states, desc="render", unit="prompt", disable=None):
-        prompt = render_prompt(tokenizer, state.messages, state.openai_tools(), thinking)
+        try:
+            prompt = render_prompt(tokenizer, state.messages, state.openai_tools(), thinking)
+        except TemplateRefuses as error:
+            raise BadInput(f"environment {state.id!r}: {error}") from None
         if len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) > max_prompt_tokens:
             counts.over_long += 1
             continue
@@ -168,6 +175,7 @@ def main() -> int:
         states = bare_questions(load_environments(arguments.environments), counts)
     else:
         states = training_states(read_trajectories(arguments.trajectories), counts)
+    check_template(tokenizer, arguments.tokenizer, system=any(has_system_message(state) for state, _ in states))
     rows = make_prompts(
         states,
         tokenizer,

@@ -15,14 +15,17 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from env_construction.jsonl import BadInput
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolSandbox
-from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_turns
+from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_turns, sub_answers
 from train.policies import Generation, Policy, PolicyRequest, StreamingPolicy
 
 Outcome = Literal["answered", "max_turns", "too_long", "fault"]
@@ -74,6 +77,19 @@ def cut_off_text(cut: int, turns: int, limit: int) -> str:
         return ""
     share = f"{cut} of {turns} turns ({cut / turns:.1%})"
     return f"{share} were cut off at {limit} tokens (--max-new-tokens); a call that is cut off scores as malformed\n"
+
+
+def require_played(faults: Counter[str], episodes: int, held: int, out: Path | str) -> None:
+    """Raises BadInput if each of a call's `episodes` ended in a fault (`faults` counts them by their text).
+
+    The few that a former call left over may fail again: no error, as long as more of them are `held` by the folder.
+    """
+    if faults and faults.total() == episodes > held:
+        words, count = faults.most_common(1)[0]
+        raise BadInput(
+            f"{out}: no episode of {episodes} could be played; {count} times: {' '.join(words.split())} "
+            "(see faults.jsonl; the same command plays them again)"
+        )
 
 
 def take_turns(ready: list[int], room: int, kept: int) -> list[int]:
@@ -224,7 +240,12 @@ class _Rollout:
             generations=item.generations,
             outcome=outcome,
             score=score_episode(
-                item.start.unsolved_count, item.turns, item.start.answer, final_text, self._settings.match
+                item.start.unsolved_count,
+                item.turns,
+                item.start.answer,
+                final_text,
+                self._settings.match,
+                sub_answers(item.start),
             ),
             prefixes=item.prefixes,
             seconds=time.monotonic() - item.begun,

@@ -21,7 +21,7 @@ from reward.episode_rewards import EPISODE_REWARDS
 from reward.logged_settings import codes
 from reward.openrlhf_inputs import environment_of
 from reward.rewards import KINDS
-from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_turn
+from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_turn, sub_answers
 from train.openrlhf_command import EPISODE_REWARD_VARIABLE
 
 OUTCOMES = ("answered", "max_turns", "too_long", "fault")
@@ -101,7 +101,8 @@ class ToolEpisode:
     def score(self) -> EpisodeScore:
         """The metrics of the turns so far."""
         final = self.turns[-1].parsed.text if self.outcome == "answered" else ""
-        return score_episode(self.start.unsolved_count, self.turns, self.start.answer, final, self.settings.turn.match)
+        start, match = self.start, self.settings.turn.match
+        return score_episode(start.unsolved_count, self.turns, start.answer, final, match, sub_answers(start))
 
     @property
     def true_reward(self) -> float:

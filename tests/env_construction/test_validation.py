@@ -276,3 +276,12 @@ def test_a_tool_that_returns_no_value_is_found(body: str, construction_sandbox: 
     )
     assert broken is not None and broken.fatal and "which is no value" in broken.message
     assert sound is None and awaited is None
+
+
+def test_a_gold_call_that_only_echoes_its_argument_is_rejected():
+    environment = _sound()
+    environment.codes["capital"] = "def capital(country):\n    return country\n"
+    environment.gold_plan[0].arguments = {"country": "Oslo"}
+    with ToolSandbox(workers=1) as sandbox:
+        rules = {finding.rule for finding in validate_environments([environment], sandbox)[0] if finding.fatal}
+    assert "gold_plan_scores_one" in rules

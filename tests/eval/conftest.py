@@ -139,7 +139,8 @@ class UserServer:
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
-        self.line: Callable[[dict[str, Any]], str | tuple[int, str]] = lambda body: "###STOP###"
+        # what it says, or a status and an error, or the bytes of a whole answer
+        self.line: Callable[[dict[str, Any]], str | tuple[int, str] | bytes] = lambda body: "###STOP###"
         lock = threading.Lock()
         outer = self
 
@@ -149,8 +150,9 @@ class UserServer:
                 with lock:
                     outer.bodies.append(body)
                 said = outer.line(body)
-                status, payload = (200, _completion(said)) if isinstance(said, str) else (said[0], _error(said[1]))
-                data = json.dumps(payload).encode()
+                status = said[0] if isinstance(said, tuple) else 200
+                payload = _error(said[1]) if isinstance(said, tuple) else _completion(said)
+                data = said if isinstance(said, bytes) else json.dumps(payload).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
@@ -165,7 +167,7 @@ class UserServer:
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
 
-def _completion(text: str) -> dict[str, Any]:
+def _completion(text: Any) -> dict[str, Any]:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     return {"id": "1", "object": "chat.completion", "created": 0, "model": "customer", "choices": [choice]}
 

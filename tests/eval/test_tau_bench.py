@@ -313,6 +313,38 @@ def test_faults_of_the_user_are_left_out_not_scored(tau_folder: Path, user_serve
     assert "said nothing" in faults["airline/2"]
 
 
+HTML = b"<html><body>Welcome to the console</body></html>"
+
+
+def test_odd_replies_of_the_users_model_are_faults_of_their_episodes(tau_folder: Path, user_server: Any) -> None:
+    chunks = [{"type": "thinking", "thinking": "They know."}, {"type": "text", "text": "Hello."}]
+    odd = {
+        "Cancel B1.": b'{"choices": [{"message": null}]}',
+        "What did B1 cost?": HTML,
+        "Ask for a human.": b'{"error": {"message": "model is not loaded"}, "choices": null}',
+    }
+
+    def line(body: dict[str, Any]) -> Any:
+        prompt = body["messages"][0]["content"]
+        return next((odd[key] for key in odd if key in prompt), chunks if len(body["messages"]) == 2 else "###STOP###")
+
+    user_server.line = line
+    summary, rows = played(tau_folder, Agent({}), "--domains", "airline", user=user_server.spec)
+    assert (summary["faults"], list(rows)) == (3, ["airline/3"])
+    assert rows["airline/3"]["user_turns"] == ["Hello.", "###STOP###"]
+    faults = [row["fault"] for row in read_rows(tau_folder.parent / "out" / "faults.jsonl")]
+    assert all(
+        any(words in fault for fault in faults) for words in ("'choices.0.message'", "Welcome", "model is not loaded")
+    )
+
+
+@pytest.mark.parametrize("words", ["Welcome to the console", "wrong key"])
+def test_a_user_that_never_answers_ends_the_run_in_one_line(tau_folder: Path, user_server: Any, words: str) -> None:
+    user_server.line = lambda body: HTML if words.startswith("Welcome") else (401, words)
+    with pytest.raises(BadInput, match=f"no episode of 4 could be played; 4 times: the simulated user: .*{words}"):
+        played(tau_folder, Agent({}), "--domains", "airline", user=user_server.spec)
+
+
 def test_what_the_users_model_cannot_read_ends_the_episode_unsolved(tau_folder: Path, user_server: Any) -> None:
     user_server.line = lambda body: (
         (400, "This model's maximum context length is 4096 tokens") if len(body["messages"]) > 2 else "Hello."
@@ -413,9 +445,10 @@ def test_sessions_end_with_their_episodes_even_by_a_fault(
             return said
 
     agent = Breaking({f"airline/{place}": [READ_B1, "Anything else?"] for place in range(4)})
-    summary, _ = played(tau_folder, agent, "--domains", "airline", user=user_server.spec)
+    with pytest.raises(BadInput, match=r"no episode of 4 could be played; 4 times: .*gone"):
+        played(tau_folder, agent, "--domains", "airline", user=user_server.spec)
     gc.collect()
-    assert (summary["faults"], len(sessions)) == (4, 4)
+    assert len(sessions) == 4
     assert all(session._closed for session in sessions)
 
 

@@ -12,6 +12,7 @@ import pytest
 from env_construction.jsonl import BadInput
 from eval.tau_bench import parser, run
 from eval.tau_bench_trajectories import differences, main, read_trajectories
+from reward.tool_calls import parse_turn
 
 
 def called(name: str, content: str | None = None, **arguments: Any) -> dict[str, Any]:
@@ -68,15 +69,35 @@ def test_recorded_episodes_get_the_reward_that_tau_bench_gave_them(
 
 
 def test_turns_keep_content_and_first_call(tmp_path: Path) -> None:
-    [_, line, _] = read_trajectories(file(tmp_path, RECORDED), "airline")
+    [_, line, _], left_out = read_trajectories(file(tmp_path, RECORDED), "airline")
+    assert left_out == []
     assert line["turns"][0].startswith("One moment.\n<tool_call>")
     assert line["turns"][1] == "1200."
     assert line["user_turns"] == ["Hello.", "###STOP###"]
     assert (line["id"], line["trial"], line["reward"]) == ("airline/1", 0, 0.0)
 
 
+def test_messages_are_read_as_servers_write_them_and_one_odd_item_costs_itself_alone(tmp_path: Path) -> None:
+    as_object, without = called("cancel_booking", booking="B1"), called("transfer_to_human_agents")
+    as_object["tool_calls"][0]["function"]["arguments"] = {"booking": "B1"}
+    without["tool_calls"][0]["function"]["arguments"] = ""
+    as_object["content"] = [{"type": "thinking", "thinking": "Sure?"}, {"type": "text", "text": "One moment."}]
+    parts = {"role": "user", "content": [{"type": "text", "text": "Hello."}]}
+    odd = [{**RECORDED[0], "traj": None}, "text", {**RECORDED[0], "traj": [{"role": "assistant", "content": 5}]}]
+    records = [odd[0], episode(1, 1.0, as_object, TOOL, parts, without, TOOL), *odd[1:]]
+    [line], left_out = read_trajectories(file(tmp_path, records), "airline")
+    turns = [parse_turn(turn, "strict") for turn in line["turns"]]
+    assert [(call.name, call.arguments) for turn in turns for call in turn.calls] == [
+        ("cancel_booking", {"booking": "B1"}),
+        ("transfer_to_human_agents", {}),
+    ]
+    assert (turns[0].content, turns[0].thinking) == ("One moment.", "Sure?")
+    assert line["user_turns"] == ["Hello.", "Hello."]
+    assert [reason.split(": ")[1] for reason in left_out] == ["item 0", "item 2", "item 3"]
+
+
 def test_nothing_compared_is_no_agreement(tmp_path: Path) -> None:
-    lines = read_trajectories(file(tmp_path, RECORDED), "retail")
+    lines, _ = read_trajectories(file(tmp_path, RECORDED), "retail")
     assert differences(lines, [{"id": "airline/0", "trial": 0, "reward": 1.0, "failure": ""}]) == (0, [])
 
 
@@ -84,6 +105,7 @@ def test_nothing_compared_is_no_agreement(tmp_path: Path) -> None:
     "records",
     [
         {"a": 1},
+        [],
         [{"task_id": 1}],
         [{**RECORDED[0], "trial": None}],
         [{**RECORDED[0], "traj": ["text"]}],

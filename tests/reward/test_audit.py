@@ -51,6 +51,12 @@ EXPECTED = {
     "answer_in_thinking": (1 / 3, 0.0),
     "dump_everything": (0.0, 0.0),
     "all_tools_all_entities": (1.0, 1.0),
+    "nonsense_arguments": (0.0, 0.0),
+    "enumerate_numbers": (0.0, 0.0),
+    "repeat_one_call": (4 / 11, 4 / 11),
+    "answer_when_solved": (1.0, 1.0),
+    "give_up_when_solved": (0.5, 0.5),
+    "paste_sub_answers": (1.0, 1.0),
 }
 
 
@@ -65,16 +71,40 @@ def test_what_attacks_earn(sandbox):
     assert not any(row[match]["fault"] for row in rows.values() for match in ("published", "strict"))
 
 
-def test_an_echo_tool_solves_anything_even_in_strict(sandbox):
+def test_an_echo_tool_solves_anything_as_published_and_nothing_in_strict(sandbox):
     echo = environment().model_copy(update={"codes": {"capital": "def capital(country):\n    return country\n"}})
     rows = {row["attack"]: row for row in audit([echo], "solve_f1", sandbox)}
-    assert rows["echo_argument"]["strict"]["reward"] == pytest.approx(4 / 3)
+    assert rows["echo_argument"]["published"]["reward"] == pytest.approx(4 / 3)
+    assert rows["echo_argument"]["strict"]["reward"] == 0.0
+
+
+def test_a_list_of_all_sub_answers_is_no_answer_in_strict(sandbox):
+    one = environment().model_copy(update={"answer": "Lima"})
+    rows = {row["attack"]: row for row in audit([one], "solve_f1", sandbox)}
+    assert (rows["paste_sub_answers"]["published"]["reward"], rows["paste_sub_answers"]["strict"]["reward"]) == (
+        1.0,
+        0.5,
+    )
+
+
+def test_a_tool_that_answers_nonsense_or_lists_numbers_is_seen(sandbox):
+    constant = environment().model_copy(update={"codes": {"capital": "def capital(country=''):\n    return 'Paris'\n"}})
+    rows = {row["attack"]: row for row in audit([constant], "solve_f1", sandbox)}
+    assert rows["nonsense_arguments"]["strict"]["q"] == 1
+    lists = environment().model_copy(
+        update={
+            "codes": {"capital": "def capital(country):\n    return list(eval(country))\n"},
+            "unsolved_set": {"capital": ["8,502"]},
+        }
+    )
+    rows = {row["attack"]: row for row in audit([lists], "solve_f1", sandbox)}
+    assert (rows["enumerate_numbers"]["published"]["q"], rows["enumerate_numbers"]["strict"]["q"]) == (1, 0)
 
 
 def test_without_gold_plan_or_answer_only_what_makes_sense_is_tried(sandbox):
     bare = environment().model_copy(update={"gold_plan": [], "answer": None})
     tried = {row["attack"] for row in audit([bare], "solve_f1", sandbox)}
-    assert tried == set(ATTACKS) - {"gold_plan", "answer_without_calls", "answer_in_thinking"}
+    assert tried == set(ATTACKS) - {"gold_plan", "answer_without_calls", "answer_in_thinking", "answer_when_solved"}
 
 
 def test_attacks_without_gold_do_not_look_at_it():
@@ -132,7 +162,7 @@ def test_the_command_prints_the_table_and_keeps_the_rows(tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in ATTACKS)
-    assert "sandbox faults: 0 of 20 turns" in done.stdout
+    assert "sandbox faults: 0 of 32 turns" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     responses = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
     assert [row["attack"] for row in rows] == [row["attack"] for row in responses] == list(ATTACKS)

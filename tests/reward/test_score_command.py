@@ -15,13 +15,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
     "messages": [{"role": "user", "content": "Where?"}],
     "tools": "[]",
-    "codes": json.dumps({"say": "def say(text):\n    return text\n"}),
+    "codes": json.dumps({"say": "def say(text):\n    return text[::-1]\n"}),
     "unsolved_set": json.dumps({"say": ["Paris", "2"]}),
     "solve_rate": 0.0,
     "answer": "Lima",
     "id": "e1",
 }
-PARIS = render_call(ToolCall("say", {"text": "Paris"}))
+PARIS = render_call(ToolCall("say", {"text": "siraP"}))
 
 
 def write(path: Path, *records: dict[str, Any]) -> Path:
@@ -39,7 +39,7 @@ def files(tmp_path):
     environments = write(tmp_path / "env.jsonl", ENVIRONMENT, {**ENVIRONMENT, "id": "e2", "solve_rate": 1.0})
     responses = write(
         tmp_path / "resp.jsonl",
-        {"id": "e1", "response": PARIS + "\n" + render_call(ToolCall("say", {"text": "in 2023"}))},
+        {"id": "e1", "response": PARIS + "\n" + render_call(ToolCall("say", {"text": "3202 ni"}))},
         {"id": "e2", "response": "I give up."},
         {"id": "e1", "response": "<tool_call>{"},
         {"id": "e1", "response": "It is Lima.<|im_end|>"},
@@ -84,8 +84,8 @@ def test_explain_shows_each_call_its_output_and_what_it_solved(files):
     done = score("--environments", environments, "--responses", responses, "--out", out, "--explain")
     assert done.returncode == 0, done.stderr
     assert "e1: reward 1.3333 (calls; p=2 q=2 t=2)" in done.stdout
-    assert 'call 1: say({"text": "Paris"})\n    ok: Paris\n    solves \'Paris\'' in done.stdout
-    assert 'call 2: say({"text": "in 2023"})\n    ok: in 2023\n    solves \'2\'' in done.stdout
+    assert 'call 1: say({"text": "siraP"})\n    ok: Paris\n    solves \'Paris\'' in done.stdout
+    assert 'call 2: say({"text": "3202 ni"})\n    ok: in 2023\n    solves \'2\'' in done.stdout
     assert "not a call: <tool_call>{" in done.stdout
 
 

@@ -19,7 +19,8 @@ from reward.tool_calls import render_call
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "ftrl_test_sample.jsonl"
 CODES = {
-    "say": "def say(text):\n    return text\n",
+    # computes what it says, so that no answer stands in its arguments
+    "say": "def say(text):\n    return bytes.fromhex(text).decode()\n",
     "give": "def give(**kw):\n    return dict(kw)\n",
     "fail": "def fail(text):\n    raise ValueError(text)\n",
 }
@@ -37,7 +38,7 @@ def environment(unsolved: dict[str, list[str]], answer: str | None = None, solve
 
 
 def say(text: str, tool: str = "say") -> str:
-    return render_call(ToolCall(tool, {"text": text})) + "\n"
+    return render_call(ToolCall(tool, {"text": text.encode().hex() if tool == "say" else text})) + "\n"
 
 
 BROKEN = "<tool_call>\n{broken\n</tool_call>\n"
@@ -52,6 +53,23 @@ KINDS: dict[str, Any] = {
         {"give": ["Paris"]}, None, 0.0, say("Paris"), (0.0, "calls", 1, 0), (0.0, "calls", 1, 0),
     ),
     "unknown tool": (TWO, None, 0.0, say("Paris", "nope"), (0.0, "calls", 1, 0), (0.0, "calls", 1, 0)),
+    "one call for both": (TWO, "x", 0.0, say("Paris, 4478 m"), (1.0, "calls", 1, 1), (4 / 3, "calls", 2, 2)),
+    "the call for both, repeated": (
+        TWO, "x", 0.0, say("Paris, 4478 m") * 2, (4 / 3, "calls", 2, 2), (1.0, "calls", 3, 2),
+    ),
+    "two equal sub-answers, one call repeated": (
+        {"say": ["Paris", "Paris"]}, "x", 0.0, say("Paris") * 2, (4 / 3, "calls", 2, 2), (2 / 3, "calls", 2, 1),
+    ),
+    "echo": ({"give": ["Paris"]}, None, 0.0, render_call(ToolCall("give", {"a": "Paris"})), (1.0, "calls", 1, 1), (0.0, "calls", 1, 0)),
+    "returned error": (
+        TWO, None, 0.0, say('{"error": "no data for Paris"}'), (1.0, "calls", 1, 1), (0.0, "calls", 1, 0),
+    ),
+    "enumeration": (
+        TWO, None, 0.0, say(str([*range(4400, 4500)])), (1.0, "calls", 1, 1), (0.0, "calls", 1, 0),
+    ),
+    "final text lists the sub-answers": (
+        {}, "Rome", 1.0, "Paris, 4478, Rome", (1.0, "answer", 0, 0), (0.5, "all_solved_no_answer", 0, 0),
+    ),
     "error text": ({"fail": ["Paris"]}, None, 0.0, say("Paris", "fail"), (1.0, "calls", 1, 1), (0.0, "calls", 1, 0)),
     "substring": ({"say": ["2"]}, None, 0.0, say("2023"), (1.0, "calls", 1, 1), (0.0, "calls", 1, 0)),
     "broken call beside": (TWO, "x", 0.0, BROKEN + say("Paris"), (1.0, "calls", 1, 1), (2 / 3, "calls", 2, 1)),
@@ -97,7 +115,10 @@ KINDS: dict[str, Any] = {
 @pytest.mark.parametrize("name", KINDS)
 def test_kinds_and_counts(name, match, sandbox):
     unsolved, answer, rate, text, published, strict = KINDS[name]
-    score = score_turn(environment(unsolved, answer, rate), text, match=match, sandbox=sandbox)
+    start = environment(unsolved, answer, rate)
+    if name.startswith("final text lists"):
+        start.solved_set = TWO
+    score = score_turn(start, text, match=match, sandbox=sandbox)
     reward, kind, p, q = published if match == "published" else strict
     assert (score.kind, score.p, score.q, score.fault) == (kind, p, q, False)
     assert score.reward == pytest.approx(reward, abs=1e-15)
@@ -114,7 +135,7 @@ def test_what_each_call_solved_and_what_is_left(sandbox):
     start = environment({"say": ["Paris", "Rome"], "give": ["5"]})
     text = say("Oslo") + say("Rome") + render_call(ToolCall("give", {"n": 5}))
     score = score_turn(start, text, sandbox=sandbox)
-    assert score.solved == (None, "Rome", "5")
+    assert score.solved == ((), ("Rome",), ("5",))
     assert [result.output for result in score.results] == ["Oslo", "Rome", '{"n": 5}']
     assert score.unsolved_set == {"say": ["Paris"], "give": []}
     assert score.solve_rate == pytest.approx(2 / 3)

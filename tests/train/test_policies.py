@@ -5,7 +5,7 @@ import random
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from env_construction.jsonl import BadInput
@@ -106,6 +106,35 @@ SCHEMAS = st.recursive(
 def test_random_arguments_conform_to_the_schema(properties, seed, words) -> None:
     schema = {"type": "object", "properties": properties, "required": sorted(properties)[:2]}
     jsonschema.validate(random_arguments(schema, words, random.Random(seed)), schema)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["object", "integer", "array", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "properties", "required", "items", "enum", "minimum"]), inner)
+    ),
+    max_leaves=12,
+)
+KEYWORDS = ("type", "properties", "required", "items", "enum", "const", "minimum", "maximum", "x")
+
+
+@given(st.dictionaries(st.sampled_from(KEYWORDS), ANY_JSON), st.integers(0, 99))
+@example({"type": "object", "properties": {"x": {}}, "required": True}, 0)
+@example({"type": "object", "properties": {"x": {"type": "integer", "minimum": None}}, "required": ["x"]}, 0)
+@example({"type": "object", "properties": [{"x": {"type": "string"}}]}, 0)
+@example({"type": "object", "properties": {"x": True, "y": {"type": [], "items": True}}, "required": ["x", "y"]}, 0)
+def test_random_arguments_of_a_broken_schema_are_an_object_all_the_same(schema, seed) -> None:
+    for inner in (schema, {"type": "object", "properties": {"x": schema}, "required": ["x"]}):
+        assert isinstance(random_arguments(inner, ["word"], random.Random(seed)), dict)
+
+
+@pytest.mark.parametrize("odd", [{"trial": "first"}, {"trial": [1]}, {"turns": [None]}, {"turn_scores": [{"text": 5}]}])
+def test_a_recorded_row_of_another_shape_is_refused_by_line(tmp_path, odd) -> None:
+    file = tmp_path / "recorded.jsonl"
+    file.write_text(json.dumps({"id": "a", **odd}) + "\n")
+    with pytest.raises(BadInput, match=r"recorded\.jsonl:1: key '(trial|turns)': expected"):
+        ReplayPolicy(file)
 
 
 def test_replay_plays_turns_and_result_rows_and_reports_what_is_missing(environments, tmp_path) -> None:

@@ -72,7 +72,7 @@ def test_label_is_what_the_reward_reads(monkeypatch, trajectories, environments,
         6,
     )
     labels = [json.loads(row["label"]) for row in rows]
-    assert all(set(label) == {"id", "codes", "unsolved_set", "solve_rate", "answer"} for label in labels)
+    assert all(set(label) == {"id", "codes", "unsolved_set", "solved_set", "solve_rate", "answer"} for label in labels)
     states = {environment.id: environment for environment in environments}
     texts = []
     for row, label in zip(rows, labels, strict=True):
