@@ -223,7 +223,8 @@ def python_code(text: str, names: Sequence[str] = ()) -> str | None:
         return unfenced
     wanted = "|".join(map(re.escape, names)) or r"\w+"
     broken = [block for block in blocks if re.search(rf"^(?:async\s+)?def\s+(?:{wanted})\b", block, re.MULTILINE)]
-    return (broken or [block for block in blocks if _parses(block)] or blocks or [None])[-1]
+    left = broken or [block for block in blocks if _parses(block)] or blocks
+    return left[-1] if left else None
 
 
 def _tree(code: str) -> ast.Module | SyntaxError | None:

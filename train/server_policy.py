@@ -17,10 +17,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import openai
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from env_construction.jsonl import BadInput
-from env_construction.llm_endpoint import PASSING_FAULTS
+from env_construction.server_replies import may_pass
 from env_construction.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
 from train.policies import Exchange, Generation, PolicyRequest
@@ -118,7 +118,7 @@ class ServerPolicy:
         if template_kwargs:
             options["extra_body"] = {"chat_template_kwargs": {"enable_thinking": self.thinking}}
         retrying = Retrying(
-            retry=retry_if_exception_type(PASSING_FAULTS),
+            retry=retry_if_exception(may_pass),
             stop=stop_after_attempt(self.attempts),
             wait=wait_random_exponential(multiplier=min(1.0, self.longest_wait_s), max=self.longest_wait_s),
             reraise=True,
