@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, run_main, write_jsonl
+from env_construction.jsonl import BadInput, read_text, run_main, write_jsonl
 from env_construction.tool_sandbox import ToolCall
 from eval.results import read_rows
 from eval.tau_bench_domains import DOMAINS
@@ -58,7 +58,7 @@ def _call_text(message: Mapping[str, Any]) -> str:
 def read_trajectories(path: Path, domain: str) -> list[dict[str, Any]]:
     """The replay lines of a file. Raises BadInput."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: expected a JSON list of trajectories ({error})") from None
     if not isinstance(records, list):

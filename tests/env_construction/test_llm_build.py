@@ -236,6 +236,23 @@ def test_broken_question_files_are_named_by_line_and_key(tmp_path: Path, name: s
         read_topics(LlmOptions("http://localhost/v1", "m", tmp_path, questions=tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["q.txt", "q.jsonl"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "BOM"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_a_question_is_a_line_whatever_stands_in_it(tmp_path: Path, name: str, mark: bytes, end: str) -> None:
+    asked = ["What is\u2028it?", "Who\x85was\x0b it?", "Größe?"]
+    lines = asked if name == "q.txt" else [json.dumps({"question": text}, ensure_ascii=False) for text in asked]
+    (tmp_path / name).write_bytes(mark + end.join(lines).encode())
+    topics = read_topics(LlmOptions("http://localhost/v1", "m", tmp_path, questions=tmp_path / name))
+    assert [topic.question for topic in topics] == asked
+
+
+def test_questions_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("What?", encoding="utf-16")
+    with pytest.raises(BadInput, match=r"q\.txt: expected UTF-8 text"):
+        read_topics(LlmOptions("http://localhost/v1", "m", tmp_path, questions=tmp_path / "q.txt"))
+
+
 def test_more_environments_than_questions_are_refused(
     server: ScriptedAuthorServer, asked: Path, tmp_path: Path
 ) -> None:
