@@ -15,6 +15,7 @@ from typing import Any
 
 from env_construction.schema import Environment, GoldCall, ToolDocument
 from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolResult
+from env_construction.tool_schema import plain_schema
 
 RUNS = 3
 SLOW_S = 1.0
@@ -66,7 +67,8 @@ class ReplayPlan:
         return any(result.status in ("fault", "timeout", "crash") or result.seconds > SLOW_S for result in results)
 
     def _schema(self, call: GoldCall, name: str) -> dict[str, Any]:
-        return dict(self.documents[call.name].parameters["properties"].get(name, {}))
+        parameters = self.documents[call.name].parameters
+        return plain_schema(parameters.get("properties", {}).get(name, True), parameters)
 
     def _wrong_calls(self, call: GoldCall) -> Iterator[ToolCall]:
         """An unknown entity, an entity of another gold call, and the next choice of each enum."""
@@ -170,13 +172,13 @@ def _fill(tool: ToolDocument, arguments: dict[str, Any], names: list[str]) -> di
     """Arguments for the tool's required parameters: those of the same name where they fit, else made from `names`."""
     properties = tool.parameters.get("properties", {})
     return {
-        name: _value_for(properties.get(name, {}), arguments.get(name), names)
+        name: _value_for(plain_schema(properties.get(name, True), tool.parameters), arguments.get(name), names)
         for name in tool.parameters.get("required", [])
     }
 
 
 def _value_for(schema: dict[str, Any], same: Any, names: list[str]) -> Any:
-    if "enum" in schema:
+    if schema.get("enum"):
         return same if same in schema["enum"] else schema["enum"][0]
     match schema.get("type"):
         case "string":

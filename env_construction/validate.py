@@ -58,7 +58,7 @@ def tools_load(environments: Sequence[Environment], sandbox: ToolSandbox) -> lis
 def judge(path: Path) -> Iterator[tuple[int, Environment, list[Finding]]]:
     """Yield (line, environment, findings) of a file. Raises BadInput with file and line for what is no environment."""
     with ToolSandbox() as sandbox:
-        source = enumerate(read_environments(path), start=1)
+        source = enumerate(read_environments(path, check_tools=False), start=1)
         while chunk := list(islice(source, CHUNK)):
             environments = [environment for _, environment in chunk]
             loads = tools_load(environments, sandbox)

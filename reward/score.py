@@ -27,7 +27,7 @@ from tqdm import tqdm
 from env_construction.jsonl import BadInput, read_jsonl, run_main, write_jsonl
 from env_construction.matching import MATCHES
 from env_construction.sandbox_processes import SandboxFault
-from env_construction.schema import Environment
+from env_construction.schema import Environment, located_environments
 from env_construction.tool_sandbox import ToolSandbox
 from reward.rewards import REWARDS
 from reward.scoring import TurnScore, check_gold, score_turns
@@ -39,9 +39,7 @@ _SHOWN = 400
 def read_gold(path: Path, match: str) -> dict[str, Environment]:
     """The environments of a file by id. Raises BadInput for a bad line, an id twice, or (strict) an empty gold answer."""
     environments: dict[str, Environment] = {}
-    for number, record in read_jsonl(path):
-        where = f"{path}:{number}"
-        environment = Environment.from_record(record, where=where)
+    for where, environment in located_environments(path):
         if environment.id in environments:
             raise BadInput(
                 f"{where}: key 'id': {environment.id!r} stands in the file twice, expected one line for each id"

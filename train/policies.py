@@ -8,10 +8,11 @@ Source: paper/README.md, "Training" (collection) and "Evaluation".
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from env_construction.jsonl import BadInput, read_jsonl
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolCall
+from env_construction.tool_schema import fill
 from reward.tool_calls import render_call
 
 
@@ -153,33 +155,39 @@ class RandomPolicy:
 
 
 def random_arguments(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> dict[str, Any]:
-    """A random object for a JSON Schema object: every required property, each optional one with probability 0.3."""
-    required = schema.get("required") or []
-    return {
-        name: _random_value(property_schema if isinstance(property_schema, dict) else {}, words, rng)
-        for name, property_schema in (schema.get("properties") or {}).items()
-        if name in required or rng.random() < 0.3
-    }
+    """Random arguments for a tool's parameters: every required property, each optional one with probability 0.3."""
+    return fill(schema, _RandomChoices(words, rng))
 
 
-def _random_value(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> Any:
-    if schema.get("enum"):
-        return rng.choice(schema["enum"])
-    kind = schema.get("type", "string")
-    if isinstance(kind, list):
-        kind = rng.choice(kind)
-    if kind in ("integer", "number"):
-        low = schema.get("minimum", 0)
-        number = rng.randint(int(low), max(int(low), int(schema.get("maximum", 100))))
-        return number if kind == "integer" else float(number)
-    if kind == "boolean":
-        return rng.random() < 0.5
-    if kind == "array":
-        items = schema.get("items") if isinstance(schema.get("items"), dict) else {}
-        return [_random_value(items or {}, words, rng) for _ in range(rng.randint(1, 2))]
-    if kind == "object":
-        return random_arguments(schema, words, rng)
-    return None if kind == "null" else _phrase(words, rng)
+@dataclass(frozen=True)
+class _RandomChoices:
+    words: Sequence[str]
+    rng: random.Random
+
+    def optional(self, name: str) -> bool:
+        return self.rng.random() < 0.3
+
+    def option(self, name: str, options: Sequence[Any]) -> Any:
+        return self.rng.choice(options)
+
+    def text(self, name: str, schema: Mapping[str, Any]) -> str:
+        return _phrase(self.words, self.rng)
+
+    def number(self, name: str, low: float | None, high: float | None, whole: bool) -> float:
+        low = (0 if high is None or high >= 0 else high - 100) if low is None else low
+        high = max(low, 100) if high is None else high
+        first, last = math.ceil(low), math.floor(high)
+        if first <= last or whole:
+            number = self.rng.randint(first, max(first, last))
+            return number if whole else float(number)
+        return self.rng.uniform(low, max(low, high))
+
+    def boolean(self, name: str) -> bool:
+        return self.rng.random() < 0.5
+
+    def length(self, name: str, least: int, most: int | None) -> int:
+        low = least if most is not None and most < 1 else max(1, least)
+        return self.rng.randint(low, max(low, 2 if most is None else min(2, most)))
 
 
 def _phrase(words: Sequence[str], rng: random.Random) -> str:

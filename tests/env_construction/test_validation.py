@@ -200,7 +200,7 @@ def test_records_that_make_no_sense_are_findings_and_not_crashes(construction_sa
         environment.tools[0].parameters["properties"] = ["country"]
 
     def odd_schema(environment: Environment) -> None:
-        environment.tools[0].parameters["properties"]["country"] = True
+        environment.tools[0].parameters["properties"]["country"] = {"minimum": None}
 
     for breaks in (unknown_step, unknown_dependency, odd_required, odd_properties, odd_schema):
         environment = _sound()
