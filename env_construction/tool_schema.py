@@ -10,6 +10,7 @@ inside its own document only: no file is read and no network asked.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -204,24 +205,24 @@ def without_filled_nulls(arguments: Any, schema: Any, parameters: Mapping[str, A
 
 
 class Choices(Protocol):
-    """Who decides what is left open when arguments are made up. `name` is the property that is filled, or empty."""
+    """Who decides what is left open when arguments are made up. `schema`: the value's, in plain keywords."""
 
     def optional(self, name: str) -> bool:
         """Whether to give a property that need not be given."""
 
-    def option(self, name: str, options: Sequence[Any]) -> Any:
+    def option(self, options: Sequence[Any]) -> Any:
         """One of an enum's options."""
 
-    def text(self, name: str, schema: Mapping[str, Any]) -> str:
-        """A string."""
+    def text(self, schema: Mapping[str, Any]) -> str:
+        """A string; it is cut or padded to the length that the schema wants."""
 
-    def number(self, name: str, low: float | None, high: float | None, whole: bool) -> float:
+    def number(self, schema: Mapping[str, Any], low: float | None, high: float | None, whole: bool) -> float:
         """A number from `low` to `high`, inclusive; None: no bound."""
 
-    def boolean(self, name: str) -> bool:
+    def boolean(self, schema: Mapping[str, Any]) -> bool:
         """True or false."""
 
-    def length(self, name: str, least: int, most: int | None) -> int:
+    def length(self, least: int, most: int | None) -> int:
         """How many elements a list gets."""
 
 
@@ -230,14 +231,14 @@ def fill(parameters: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
 
     Types, enums, bounds, lengths, nesting, references and alternatives are met; `pattern`, `format`, `not`, `if` and `contains` are not looked at.
     """
-    made = _value("", parameters, parameters, choices, 0)
+    made = _value(parameters, parameters, choices, 0)
     return made if isinstance(made, dict) else {}
 
 
-def _value(name: str, schema: Any, parameters: Mapping[str, Any], choices: Choices, depth: int) -> Any:
+def _value(schema: Any, parameters: Mapping[str, Any], choices: Choices, depth: int) -> Any:
     plain = plain_schema(schema, parameters)
     if plain.get("enum"):
-        return choices.option(name, plain["enum"])
+        return choices.option(plain["enum"])
     kind = plain["type"]
     if kind == "object":
         properties = plain.get("properties") or {}
@@ -251,27 +252,25 @@ def _value(name: str, schema: Any, parameters: Mapping[str, Any], choices: Choic
         rest = plain.get("additionalProperties", True)
         made = {}
         for key in wanted if depth <= 2 * _DEEPEST else ():
-            made[key] = _value(key, properties.get(key, rest), parameters, choices, depth + 1)
+            made[key] = _value(properties.get(key, rest), parameters, choices, depth + 1)
         return made
     if kind == "array":
-        return _list(name, plain, parameters, choices, depth)
+        return _list(plain, parameters, choices, depth)
     if kind in ("number", "integer"):
-        return _number(name, plain, choices)
+        return _number(plain, choices)
     if kind == "boolean":
-        return choices.boolean(name)
-    return None if kind == "null" else _text(choices.text(name, plain), plain)
+        return choices.boolean(plain)
+    return None if kind == "null" else _text(choices.text(plain), plain)
 
 
-def _list(
-    name: str, plain: Mapping[str, Any], parameters: Mapping[str, Any], choices: Choices, depth: int
-) -> list[Any]:
+def _list(plain: Mapping[str, Any], parameters: Mapping[str, Any], choices: Choices, depth: int) -> list[Any]:
     first, rest = plain.get("prefixItems") or [], plain.get("items", True)
     if isinstance(rest, list):  # draft 7
         first, rest = rest, plain.get("additionalItems", True)
     least, most = plain.get("minItems", 0), plain.get("maxItems")
     if rest is False:
         most = min(len(first), len(first) if most is None else most)
-    count = choices.length(name, least, most)
+    count = choices.length(least, most)
     if first and (most is None or most >= len(first)):
         count = max(count, len(first))
     if depth > _DEEPEST:
@@ -279,14 +278,14 @@ def _list(
     made: list[Any] = []
     for place in range(count):
         schema = first[place] if place < len(first) else rest
-        made.append(_value(name, schema, parameters, choices, depth + 1))
+        made.append(_value(schema, parameters, choices, depth + 1))
     if plain.get("uniqueItems"):
         distinct = {json.dumps(item, sort_keys=True): item for item in made}
         made = list(distinct.values())
     return made
 
 
-def _number(name: str, plain: Mapping[str, Any], choices: Choices) -> float:
+def _number(plain: Mapping[str, Any], choices: Choices) -> float:
     whole, step = plain["type"] == "integer", plain.get("multipleOf")
     low, high = plain.get("minimum"), plain.get("maximum")
     unit = step or (1 if whole else 1e-6)
@@ -294,12 +293,14 @@ def _number(name: str, plain: Mapping[str, Any], choices: Choices) -> float:
         low = above + unit
     if (below := plain.get("exclusiveMaximum")) is not None and (high is None or below <= high):
         high = below - unit
+    if whole:
+        low, high = low if low is None else math.ceil(low), high if high is None else math.floor(high)
     if step and (low is None or high is None or high - low >= step):
         # count in steps, so that the number is a multiple of one
         first = None if low is None else -(-low // step)
-        number = choices.number(name, first, None if high is None else high // step, True) * step
+        number = choices.number({}, first, None if high is None else high // step, True) * step
     else:
-        number = choices.number(name, low, high, whole)
+        number = choices.number(plain, low, high, whole)
     return int(number) if whole else number
 
 

@@ -167,13 +167,13 @@ class _RandomChoices:
     def optional(self, name: str) -> bool:
         return self.rng.random() < 0.3
 
-    def option(self, name: str, options: Sequence[Any]) -> Any:
+    def option(self, options: Sequence[Any]) -> Any:
         return self.rng.choice(options)
 
-    def text(self, name: str, schema: Mapping[str, Any]) -> str:
+    def text(self, schema: Mapping[str, Any]) -> str:
         return _phrase(self.words, self.rng)
 
-    def number(self, name: str, low: float | None, high: float | None, whole: bool) -> float:
+    def number(self, schema: Mapping[str, Any], low: float | None, high: float | None, whole: bool) -> float:
         low = (0 if high is None or high >= 0 else high - 100) if low is None else low
         high = max(low, 100) if high is None else high
         first, last = math.ceil(low), math.floor(high)
@@ -182,10 +182,10 @@ class _RandomChoices:
             return number if whole else float(number)
         return self.rng.uniform(low, max(low, high))
 
-    def boolean(self, name: str) -> bool:
+    def boolean(self, schema: Mapping[str, Any]) -> bool:
         return self.rng.random() < 0.5
 
-    def length(self, name: str, least: int, most: int | None) -> int:
+    def length(self, least: int, most: int | None) -> int:
         low = least if most is not None and most < 1 else max(1, least)
         return self.rng.randint(low, max(low, 2 if most is None else min(2, most)))
 

@@ -67,6 +67,7 @@ READ: dict[str, dict[str, Any]] = {
     "const": {"parameters": of(x={"const": "a"})},
     "list of types": {"parameters": of(x={"type": ["null", "integer"], "minimum": 1})},
     "enum with null": {"parameters": of(x={"type": ["string", "null"], "enum": [None, "a"]})},
+    "bounds between whole numbers": {"parameters": of(x={"type": "integer", "minimum": 0.5, "maximum": 1.5})},
     "narrow bounds": {"parameters": of(x={"type": "number", "minimum": 0.5, "maximum": 0.9})},
     "open bounds": {"parameters": of(x={"type": "integer", "exclusiveMinimum": 2, "exclusiveMaximum": 4})},
     "far bounds": {"parameters": of(x={"type": "integer", "minimum": 5000}, y={"type": "number", "maximum": -5.5})},

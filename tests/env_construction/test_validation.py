@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -245,3 +246,25 @@ def test_built_environments_of_every_level_pass_when_read_back(
 ) -> None:
     read = [Environment.from_record(json.loads(json.dumps(item.to_record()))) for item in built(level)]
     assert all(not any(item.fatal for item in found) for found in validate_environments(read, construction_sandbox))
+
+
+def test_a_tool_beside_the_plan_may_have_any_schema(construction_sandbox: ToolSandbox) -> None:
+    """Every tool is asked about the plan's entities: what its document allows must not end the validation."""
+    odd: dict[str, Any] = {
+        "true": True,
+        "nothing": {},
+        "items": {"type": "array", "items": True, "minItems": 2},
+        "pair": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}]},
+        "choice": {"enum": []},
+        "constant": {"const": None},
+        "types": {"type": ["string", "null"]},
+        "reference": {"$ref": "#/$defs/P"},
+        "nowhere": {"$ref": "#/$defs/Q"},
+        "country": {"type": "string", "pattern": "["},
+        "year": {"type": "integer", "minimum": 0.5, "default": "now"},
+    }
+    environment = _sound()
+    parameters = {"type": "object", "properties": odd, "required": list(odd), "$defs": {"P": {"type": "object"}}}
+    environment.tools.append(ToolDocument(name="odd", description="Anything.", parameters=parameters))
+    environment.codes["odd"] = "def odd(**options):\n    return 'nothing'\n"
+    assert _rules(environment, construction_sandbox) == {}
