@@ -54,9 +54,9 @@ def read_jsonl(path: Path | str, required: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def read_text(path: Path | str) -> str:
-    """A text file as people save them: UTF-8 with or without a byte order mark, any line ends (`\\n` here). Raises BadInput.
+    """A text file as people save them: UTF-8 with or without a byte order mark, any line ends. Raises BadInput.
 
-    Split its lines at `\\n`: `splitlines` also splits at characters that stand inside a line, such as U+2028 and U+0085.
+    Split it at the newline: `splitlines` also splits at characters that stand inside a line (U+2028, U+0085).
     """
     path = Path(path)
     if not path.is_file():
@@ -70,7 +70,7 @@ def read_text(path: Path | str) -> str:
 def json_text(value: Any, indent: int | None = None) -> str:
     """The JSON text of a value, as every reader takes it. What is written to a file or a page goes through here.
 
-    NaN and the infinities are no JSON: they become null, as JavaScript and pandas write them. Lone surrogates are escaped.
+    NaN and the infinities are no JSON: they become null, as in JavaScript and pandas. Lone surrogates are escaped.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)

@@ -1,7 +1,7 @@
-"""Files of records as people have them: JSONL, and Parquet with the same columns (what `build` writes, what `datasets` makes of either).
+"""Files of records as people have them: JSONL, and Parquet with the same columns.
 
-A table gives every record the keys of all records, and null where a record lacks one: null and absent mean the same in what is read here
-(`schema.Environment.from_record` does the same inside nested objects).
+A table gives every record the keys of all records, and null where a record lacks one. What that does to an environment
+is undone by `schema.Environment.from_record`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PARQUET = b"PAR1"
 
 
 def read_records(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `(file and line or row, record)`; the content says which kind of file it is. Raises BadInput for what cannot be read."""
+    """Yield `(file and line or row, record)`; the content says which kind of file it is. Raises BadInput."""
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")

@@ -1,16 +1,16 @@
 """The one reader of what models wrap around a reply: thinking, Markdown fences, sentences before and after.
 
-Everything that reads a model's text uses it: the LLM author, the strict reading of turns, the graders of answers and of programs.
+All that read a model's text use it: the LLM author, the strict reading of turns, the graders of answers and programs.
 
-- Thinking: `<think>...</think>`. A `</think>` that nothing opened closes thinking that the prompt opened: all before it is thinking.
-  Thinking that nothing closes runs to the end.
+- Thinking: `<think>...</think>`. A `</think>` that nothing opened closes thinking that the prompt opened: all before it is
+  thinking. Thinking that nothing closes runs to the end.
 - JSON: objects delimit themselves, so fences play no part, and a fence or a tag inside a JSON string is text.
-- Python: fenced blocks as CommonMark has them, and as models write them: behind a sentence, inside a list, indented, unclosed, closed at the
-  end of a code line. A block ends at the first fence where its code parses, so that a fence in a docstring is text. Without a block that
-  has the code, the lines between the sentences count.
+- Python: fenced blocks as CommonMark has them, and as models write them: behind a sentence, inside a list, indented, unclosed,
+  closed at the end of a code line. A block ends at the first fence where its code parses, so that a fence in a docstring is
+  text. Without a block that has the code, the lines between the sentences count.
 
 Of several candidates the last complete one counts: models draft, then correct, and show what they settled on last.
-A Markdown parser is not used: it ends a block at the first fence in a docstring and does not see a fence behind a sentence.
+A Markdown parser is not used: it ends a block at a fence in a docstring and sees no fence behind a sentence.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _CONTAINER = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*")
 _OPENING = re.compile(r"(?P<before>[^`~]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`]*)")
 _CLOSING = re.compile(r"(?P<code>.*?)(?P<fence>`{3,}|~{3,})[ \t]*")
 _CODE_BEGINS = re.compile(
-    r"(?P<indent>[ \t]*)(?:@\w|(?:async[ \t]+)?def[ \t]|class[ \t]|import[ \t]|from[ \t]+\S+[ \t]+import[ \t]|\w+[ \t]*(?::[^=]*)?=(?!=))"
+    r"(?P<indent>[ \t]*)"
+    r"(?:@\w|(?:async[ \t]+)?def[ \t]|class[ \t]|import[ \t]|from[ \t]+\S+[ \t]+import[ \t]|\w+[ \t]*(?::[^=]*)?=(?!=))"
 )
 _PYTHON = ("", "py", "ipython")
 _MOST_TRIES = 24
@@ -80,7 +81,7 @@ def outside(text: str, spans: Sequence[Span]) -> str:
 
 
 def said_after_thinking(text: str, opened: bool = False) -> tuple[str, bool]:
-    """`(what stands behind the last thinking, whether thinking was left unclosed)`; the first is empty where the second is true."""
+    """`(what stands behind the last thinking, whether thinking was left unclosed)`; if it was, the first is empty."""
     spans = thinking_spans(text, opened)
     end = spans[-1][1] if spans else 0
     if spans and not text[:end].endswith(THINK_CLOSE):
@@ -96,7 +97,7 @@ def without_thinking(text: str) -> str:
 
 
 def json_objects(text: str) -> list[dict[str, Any] | ValueError]:
-    """The outermost JSON objects of a text, in order; for what begins like one and cannot be read, the error that says why.
+    """The outermost JSON objects of a text, in order; for what begins like one and cannot be read, the error.
 
     Raw line breaks inside strings are read, as models write them. NaN and Infinity are errors: they are no JSON.
     """
@@ -191,7 +192,7 @@ def _ends_of_block(lines: list[str], start: int, opening: re.Match[str]) -> list
 
 
 def _body(lines: list[str], before: str) -> str:
-    """The lines of a block without what their container puts before them: quote marks, and the indentation of the fence."""
+    """The lines of a block without what their container puts before them: quote marks, the fence's indentation."""
     for _ in range(before.count(">") if _CONTAINER.fullmatch(before) else 0):
         lines = [re.sub(r"^[ \t]*> ?", "", line) for line in lines]
     indent = len(before.rpartition(">")[2]) if _CONTAINER.fullmatch(before) else 0
@@ -213,8 +214,8 @@ def python_blocks(text: str) -> list[str]:
 def python_code(text: str, names: Sequence[str] = ()) -> str | None:
     """The program that a reply hands in; `names` are the functions that are wanted (none named: any will do).
 
-    In this order: the last fenced block that parses and defines one; the unfenced lines that do; the last block that defines one and
-    does not parse; the last block that parses; the last block. None without any.
+    In this order: the last fenced block that parses and defines one; the unfenced lines that do; the last block that
+    defines one and does not parse; the last block that parses; the last block. None without any.
     """
     blocks = [block for block in python_blocks(text) if block.strip()]
     if whole := [block for block in blocks if _defines(block, names)]:
@@ -252,7 +253,7 @@ def _defines(code: str, names: Sequence[str]) -> bool:
 
 
 def _unfenced_code(text: str, names: Sequence[str]) -> str | None:
-    """The lines from one that can begin a module up to the last that can be parsed with it, if they define a wanted function."""
+    """The lines from one that can begin a module up to the last that parses with it, if they define a wanted function."""
     lines = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff"))
     beginnings = [(number, found["indent"]) for number, line in enumerate(lines) if (found := _CODE_BEGINS.match(line))]
     for start, indent in beginnings[:_MOST_TRIES]:
@@ -275,7 +276,7 @@ def _unfenced_code(text: str, names: Sequence[str]) -> str | None:
 
 
 def _last_statement(tree: ast.Module) -> int | None:
-    """The line on which a module ends, words behind the code that happen to be Python (`Done`, `Note: simple`) left out."""
+    """The line on which a module ends, words behind it that happen to be Python (`Done`, `Note: simple`) left out."""
     body = list(tree.body)
     while isinstance(body[-1], ast.AnnAssign) or (
         isinstance(body[-1], ast.Expr) and isinstance(body[-1].value, ast.Name)

@@ -4,6 +4,9 @@ One environment a line. The authors' keys come first, with `tools`, `codes` and 
 their files have them; then ours: `id`, `scenario`, `sub_questions`, `gold_plan`, `provenance`. A record without our keys
 (the published data) is valid: it has no gold plan, and its id is made from its content.
 
+Files are JSONL or Parquet. What a table has put into a record (null for a key that it lacks, JSON text for an object) is
+taken out again: Parquet, and JSONL that the package `datasets` wrote, give the environments that they were made from.
+
 Source of the format: paper/README.md, "Data format"; scenarios: paper section 3.1.
 """
 
@@ -49,7 +52,7 @@ def _decoded(value: Any) -> Any:
 class ToolDocument(BaseModel):
     """What the model sees of a tool. `parameters` is a JSON Schema object (draft 2020-12).
 
-    As OpenAI and MCP allow it, the description and the parameters may be missing, null or empty; MCP calls the latter `inputSchema`.
+    As OpenAI and MCP allow it, description and parameters may be missing, null or empty; MCP says `inputSchema`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -208,7 +211,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _without_filled_arguments(environment: Environment) -> list[GoldCall]:
-    """The gold plan without the nulls that its tools' documents do not take, and need not be given: a table has put them in."""
+    """The gold plan without the nulls that the tools neither require nor take: a table has put them in."""
     documents = {tool.name: tool.parameters for tool in environment.tools}
     return [
         call.model_copy(

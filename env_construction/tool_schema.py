@@ -1,10 +1,9 @@
 """The JSON Schemas of tool documents: are they valid, does a value fit, and which value could be given.
 
-Schemas are draft 2020-12, which MCP asks for, or draft 7, which many generators still write (`items` as a list is only valid there).
-
-Documents come as OpenAI and MCP allow them: without parameters, with boolean schemas, references, lists of types, empty enums.
-`parameters_schema` gives all of them one form, `schema_problem` names what is no schema, `fill` makes arguments. A reference is looked up
-inside its own document only: no file is read and no network asked.
+Schemas are draft 2020-12, which MCP asks for, or draft 7, which many generators still write (only there is `items` a list).
+Documents come as OpenAI and MCP allow them: without parameters, with boolean schemas, references, lists of types, empty
+enums. `parameters_schema` gives all of them one form, `schema_problem` names what is no schema, `fill` makes arguments.
+A reference is looked up inside its own document only: no file is read and no network asked.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _HINTS = (
 
 
 def parameters_schema(parameters: Any) -> Any:
-    """A tool's `parameters` in one form: nothing, null and `{}` mean no parameters; an object schema says so and lists its properties."""
+    """A tool's `parameters` in one form: nothing, null and `{}` mean none; `type` and `properties` are always there."""
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, dict) or any(key in parameters for key in ("$ref", "anyOf", "oneOf", "allOf")):
@@ -109,7 +108,7 @@ def _metaschema_problem(schema: str) -> str:
 
 
 class CannotApply(ValueError):
-    """A valid schema that cannot be used: a pattern that does not compile, a reference to nowhere, a schema that never ends."""
+    """A valid schema that cannot be used: a pattern that does not compile, a reference to nowhere, endless nesting."""
 
 
 def fits(value: Any, schema: Any, parameters: Mapping[str, Any]) -> bool:
@@ -130,10 +129,10 @@ def _validator(parameters: str) -> Validator:
 
 
 def plain_schema(schema: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema in plain keywords: references followed, `allOf` joined, the first of several alternatives taken, `const` as an enum.
+    """The schema in plain keywords: references followed, `allOf` joined, the first alternative taken, `const` as an enum.
 
-    `type` is one type, the first that is not null; without one, what the other keywords speak of, else a string. What takes any value is
-    read as a string. `parameters` is the document's whole schema, in which references are looked up.
+    `type` is one type, the first that is not null; without one, what the other keywords speak of, else a string: so is read
+    what takes any value. `parameters` is the document's whole schema, in which references are looked up.
     """
     plain = _joined(schema, parameters, 0)
     if "const" in plain:
@@ -141,7 +140,7 @@ def plain_schema(schema: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     kind = plain.get("type")
     if isinstance(kind, list):
         kind = next((name for name in kind if name != "null"), "null")
-    if not kind:
+    if kind not in _TYPES:
         kind = next((name for name, keys in _HINTS if any(key in plain for key in keys)), "string")
     return {**plain, "type": kind}
 
@@ -229,7 +228,8 @@ class Choices(Protocol):
 def fill(parameters: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
     """Arguments that fit a tool's parameters, as `choices` decides.
 
-    Types, enums, bounds, lengths, nesting, references and alternatives are met; `pattern`, `format`, `not`, `if` and `contains` are not looked at.
+    Types, enums, bounds, lengths, nesting, references and alternatives are met; `pattern`, `format`, `not`, `if` and
+    `contains` are not looked at.
     """
     made = _value(parameters, parameters, choices, 0)
     return made if isinstance(made, dict) else {}
