@@ -34,13 +34,13 @@ _HINTS = (
 
 
 def parameters_schema(parameters: Any) -> Any:
-    """A tool's `parameters` in one form: nothing, null and `{}` mean none; `type` and `properties` are always there."""
-    if parameters is None:
-        parameters = {}
-    if not isinstance(parameters, dict) or any(key in parameters for key in ("$ref", "anyOf", "oneOf", "allOf")):
+    """A tool's `parameters` in one form: nothing, null and `{}` mean none; an object's schema has `type` and `properties`."""
+    whole = {"type": "object", "properties": {}}
+    if parameters is None or parameters == {}:
+        return whole
+    if not isinstance(parameters, dict) or (parameters.get("type") != "object" and "properties" not in parameters):
         return parameters
-    missing = {"type": "object", "properties": {}}
-    return parameters | {key: value for key, value in missing.items() if key not in parameters}
+    return parameters | {key: value for key, value in whole.items() if key not in parameters}
 
 
 def schema_problem(parameters: Any) -> str:
