@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from env_construction.jsonl import BadInput, read_text, run_main
+from env_construction.reply_text import said_after_thinking
 from env_construction.schema import Environment
 from eval.results import GroupedMean, Metric
 from eval.suite import DataMissing, conversation, play_games, run_suite, suite_parser, with_messages
@@ -257,9 +258,7 @@ class RotbenchGame:
 
     def hear(self, generation: Generation) -> None:
         turn = parse_turn(generation.text, "strict")
-        spoken = turn.text.rpartition("</think>")[2] if turn.thinking else turn.text
-        if turn.thinking and "</think>" not in turn.text:  # thinking that never ended: nothing was said
-            spoken = ""
+        spoken = said_after_thinking(turn.text)[0] if turn.thinking else turn.text
         self._actions = {
             "published": read_published(turn.text),
             "strict": read_strict(spoken.strip()),
