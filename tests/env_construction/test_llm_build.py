@@ -202,6 +202,21 @@ def test_the_command_writes_a_data_set_and_the_key_nowhere(
     assert "Raise --budget and run again to go on" in capsys.readouterr().out
 
 
+def test_a_build_that_got_no_reply_fails_in_the_servers_words_and_the_next_one_recovers(
+    server: ScriptedAuthorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(item) + "\n" for item in questions(2)))
+    monkeypatch.setattr(build_script, "draw_figures", lambda statistics, folder: None)
+    monkeypatch.setattr(sys, "argv", _arguments(server, tmp_path / "out", "--questions", str(tmp_path / "q.jsonl")))
+    server.mangle = lambda number, payload: {"error": {"message": "the tunnel is closed"}, "choices": None}
+    assert build_script.main() == 1
+    assert "2 environments without an answer from the endpoint" in (said := capsys.readouterr().out)
+    assert "the tunnel is closed" in said
+    server.mangle = lambda number, payload: payload
+    assert build_script.main() == 0
+    assert len(environments(tmp_path / "out")) == 2
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
