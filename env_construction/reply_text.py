@@ -256,7 +256,10 @@ def _unfenced_code(text: str, names: Sequence[str]) -> str | None:
     """The lines from one that can begin a module up to the last that parses with it, if they define a wanted function."""
     lines = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff"))
     beginnings = [(number, found["indent"]) for number, line in enumerate(lines) if (found := _CODE_BEGINS.match(line))]
+    read_to = 0
     for start, indent in beginnings[:_MOST_TRIES]:
+        if start < read_to:
+            continue  # a part of what has been parsed, such as a method
         code = []
         for line in lines[start:]:
             if line.strip() and not line.startswith(indent):
@@ -268,6 +271,7 @@ def _unfenced_code(text: str, names: Sequence[str]) -> str | None:
             if isinstance(tree, ast.Module):
                 if _defines(source, names):
                     return "\n".join([*code[: _last_statement(tree)], ""])
+                read_to = start + len(code)
                 break
             if tree is None or not tree.lineno or not 1 < tree.lineno <= len(code):
                 break
@@ -277,9 +281,13 @@ def _unfenced_code(text: str, names: Sequence[str]) -> str | None:
 
 def _last_statement(tree: ast.Module) -> int | None:
     """The line on which a module ends, words behind it that happen to be Python (`Done`, `Note: simple`) left out."""
+
+    def does_nothing(node: ast.stmt) -> bool:
+        if isinstance(node, ast.AnnAssign):
+            return node.value is None
+        return isinstance(node, ast.Expr) and not any(isinstance(inner, ast.Call) for inner in ast.walk(node))
+
     body = list(tree.body)
-    while isinstance(body[-1], ast.AnnAssign) or (
-        isinstance(body[-1], ast.Expr) and isinstance(body[-1].value, ast.Name)
-    ):
+    while does_nothing(body[-1]):
         body.pop()
     return body[-1].end_lineno

@@ -121,6 +121,8 @@ PROGRAMS = [
     ("shell comes first", fence("pip install half\n", "bash") + fence(SOURCE), SOURCE),
     ("sentences, no fence", f"Here is the function:\n\n{SOURCE}\nIt's done by floor division.\n", SOURCE),
     ("a word behind, no fence", f"Sure!\n{SOURCE}\nDone\n", SOURCE),
+    ("a sentence behind that is Python, no fence", f"Sure!\n{SOURCE}\nThat is it\n", SOURCE),
+    ("no method is taken out of its class", fence("class A:\n    def half(self, x):\n        return x\n"), "class A:\n    def half(self, x):\n        return x\n"),
     ("code block by indentation", "Sure:\n\n    def half(x):\n        return x // 2\n\nThat is all.", SOURCE),
     ("imports and constants, no fence", f"Code:\nimport math\nTWO = 2\n\n{SOURCE}", f"import math\nTWO = 2\n\n{SOURCE}"),
     ("only code", SOURCE, SOURCE),
