@@ -23,9 +23,17 @@ from referencing.exceptions import Unresolvable
 
 _DEEPEST = 12
 """Levels of a value that is made up: a schema may refer to itself."""
+_MOST_MADE = 1000
+"""Elements of a list, characters of padding that are made up at most."""
 _TYPES = frozenset(["string", "number", "integer", "boolean", "array", "object", "null"])
 _TEXTS = frozenset(["description", "title", "format", "$comment"])
 _COUNTS = frozenset(["minItems", "maxItems", "minLength", "maxLength"])
+_SHAPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("properties",), dict),
+    **dict.fromkeys(("required", "enum", "prefixItems", "allOf", "anyOf", "oneOf"), list),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), (int, float)),
+    **dict.fromkeys(_COUNTS, int),
+}
 _HINTS = (
     ("object", ("properties", "additionalProperties", "required")),
     ("array", ("items", "prefixItems", "minItems", "maxItems")),
@@ -140,7 +148,7 @@ def plain_schema(schema: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     kind = plain.get("type")
     if isinstance(kind, list):
         kind = next((name for name in kind if name != "null"), "null")
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         kind = next((name for name, keys in _HINTS if any(key in plain for key in keys)), "string")
     return {**plain, "type": kind}
 
@@ -150,6 +158,8 @@ def _joined(schema: Any, parameters: Mapping[str, Any], depth: int) -> dict[str,
         return {"type": "null"}
     if not isinstance(schema, dict) or depth > _DEEPEST:
         return {}
+    # benchmarks bring schemas that are none: what cannot be meant says nothing
+    schema = {key: value for key, value in schema.items() if isinstance(value, _SHAPES.get(key, object))}
     parts = [_at(parameters, schema["$ref"])] if isinstance(schema.get("$ref"), str) else []
     parts += schema.get("allOf") or []
     for key in ("anyOf", "oneOf"):
@@ -242,7 +252,7 @@ def _value(schema: Any, parameters: Mapping[str, Any], choices: Choices, depth: 
     kind = plain["type"]
     if kind == "object":
         properties = plain.get("properties") or {}
-        required = list(plain.get("required") or [])
+        required = [key for key in plain.get("required", []) if isinstance(key, str)]
         wanted = [
             key
             for key, inner in properties.items()
@@ -276,7 +286,7 @@ def _list(plain: Mapping[str, Any], parameters: Mapping[str, Any], choices: Choi
     if depth > _DEEPEST:
         count = least if depth <= 2 * _DEEPEST else 0
     made: list[Any] = []
-    for place in range(count):
+    for place in range(min(count, _MOST_MADE)):
         schema = first[place] if place < len(first) else rest
         made.append(_value(schema, parameters, choices, depth + 1))
     if plain.get("uniqueItems"):
@@ -293,6 +303,8 @@ def _number(plain: Mapping[str, Any], choices: Choices) -> float:
         low = above + unit
     if (below := plain.get("exclusiveMaximum")) is not None and (high is None or below <= high):
         high = below - unit
+    # 1e999 in a document is infinity, and no bound
+    low, high = (bound if bound is not None and -1e308 < bound < 1e308 else None for bound in (low, high))
     if whole:
         low, high = low if low is None else math.ceil(low), high if high is None else math.floor(high)
     if step and (low is None or high is None or high - low >= step):
@@ -305,5 +317,5 @@ def _number(plain: Mapping[str, Any], choices: Choices) -> float:
 
 
 def _text(text: str, plain: Mapping[str, Any]) -> str:
-    least, most = plain.get("minLength", 0), plain.get("maxLength")
+    least, most = min(plain.get("minLength", 0), _MOST_MADE), plain.get("maxLength")
     return text.ljust(least, "x")[:most]

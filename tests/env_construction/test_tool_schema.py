@@ -132,7 +132,15 @@ def test_parameters_that_are_no_object_are_refused(tmp_path: Path, parameters: A
 
 def test_a_schema_that_nothing_fits_is_played_and_ends() -> None:
     loop = {**of(x={"$ref": "#/$defs/P"}), "$defs": {"P": of(x={"$ref": "#/$defs/P"})}}
-    for parameters in (of(x={"enum": []}), of(x=False), of(x={"$ref": "#/nowhere"}), of(x={"$ref": "a.json"}), loop):
+    endless = (
+        of(x={"type": "array", "minItems": 10**9}),
+        of(x={"type": "string", "minLength": 10**9}),
+        of(x={"type": "number", "minimum": -1e999, "maximum": 1e999}),
+        of(x={"type": "integer", "minimum": 1.7e308, "exclusiveMaximum": 1e999}),
+        of(x={"type": "integer", "maximum": 10**400}),
+    )
+    nothing = (of(x={"enum": []}), of(x=False), of(x={"$ref": "#/nowhere"}), of(x={"$ref": "a.json"}), loop)
+    for parameters in (*nothing, *endless):
         assert schema_problem(parameters) == ""
         assert "x" in random_arguments(parameters, ["word"], random.Random(0))
 
@@ -170,6 +178,13 @@ SOUP = st.recursive(
 def test_the_glance_never_passes_what_the_metaschema_refuses(schema: Any) -> None:
     if _plainly_valid(schema, 0):
         Draft202012Validator.check_schema(schema)
+
+
+@given(SOUP, st.integers(0, 99))
+def test_no_document_of_a_benchmark_makes_the_random_policy_raise(schema: Any, seed: int) -> None:
+    parameters = {"type": "dict", "properties": {"x": schema}, "required": True, "minimum": None}
+    for odd in (parameters, {**parameters, "required": ["x"]}, schema if isinstance(schema, dict) else {}):
+        assert isinstance(random_arguments(odd, ["word"], random.Random(seed)), dict)
 
 
 def _objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
