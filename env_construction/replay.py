@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from env_construction.argument_filler import fill
 from env_construction.schema import Environment, GoldCall, ToolDocument
 from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolResult
-from env_construction.tool_schema import CannotApply, fill, fits, plain_schema
+from env_construction.tool_schema import CannotApply, fits, plain_schema
 
 RUNS = 3
 SLOW_S = 1.0

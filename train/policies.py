@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from env_construction.argument_filler import fill
 from env_construction.jsonl import BadInput, read_jsonl
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolCall
-from env_construction.tool_schema import fill
 from reward.tool_calls import render_call
 
 
