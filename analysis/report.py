@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import base64
 import csv
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from analysis.claims import claims
 from analysis.intervals import estimate_text, mean_estimate, paired_difference
 from analysis.run_folder import Run, policy_label, read_json
 from analysis.trajectories import viewer_data
-from env_construction.jsonl import BadInput, run_main
+from env_construction.jsonl import BadInput, json_text, run_main
 
 TABLE_ROWS = 300
 _SUFFIXES = ("_low", "_high", "_n")
@@ -92,7 +91,7 @@ def data_address(path: Path) -> str:
 
 def script_json(value: Any) -> Markup:
     """JSON that can stand inside a <script> element: nothing in it can end the element."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json_text(value)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from env_construction.author import Author, Topic
 from env_construction.fact_author import FactAuthor
-from env_construction.jsonl import BadInput, read_jsonl
+from env_construction.jsonl import BadInput, read_jsonl, read_text
 from env_construction.schema import SCENARIOS
 
 if TYPE_CHECKING:
@@ -134,13 +134,7 @@ def read_topics(options: LlmOptions) -> list[Topic]:
     if path.suffix == ".jsonl":
         topics = [_topic(f"{path}:{number}", record) for number, record in read_jsonl(path, required=("question",))]
     else:
-        if not path.is_file():
-            raise BadInput(f"{path}: no such file")
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{path}: expected UTF-8 text ({error})") from None
-        topics = [Topic(question=line.strip()) for line in lines if line.strip()]
+        topics = [Topic(question=line.strip()) for line in read_text(path).split("\n") if line.strip()]
     if not topics:
         raise BadInput(f"{path}: holds no question")
     return topics

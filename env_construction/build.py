@@ -195,11 +195,13 @@ def _build_with_model(arguments: argparse.Namespace, configuration: BuildConfigu
         if counted["yield"]["asked"]:
             print(f"{split}: {', '.join(f'{number} {what}' for what, number in counted['yield'].items())}")
     for kind, number in sorted(run.faults.items()):
-        print(f"{number} environments without an answer from the endpoint ({kind}); run again to try them again")
+        words = run.fault_words[kind]
+        print(f"{number} environments without an answer from the endpoint ({words}); run again to try them again")
     if run.budget_message:
         print(f"stopped: {run.budget_message}. Raise --budget and run again to go on")
         return BUDGET_SPENT
-    return 0
+    # nothing was made and nothing judged: the next step must not take this for a build
+    return 1 if run.faults and not any(counted["yield"]["asked"] for counted in statistics.values()) else 0
 
 
 def _publish(

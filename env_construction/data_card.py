@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from env_construction.jsonl import read_jsonl
+from env_construction.jsonl import json_text, read_jsonl
 
 ROWS = 2000
 _TEXT_COLUMNS = ("tools", "codes", "unsolved_set")
@@ -54,7 +54,7 @@ def write_parquet(folder: Path, splits: Sequence[str]) -> None:
         with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
             rows: list[dict[str, Any]] = []
             for _, record in read_jsonl(source):
-                rows.append(record | {name: json.dumps(record[name], ensure_ascii=False) for name in _JSON_COLUMNS})
+                rows.append(record | {name: json_text(record[name]) for name in _JSON_COLUMNS})
                 if len(rows) == ROWS:
                     writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
                     rows = []

@@ -3,7 +3,7 @@
 `Tally` counts one environment at a time in constant memory and adds up over processes; `comparison` sets two tallies side
 by side. Rows follow "The published data, counted" in paper/README.md.
 
-In: a JSONL of environments, ours or the authors'. Out: a table on the screen, each row beside the published one; with --out, JSON.
+In: environments (JSONL or Parquet), ours or the authors'. Out: a table on the screen, each row beside the published one; with --out, JSON.
 
 Example:
     python -m env_construction.data_statistics outputs/demo/environments/train.jsonl --out outputs/demo/counted.json
@@ -207,7 +207,7 @@ def comparison(rows: dict[str, float], reference: dict[str, float]) -> list[tupl
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="JSONL of environments")
+    parser.add_argument("file", type=Path, help="environments, JSONL or Parquet")
     parser.add_argument("--out", type=Path, help="JSON with all counts and histograms")
     arguments = parser.parse_args()
     counted = tally(tqdm(read_environments(arguments.file), desc="count", unit="env", disable=None))

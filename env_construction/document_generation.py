@@ -13,7 +13,7 @@ from __future__ import annotations
 from env_construction.author import Author, Draft, Step, WrittenDocument, ask_until_valid
 from env_construction.jsonl import run_main
 from env_construction.stage_runner import author_maker, read_drafts, run_stage, stage_parser
-from env_construction.tool_rules import check_arguments, check_document
+from env_construction.tool_rules import check_arguments, check_described, check_document
 
 
 def generate_documents(author: Author, draft: Draft) -> Draft:
@@ -26,6 +26,7 @@ def generate_documents(author: Author, draft: Draft) -> Draft:
 def _document_for(author: Author, draft: Draft, step: Step) -> WrittenDocument:
     def check(written: WrittenDocument) -> None:
         check_document(written.document)
+        check_described(written.document)
         check_arguments(written.document, written.arguments)
 
     return ask_until_valid(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from env_construction.author import Author, Draft, Rejected, Toolset, ask_until_valid
 from env_construction.jsonl import run_main
 from env_construction.stage_runner import author_maker, read_drafts, run_stage, stage_parser
-from env_construction.tool_rules import check_arguments, check_document
+from env_construction.tool_rules import check_arguments, check_described, check_document
 
 
 def integrate_functions(author: Author, draft: Draft) -> Draft:
@@ -43,6 +43,7 @@ def check_toolset(draft: Draft, toolset: Toolset) -> None:
         raise Rejected("tool_name_twice", "two tools have one name")
     for document in toolset.tools:
         check_document(document)
+        check_described(document)
     if [call.sub_question for call in toolset.calls] != [step.id for step in draft.plan.steps]:
         raise Rejected("call_missing", "expected one call for each sub-question, in order")
     for call in toolset.calls:

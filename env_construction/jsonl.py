@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -62,14 +63,50 @@ def _parse(raw: bytes) -> Any:
         return json.loads(raw)
 
 
-def dump_line(record: Mapping[str, Any]) -> str:
-    """One JSON line, newline included. Lone surrogates are escaped, so that every record can be written."""
-    line = json.dumps(record, ensure_ascii=False)
+def read_text(path: Path | str) -> str:
+    """A text file as people save them: UTF-8 with or without a byte order mark, any line ends. Raises BadInput.
+
+    Split it at the newline: `splitlines` also splits at characters that stand inside a line (U+2028, U+0085).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
     try:
-        line.encode("utf-8")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: expected UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """The JSON text of a value, as every reader takes it. What is written to a file or a page goes through here.
+
+    NaN and the infinities are no JSON: they become null, as in JavaScript and pandas. Lone surrogates are escaped.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    try:
+        text.encode("utf-8")
     except UnicodeEncodeError:
-        line = json.dumps(record, ensure_ascii=True)
-    return line + "\n"
+        text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, indent=indent)
+    return text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {
+            str(key) if isinstance(key, float) and not math.isfinite(key) else key: _finite(inner)
+            for key, inner in value.items()
+        }
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def dump_line(record: Mapping[str, Any]) -> str:
+    """One JSON line, newline included; what is no JSON is replaced as in `json_text`."""
+    return json_text(record) + "\n"
 
 
 class JsonlWriter:

@@ -77,7 +77,7 @@ def _parts(environment: Environment) -> list[int]:
 
 
 class LlmBuild:
-    """One run over all splits. `faults` counts environments that the endpoint did not answer for."""
+    """One run over all splits. `faults` counts environments that the endpoint did not answer for, `fault_words` has its words."""
 
     def __init__(self, configuration: BuildConfiguration, options: LlmOptions, out: Path) -> None:
         self.configuration = configuration
@@ -88,6 +88,7 @@ class LlmBuild:
         self.author: LlmAuthor = make_llm_author(options)
         self.keys = SharedKeys()
         self.faults: Counter[str] = Counter()
+        self.fault_words: dict[str, str] = {}
         self.budget_message = ""
         self._faults_in_a_row = 0
 
@@ -141,7 +142,9 @@ class LlmBuild:
         if isinstance(stopped, BudgetSpent):
             self.budget_message = str(stopped)
         elif isinstance(stopped, AuthorFault):
-            self.faults[str(stopped).split(":")[0]] += 1
+            kind = str(stopped).split(":")[0]
+            self.faults[kind] += 1
+            self.fault_words[kind] = str(stopped)
             self._faults_in_a_row += 1
             if self._faults_in_a_row == FAULTS_IN_A_ROW:
                 raise BadInput(f"the endpoint did not answer {FAULTS_IN_A_ROW} times in a row: {stopped}")

@@ -3,10 +3,12 @@
 The key comes from the environment (OPENAI_API_KEY); it is never written or printed. Rate limits, 5xx answers, broken
 connections and timeouts are retried with growing waits, and `Retry-After` is honoured by all threads at once; what lasts is an
 `AuthorFault`, which says nothing about the model. A key or model that the server refuses is the user's to mend: BadInput.
-A server that does not take an optional field gets its requests without it.
+A server that does not take an optional field gets its requests without it. What is no completion (`server_replies.py`) is a
+fault in the server's own words.
 
 Answers are kept on disk under the hash of the request (model, endpoint, messages, temperature, seed, length), so that a rerun
-costs nothing, whatever cut the first one off. Issue 4, "LLM author".
+costs nothing, whatever cut the first one off. Only what says something is kept, and what was kept is checked again when it
+is read. Issue 4, "LLM author".
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import openai
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from pydantic import TypeAdapter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from env_construction.author import AuthorFault, Rejected
 from env_construction.jsonl import BadInput
 from env_construction.llm_ledger import Ledger
+from env_construction.server_replies import BadReply, Completion, ReplyMessage, ask, may_pass, words_of
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 LONGEST_RETRY_AFTER_S = 600.0
@@ -41,13 +45,6 @@ _ABOUT_THIS_REQUEST = (
     "context_length",
     "too long",
 )
-PASSING_FAULTS = (  # an endpoint's faults that may be gone at the next try
-    openai.APIConnectionError,
-    openai.APITimeoutError,
-    openai.RateLimitError,
-    openai.InternalServerError,
-    openai.ConflictError,
-)
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,11 @@ class Reply:
     text: str
     finish: str = "stop"
     refusal: str = ""
+
+    @property
+    def says_something(self) -> bool:
+        """Silence for no reason is asked for again: it may be the server's."""
+        return bool(self.text.strip() or self.refusal) or self.finish != "stop"
 
 
 @dataclass(frozen=True)
@@ -125,19 +127,19 @@ class Endpoint:
         except BaseException:
             self.ledger.release(stage, reserved)
             raise
-        usage = completion.usage
+        prompt_tokens, completion_tokens = completion.prompt_tokens, completion.completion_tokens
         self.ledger.settle(
             stage,
             reserved,
-            usage.prompt_tokens if usage else size // 4,
-            usage.completion_tokens if usage else len(reply.text) // 4,
-            estimated=usage is None,
+            size // 4 if prompt_tokens is None else prompt_tokens,
+            len(reply.text) // 4 if completion_tokens is None else completion_tokens,
+            estimated=prompt_tokens is None or completion_tokens is None,
         )
-        if path:
+        if path and reply.says_something:
             _write_reply(path, reply)
         return reply
 
-    def _complete(self, stage: str, request: dict[str, Any]) -> Any:
+    def _complete(self, stage: str, request: dict[str, Any]) -> Completion:
         while True:
             try:
                 return self._retrying(stage, request)
@@ -152,6 +154,10 @@ class Endpoint:
                     f"{self.options.host} refuses model {self.options.model!r}: {self._said(error)}; check --base-url, --model and "
                     f"{KEY_VARIABLE}"
                 ) from None
+            except BadReply as error:
+                if "content_filter" in str(error):
+                    return Completion(message=ReplyMessage(), finish="content_filter")
+                raise AuthorFault(self._said(error)) from None
             except (openai.OpenAIError, ValueError) as error:
                 raise AuthorFault(self._said(error)) from None
 
@@ -165,7 +171,7 @@ class Endpoint:
             self._left_out.update(named)
             return bool(named)
 
-    def _retrying(self, stage: str, request: dict[str, Any]) -> Any:
+    def _retrying(self, stage: str, request: dict[str, Any]) -> Completion:
         backoff = wait_random_exponential(
             multiplier=min(1.0, self.options.longest_wait_s), max=self.options.longest_wait_s
         )
@@ -180,14 +186,14 @@ class Endpoint:
             return asked
 
         return Retrying(
-            retry=retry_if_exception_type(PASSING_FAULTS),
+            retry=retry_if_exception(may_pass),
             stop=stop_after_attempt(self.options.attempts),
             wait=wait,
             before_sleep=lambda state: self.ledger.count_retry(stage),
             reraise=True,
         )(self._send, request)
 
-    def _send(self, request: dict[str, Any]) -> Any:
+    def _send(self, request: dict[str, Any]) -> Completion:
         time.sleep(max(0.0, self._not_before - time.monotonic()))
         fields: dict[str, Any] = {
             "temperature": request["temperature"],
@@ -196,15 +202,15 @@ class Endpoint:
         }
         if request["json"]:
             fields["response_format"] = {"type": "json_object"}
-        return self._client.chat.completions.create(
+        return ask(
+            self._client,
             model=request["model"],
             messages=request["messages"],
             **{name: value for name, value in fields.items() if name not in self._left_out},
         )
 
     def _said(self, error: Exception) -> str:
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return text.replace(self._key, "[key]") if self._key != "none" else text
+        return words_of(error, self._key if self._key != "none" else "")
 
     def _cache_path(self, request: dict[str, Any]) -> Path | None:
         if self._cache is None:
@@ -229,24 +235,21 @@ def retry_after(error: openai.APIStatusError) -> float | None:
     return min(max(0.0, seconds), LONGEST_RETRY_AFTER_S) if seconds == seconds else None
 
 
-def _reply_of(completion: Any) -> Reply:
-    """Raises AuthorFault for an answer that is no completion."""
-    choices = getattr(completion, "choices", None)
-    if not choices:
-        raise AuthorFault("the server sent no choice")
-    message = choices[0].message
+def _reply_of(completion: Completion) -> Reply:
     return Reply(
-        text=message.content or "",
-        finish=choices[0].finish_reason or "stop",
-        refusal=getattr(message, "refusal", None) or "",
+        text=completion.message.content.text,
+        finish="length" if completion.cut_off else completion.finish or "stop",
+        refusal=completion.message.refusal or "",
     )
 
 
 def _read_reply(path: Path) -> Reply | None:
+    """None for what is not there, is torn, or is none: it is asked for again."""
     try:
-        return Reply(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        reply = TypeAdapter(Reply).validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
+    return reply if reply.says_something else None
 
 
 def _write_reply(path: Path, reply: Reply) -> None:

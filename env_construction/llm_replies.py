@@ -19,11 +19,10 @@ from pydantic import BaseModel, ValidationError
 
 from env_construction.author import Rejected
 from env_construction.llm_endpoint import Reply
+from env_construction.reply_text import json_objects, python_code, without_thinking
 
 PROMPTS = Path(__file__).with_name("prompts")
 _SHOWN_ERRORS = 6
-_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
-_FENCE = re.compile(r"```[ \t]*([A-Za-z0-9]*)[ \t]*\r?\n(.*?)```", re.DOTALL)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -62,43 +61,35 @@ def text_of(reply: Reply) -> str:
         raise Rejected("reply_refused", f"the model refused: {reply.refusal or 'content filter'}"[:300])
     if reply.finish == "length":
         raise Rejected("reply_truncated", "the reply was cut off at its greatest length: write a shorter one")
-    text = _THINKING.sub("", reply.text).strip()
+    text = without_thinking(reply.text)
     if not text:
-        raise Rejected("reply_empty", "the reply was empty")
+        thought = " but thinking: write the answer behind </think>" if reply.text.strip() else ""
+        raise Rejected("reply_empty", f"the reply was empty{thought}")
     return text
 
 
 def read_model(reply: Reply, model: type[Model]) -> Model:
-    """The reply as `model`. Raises Rejected with what is wrong, field by field."""
-    text = text_of(reply)
-    fenced = next((body for language, body in _FENCE.findall(text) if language.lower() in ("", "json")), None)
-    body = fenced if fenced is not None and "{" in fenced else text
-    start, end = body.find("{"), body.rfind("}")
-    if start < 0 or end < start:
-        raise Rejected("reply_not_json", "the reply holds no JSON object")
-    try:
-        value = json.loads(body[start : end + 1], strict=False, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise Rejected("reply_not_json", f"the reply is no valid JSON: {error}") from None
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        found = [
-            f"{'.'.join(map(str, item['loc'])) or 'the object'}: {item['msg']}"
-            for item in error.errors()[:_SHOWN_ERRORS]
-        ]
-        raise Rejected("reply_schema", "; ".join(found)) from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    """The last JSON object of the reply that is a `model`. Raises Rejected with what is wrong, field by field."""
+    problem: Rejected | None = None
+    for value in reversed(json_objects(text_of(reply))):
+        if isinstance(value, ValueError):
+            problem = Rejected("reply_not_json", f"the reply is no valid JSON: {value}")
+            continue
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            found = [
+                f"{'.'.join(map(str, item['loc'])) or 'the object'}: {item['msg']}"
+                for item in error.errors()[:_SHOWN_ERRORS]
+            ]
+            # an object behind a broken one is likely a part of it: the broken one is what to mend
+            problem = problem or Rejected("reply_schema", "; ".join(found))
+    raise problem or Rejected("reply_not_json", "the reply holds no JSON object")
 
 
 def read_source(reply: Reply, name: str) -> str:
-    """The Python source in the reply: its fenced block that defines `name`, or all of it without a fence. Raises Rejected."""
-    text = text_of(reply)
-    blocks = [body for language, body in _FENCE.findall(text) if language.lower() in ("", "python", "py")]
-    source = next((body for body in blocks if f"def {name}" in body), text if not blocks else blocks[0])
-    if "def " not in source:
+    """The Python source in the reply that defines `name`, as far as there is one. Raises Rejected."""
+    source = python_code(text_of(reply), (name,))
+    if source is None or "def " not in source:
         raise Rejected("reply_not_code", f"the reply holds no Python function {name}")
     return source.strip() + "\n"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from env_construction.argument_filler import fill
 from env_construction.schema import Environment, GoldCall, ToolDocument
 from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolResult
+from env_construction.tool_schema import CannotApply, fits, plain_schema
 
 RUNS = 3
 SLOW_S = 1.0
@@ -66,7 +68,8 @@ class ReplayPlan:
         return any(result.status in ("fault", "timeout", "crash") or result.seconds > SLOW_S for result in results)
 
     def _schema(self, call: GoldCall, name: str) -> dict[str, Any]:
-        return dict(self.documents[call.name].parameters["properties"].get(name, {}))
+        parameters = self.documents[call.name].parameters
+        return plain_schema(parameters.get("properties", {}).get(name, True), parameters)
 
     def _wrong_calls(self, call: GoldCall) -> Iterator[ToolCall]:
         """An unknown entity, an entity of another gold call, and the next choice of each enum."""
@@ -168,24 +171,45 @@ def _swap(value: Any, stranger: str) -> Any:
 
 def _fill(tool: ToolDocument, arguments: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Arguments for the tool's required parameters: those of the same name where they fit, else made from `names`."""
-    properties = tool.parameters.get("properties", {})
+    properties = plain_schema(tool.parameters, tool.parameters).get("properties", {})
     return {
-        name: _value_for(properties.get(name, {}), arguments.get(name), names)
-        for name in tool.parameters.get("required", [])
+        name: arguments[name]
+        if name in arguments and _fits(arguments[name], properties.get(name, True), tool.parameters)
+        else made
+        for name, made in fill(tool.parameters, _NamesFirst(names)).items()
     }
 
 
-def _value_for(schema: dict[str, Any], same: Any, names: list[str]) -> Any:
-    if "enum" in schema:
-        return same if same in schema["enum"] else schema["enum"][0]
-    match schema.get("type"):
-        case "string":
-            return same if isinstance(same, str) else names[0]
-        case "array":
-            return same if isinstance(same, list) else names[:2] if schema.get("minItems", 1) > 1 else names[:1]
-        case "object":
-            return same if isinstance(same, dict) else {name: names[0] for name in schema.get("properties", {})}
-        case "boolean":
-            return schema.get("default", False)
-        case _:
-            return same if isinstance(same, int | float) else schema.get("default", schema.get("minimum", 1))
+def _fits(value: Any, schema: Any, parameters: Mapping[str, Any]) -> bool:
+    try:
+        return fits(value, schema, parameters)
+    except CannotApply:
+        return False
+
+
+@dataclass(frozen=True)
+class _NamesFirst:
+    """Fills what must be given with the first name, numbers and choices with what the document says first."""
+
+    names: list[str]
+
+    def optional(self, name: str) -> bool:
+        return False
+
+    def option(self, options: Sequence[Any]) -> Any:
+        return options[0]
+
+    def text(self, schema: Mapping[str, Any]) -> str:
+        return self.names[0]
+
+    def number(self, schema: Mapping[str, Any], low: float | None, high: float | None, whole: bool) -> float:
+        default = schema.get("default")
+        if isinstance(default, int | float):
+            return default
+        return low if low is not None else 1 if high is None else min(1, high)
+
+    def boolean(self, schema: Mapping[str, Any]) -> bool:
+        return bool(schema.get("default", False))
+
+    def length(self, least: int, most: int | None) -> int:
+        return max(least, 1)

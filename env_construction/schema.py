@@ -4,6 +4,9 @@ One environment a line. The authors' keys come first, with `tools`, `codes` and 
 their files have them; then ours: `id`, `scenario`, `sub_questions`, `gold_plan`, `provenance`. A record without our keys
 (the published data) is valid: it has no gold plan, and its id is made from its content.
 
+Files are JSONL or Parquet. What a table has put into a record (null for a key that it lacks, JSON text for an object) is
+taken out again: Parquet, and JSONL that the package `datasets` wrote, give the environments that they were made from.
+
 Source of the format: paper/README.md, "Data format"; scenarios: paper section 3.1.
 """
 
@@ -15,24 +18,62 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
+from env_construction.jsonl import BadInput, json_text, write_jsonl
 from env_construction.message_content import read_content
+from env_construction.record_files import read_records
+from env_construction.tool_schema import parameters_schema, schema_problem, without_filled_nulls
 
 Scenario = Literal["single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 Split = Literal["train", "dev", "test"]
+_REQUIRED = ("messages", "tools", "codes", "unsolved_set")
+# what may stand in a record as JSON text, and what it must hold
+_JSON_KEYS: dict[str, type] = {
+    "tools": list,
+    "codes": dict,
+    "unsolved_set": dict,
+    "sub_questions": list,
+    "gold_plan": list,
+    "provenance": dict,
+}
+
+
+def _decoded(value: Any) -> Any:
+    """An object or a list that a table keeps as JSON text; anything else as it is."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            pass
+    return value
 
 
 class ToolDocument(BaseModel):
-    """What the model sees of a tool. `parameters` is a JSON Schema object (draft 2020-12)."""
+    """What the model sees of a tool. `parameters` is a JSON Schema object (draft 2020-12).
+
+    As OpenAI and MCP allow it, description and parameters may be missing, null or empty; MCP says `inputSchema`.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     name: str
     description: str
     parameters: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_missing(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        if "parameters" not in filled and "inputSchema" in filled:
+            filled["parameters"] = filled.pop("inputSchema")
+        filled["parameters"] = parameters_schema(filled.get("parameters"))
+        if filled.get("description") is None:
+            filled["description"] = ""
+        return filled
 
     def as_openai(self) -> dict[str, Any]:
         """The OpenAI function format that chat templates and servers take."""
@@ -54,7 +95,7 @@ class GoldCall(BaseModel):
 
     sub_question: str
     name: str
-    arguments: dict[str, Any]
+    arguments: Annotated[dict[str, Any], BeforeValidator(_decoded)]
 
 
 def _with_text(message: dict[str, Any]) -> dict[str, Any]:
@@ -125,9 +166,9 @@ class Environment(BaseModel):
         """The JSONL record: the authors' keys first, ours after."""
         return {
             "messages": self.messages,
-            "tools": json.dumps(self.openai_tools(), ensure_ascii=False),
-            "codes": json.dumps(self.codes, ensure_ascii=False),
-            "unsolved_set": json.dumps(self.unsolved_set, ensure_ascii=False),
+            "tools": json_text(self.openai_tools()),
+            "codes": json_text(self.codes),
+            "unsolved_set": json_text(self.unsolved_set),
             "solve_rate": self.solve_rate,
             "data_source": self.data_source,
             "split": self.split,
@@ -142,12 +183,15 @@ class Environment(BaseModel):
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str = "record") -> Environment:
         """Read a record of ours or of the authors'. Raises BadInput naming `where`, the key and what was expected."""
-        for key in ("messages", "tools", "codes", "unsolved_set"):
+        for key in _REQUIRED:
             if key not in record:
                 raise BadInput(f"{where}: key {key!r} is missing")
-        values = dict(record)
-        for key, kind in (("tools", list), ("codes", dict), ("unsolved_set", dict)):
-            value = values[key]
+        values = {key: value for key, value in record.items() if value is not None or key in _REQUIRED}
+        for key, kind in _JSON_KEYS.items():
+            if key not in values:
+                continue
+            # gold arguments may be null in earnest: what their documents say decides, below
+            value = values[key] if key == "gold_plan" else _without_nulls(values[key])
             if isinstance(value, str):
                 try:
                     value = json.loads(value)
@@ -157,8 +201,20 @@ class Environment(BaseModel):
                 raise BadInput(f"{where}: key {key!r}: expected a JSON {kind.__name__}, got {type(value).__name__}")
             values[key] = value
         values["tools"] = [tool.get("function", tool) if isinstance(tool, dict) else tool for tool in values["tools"]]
+        if isinstance(values["messages"], list):
+            values["messages"] = [
+                {key: value for key, value in message.items() if value is not None or key == "content"}
+                if isinstance(message, dict)
+                else message
+                for message in values["messages"]
+            ]
+        values["provenance"] = _without_nulls(
+            {key: _decoded(value) for key, value in values.get("provenance", {}).items()}
+        )
         try:
-            return cls.model_validate(values)
+            environment = cls.model_validate(values)
+            environment.gold_plan = _without_filled_arguments(environment)
+            return environment
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
@@ -167,10 +223,59 @@ class Environment(BaseModel):
             raise BadInput(f"{where}: key {place!r}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def read_environments(path: Path | str) -> Iterator[Environment]:
-    """Yield the environments of a JSONL file. Raises BadInput with file and line number."""
-    for number, record in read_jsonl(path):
-        yield Environment.from_record(record, where=f"{path}:{number}")
+def _without_nulls(value: Any) -> Any:
+    """The value without the keys that are null, inside nested objects too."""
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+
+
+def _without_filled_arguments(environment: Environment) -> list[GoldCall]:
+    """The gold plan without the nulls that the tools neither require nor take: a table has put them in."""
+    documents = {tool.name: tool.parameters for tool in environment.tools}
+    return [
+        call.model_copy(
+            update={"arguments": without_filled_nulls(call.arguments, documents[call.name], documents[call.name])}
+        )
+        if call.name in documents and None in _leaves(call.arguments)
+        else call
+        for call in environment.gold_plan
+    ]
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(inner)
+    else:
+        yield value
+
+
+def read_environments(path: Path | str, check_tools: bool = True) -> Iterator[Environment]:
+    """Yield the environments of a JSONL or Parquet file. Raises BadInput with file and line or row.
+
+    `check_tools`: a tool whose parameters are no JSON Schema is refused too. The validator counts such tools instead.
+    """
+    for _, environment in located_environments(path, check_tools):
+        yield environment
+
+
+def located_environments(path: Path | str, check_tools: bool = True) -> Iterator[tuple[str, Environment]]:
+    """Yield `(file and line or row, environment)`, as `read_environments` does."""
+    for where, record in read_records(path):
+        environment = Environment.from_record(record, where)
+        if check_tools:
+            require_schemas(environment, where)
+        yield where, environment
+
+
+def require_schemas(environment: Environment, where: str) -> None:
+    """Raises BadInput for a tool whose parameters are no JSON Schema, naming `where` and the tool."""
+    for tool in environment.tools:
+        if problem := schema_problem(tool.parameters):
+            raise BadInput(f"{where}: key 'tools': the parameters of {tool.name!r} are no JSON Schema: {problem}")
 
 
 def write_environments(path: Path | str, environments: list[Environment]) -> int:

@@ -12,13 +12,9 @@ from functools import lru_cache
 from types import CodeType
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
 from env_construction.author import Rejected
 from env_construction.schema import ToolDocument
+from env_construction.tool_schema import CannotApply, fits, plain_schema, schema_problem
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 ALLOWED_IMPORTS = frozenset(
@@ -76,63 +72,52 @@ FORBIDDEN_NAMES = frozenset(
 
 
 def check_document(document: ToolDocument) -> None:
-    """Valid name (it is also a Python function's name), a description, an object schema. Raises Rejected."""
+    """Valid name (it is also a Python function's name) and an object schema that can be met. Raises Rejected."""
     if not _NAME.fullmatch(document.name):
         raise Rejected("tool_name_invalid", f"{document.name!r} is no function name")
-    if not document.description.strip():
-        raise Rejected("tool_undescribed", f"{document.name} has no description")
-    parameters = document.parameters
-    if parameters.get("type") != "object" or not isinstance(parameters.get("properties"), dict):
-        raise Rejected("schema_invalid", f"{document.name}: parameters are no object schema")
-    if not isinstance(parameters.get("required", []), list):
-        raise Rejected("schema_invalid", f"{document.name}: required is no list of names")
-    unknown = [str(name) for name in parameters.get("required", []) if name not in parameters["properties"]]
-    if unknown:
+    problem = schema_problem(document.parameters)
+    if problem:
+        raise Rejected("schema_invalid", f"{document.name}: {problem}")
+    plain = plain_schema(document.parameters, document.parameters)
+    properties = plain.get("properties", {})
+    unknown = [name for name in plain.get("required", []) if name not in properties]
+    if unknown and plain.get("additionalProperties", False) is False:
         raise Rejected("schema_invalid", f"{document.name}: required {', '.join(unknown)} are not among the properties")
-    for name, schema in parameters["properties"].items():
+    for name, schema in properties.items():
         if not isinstance(schema, dict):
-            raise Rejected("schema_invalid", f"{document.name}.{name}: expected an object")
-        problem = _schema_problem(json.dumps(schema, sort_keys=True))
-        if problem:
-            raise Rejected("schema_invalid", f"{document.name}.{name}: {problem}")
+            continue
+        choices = [json.dumps(choice, sort_keys=True) for choice in schema.get("enum", [])]
+        if len(set(choices)) < len(choices):
+            raise Rejected("schema_invalid", f"{document.name}.{name}: the enum names a choice twice")
         if "enum" in schema and "default" in schema and schema["default"] not in schema["enum"]:
             raise Rejected("schema_invalid", f"{document.name}.{name}: the default is not in the enum")
 
 
+def check_described(document: ToolDocument) -> None:
+    """An author's tool says what it does; OpenAI and MCP do not ask for it of others. Raises Rejected."""
+    if not document.description.strip():
+        raise Rejected("tool_undescribed", f"{document.name} has no description")
+
+
 def check_arguments(document: ToolDocument, arguments: dict[str, Any]) -> None:
     """The arguments of a call fit the document, which `check_document` has passed. Raises Rejected."""
-    properties = document.parameters.get("properties", {})
-    for name in document.parameters.get("required", []):
+    plain = plain_schema(document.parameters, document.parameters)
+    properties, rest = plain.get("properties", {}), plain.get("additionalProperties", False)
+    for name in plain.get("required", []):
         if name not in arguments:
             raise Rejected("gold_call_invalid", f"{document.name}: the call lacks the required {name!r}")
     for name, value in arguments.items():
-        if name not in properties:
+        if name not in properties and rest is False:
             raise Rejected("gold_call_invalid", f"{document.name}: the call has {name!r}, which is no parameter")
-        if isinstance(value, str) and properties[name] == {"type": "string"}:
+        schema = properties.get(name, rest)
+        if isinstance(value, str) and schema == {"type": "string"}:
             continue
         try:
-            fits = _validator(json.dumps(properties[name], sort_keys=True)).is_valid(value)
-        except (re.error, Unresolvable, RecursionError) as error:
+            fitting = fits(value, schema, document.parameters)
+        except CannotApply as error:
             raise Rejected("schema_invalid", f"{document.name}.{name}: cannot be applied: {error}") from None
-        if not fits:
+        if not fitting:
             raise Rejected("gold_call_invalid", f"{document.name}: {name} = {value!r} does not fit its schema")
-
-
-@lru_cache(maxsize=20_000)
-def _schema_problem(schema: str) -> str:
-    parsed = json.loads(schema)
-    try:
-        Draft202012Validator.check_schema(parsed)
-    except SchemaError as error:
-        return str(error.message)
-    choices = [json.dumps(choice, sort_keys=True) for choice in parsed.get("enum", [])]
-    return "the enum names a choice twice" if len(set(choices)) < len(choices) else ""
-
-
-@lru_cache(maxsize=20_000)
-def _validator(schema: str) -> Draft202012Validator:
-    # an empty registry: a reference in a document never makes this process read a file or ask a network
-    return Draft202012Validator(json.loads(schema), registry=Registry())
 
 
 @lru_cache(maxsize=4096)

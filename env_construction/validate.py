@@ -1,6 +1,6 @@
 """Judge every environment of a file by every rule: which ones break which rule, and why.
 
-In: environments in the authors' format or ours (JSONL). Out: a table on the screen; with --out a JSON report with
+In: environments in the authors' format or ours (JSONL or Parquet). Out: a table on the screen; with --out a JSON report with
 every finding. Environments without a gold plan (the published data) are judged by what needs none, and their tools
 are run once without arguments to see that the sandbox can load them. Exit code 1 if any environment breaks a fatal rule.
 
@@ -87,7 +87,7 @@ def required_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
 def judge(path: Path) -> Iterator[tuple[int, Environment, list[Finding]]]:
     """Yield (line, environment, findings) of a file. Raises BadInput with file and line for what is no environment."""
     with ToolSandbox() as sandbox:
-        source = enumerate(read_environments(path), start=1)
+        source = enumerate(read_environments(path, check_tools=False), start=1)
         while chunk := list(islice(source, CHUNK)):
             environments = [environment for _, environment in chunk]
             loads = tools_load(environments, sandbox)
@@ -98,7 +98,7 @@ def judge(path: Path) -> Iterator[tuple[int, Environment, list[Finding]]]:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="JSONL of environments, the authors' format or ours")
+    parser.add_argument("file", type=Path, help="environments, JSONL or Parquet, the authors' format or ours")
     parser.add_argument("--out", type=Path, help="JSON report with every finding")
     parser.add_argument("--examples", type=int, default=2, help="findings to print for each rule (default: 2)")
     return parser.parse_args(argv)

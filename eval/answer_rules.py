@@ -18,7 +18,7 @@ import re
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
-from reward.tool_calls import THINK_CLOSE, THINK_OPEN
+from env_construction.reply_text import said_after_thinking
 
 LONGEST_NUMBER = 100
 """Characters; a longer run of digits is babble, and costs time."""
@@ -41,10 +41,8 @@ def split_thinking(text: str, opened: bool = False) -> tuple[str, bool]:
     text = text.rstrip()
     while token := next((token for token in _END_OF_TURN if text.endswith(token)), ""):
         text = text.removesuffix(token).rstrip()
-    _, closed, after = text.rpartition(THINK_CLOSE)
-    if THINK_OPEN in after or (opened and not closed):
-        return "", True
-    return after.lstrip("\r\n"), False
+    said, unclosed = said_after_thinking(text, opened)
+    return said.lstrip("\r\n"), unclosed
 
 
 def last_boxed(text: str) -> str | None:

@@ -4,8 +4,8 @@ The grader never executes a program itself: `env_construction/tool_sandbox.py` d
 other problems, which is killed when its time is up. Covered: loops, memory, `exit`, output floods, `input`, deleted files, rebound builtins.
 NOT covered: a program that searches its own process for the tests and passes them on purpose. Programs see the standard library only.
 
-Which code counts: of the text's fenced blocks the last that defines a wanted function, else the last one, else the whole text.
-Strictly: the first block, and none means no code.
+Which code counts: `env_construction/reply_text.py` says (the last fenced block that parses and defines a wanted function, then unfenced
+code behind a sentence, then other blocks), else the whole text. Strictly: the first block, and none means no code.
 
 Source: the benchmarks' own graders (HumanEval: the prompt, the completion and `check(entry_point)` as one program; MBPP: the code, then its asserts).
 """
@@ -18,10 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from env_construction.reply_text import python_blocks, python_code
 from env_construction.tool_sandbox import SandboxFault, ToolCall, ToolSandbox
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-_PYTHON = ("", "python", "py", "python3")
 VERDICT = "verdict_of_the_tests"
 
 
@@ -54,19 +53,12 @@ def mbpp_problem(doc: Mapping[str, Any]) -> Problem:
     return Problem(called, "", "", tests)
 
 
-def code_blocks(text: str) -> list[str]:
-    """The fenced blocks of a text that are, or may be, Python; the last one may lack its closing fence."""
-    return [code for language, code in _FENCE.findall(text) if language.lower() in _PYTHON]
-
-
 def extract_code(text: str, problem: Problem, strict: bool = False) -> str | None:
     """The code that a text hands in; None if there is none."""
-    blocks = [block for block in code_blocks(text) if block.strip()]
     if strict:
-        return blocks[0] if blocks else None
-    wanted = [block for block in blocks if _defines(block, problem.names)]
-    chosen = (wanted or blocks or [text])[-1]
-    return chosen if chosen.strip() else None
+        return next((block for block in python_blocks(text) if block.strip()), None)
+    code = python_code(text, problem.names) or text
+    return code if code.strip() else None
 
 
 def _defines(code: str, names: tuple[str, ...]) -> bool:

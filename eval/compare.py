@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from env_construction.jsonl import BadInput, run_main
+from env_construction.jsonl import BadInput, json_text, run_main
 from eval.results import (
     LEVEL,
     GroupedMean,
@@ -306,7 +306,7 @@ def main() -> int:
     if arguments.out:
         path = Path(arguments.out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json_text(result, indent=2) + "\n", encoding="utf-8")
         print(f"wrote {path}")
     return 0
 

@@ -1,6 +1,6 @@
 """Measure a policy on environments: our own test split, or any file in the authors' format.
 
-Inputs: a policy, environments (JSONL). Outputs, in --out: `results.jsonl` (one row an episode: scores, failure, transcript),
+Inputs: a policy, environments (JSONL or Parquet). Outputs, in --out: `results.jsonl` (one row an episode: scores, failure, transcript),
 `summary.json` (metrics with 95% intervals, by scenario and by number of sub-questions), `faults.jsonl` (episodes that the
 infrastructure broke: not scored, played again by the next call), `configuration.json`. Resumable by (id, trial).
 

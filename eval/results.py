@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import math
 import platform
 import subprocess
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from env_construction.jsonl import BadInput, file_sha256, read_jsonl
+from env_construction.jsonl import BadInput, file_sha256, json_text, read_jsonl
 
 RESAMPLES = 10_000
 POWER, LEVEL = 0.80, 0.05
@@ -294,7 +293,7 @@ def write_summary(folder: Path | str, summary: Mapping[str, Any]) -> Path:
     path = Path(folder) / "summary.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name("summary.json.partial")
-    partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(json_text(summary, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
     return path
 

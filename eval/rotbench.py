@@ -42,7 +42,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, run_main
+from env_construction.jsonl import BadInput, read_text, run_main
+from env_construction.reply_text import said_after_thinking
 from env_construction.schema import Environment
 from eval.results import GroupedMean, Metric
 from eval.suite import DataMissing, conversation, play_games, run_suite, suite_parser, with_messages
@@ -95,7 +96,7 @@ def read_cases(folder: Path, limit: int | None = None) -> list[Case]:
     for level in LEVELS:
         path = folder / f"{level}.json"
         try:
-            records = json.loads(path.read_text(encoding="utf-8"))
+            records = json.loads(read_text(path))
         except ValueError as error:
             raise BadInput(f"{path}: expected a JSON list ({error})") from None
         if not isinstance(records, list):
@@ -257,9 +258,7 @@ class RotbenchGame:
 
     def hear(self, generation: Generation) -> None:
         turn = parse_turn(generation.text, "strict")
-        spoken = turn.text.rpartition("</think>")[2] if turn.thinking else turn.text
-        if turn.thinking and "</think>" not in turn.text:  # thinking that never ended: nothing was said
-            spoken = ""
+        spoken = said_after_thinking(turn.text)[0] if turn.thinking else turn.text
         self._actions = {
             "published": read_published(turn.text),
             "strict": read_strict(spoken.strip()),

@@ -16,10 +16,9 @@ Source: paper/README.md, "Evaluation" (the user is gpt-4o-2024-08-06 at temperat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
-from env_construction.jsonl import BadInput, read_jsonl
+from env_construction.jsonl import BadInput, read_jsonl, read_text
 from eval.suite import GameFault, conversation
 from reward.tool_calls import parse_turn
 from train.policies import Policy, PolicyRequest, recorded_trial
@@ -134,9 +133,7 @@ def read_prompt(path: str | None) -> str:
     """The user's prompt, from a file if one is given. Raises BadInput."""
     if path is None:
         return PROMPT
-    if not Path(path).is_file():
-        raise BadInput(f"{path}: no such file")
-    prompt = Path(path).read_text(encoding="utf-8")
+    prompt = read_text(path)
     if "{instruction}" not in prompt:
         raise BadInput(f"{path}: expected a prompt with {{instruction}} in it")
     return prompt

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, read_jsonl
+from env_construction.jsonl import BadInput, read_jsonl, read_text
 from env_construction.tool_sandbox import SandboxFault, ToolCall, ToolSandbox
 from eval.suite import DataMissing, GameFault
 
@@ -145,7 +145,7 @@ def read_domain(folder: Path, name: str) -> Domain:
         raise BadInput(f"{place / 'codes.json'}: expected an object of sources")
     return Domain(
         name=name,
-        wiki=(place / "wiki.md").read_text(encoding="utf-8"),
+        wiki=read_text(place / "wiki.md"),
         tools=tools,
         codes=codes,
         database={path.stem: _read_json(path) for path in tables},
@@ -155,7 +155,7 @@ def read_domain(folder: Path, name: str) -> Domain:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except ValueError as error:
         raise BadInput(f"{path}: expected JSON ({error})") from None
 

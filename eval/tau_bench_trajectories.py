@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, run_main, write_jsonl
+from env_construction.jsonl import BadInput, read_text, run_main, write_jsonl
 from env_construction.message_content import read_content
 from env_construction.server_replies import ReplyMessage
 from eval.results import read_rows
@@ -51,7 +51,7 @@ def replay_line(record: Mapping[str, Any], domain: str, where: str) -> dict[str,
 def read_trajectories(path: Path, domain: str) -> tuple[list[dict[str, Any]], list[str]]:
     """The replay lines of a file, and what keeps its other items from being read. Raises BadInput if none can be read."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: expected a JSON list of trajectories ({error})") from None
     if not isinstance(records, list):

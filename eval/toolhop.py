@@ -30,7 +30,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, run_main
+from env_construction.jsonl import BadInput, read_text, run_main
 from env_construction.matching import MATCHES, answer_in_text, published_match
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolResult, ToolSandbox, shared_sandbox
@@ -170,7 +170,7 @@ def read_prompts(path: str | None) -> dict[str, str]:
     if path is None:
         return PROMPTS
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: expected a JSON file of prompts ({error})") from None
     for name in SETTINGS:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, read_jsonl
+from env_construction.jsonl import BadInput, read_jsonl, read_text
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,11 @@ def read_questions(path: Path | str, limit: int | None = None) -> list[Question]
 
 
 def _records(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    with path.open(encoding="utf-8") as handle:
-        first = handle.read(256).lstrip()
-    if not first.startswith("["):
+    text = read_text(path)
+    if not text.lstrip().startswith("["):
         return list(read_jsonl(path))
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = json.loads(text)
     except ValueError as error:
         raise BadInput(f"{path}: expected a JSON list ({error})") from None
     for number, record in enumerate(records, start=1):

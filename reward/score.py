@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from env_construction.jsonl import BadInput, read_jsonl, run_main, write_jsonl
 from env_construction.matching import MATCHES
+from env_construction.record_files import read_records
 from env_construction.sandbox_processes import SandboxFault
-from env_construction.schema import Environment
+from env_construction.schema import Environment, require_schemas
 from env_construction.tool_sandbox import ToolSandbox
 from reward.rewards import REWARDS
 from reward.scoring import TurnScore, check_gold, score_turns
@@ -64,12 +65,12 @@ def collector_off() -> Iterator[None]:
 
 def _read_gold(path: Path, match: str, environments: dict[str, Environment]) -> None:
     read: dict[tuple[str, str], Any] = {}  # many records hold the same tools and codes: their texts are read once
-    for number, record in read_jsonl(path):
-        where = f"{path}:{number}"
+    for where, record in read_records(path):
         texts = {key: record[key] for key in ("tools", "codes") if isinstance(record.get(key), str)}
         known = {key: read[key, text] for key, text in texts.items() if (key, text) in read}
         environment = Environment.from_record({**record, **known}, where=where)
         read.update({(key, text): getattr(environment, key) for key, text in texts.items() if key not in known})
+        require_schemas(environment, where)
         if environment.id in environments:
             raise BadInput(
                 f"{where}: key 'id': {environment.id!r} stands in the file twice, expected one line for each id"

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from env_construction.matching import MATCHES
+from env_construction.reply_text import THINK_CLOSE, THINK_OPEN, Span, outside, thinking_spans
 from env_construction.tool_sandbox import ToolCall, ToolResult
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 # any of these in a turn without a parsed call makes it a malformed call
 CALL_MARKS = (CALL_OPEN, CALL_CLOSE, "<tool_parsed_response>")
 _END_OF_TURN = ("<|endoftext|>", "<|im_end|>")
@@ -132,7 +132,7 @@ def without_calls(text: str, calls: Sequence[ToolCall | None]) -> str:
         if found in left:
             left.remove(found)
             spans.append((start, end))
-    return _outside(text, sorted(spans))
+    return outside(text, sorted(spans))
 
 
 def _identity(call: ToolCall | None) -> str:
@@ -162,7 +162,7 @@ def _parse_published(raw: str) -> ParsedTurn:
     shown = [(begin, min(end, start)) for begin, end in thinking if begin < start] if calls else thinking
     return ParsedTurn(
         thinking=_thinking_text(text, shown),
-        content=_outside(text[:start] if calls else text, shown),
+        content=outside(text[:start] if calls else text, shown),
         calls=tuple(calls),
         malformed=tuple(malformed),
         calls_in_thinking=sum(text.count(CALL_OPEN, begin, end) for begin, end in thinking),
@@ -204,7 +204,7 @@ def _parse_strict(raw: str) -> ParsedTurn:
     stop = blocks[0][0] if calls else len(text)
     return ParsedTurn(
         thinking=_thinking_text(text, thinking),
-        content=_outside(text[:stop], thinking),
+        content=outside(text[:stop], thinking),
         calls=calls,
         malformed=malformed,
         calls_in_thinking=sum(text.count(CALL_OPEN, begin, end) for begin, end in thinking),
@@ -218,29 +218,21 @@ def _without_end_token(text: str) -> str:
     return text
 
 
-def _scan(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int, ToolCall | None]]]:
+def _scan(text: str) -> tuple[list[Span], list[tuple[int, int, ToolCall | None]]]:
     """One pass over the tags: the spans of thinking, and the call blocks outside of it (None: malformed).
 
-    A `</think>` that nothing opened closes a block that the prompt opened: all before it is thinking. A block of thinking
-    that nothing closes runs to the end. A `</tool_call>` that nothing opened is a malformed block.
+    A thinking tag inside a block is text. A `</tool_call>` that nothing opened is a malformed block.
     """
-    thinking: list[tuple[int, int]] = []
     blocks: list[tuple[int, int, ToolCall | None]] = []
-    position = 0
-    while tag := _TAG.search(text, position):
-        start, position = tag.span()
-        if tag.group() == CALL_OPEN:
-            position, call = _read_block(text, position)
-            blocks.append((start, position, call))
-        elif tag.group() == CALL_CLOSE:
-            blocks.append((start, position, None))
-        elif tag.group() == THINK_CLOSE:
-            thinking, blocks = [(0, position)], []
-        else:
-            close = text.find(THINK_CLOSE, position)
-            position = len(text) if close < 0 else close + len(THINK_CLOSE)
-            thinking.append((start, position))
-    return thinking, blocks
+
+    def block_end(tag: re.Match[str]) -> int:
+        end, call = _read_block(text, tag.end()) if tag[0] == CALL_OPEN else (tag.end(), None)
+        blocks.append((tag.start(), end, call))
+        return end
+
+    thinking = thinking_spans(text, tag=_TAG, skip=block_end)
+    shown_from = thinking[0][1] if thinking and thinking[0][0] == 0 else 0  # what a lone </think> made thinking
+    return thinking, [block for block in blocks if block[0] >= shown_from]
 
 
 def _read_block(text: str, start: int) -> tuple[int, ToolCall | None]:
@@ -257,15 +249,6 @@ def _read_block(text: str, start: int) -> tuple[int, ToolCall | None]:
     return (tag.end() if tag.group() == CALL_CLOSE else tag.start()), call
 
 
-def _thinking_text(text: str, thinking: list[tuple[int, int]]) -> str:
+def _thinking_text(text: str, thinking: list[Span]) -> str:
     blocks = (text[begin:end].replace(THINK_OPEN, "").replace(THINK_CLOSE, "").strip() for begin, end in thinking)
     return "\n".join(block for block in blocks if block)
-
-
-def _outside(text: str, spans: list[tuple[int, int]]) -> str:
-    """The text without `spans` (in order, not overlapping), stripped."""
-    kept, position = [], 0
-    for begin, end in spans:
-        kept.append(text[position:begin])
-        position = end
-    return "".join([*kept, text[position:]]).strip()

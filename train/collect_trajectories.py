@@ -1,6 +1,6 @@
 """Play environments with a policy and record every prefix: the raw material of the RL prompts.
 
-Inputs: environments (JSONL), a policy. Outputs, in --out: `trajectories.jsonl` (one row an episode) and `configuration.json`.
+Inputs: environments (JSONL or Parquet), a policy. Outputs, in --out: `trajectories.jsonl` (one row an episode) and `configuration.json`.
 A row holds the environment as it was at the start, the whole conversation, one prefix a turn (how many messages it has,
 what was unsolved, the solve rate: `prefix_environments` makes Environment states of them again), the raw turns with their
 scores, and the episode's scores. Resumable: environments that have a row are not played again (--limit and --trials can be
@@ -196,7 +196,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         prog="python -m train.collect_trajectories",
     )
-    parser.add_argument("--environments", required=True, help="environments, JSONL")
+    parser.add_argument("--environments", required=True, help="environments, JSONL or Parquet")
     parser.add_argument(
         "--policy", required=True, help="hf:DIR, vllm:DIR, openai:MODEL@BASE_URL, oracle, random, replay:FILE"
     )

@@ -22,7 +22,6 @@ Source: the ratio of the policy loss and its clip range: paper/README.md, "Train
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput, read_jsonl, run_main
+from env_construction.jsonl import BadInput, json_text, read_jsonl, run_main
 from train.devices import choose_device
 from train.local_policies import import_vllm_engine
 from train.prompts import load_tokenizer, template_sha256
@@ -202,7 +201,7 @@ def main() -> int:
             "policy": arguments.policy,
             "temperature": arguments.temperature,
         }
-        arguments.out.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        arguments.out.write_text(json_text(summary, indent=2) + "\n", encoding="utf-8")
     print(
         f"log-probability gap over {gap.tokens} tokens of {gap.responses} responses: mean {gap.mean_abs:.2e}, largest "
         f"{gap.max_abs:.2e} nats; sampler - trainer {gap.mean:+.2e}; {gap.beyond_clip:.2%} of the tokens beyond the clip range"

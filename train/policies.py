@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from env_construction.argument_filler import fill
 from env_construction.jsonl import BadInput, read_jsonl
 from env_construction.schema import Environment
 from env_construction.tool_sandbox import ToolCall
@@ -160,45 +161,39 @@ class RandomPolicy:
 
 
 def random_arguments(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> dict[str, Any]:
-    """A random object for a JSON Schema object: every required property, each optional one with probability 0.3.
-
-    What a broken schema says of itself is ignored: `validate` names it, and the floor can be measured all the same.
-    """
-    properties, required = schema.get("properties"), schema.get("required")
-    required = required if isinstance(required, list) else []
-    return {
-        name: _random_value(property_schema if isinstance(property_schema, dict) else {}, words, rng)
-        for name, property_schema in (properties.items() if isinstance(properties, dict) else ())
-        if name in required or rng.random() < 0.3
-    }
+    """Random arguments for a tool's parameters: every required property, each optional one with probability 0.3."""
+    return fill(schema, _RandomChoices(words, rng))
 
 
-def _random_value(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> Any:
-    if "const" in schema:
-        return schema["const"]
-    choices = schema.get("enum")
-    if isinstance(choices, list) and choices:
-        return rng.choice(choices)
-    kind = schema.get("type", "string")
-    if isinstance(kind, list):
-        kind = rng.choice(kind or ["string"])
-    if kind in ("integer", "number"):
-        low = _whole(schema.get("minimum"), 0)
-        number = rng.randint(low, max(low, _whole(schema.get("maximum"), 100)))
-        return number if kind == "integer" else float(number)
-    if kind == "boolean":
-        return rng.random() < 0.5
-    if kind == "array":
-        items = schema.get("items") if isinstance(schema.get("items"), dict) else {}
-        return [_random_value(items or {}, words, rng) for _ in range(rng.randint(1, 2))]
-    if kind == "object":
-        return random_arguments(schema, words, rng)
-    return None if kind == "null" else _phrase(words, rng)
+@dataclass(frozen=True)
+class _RandomChoices:
+    words: Sequence[str]
+    rng: random.Random
 
+    def optional(self, name: str) -> bool:
+        return self.rng.random() < 0.3
 
-def _whole(bound: Any, otherwise: int) -> int:
-    """A bound of a schema as an integer; `otherwise` where it is none."""
-    return int(bound) if isinstance(bound, (int, float)) and math.isfinite(bound) else otherwise
+    def option(self, options: Sequence[Any]) -> Any:
+        return self.rng.choice(options)
+
+    def text(self, schema: Mapping[str, Any]) -> str:
+        return _phrase(self.words, self.rng)
+
+    def number(self, schema: Mapping[str, Any], low: float | None, high: float | None, whole: bool) -> float:
+        low = (0 if high is None or high >= 0 else high - 100) if low is None else low
+        high = max(low, 100) if high is None else high
+        first, last = math.ceil(low), math.floor(high)
+        if first <= last or whole:
+            number = self.rng.randint(first, max(first, last))
+            return number if whole else float(number)
+        return self.rng.uniform(low, max(low, high))
+
+    def boolean(self, schema: Mapping[str, Any]) -> bool:
+        return self.rng.random() < 0.5
+
+    def length(self, least: int, most: int | None) -> int:
+        low = least if most is not None and most < 1 else max(1, least)
+        return self.rng.randint(low, max(low, 2 if most is None else min(2, most)))
 
 
 def _phrase(words: Sequence[str], rng: random.Random) -> str:

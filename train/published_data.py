@@ -21,13 +21,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput, file_sha256, read_jsonl, run_main
+from env_construction.jsonl import BadInput, file_sha256, run_main
+from env_construction.record_files import read_records
 from env_construction.schema import Environment, write_environments
 from env_construction.validate import judge
 
@@ -35,41 +34,6 @@ DOWNLOADED = Path("data/ftrl/train.jsonl")
 PUBLISHED = {"train": 2215, "test": 200}
 # true of every published record: there is no gold plan in the authors' format
 EXPECTED_RULE = "gold_plan_absent"
-
-
-def published_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `(file and line or row, record)` of a JSONL or Parquet file. Raises BadInput for what cannot be read."""
-    if path.suffix != ".parquet":
-        for number, record in read_jsonl(path):
-            yield f"{path}:{number}", record
-        return
-    import pyarrow.lib
-    import pyarrow.parquet
-
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    try:
-        table = pyarrow.parquet.ParquetFile(path)
-        row = 0
-        for batch in table.iter_batches(batch_size=64):
-            for record in batch.to_pylist():
-                row += 1
-                yield f"{path}, row {row}", _without_nulls(record)
-    except (pyarrow.lib.ArrowException, OSError) as error:
-        raise BadInput(f"{path}: expected a Parquet file ({str(error).splitlines()[0]})") from None
-
-
-def _without_nulls(record: dict[str, Any]) -> dict[str, Any]:
-    """A Parquet column of messages has every message's keys; those that a message lacks are null there."""
-    messages = record.get("messages")
-    if isinstance(messages, list):
-        record["messages"] = [
-            {key: value for key, value in message.items() if value is not None}
-            if isinstance(message, dict)
-            else message
-            for message in messages
-        ]
-    return {key: value for key, value in record.items() if value is not None or key == "answer"}
 
 
 def published_environments(path: Path, split: str) -> tuple[list[Environment], dict[str, int]]:
@@ -80,7 +44,7 @@ def published_environments(path: Path, split: str) -> tuple[list[Environment], d
     environments: list[Environment] = []
     left_out = {"other split": 0, "repeated": 0}
     seen: set[str] = set()
-    for where, record in tqdm(published_records(path), desc="read", unit="env", disable=None):
+    for where, record in tqdm(read_records(path), desc="read", unit="env", disable=None):
         environment = Environment.from_record(record, where)
         if environment.messages and environment.messages[-1].get("role") != "user":
             raise BadInput(f"{where}: key 'messages': expected a question alone, the last message is not the user's")

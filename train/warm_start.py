@@ -39,7 +39,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from env_construction.jsonl import BadInput, keep_configuration, run_main
+from env_construction.jsonl import BadInput, json_text, keep_configuration, run_main
 from env_construction.schema import Environment, read_environments
 from train.demonstrations import MIX, ORACLE, Demonstrator
 from train.devices import DEVICES, choose_device
@@ -435,7 +435,7 @@ def main() -> int:
         return 0
     report = learn(arguments, out)
     (out / "README.md").write_text(card(report, sys.argv[1:], out), encoding="utf-8")
-    (out / "warm_start.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (out / "warm_start.json").write_text(json_text(report, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {out}: {report['parameters']} parameters, {report['seconds']} s, stopped since {report['stopped']}")
     return 0
 

@@ -190,12 +190,14 @@ Spoiler = Callable[[str], str | dict[str, Any]]
 
 class ScriptedAuthorServer:
     """`spoil(marker, stage, *spoilers)`: replies 1, 2, ... of each conversation of a stage whose first message holds `marker` are
-    spoilt by the spoilers in turn; "stage" is its number. `transport(number)`: (status, headers, seconds to hang) or None for a request."""
+    spoilt by the spoilers in turn; "stage" is its number. `transport(number)`: (status, headers, seconds to hang) or None for a request.
+    `mangle(number, payload)`: what is sent in place of an answer, an object or bytes."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.transport: Callable[[int], tuple[int, dict[str, str], float] | None] = lambda number: None
+        self.mangle: Callable[[int, dict[str, Any]], Any] = lambda number, payload: payload
         self.refuse_fields: tuple[str, ...] = ()
         self.refusal = ""
         self.under_way = self.most_under_way = 0
@@ -218,7 +220,8 @@ class ScriptedAuthorServer:
                 finally:
                     with outer._lock:
                         outer.under_way -= 1
-                data = json.dumps(payload).encode()
+                sent = outer.mangle(number, payload)
+                data = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
                 try:
                     self.send_response(status)
                     for name, value in {**headers, "Content-Type": "application/json"}.items():

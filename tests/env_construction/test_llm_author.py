@@ -146,6 +146,49 @@ def _source(body: str) -> Spoiler:
     return lambda reply: f'```python\ndef harbor_of_island(island, language="en"):\n{lines}```'
 
 
+def _in_string(text: str) -> Spoiler:
+    """The text stands in a JSON string of the plan, and in the docstring of a tool."""
+
+    def spoil(reply: str) -> str:
+        if reply.startswith("{"):
+            plan = json.loads(reply)
+            plan["steps"][0]["question"] += f" For example:{text}"
+            return f"```json\n{json.dumps(plan)}\n```"
+        name, _, rest = reply.partition(":\n")
+        return f'{name}:\n    """Looks it up. For example:{text.replace(chr(10), chr(10) + "    ")}\n    """\n{rest}'
+
+    return spoil
+
+
+def _bare(reply: str) -> str:
+    return reply.removeprefix("```python\n").removesuffix("```")
+
+
+WRAPPED: list[tuple[str, Spoiler]] = [
+    ("thinking that the prompt opened", lambda reply: f"I should look.\n</think>\n\n{reply}"),
+    ("a draft in thinking", lambda reply: f'```json\n{{"question": "draft"}}\n```\n```python\ndef f(:\n```\n</think>\n{reply}'),
+    ("a draft that says otherwise", lambda reply: f"{reply.replace('Saltgate', 'Nowhere')}\nNo, better:\n{reply}"),
+    ("a draft in closed thinking", lambda reply: f"<think>{reply.replace('Saltgate', 'Nowhere')}</think>\n{reply}"),
+    ("fence in a string", _in_string("\n```\nlook(1)\n```\nand more")),
+    ("fence with a language in a string", _in_string("\n```python\nlook(1)\n```")),
+    ("fence inside a line of a string", _in_string(" ```look(1)``` and `look`")),
+    ("four backticks", lambda reply: "````\n" + _bare(reply) + "\n````"),
+    ("inside a list", lambda reply: "1. It is\n   ```\n" + "".join(f"   {line}\n" for line in _bare(reply).splitlines()) + "   ```"),
+    ("between sentences", lambda reply: f"Sure, here it is:\n\n{_bare(reply)}\n\nIt's what {{you}} wanted."),
+    ("CRLF and BOM", lambda reply: "\ufeff" + reply.replace("\n", "\r\n")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", [1, 5])
+@pytest.mark.parametrize("wrap", [case[1] for case in WRAPPED], ids=[case[0] for case in WRAPPED])
+def test_a_paid_reply_is_read_whatever_stands_around_and_inside_it(
+    build: Build, server: ScriptedAuthorServer, stage: int, wrap: Spoiler
+) -> None:
+    server.spoil("", stage, wrap)
+    environment, _ = build(SINGLE, tries=1)
+    assert environment.answer == "Saltgate" and "repairs" not in environment.provenance
+
+
 TABLE = RELATIONS["harbor_of_island"][1]
 REPAIRED: list[tuple[str, int, Spoiler, str, str]] = [
     # what, stage, spoiler, stage in the provenance, what the model is told

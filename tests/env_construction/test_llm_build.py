@@ -202,6 +202,21 @@ def test_the_command_writes_a_data_set_and_the_key_nowhere(
     assert "Raise --budget and run again to go on" in capsys.readouterr().out
 
 
+def test_a_build_that_got_no_reply_fails_in_the_servers_words_and_the_next_one_recovers(
+    server: ScriptedAuthorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(item) + "\n" for item in questions(2)))
+    monkeypatch.setattr(build_script, "draw_figures", lambda statistics, folder: None)
+    monkeypatch.setattr(sys, "argv", _arguments(server, tmp_path / "out", "--questions", str(tmp_path / "q.jsonl")))
+    server.mangle = lambda number, payload: {"error": {"message": "the tunnel is closed"}, "choices": None}
+    assert build_script.main() == 1
+    assert "2 environments without an answer from the endpoint" in (said := capsys.readouterr().out)
+    assert "the tunnel is closed" in said
+    server.mangle = lambda number, payload: payload
+    assert build_script.main() == 0
+    assert len(environments(tmp_path / "out")) == 2
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -234,6 +249,23 @@ def test_broken_question_files_are_named_by_line_and_key(tmp_path: Path, name: s
     (tmp_path / name).write_text(text)
     with pytest.raises(BadInput, match=message):
         read_topics(LlmOptions("http://localhost/v1", "m", tmp_path, questions=tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["q.txt", "q.jsonl"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "BOM"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_a_question_is_a_line_whatever_stands_in_it(tmp_path: Path, name: str, mark: bytes, end: str) -> None:
+    asked = ["What is\u2028it?", "Who\x85was\x0b it?", "Größe?"]
+    lines = asked if name == "q.txt" else [json.dumps({"question": text}, ensure_ascii=False) for text in asked]
+    (tmp_path / name).write_bytes(mark + end.join(lines).encode())
+    topics = read_topics(LlmOptions("http://localhost/v1", "m", tmp_path, questions=tmp_path / name))
+    assert [topic.question for topic in topics] == asked
+
+
+def test_questions_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("What?", encoding="utf-16")
+    with pytest.raises(BadInput, match=r"q\.txt: expected UTF-8 text"):
+        read_topics(LlmOptions("http://localhost/v1", "m", tmp_path, questions=tmp_path / "q.txt"))
 
 
 def test_more_environments_than_questions_are_refused(

@@ -196,3 +196,73 @@ def test_a_budget_is_never_overrun_however_many_ask_at_once(server: ScriptedAuth
     assert asked.ledger.total.cost_usd <= 0.01
     assert ended.count("answered") >= 7  # what was set aside and not used is given back
     assert ended.count("spent") >= 2
+
+
+def _message(**fields: Any) -> Any:
+    def mangle(number: int, payload: dict[str, Any]) -> dict[str, Any]:
+        payload["choices"][0]["message"] |= fields
+        return payload
+
+    return mangle
+
+
+NO_COMPLETIONS: list[tuple[str, Any, str, int]] = [
+    # what, what is sent, the fault's words, requests made of the three that are allowed
+    ("page", lambda n, p: b"<!doctype html><html><body>Welcome to the console</body></html>", "Welcome to the console", 1),
+    ("no JSON", lambda n, p: b"upstream closed the connection", "upstream closed the connection", 3),
+    ("message null", lambda n, p: {**p, "choices": [{"index": 0, "message": None}]}, "message", 1),
+    ("rate limit", lambda n, p: {"error": {"code": 429, "message": "upstream rate limit"}, "choices": None}, "upstream rate limit", 3),
+    ("error object", lambda n, p: {"error": {"message": "the model is broken"}}, "the model is broken", 1),
+    ("image", _message(content=[{"type": "image_url", "image_url": {"url": "x"}}]), "image_url", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sent", "words", "requests"), [c[1:] for c in NO_COMPLETIONS], ids=[c[0] for c in NO_COMPLETIONS]
+)
+def test_what_is_no_completion_is_a_fault_in_the_servers_words_and_never_kept(
+    server: ScriptedAuthorServer, tmp_path: Path, sent: Any, words: str, requests: int
+) -> None:
+    server.mangle = sent
+    with pytest.raises(AuthorFault, match=words):
+        endpoint(server, cache=tmp_path).ask(STAGE, MESSAGES, 1, True)
+    assert len(server.bodies) == requests and not list(tmp_path.rglob("*.json"))
+    server.mangle = lambda number, payload: payload
+    assert json.loads(endpoint(server, cache=tmp_path).ask(STAGE, MESSAGES, 1, True).text)["scenario"] == "single_hop"
+
+
+def test_a_rate_limit_with_status_200_is_waited_out(server: ScriptedAuthorServer) -> None:
+    server.mangle = lambda n, p: {"error": {"code": 429, "message": "slow down"}, "choices": None} if n < 2 else p
+    asked = endpoint(server)
+    asked.ask(STAGE, MESSAGES, 1, True)
+    assert (len(server.bodies), asked.ledger.total.retries) == (3, 2)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}, {"total_tokens": 13}])
+def test_unknown_token_counts_are_estimated(server: ScriptedAuthorServer, usage: Any) -> None:
+    server.mangle = lambda number, payload: {**payload, "usage": usage}
+    asked = endpoint(server)
+    asked.ask(STAGE, MESSAGES, 1, True)
+    total = asked.ledger.total
+    assert total.estimated == 1 and total.prompt_tokens > 0 and total.completion_tokens > 0
+
+
+def test_content_in_parts_is_read_and_its_thinking_left_out(server: ScriptedAuthorServer, tmp_path: Path) -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    server.mangle = _message(content=[thought, {"type": "text", "text": "It "}, {"type": "text", "text": "is."}])
+    assert endpoint(server, cache=tmp_path).ask(STAGE, MESSAGES, 1, True).text == "It is."
+    [kept] = tmp_path.rglob("*.json")
+    assert json.loads(kept.read_text())["text"] == "It is."
+
+
+@pytest.mark.parametrize(
+    "broken", [{"text": [{"type": "text", "text": "x"}]}, {"text": None}, {"text": "", "finish": "stop"}, {}, [], "x"]
+)
+def test_a_broken_reply_in_the_cache_is_asked_for_again(
+    server: ScriptedAuthorServer, tmp_path: Path, broken: Any
+) -> None:
+    reply = endpoint(server, cache=tmp_path).ask(STAGE, MESSAGES, 1, True)
+    [kept] = tmp_path.rglob("*.json")
+    kept.write_text(json.dumps(broken))
+    assert endpoint(server, cache=tmp_path).ask(STAGE, MESSAGES, 1, True) == reply
+    assert len(server.bodies) == 2 and json.loads(kept.read_text())["text"] == reply.text

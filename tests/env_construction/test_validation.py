@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -200,7 +201,7 @@ def test_records_that_make_no_sense_are_findings_and_not_crashes(construction_sa
         environment.tools[0].parameters["properties"] = ["country"]
 
     def odd_schema(environment: Environment) -> None:
-        environment.tools[0].parameters["properties"]["country"] = True
+        environment.tools[0].parameters["properties"]["country"] = {"minimum": None}
 
     for breaks in (unknown_step, unknown_dependency, odd_required, odd_properties, odd_schema):
         environment = _sound()
@@ -285,3 +286,25 @@ def test_a_gold_call_that_only_echoes_its_argument_is_rejected():
     with ToolSandbox(workers=1) as sandbox:
         rules = {finding.rule for finding in validate_environments([environment], sandbox)[0] if finding.fatal}
     assert "gold_plan_scores_one" in rules
+
+
+def test_a_tool_beside_the_plan_may_have_any_schema(construction_sandbox: ToolSandbox) -> None:
+    """Every tool is asked about the plan's entities: what its document allows must not end the validation."""
+    odd: dict[str, Any] = {
+        "true": True,
+        "nothing": {},
+        "items": {"type": "array", "items": True, "minItems": 2},
+        "pair": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}]},
+        "choice": {"enum": []},
+        "constant": {"const": None},
+        "types": {"type": ["string", "null"]},
+        "reference": {"$ref": "#/$defs/P"},
+        "nowhere": {"$ref": "#/$defs/Q"},
+        "country": {"type": "string", "pattern": "["},
+        "year": {"type": "integer", "minimum": 0.5, "default": "now"},
+    }
+    environment = _sound()
+    parameters = {"type": "object", "properties": odd, "required": list(odd), "$defs": {"P": {"type": "object"}}}
+    environment.tools.append(ToolDocument(name="odd", description="Anything.", parameters=parameters))
+    environment.codes["odd"] = "def odd(**options):\n    return 'nothing'\n"
+    assert _rules(environment, construction_sandbox) == {}

@@ -244,6 +244,12 @@ def box() -> Iterator[ToolSandbox]:
         ("    return x // 2", (True, "ok")),
         ("def half(x):\n    return x // 2", (True, "ok")),
         ("Here:\n```py\ndef half(x):\n    return x // 2", (True, "ok")),
+        ("Here is the function:\n\ndef half(x):\n    return x // 2\n\nIt's done by floor division.", (True, "ok")),
+        ("1. The code:\n   ```python\n   def half(x):\n       return x // 2\n   ```\n2. Done", (True, "ok")),
+        (
+            '```python\ndef half(x):\n    """Use:\n    ```\n    half(4)\n    ```\n    """\n    return x // 2\n```',
+            (True, "ok"),
+        ),
         ("```python\ndef half(x):\n    return x\n```", (False, "error")),
         ("```python\ndef half(x) return\n```", (False, "error")),
         ("```python\nraise SystemExit(0)\n```", (False, "error")),

@@ -37,6 +37,20 @@ def measure(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> dict[str, An
     return json.loads((Path(str(arguments[arguments.index("--out") + 1])) / "summary.json").read_text())
 
 
+def test_a_call_with_nan_leaves_lines_that_every_reader_takes(monkeypatch, data: Path, tmp_path: Path) -> None:
+    turn = '<tool_call>\n{"name": "capital_of", "arguments": {"country": NaN, "depth": 1e999}}\n</tool_call>'
+    ids = [record["id"] for _, record in read_jsonl(data)]
+    (tmp_path / "turns.jsonl").write_text("".join(json.dumps({"id": i, "turns": [turn, "No."]}) + "\n" for i in ids))
+    measure(monkeypatch, "--policy", f"replay:{tmp_path / 'turns.jsonl'}", "--data", data, "--out", tmp_path / "out")
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) for line in lines]
+    assert len(rows) == len(ids)
+    for row in rows:
+        [call] = row["transcript"][-3]["tool_calls"]
+        assert call["function"]["arguments"] == {"country": None, "depth": None}
+        assert row["turn_scores"][0]["text"] == turn
+
+
 def row_of(
     environment: Environment, turns: list[str], sandbox: Any, tmp_path: Path, match: str = "published"
 ) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def test_empty_arguments_are_an_answer() -> None:
             True,
         ),
         ("<think>\n" + CALL, True, False, False),  # thinking that never ended
+        ("<think>no</think>I will.<think>\n" + CALL, True, False, False),
         (CALL.replace('"None"}', '"None"'), False, False, False),
         (CALL.replace("Action Input", "Arguments"), False, False, False),
         ('Action: book\nAction Input: ["Lima"]', False, False, False),

@@ -497,7 +497,7 @@ def test_random_policy_plays(tau_folder: Path) -> None:
 
 def test_other_prompt_for_the_user(tau_folder: Path, user_server: Any) -> None:
     prompt = tau_folder.parent / "prompt.txt"
-    prompt.write_text("Be a customer: {instruction}")
+    prompt.write_text("Be a customer: {instruction}", encoding="utf-8-sig")
     played(
         tau_folder,
         Agent({}),

@@ -163,6 +163,12 @@ def test_both_layouts_of_the_data_give_the_same_tools(tmp_path: Path) -> None:
     assert (first.codes, first.tools, first.id) == (authors.codes, authors.tools, "0")
     assert (second.id, second.domain, second.codes["birth_year"]) == ("17", "Film", BIRTH)
     assert len(read_questions(whole, limit=1)) == 1
+    for text in ("\ufeff" + whole.read_text(), "\ufeff\r\n" + whole.read_text().replace("\n", "\r\n")):
+        whole.write_bytes(text.encode())
+        assert read_questions(whole) == [first, second]
+    lines = "\ufeff" + data(tmp_path).read_text().replace("\n", "\r\n")
+    (tmp_path / "marked.jsonl").write_bytes(lines.encode())
+    assert read_questions(tmp_path / "marked.jsonl") == [authors]
 
 
 def test_a_name_that_stands_there_twice_is_offered_once_as_its_source_takes_it(tmp_path: Path) -> None:

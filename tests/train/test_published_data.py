@@ -11,7 +11,7 @@ import pytest
 from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
 from env_construction.schema import read_environments
 from train import published_data
-from train.published_data import published_environments, published_records
+from train.published_data import published_environments
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared/data/ftrl_test_sample.jsonl"
 needs_sample = pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of published environments is not here")
@@ -64,14 +64,6 @@ def test_parquet_and_jsonl_of_the_same_environments_are_the_same(tmp_path: Path)
     from_parquet, _ = published_environments(copy, "test")
     from_jsonl, _ = published_environments(SAMPLE, "test")
     assert from_parquet == from_jsonl
-
-
-def test_null_keys_of_parquet_messages_are_no_keys(tmp_path: Path, records: list[dict[str, Any]]) -> None:
-    records[0]["messages"] = [{"role": "system", "content": "s", "name": "n"}, *records[0]["messages"]]
-    records[1]["answer"] = None
-    found = [record for _, record in published_records(write_parquet(tmp_path / "a.parquet", records))]
-    assert [sorted(message) for message in found[0]["messages"]] == [["content", "name", "role"], ["content", "role"]]
-    assert found[1]["answer"] is None
 
 
 def test_other_splits_and_repeats_are_left_out_and_counted(run, tmp_path, records) -> None:

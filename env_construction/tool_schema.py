@@ -1,0 +1,210 @@
+"""The JSON Schemas of tool documents: are they valid, does a value fit, and what may a value be.
+
+Schemas are draft 2020-12, which MCP asks for, or draft 7, which many generators still write (only there is `items` a list).
+Documents come as OpenAI and MCP allow them: without parameters, with boolean schemas, references, lists of types, empty
+enums. `parameters_schema` gives all of them one form, `schema_problem` names what is no schema, `plain_schema` says what a
+value may be. A reference is looked up inside its own document only: no file is read and no network asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jsonschema import Draft7Validator, Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from jsonschema.protocols import Validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+_DEEPEST = 12
+"""Levels that are followed: a schema may refer to itself."""
+_TYPES = frozenset(["string", "number", "integer", "boolean", "array", "object", "null"])
+_TEXTS = frozenset(["description", "title", "format", "$comment"])
+_COUNTS = frozenset(["minItems", "maxItems", "minLength", "maxLength"])
+_SHAPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("properties",), dict),
+    **dict.fromkeys(("required", "enum", "prefixItems", "allOf", "anyOf", "oneOf"), list),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), (int, float)),
+    **dict.fromkeys(_COUNTS, int),
+}
+_HINTS = (
+    ("object", ("properties", "additionalProperties", "required")),
+    ("array", ("items", "prefixItems", "minItems", "maxItems")),
+    ("number", ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")),
+)
+
+
+def parameters_schema(parameters: Any) -> Any:
+    """A tool's `parameters` in one form: nothing, null and `{}` mean none; an object's schema has `type` and `properties`."""
+    whole = {"type": "object", "properties": {}}
+    if parameters is None or parameters == {}:
+        return whole
+    if not isinstance(parameters, dict) or (parameters.get("type") != "object" and "properties" not in parameters):
+        return parameters
+    return parameters | {key: value for key, value in whole.items() if key not in parameters}
+
+
+def schema_problem(parameters: Any) -> str:
+    """What makes `parameters` no schema of an object, with the place in it; empty if nothing does."""
+    if not isinstance(parameters, dict):
+        return f"expected a JSON Schema object, got {json.dumps(parameters)[:80]}"
+    if not _plainly_valid(parameters, 0):
+        problem = _metaschema_problem(json.dumps(parameters, sort_keys=True))
+        if problem:
+            return problem
+    kind = parameters.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        return f"type: expected 'object', got {json.dumps(kind)[:80]}"
+    return ""
+
+
+def _plainly_valid(schema: Any, depth: int) -> bool:
+    """Whether a schema is valid at a glance: most are, and the metaschema takes two milliseconds to say so."""
+    if isinstance(schema, bool):
+        return True
+    if not isinstance(schema, dict) or depth > _DEEPEST:
+        return False
+    for key, value in schema.items():
+        if key == "type":
+            plain = isinstance(value, str) and value in _TYPES
+        elif key in _TEXTS:
+            plain = isinstance(value, str)
+        elif key == "properties":
+            plain = isinstance(value, dict) and all(_plainly_valid(inner, depth + 1) for inner in value.values())
+        elif key in ("items", "additionalProperties"):
+            plain = _plainly_valid(value, depth + 1)
+        elif key == "required":
+            plain = isinstance(value, list) and all(isinstance(name, str) for name in value)
+            plain = plain and len(set(value)) == len(value)
+        elif key in ("enum", "examples"):
+            plain = isinstance(value, list)
+        elif key in ("minimum", "maximum"):
+            plain = isinstance(value, int | float) and not isinstance(value, bool)
+        elif key in _COUNTS:
+            plain = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        else:
+            plain = key in ("default", "const")
+        if not plain:
+            return False
+    return True
+
+
+@lru_cache(maxsize=20_000)
+def _metaschema_problem(schema: str) -> str:
+    parsed = json.loads(schema)
+    if Draft7Validator(Draft7Validator.META_SCHEMA).is_valid(parsed):
+        return ""
+    try:
+        Draft202012Validator.check_schema(parsed)
+    except SchemaError as error:
+        place = ".".join(map(str, error.absolute_path))
+        told = str(error.message)
+        if error.validator == "type":
+            kinds = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
+            told = f"expected {' or '.join(kinds)}, got {json.dumps(error.instance)[:80]}"
+        return f"{place}: {told}"[:300] if place else told[:300]
+    except RecursionError:
+        return "nested too deep"
+    return ""
+
+
+class CannotApply(ValueError):
+    """A valid schema that cannot be used: a pattern that does not compile, a reference to nowhere, endless nesting."""
+
+
+def fits(value: Any, schema: Any, parameters: Mapping[str, Any]) -> bool:
+    """Whether a value fits a schema that stands in `parameters`. Raises CannotApply."""
+    validator = _validator(json.dumps(parameters, sort_keys=True))
+    try:
+        return next(iter(validator.descend(value, schema)), None) is None
+    except (re.error, Unresolvable, RecursionError) as error:
+        raise CannotApply(str(error)) from None
+
+
+@lru_cache(maxsize=20_000)
+def _validator(parameters: str) -> Validator:
+    parsed = json.loads(parameters)
+    modern = _plainly_valid(parsed, 0) or Draft202012Validator(Draft202012Validator.META_SCHEMA).is_valid(parsed)
+    # an empty registry: a reference in a document never makes this process read a file or ask a network
+    return (Draft202012Validator if modern else Draft7Validator)(parsed, registry=Registry())
+
+
+def plain_schema(schema: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema in plain keywords: references followed, `allOf` joined, the first alternative taken, `const` as an enum.
+
+    `type` is one type, the first that is not null; without one, what the other keywords speak of, else a string: so is read
+    what takes any value. `parameters` is the document's whole schema, in which references are looked up.
+    """
+    plain = _joined(schema, parameters, 0)
+    if "const" in plain:
+        plain["enum"] = [plain["const"]]
+    kind = plain.get("type")
+    if isinstance(kind, list):
+        kind = next((name for name in kind if name != "null"), "null")
+    if not isinstance(kind, str) or kind not in _TYPES:
+        kind = next((name for name, keys in _HINTS if any(key in plain for key in keys)), "string")
+    return {**plain, "type": kind}
+
+
+def _joined(schema: Any, parameters: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    if schema is False:
+        return {"type": "null"}
+    if not isinstance(schema, dict) or depth > _DEEPEST:
+        return {}
+    # benchmarks bring schemas that are none: what cannot be meant says nothing
+    schema = {key: value for key, value in schema.items() if isinstance(value, _SHAPES.get(key, object))}
+    parts = [_at(parameters, schema["$ref"])] if isinstance(schema.get("$ref"), str) else []
+    parts += schema.get("allOf") or []
+    for key in ("anyOf", "oneOf"):
+        options = [_joined(option, parameters, depth + 1) for option in schema.get(key) or []]
+        parts += [option for option in options if option.get("type") != "null"][:1] or options[:1]
+    joined: dict[str, Any] = {}
+    for part in [*(_joined(part, parameters, depth + 1) for part in parts), schema]:
+        for key, value in part.items():
+            if key == "properties" and isinstance(value, dict):
+                value = {**joined.get(key, {}), **value}
+            elif key == "required" and isinstance(value, list):
+                value = [*joined.get(key, []), *value]
+            joined[key] = value
+    return {key: value for key, value in joined.items() if key not in ("$ref", "allOf", "anyOf", "oneOf")}
+
+
+def _at(parameters: Any, reference: str) -> Any:
+    """What a reference such as `#/$defs/Point` names; anything will do for one that names nothing here."""
+    found = parameters
+    for part in reference.removeprefix("#").split("/")[1:] if reference.startswith("#") else ["/"]:
+        part = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and part.isdigit() and int(part) < len(found):
+            found = found[int(part)]
+        elif isinstance(found, dict) and part in found:
+            found = found[part]
+        else:
+            return True
+    return found
+
+
+def without_filled_nulls(arguments: Any, schema: Any, parameters: Mapping[str, Any]) -> Any:
+    """The arguments without the keys that are null where `schema` neither requires them nor takes null."""
+    plain = plain_schema(schema, parameters)
+    if isinstance(arguments, list):
+        items = plain.get("items", True)
+        if plain.get("prefixItems") or isinstance(items, list):
+            return arguments
+        return [without_filled_nulls(item, items, parameters) for item in arguments]
+    if not isinstance(arguments, dict):
+        return arguments
+    properties, required = plain.get("properties", {}), plain.get("required", [])
+    left = {}
+    for name, value in arguments.items():
+        inner = properties.get(name, False)
+        try:
+            takes_null = name in required or fits(None, inner, parameters)
+        except CannotApply:
+            takes_null = True
+        if value is not None or takes_null:
+            left[name] = without_filled_nulls(value, inner, parameters)
+    return left
