@@ -13,6 +13,7 @@
 #             sdpa attention without packing). With nvcc it is built, which takes long, or taken from a wheel:
 #   FLASH_ATTN_WHEEL=URL|PATH|none    a wheel of your choice for this torch, Python and CUDA, or no CUDA part at all. For example
 #             github.com/mjun0812/flash-attention-prebuild-wheels has some; nothing is downloaded from there unless you name it.
+#   PYTHON=python3.12                 which Python to take (default: the first of 3.11, 3.12, 3.13 that is here; else uv gets 3.11)
 #   MAX_JOBS, TORCH_CUDA_ARCH_LIST    parallel compilers (default: what cores and memory allow), and GPUs to build for ("8.0;9.0")
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -97,19 +98,21 @@ case "$(uname -m)" in x86_64 | aarch64) ;; *) problem "x86_64 or aarch64 is need
 
 fits() { # a Python of the right version; on the CUDA route with its headers, since Triton compiles against them at run time
     "$1" - "$route" 2>/dev/null <<'PYTHON'
-import os, sys, sysconfig
+import ensurepip, os, sys, sysconfig, venv  # Debian's python3 comes without the first
 headers = os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
 sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13) and (headers or sys.argv[1] == "cpu")))
 PYTHON
 }
 python=
-for candidate in python3.11 python3.12 python3.13 python3 python; do
+for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3 python}; do
     if fits "$candidate"; then python=$candidate && break; fi
 done
-needed="Python 3.11, 3.12 or 3.13"
-[ "$route" = cpu ] || needed="$needed with its headers (Python.h)"
+needed="Python 3.11, 3.12 or 3.13 with venv"
+[ "$route" = cpu ] || needed="$needed and headers (Python.h)"
 if [ -n "$python" ]; then
     say "python: $("$python" --version | cut -d' ' -f2) ($(command -v "$python"))"
+elif [ -n "${PYTHON:-}" ]; then
+    problem "PYTHON=$PYTHON: expected $needed"
 elif command -v uv >/dev/null || python3 -c 'import venv, ensurepip' 2>/dev/null; then
     say "python: no $needed here ($(python3 --version 2>&1 || true)); uv gets Python 3.11"
 else
