@@ -8,7 +8,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = "bash awk cat cksum cut df dirname grep head mktemp nproc paste printenv rm sed sort tail tr uname uniq wc xargs".split()
+TOOLS = [
+    "bash",
+    "awk",
+    "cat",
+    "cksum",
+    "cut",
+    "df",
+    "dirname",
+    "grep",
+    "head",
+    "mktemp",
+    "nproc",
+    "paste",
+    "printenv",
+    "rm",
+    "sed",
+    "sort",
+    "tail",
+    "tr",
+    "uname",
+    "uniq",
+    "wc",
+    "xargs",
+]
 PYTHON = str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}")
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.experiments import TEMPERATURE, Experiment
-from train.memory_plan import ADAPTER_RANK, engine_share
+from train.memory_plan import ADAPTER_RANK, engine_share, token_budget
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REWARD_FILE = REPOSITORY / "reward" / "openrlhf_reward.py"
@@ -30,7 +30,7 @@ class Launch:
 
     `save_steps`: the trainer's state is saved every so many steps, and a killed run goes on there; 0: never.
     `reference`: a model folder that KL is measured to instead of `policy`. `ray_address`: a running Ray cluster's job
-    server; `policy`, `prompts` and `out` must then be paths that all its nodes share.
+    server; `policy`, `prompts` and `out` must then be paths that all its nodes share. `gpu_gib`: memory of a GPU, 0 if unknown.
     """
 
     policy: str
@@ -44,6 +44,7 @@ class Launch:
     save_steps: int = 0
     reference: str = ""
     ray_address: str = ""
+    gpu_gib: float = 0.0
 
 
 def build_flags(row: Experiment, launch: Launch) -> list[str]:
@@ -119,13 +120,19 @@ def _machine_flags(row: Experiment, launch: Launch) -> list[str]:
             sharding = ["--ds.zero_stage", "2"]
         return [
             *flags, "--vllm.sync_backend", "nccl", "--vllm.enable_sleep",
-            "--vllm.gpu_memory_utilization", str(engine_share(cards * launch.nodes)),
+            "--vllm.gpu_memory_utilization", str(engine_share(cards * launch.nodes, row, launch.gpu_gib)),
             *sharding, "--ds.param_dtype", "bf16",
-            "--ds.attn_implementation", "flash_attention_2", "--ds.packing_samples", "--actor.gradient_checkpointing_enable",
+            "--ds.attn_implementation", "flash_attention_2", "--ds.packing_samples", *_budget_flags(row, launch), "--actor.gradient_checkpointing_enable",
         ]  # fmt: skip
     return [
         *flags, "--vllm.sync_backend", "gloo", "--vllm.enforce_eager", "--ds.attn_implementation", "sdpa", "--ds.zero_stage", "2",
     ]  # fmt: skip
+
+
+def _budget_flags(row: Experiment, launch: Launch) -> list[str]:
+    """Micro-batches by tokens, beside packed sequences alone: OpenRLHF normalizes the loss over the whole train batch either way."""
+    budget = token_budget(row, launch.gpus, launch.nodes, launch.gpu_gib)
+    return ["--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", str(budget)] if budget else []
 
 
 def reward_environment(row: Experiment, control: str, seed: int) -> dict[str, str]:
