@@ -8,13 +8,16 @@
 #   bash run_all.sh --experiment tiny-plain-grpo-solve-recall      one row of `python -m train.experiments`; what the run folder
 #                                                      holds already (environments, start, its measurement) is used again
 #   bash run_all.sh --profile paper --data published   train and test on the authors' environments (python -m eval.download environments)
-#   bash run_all.sh --profile small --gpus 0           on other cards than a profile's own; 0: on the CPU, slowly
-#   bash run_all.sh --run mine --model PATH            start from a model of your own (a checkpoint folder, or a name on the hub)
+#   bash run_all.sh --profile small --gpus 0           on other GPUs than a profile's own; 0: on the CPU, slowly
+#   bash run_all.sh --profile small --experiment qwen2.5-1.5b-plain-grpo       a model up to 3B on one GPU; -lora up to 8B
+#   bash run_all.sh --profile small --model PATH       start from a model of your own (a checkpoint folder, or a name on the hub)
 #   bash run_all.sh --run mine --teach MODEL           teach a pretrained model on oracle trajectories first, and start from that
 #   bash run_all.sh --run smollm2-hour --experiment smollm2-135m-cpu-plain-grpo    SmolLM2 from the hub, taught, then an hour of GRPO
 #   bash run_all.sh --only report | --from analyse     one stage, or all from one on (stages: see STAGES)
 #   bash run_all.sh --controls                         also: more supervised learning, and RL with shuffled rewards
 #   bash run_all.sh --train-seed 1                     the trainings once more with another seed; environments and start stay
+#   bash run_all.sh --profile paper --nodes 2 --ray-address http://HEAD:8265    train on a Ray cluster (examples/slurm/two_nodes.sbatch)
+#   bash run_all.sh --profile paper --keep-checkpoints keep the weights of every epoch (default: of the last one)
 #   bash run_all.sh --from-scratch                     make the tiny policy anew instead of taking assets/tiny_policy
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -22,7 +25,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 STAGES="setup environments start measure_start train measure_trained controls analyse report"
 PROFILES="smoke cpu small paper"
 
-profile=cpu run= only= from= seed=0 dry_run= controls= experiments= from_scratch= train_seed=0 data=built data_file= gpus= model= teach=
+profile=cpu run= only= from= seed=0 dry_run= controls= experiments= from_scratch= train_seed=0 data=built data_file= gpus= model= teach= keep_checkpoints= nodes= ray_address=
 fail() { echo "run_all: error: $*" >&2; exit 2; }
 has() { case " $1 " in *" $2 "*) return 0 ;; *) return 1 ;; esac; }
 while [ $# -gt 0 ]; do
@@ -40,17 +43,20 @@ while [ $# -gt 0 ]; do
         --data) data=${2:-}; shift 2 ;;
         --data-file) data=published data_file=${2:-}; shift 2 ;;
         --controls) controls=1; shift ;;
+        --nodes) nodes=${2:-}; shift 2 ;;
+        --ray-address) ray_address=${2:-}; shift 2 ;;
+        --keep-checkpoints) keep_checkpoints=1; shift ;;
         --from-scratch) from_scratch=1; shift ;;
         --dry-run) dry_run=1; shift ;;
         -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --model --teach --gpus --data --data-file --train-seed --controls --from-scratch --dry-run" ;;
+        *) fail "unknown option '$1'; valid: --profile --run --only --from --seed --experiment --model --teach --gpus --data --data-file --train-seed --controls --nodes --ray-address --keep-checkpoints --from-scratch --dry-run" ;;
     esac
 done
 has "$PROFILES" "$profile" || fail "unknown profile '$profile'; valid: $PROFILES"
 has "built published" "$data" || fail "unknown data '$data'; valid: built published"
 [ -z "$only" ] || has "$STAGES" "$only" || fail "unknown stage '$only'; valid: $STAGES"
 [ -z "$from" ] || has "$STAGES" "$from" || fail "unknown stage '$from'; valid: $STAGES"
-case "$gpus" in *[!0-9]*) fail "--gpus '$gpus': expected a whole number" ;; esac
+case "$gpus$nodes" in *[!0-9]*) fail "--gpus '$gpus', --nodes '$nodes': expected whole numbers" ;; esac
 case "$seed$train_seed" in '' | *[!0-9]*) fail "--seed '$seed', --train-seed '$train_seed': expected whole numbers" ;; esac
 [ -z "$model" ] || [ -z "$teach" ] || fail "--model starts from a model as it is, --teach teaches one first: expected one of them"
 out=outputs/${run:-$profile}
@@ -68,8 +74,14 @@ case "$profile" in
         ;;
     small)
         n_train=2000 n_dev=100 n_test=200 max_prompts=1024 collect=1000 max_prompt_tokens=2048 rollout_batch=64 max_new_tokens=256
-        level=medium backend=vllm start_from=HuggingFaceTB/SmolLM2-135M-Instruct eval_limit=200
+        level=medium backend=vllm start_from=matrix eval_limit=200
+        if [ -n "$model" ]; then : "${experiments:=own-plain-grpo own-plain-reinforce++}"; fi
         : "${experiments:=smollm2-135m-plain-grpo smollm2-135m-plain-reinforce++}"
+        case "$experiments" in
+            smollm2-*) if [ -z "$model" ]; then teach=${teach:-HuggingFaceTB/SmolLM2-135M-Instruct}; fi ;; # it knows no tools: reward is near 0 untaught
+            *-lora*) max_prompt_tokens=2048 max_new_tokens=512 ;;                                     # lengths of ADAPTERS and ONE_GPU in train/experiments.py
+            *) max_prompt_tokens=4096 max_new_tokens=512 ;;
+        esac
         ;;
     paper)
         n_train=2215 n_dev=200 n_test=200 max_prompts=100000 collect=2215 max_prompt_tokens=16384 rollout_batch=512 max_new_tokens=1024
@@ -84,12 +96,13 @@ case "$experiments" in
         ;;
 esac
 if [ "$gpus" = 0 ]; then backend=hf; fi
+case "$model:$experiments" in :own-* | :*" own-"*) fail "$experiments: which model? --model PATH" ;; esac
 start_from=${model:-$start_from} lesson=()
 if [ -n "$teach" ]; then
     start_from= warm_minutes=26
     lesson=(--oracle --optimizer adamw --learning-rate 5e-4 --rename-share 0 --copy-share 0 --evaluate-every 1300 --dev-cases 12)
 elif [ -z "$start_from" ]; then
-    case "$experiments" in smollm2-* | qwen*) fail "$experiments: start from which model? --model, --teach, or --profile small or paper" ;; esac
+    case "$experiments" in smollm2-* | qwen* | own-*) fail "$experiments: start from which model? --model, --teach, or --profile small or paper" ;; esac
 fi
 if [ -n "$from_scratch" ]; then n_train=$((n_train * 8)); fi # a policy is made from more environments than one is trained in
 environments=$out/environments
@@ -138,7 +151,7 @@ finish() { # finish WHAT WAS WRITTEN
     echo "== $current: $((SECONDS - began)) s -> $1"
 }
 
-turn_tokens() { if [ -n "$1" ]; then echo 8192; else echo "$max_new_tokens"; fi; } # a turn with thinking is longer
+turn_tokens() { if [ -n "$1" ] && [ "$profile" = small ]; then echo 2048; elif [ -n "$1" ]; then echo 8192; else echo "$max_new_tokens"; fi; } # a turn with thinking is longer
 measure() { # measure NAME POLICY: greedy, at most 20 turns, on the test environments
     step "measure_$1" $python -m eval.environments --policy "$2" --data "$environments/test.jsonl" --out "$out/eval/$1" \
         --limit "$eval_limit" --seed "$seed" --max-turns 20 --max-new-tokens "$(turn_tokens "${3:-}")" ${3:+"$3"}
@@ -153,6 +166,9 @@ start_of() { # the untrained policy of an experiment
     if [ -z "$start_from" ]; then echo "$out/start"; return; fi
     if [ "$start_from" != matrix ]; then echo "$start_from"; return; fi
     case "$1" in
+        smollm2-*) echo HuggingFaceTB/SmolLM2-135M-Instruct ;;
+        qwen2.5-0.5b-*) echo Qwen/Qwen2.5-0.5B-Instruct ;; qwen2.5-1.5b-*) echo Qwen/Qwen2.5-1.5B-Instruct ;; qwen2.5-3b-*) echo Qwen/Qwen2.5-3B-Instruct ;;
+        qwen3-0.6b-*) echo Qwen/Qwen3-0.6B ;; qwen3-1.7b-*) echo Qwen/Qwen3-1.7B ;; qwen3.5-4b-*) echo Qwen/Qwen3.5-4B ;; qwen3.5-9b-*) echo Qwen/Qwen3.5-9B ;;
         qwen2.5-7b-*) echo Qwen/Qwen2.5-7B-Instruct ;; qwen2.5-14b-*) echo Qwen/Qwen2.5-14B-Instruct ;;
         qwen3-4b-*) echo Qwen/Qwen3-4B ;; qwen3-8b-*) echo Qwen/Qwen3-8B ;; qwen3-14b-*) echo Qwen/Qwen3-14B ;;
     esac
@@ -196,8 +212,11 @@ train_one() { # train_one EXPERIMENT NAME: per epoch collect with the current po
         esac
         step "train_$name" $python -m train.run_openrlhf --experiment "$experiment" --policy-dir "$policy" \
             --prompts "$folder/prompts.jsonl" --out "$folder" --seed $((seed + 100 * train_seed + epoch)) --epoch "$epoch" \
-            ${gpus:+--gpus "$gpus"}
+            ${gpus:+--gpus "$gpus"} ${nodes:+--nodes "$nodes"} ${ray_address:+--ray-address "$ray_address"}
         policy=$folder/checkpoint
+        case "$profile$keep_checkpoints" in
+            small | paper) if [ "$epoch" -gt 1 ]; then step "train_$name" $python -m train.prune_checkpoints "$out/train/$name"; fi ;;
+        esac
     done
 }
 train_minutes() { # what the trainings of these experiments took, in minutes of wall time
@@ -222,7 +241,7 @@ fi
 if [ -z "$dry_run" ]; then
     mkdir -p "$out"
     for experiment in $experiments; do # an unknown name is refused before anything is written
-        $python -m train.run_openrlhf --experiment "$experiment" --policy-dir start --prompts prompts.jsonl --out . --dry-run >/dev/null
+        $python -m train.run_openrlhf --experiment "$experiment" --policy-dir "${model:-start}" --prompts prompts.jsonl --out . --dry-run >/dev/null
     done
     $python -m env_construction.jsonl "$out" profile="$profile" seed="$seed" model="$(model_of "$experiments")" from_scratch="${from_scratch:-0}" data="$data" ${model:+start="$model"} ${teach:+teach="$teach"}
 fi

@@ -215,7 +215,7 @@ def _thinking_of(label: str) -> Any:
 
 def main() -> int:
     arguments = parse_arguments()
-    row = experiment(arguments.experiment)
+    row = experiment(arguments.experiment, arguments.policy_dir)
     launch = make_launch(row, arguments)
     environment = reward_environment(row, arguments.reward_control, arguments.seed)
     if not launch.gpus and row.model.name != "tiny":
