@@ -70,7 +70,9 @@ class MergedModel:
 
 
 def send_merged_weights(module: Any) -> None:
-    """Change `openrlhf.trainer.ray.ppo_actor`: a policy with adapters is sent as a MergedModel. Others are sent as before."""
+    """Change `openrlhf.trainer.ray.ppo_actor`: a policy with adapters is sent as a MergedModel, others as before; and policy actors
+    give the reference's log-probabilities too.
+    """
     sent = module.ActorPPOTrainer.broadcast_to_vllm
 
     @functools.wraps(sent)
@@ -89,6 +91,13 @@ def send_merged_weights(module: Any) -> None:
             self.actor = actor
 
     module.ActorPPOTrainer.broadcast_to_vllm = broadcast_to_vllm
+    module.PolicyModelActor.__ray_metadata__.modified_class.reference_forward = reference_forward
+
+
+def reference_forward(self: Any, *arguments: Any, **named: Any) -> Any:
+    """PolicyModelActor.forward with the adapters off: the reference's log-probabilities (train/adapter_reference.py)."""
+    with self.actor.model.module.disable_adapter():
+        return self.forward(*arguments, **named)
 
 
 def install() -> None:
@@ -114,6 +123,10 @@ def main() -> None:
         from train.openrlhf_reference import hold_reference
 
         hold_reference(os.environ[REFERENCE_VARIABLE])
+    else:
+        from train.adapter_reference import share_policy
+
+        share_policy()
     runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)
 
 

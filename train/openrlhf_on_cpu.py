@@ -274,6 +274,10 @@ def main() -> None:
         from train.openrlhf_reference import hold_reference
 
         hold_reference(os.environ["OPENRLHF_REFERENCE"])
+    elif "--ds.lora.rank" in sys.argv:
+        from train.adapter_reference import share_policy
+
+        share_policy()
     runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)
 
 
