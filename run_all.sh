@@ -79,7 +79,7 @@ case "$profile" in
         : "${experiments:=smollm2-135m-plain-grpo smollm2-135m-plain-reinforce++}"
         case "$experiments" in
             smollm2-*) if [ -z "$model" ]; then teach=${teach:-HuggingFaceTB/SmolLM2-135M-Instruct}; fi ;; # it knows no tools: reward is near 0 untaught
-            *-lora*) max_prompt_tokens=2048 max_new_tokens=512 ;;                                     # lengths of ADAPTERS and ONE_GPU in train/experiments.py
+            *-lora*) max_prompt_tokens=1280 max_new_tokens=384 ;;                                     # lengths of ADAPTERS and ONE_GPU in train/experiments.py
             *) max_prompt_tokens=4096 max_new_tokens=512 ;;
         esac
         ;;

@@ -33,7 +33,8 @@ def share_policy() -> None:
     """Let OpenRLHF make no reference actors: a group of them is the policy's group, which is always made first."""
     from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 
-    made, policies = RayActorGroup.__init__, []
+    made = RayActorGroup.__init__
+    policies: list[RayActorGroup] = []
 
     @functools.wraps(made)
     def __init__(self: Any, num_nodes: int, num_gpus: int, kind: Any, *rest: Any, **named: Any) -> None:
@@ -45,4 +46,4 @@ def share_policy() -> None:
         if kind is PolicyModelActor:
             policies.append(self)
 
-    RayActorGroup.__init__ = __init__
+    RayActorGroup.__init__ = __init__  # type: ignore[method-assign]

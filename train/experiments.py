@@ -154,7 +154,7 @@ PAPER = Scale(512, 16, 512, 1, 1e-6, 16384, 1024, 3, token_budget=16384 + 1024)
 PAPER_THINKING = Scale(512, 16, 512, 1, 1e-6, 16384, 8192, 3, token_budget=16384 + 8192)
 ONE_GPU = Scale(64, 8, 128, 1, 1e-6, 4096, 512, 2, token_budget=4096 + 512)
 ONE_GPU_THINKING = Scale(64, 8, 128, 1, 1e-6, 4096, 2048, 2, token_budget=4096 + 2048)
-ADAPTERS = Scale(64, 8, 128, 1, 1e-6, 2048, 512, 2)  # what 24 GB hold beside 7B parameters
+ADAPTERS = Scale(64, 8, 128, 1, 1e-6, 1280, 384, 2)  # what 24 GB hold beside 8B parameters
 ADAPTERS_THINKING = Scale(64, 8, 128, 1, 1e-6, 4096, 2048, 2)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2, token_budget=8 * (2048 + 256))
 SMALL_ON_CPU = Scale(8, 4, 16, 1, 2e-5, 1024, 192, 1)

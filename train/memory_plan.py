@@ -3,7 +3,7 @@
 For the layout of train/openrlhf_command.py: policy and reference sharded by ZeRO-3 over all GPUs, optimizer on the host, one
 vLLM engine per GPU which sleeps while the policy trains, gradient checkpointing, one packed micro-batch of a sequence's full
 length at a time. With adapters: the policy whole on every GPU, gradients and optimizer of the adapters there too; the reference
-is the same weights with the adapters off (train/openrlhf_lora.py).
+is the same weights with the adapters off, and they leave the GPU while an engine is awake that needs their room.
 Two phases, each must fit: generation (engine awake) and training (engine asleep), for a sequence of full length.
 
     python -m train.memory_plan --experiment qwen3-8b-thinking-grpo --gpus 8 --gpu-gib 80
@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from env_construction.jsonl import BadInput, run_main
@@ -103,7 +103,25 @@ def adapter_parameters(row: Experiment) -> float:
 
 
 def memory_plan(row: Experiment, gpus: int, nodes: int, gpu_gib: float, tokens: int | None = None) -> MemoryPlan:
-    """The plan of `row` on `nodes` x `gpus` GPUs, for sequences of `tokens` (default: the longest that the limits allow)."""
+    """The plan of `row` on `nodes` x `gpus` GPUs, for sequences of `tokens` (default: the longest that the limits allow).
+
+    Where a policy with adapters does not fit beside an awake engine, its base waits on the host meanwhile (`parks_base`).
+    """
+    plan = _memory_plan(row, gpus, nodes, gpu_gib, tokens)
+    if not row.adapter or "generation" not in plan.missing:
+        return plan
+    generation = {part: value for part, value in plan.generation.items() if part != "policy"}
+    generation["engine"] = engine_need(row, tokens)
+    host = {**plan.host, "parked base": gpus * plan.generation["policy"]}
+    return replace(plan, generation=generation, host=host)
+
+
+def parks_base(row: Experiment, gpus: int, nodes: int, gpu_gib: float) -> bool:
+    """Whether the base of a policy with adapters must wait on the host while the engine is awake (train/openrlhf_lora.py)."""
+    return "parked base" in memory_plan(row, gpus, nodes, gpu_gib).host
+
+
+def _memory_plan(row: Experiment, gpus: int, nodes: int, gpu_gib: float, tokens: int | None) -> MemoryPlan:
     model, ranks = row.model, gpus * nodes
     parameters = model.parameters * 1e6
     tokens = row.scale.max_prompt + row.scale.max_response if tokens is None else tokens

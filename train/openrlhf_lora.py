@@ -28,6 +28,7 @@ from train.openrlhf_command import REFERENCE_VARIABLE
 # what OpenRLHF itself sets when it starts Ray (cli/train_ppo_ray.py); a Ray that runs already keeps OpenRLHF from doing so
 RAY_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 PREFIX = "base_model.model."
+PARK_VARIABLE = "TRAIN_PARK_BASE"
 
 
 class MergedWeight:
@@ -41,11 +42,65 @@ class MergedWeight:
 
     @property
     def data(self) -> Any:
-        weight = self._layer.base_layer.weight.data
+        weight = _on_gpu(self._layer.base_layer.weight)
         merged = weight.float()
         for adapter in self._layer.active_adapters:
             merged = merged + self._layer.get_delta_weight(adapter).float()
         return merged.to(weight.dtype).contiguous()
+
+
+class PlainWeight:
+    """A parameter without an adapter, on the GPU when it is sent."""
+
+    requires_grad = True
+
+    def __init__(self, parameter: Any) -> None:
+        self._parameter = parameter
+        self.shape, self.dtype = parameter.shape, parameter.dtype
+
+    @property
+    def data(self) -> Any:
+        return _on_gpu(self._parameter)
+
+
+def _on_gpu(parameter: Any) -> Any:
+    """Its tensor, on the GPU even while the base is parked on the host."""
+    home = getattr(parameter, "home", None)
+    return parameter.data if home is None else parameter.data.to(home)
+
+
+class ParkedBase:
+    """The frozen weights of a policy with adapters, on the host except inside `with`. They never change, so that a pinned copy is
+    made once and leaving costs nothing.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._copies: list[tuple[Any, Any]] = []
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.home = parameter.data.device
+                copy = parameter.data.cpu()
+                self._copies.append((parameter, copy.pin_memory() if parameter.home.type == "cuda" else copy))
+        self._depth = 0
+        self._park()
+
+    def __enter__(self) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            for parameter, copy in self._copies:
+                parameter.data = copy.to(parameter.home, non_blocking=True)
+
+    def __exit__(self, *_: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._park()
+
+    def _park(self) -> None:
+        import torch
+
+        for parameter, copy in self._copies:
+            parameter.data = copy
+        torch.cuda.empty_cache()
 
 
 class MergedModel:
@@ -62,10 +117,10 @@ class MergedModel:
         for name, parameter in self.model.named_parameters():
             owner = next((prefix for prefix in layers if name.startswith(prefix)), None)
             if owner is None:
-                yield name.removeprefix(PREFIX), parameter
+                yield name.removeprefix(PREFIX), PlainWeight(parameter)
             elif name.startswith(f"{owner}base_layer."):
                 place = name.removeprefix(f"{owner}base_layer.")
-                merged = MergedWeight(layers[owner]) if place == "weight" else parameter
+                merged = MergedWeight(layers[owner]) if place == "weight" else PlainWeight(parameter)
                 yield (owner + place).removeprefix(PREFIX), merged
 
 
@@ -91,7 +146,36 @@ def send_merged_weights(module: Any) -> None:
             self.actor = actor
 
     module.ActorPPOTrainer.broadcast_to_vllm = broadcast_to_vllm
-    module.PolicyModelActor.__ray_metadata__.modified_class.reference_forward = reference_forward
+    actor_class = module.PolicyModelActor.__ray_metadata__.modified_class
+    actor_class.reference_forward = reference_forward
+    if os.environ.get(PARK_VARIABLE) == "1":
+        park_base(actor_class)
+
+
+def park_base(actor_class: Any) -> None:
+    """Let a policy actor hold its base on the GPU only while it computes with it, so that a GPU holds either the base or an awake
+    engine: 7B parameters on 24 GB. The base moves once a phase, not once a micro-batch.
+    """
+    load = actor_class.init_model_from_pretrained
+
+    @functools.wraps(load)
+    def init_model_from_pretrained(self: Any, *arguments: Any, **named: Any) -> Any:
+        result = load(self, *arguments, **named)
+        self.base = ParkedBase(self.actor.model.module)
+        return result
+
+    actor_class.init_model_from_pretrained = init_model_from_pretrained
+    for name in ("execute_batch", "fit"):
+        setattr(actor_class, name, _with_base(getattr(actor_class, name)))
+
+
+def _with_base(method: Any) -> Any:
+    @functools.wraps(method)
+    def computed(self: Any, *arguments: Any, **named: Any) -> Any:
+        with self.base:
+            return method(self, *arguments, **named)
+
+    return computed
 
 
 def reference_forward(self: Any, *arguments: Any, **named: Any) -> Any:

@@ -61,7 +61,7 @@ KV_SEQUENCES = 128
 KV_BYTES = (64 * 1024**2, 2 * 1024**3)
 MATMUL_VARIABLE = "TRAIN_CPU_MATMUL"
 # settings of the reward and the sandbox, read in the rollout process, and of this module
-PASSED_ON = ("FTRL_REWARD_", "FTRL_EPISODE_", "TOOL_SANDBOX_", MATMUL_VARIABLE)
+PASSED_ON = ("FTRL_REWARD_", "FTRL_EPISODE_", "TOOL_SANDBOX_", "TRAIN_PARK_BASE", MATMUL_VARIABLE)
 
 
 class CpuDevice(str):

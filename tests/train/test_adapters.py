@@ -14,7 +14,7 @@ import torch
 from env_construction.jsonl import BadInput
 from train import merge_adapter as merging
 from train.merge_adapter import merge_adapter
-from train.openrlhf_lora import MergedModel, MergedWeight, reference_forward, send_merged_weights
+from train.openrlhf_lora import MergedModel, MergedWeight, ParkedBase, park_base, reference_forward, send_merged_weights
 from train.prompts import load_tokenizer, template_sha256
 
 
@@ -161,3 +161,52 @@ def test_openrlhf_starts_no_second_model_for_the_reference() -> None:
         "asked for the policy": ["forward", 0, 2],
         "travels": "PolicyAsReference",
     }
+
+
+def test_a_parked_base_is_sent_and_computed_with_as_before(tiny_checkpoint: Path, base: Any) -> None:
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    ids = torch.arange(12).reshape(2, 6)
+    logits = model(ids).logits.detach()
+    sent = {name: weight.data.clone() for name, weight in MergedModel(model).named_parameters()}
+    parked = ParkedBase(model)
+    for name, weight in MergedModel(model).named_parameters():
+        assert torch.equal(weight.data, sent[name])
+    with parked, parked:
+        assert torch.equal(model(ids).logits.detach(), logits)
+        model(ids).logits.sum().backward()
+    trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+    assert trained and all("lora_" in name for name in trained)
+
+
+def test_the_base_is_on_the_gpu_for_computing_alone_and_moves_once_a_phase() -> None:
+    """A frozen and a trained parameter. A dtype stands for the GPU, since this machine has no second device to move data to."""
+    frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    trained = torch.nn.Parameter(torch.ones(3))
+    places: list[str] = []
+
+    class PolicyModelActor:
+        def init_model_from_pretrained(self) -> str:
+            module = SimpleNamespace(parameters=lambda: [frozen, trained])
+            self.actor = SimpleNamespace(model=SimpleNamespace(module=module))
+            return "loaded"
+
+        def execute_batch(self, method: str) -> None:
+            places.append(f"{method} {frozen.dtype} {trained.dtype}")
+
+        def fit(self) -> None:
+            places.append(f"fit {frozen.dtype}")
+            raise RuntimeError("out of memory")
+
+    park_base(PolicyModelActor)
+    actor = PolicyModelActor()
+    assert actor.init_model_from_pretrained() == "loaded"
+    frozen.home = torch.float64  # type: ignore[attr-defined]
+    actor.execute_batch("forward")
+    assert frozen.dtype == torch.float32 and torch.equal(frozen, torch.ones(3))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        actor.fit()
+    assert frozen.dtype == torch.float32
+    assert places == ["forward torch.float64 torch.float32", "fit torch.float64"]

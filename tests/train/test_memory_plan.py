@@ -16,6 +16,7 @@ from train.memory_plan import (
     engine_share,
     longest_sequence,
     memory_plan,
+    parks_base,
     smallest_gpu,
     token_budget,
 )
@@ -63,12 +64,21 @@ def test_a_run_fits_at_full_length_on_the_gpus_that_the_list_names_and_on_no_sma
         assert all(longest_sequence(row, row.gpus, 1, gib) < full for other, gib in GPU_SIZES.items() if other < size)
 
 
-def test_one_gpu_of_24_gb_holds_every_model_up_to_2b_and_adapters_up_to_4b() -> None:
+def test_one_gpu_of_24_gb_holds_every_model_up_to_2b_and_adapters_up_to_8b() -> None:
     for name in ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen3-0.6b", "qwen3-1.7b"):
         assert smallest_gpu(experiment(f"{name}-plain-grpo")) == 24
     assert smallest_gpu(experiment("qwen2.5-3b-plain-grpo")) == 48
-    for name in ("qwen2.5-3b", "qwen3-4b", "qwen3.5-4b"):
+    for name in ("qwen2.5-3b", "qwen3-4b", "qwen3.5-4b", "qwen2.5-7b", "qwen3-8b"):
         assert smallest_gpu(experiment(f"{name}-plain-grpo-lora")) == 24
+
+
+def test_the_base_waits_on_the_host_only_where_it_does_not_fit_beside_the_engine() -> None:
+    row = experiment("qwen3-8b-plain-grpo-lora")
+    assert parks_base(row, 1, 1, GPU_SIZES[24]) and not parks_base(row, 1, 1, GPU_SIZES[48])
+    parked = memory_plan(row, 1, 1, GPU_SIZES[24])
+    assert "policy" not in parked.generation and "policy" in parked.training and not parked.missing
+    assert parked.host["parked base"] == parked.training["policy"]
+    assert not parks_base(experiment("qwen3-14b-plain-grpo"), 8, 1, GPU_SIZES[24])  # nothing of it is frozen
 
 
 def test_adapters_leave_the_host_the_engines_weights_alone_and_need_no_second_model() -> None:
@@ -78,7 +88,7 @@ def test_adapters_leave_the_host_the_engines_weights_alone_and_need_no_second_mo
     assert plan.training["policy"] == plan.host["sleeping engines' weights"] == weights
     assert "reference" not in plan.training and "optimizer" not in plan.host
     assert adapter_parameters(row) == pytest.approx(87.3e6, rel=1e-3)  # PEFT counts as many: rank 32, all linear layers
-    assert "generation" in memory_plan(experiment("qwen3-14b-plain-grpo-lora"), 1, 1, GPU_SIZES[48]).missing
+    assert "training" in memory_plan(experiment("qwen3-14b-plain-grpo-lora"), 1, 1, GPU_SIZES[24]).missing
 
 
 def test_sharding_more_widely_needs_less_of_a_gpu_and_as_much_of_all_hosts() -> None:
