@@ -60,3 +60,32 @@ def test_a_token_budget_is_asked_for_with_stage_3_alone(tmp_path) -> None:
         )
         if "--train.dynamic_batch_enable" in flags:
             assert flags[flags.index("--ds.zero_stage") + 1] == "3" and "--ds.packing_samples" in flags
+
+
+def test_packed_sequences_of_a_hybrid_see_each_other_so_that_its_rows_have_no_budget() -> None:
+    """Pinned transformers: linear attention does not read position ids. If this fails, hybrids can be packed and may have a budget."""
+    import torch
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig, Qwen3Config, Qwen3ForCausalLM
+
+    shape = {
+        "vocab_size": 100, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    }  # fmt: skip
+    linear = {
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    }
+    torch.manual_seed(0)
+    hybrid = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**shape, **linear)).eval()
+    attention = Qwen3ForCausalLM(Qwen3Config(**shape)).eval()
+    first, second = torch.randint(0, 100, (1, 20)), torch.randint(0, 100, (1, 12))
+    places = torch.cat([torch.arange(20), torch.arange(12)])[None]
+    leaked = []
+    for model in (hybrid, attention):
+        with torch.no_grad():
+            alone = model(second, position_ids=torch.arange(12)[None], use_cache=False).logits
+            packed = model(torch.cat([first, second], 1), position_ids=places, use_cache=False).logits[:, 20:]
+        leaked.append((alone - packed).abs().max().item())
+    assert leaked[0] > 1e-3 and leaked[1] < 1e-5
