@@ -248,7 +248,8 @@ case "$flash" in
     none) FLASH_ATTENTION_FORCE_BUILD=TRUE FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE \
         uv pip install --quiet --no-cache --no-build-isolation --no-deps "flash-attn==$FLASH_ATTN" ;;
 esac
-uv pip install --quiet --no-deps "openrlhf==$OPENRLHF"
+# Its wheels hold nothing but Python, and are tagged for Python 3.10 to 3.12 on x86_64 all the same.
+uv pip install --quiet --no-deps --python-version 3.12 --python-platform x86_64-manylinux_2_28 "openrlhf==$OPENRLHF"
 # Without its declared dependencies, which hold numpy and vllm back: its checkers need filelock and mpmath only, which are there.
 uv pip install --quiet --no-deps "bfcl-eval==$BFCL"
 
