@@ -199,7 +199,7 @@ if [ -z "$python" ]; then
     say "python: uv brought $("$python" --version) ($python)"
 fi
 set_indexes "$python"
-say "making .venv (about 4 GB on the CPU route, 12 GB with CUDA)"
+say "making .venv (about 4 GB on the CPU route, 9 GB with CUDA)"
 rm -rf .venv
 "$python" -m venv .venv
 VIRTUAL_ENV=$PWD/.venv
@@ -266,9 +266,8 @@ import torch
 
 if route == "cuda" and not without_driver and not torch.cuda.is_available():
     sys.exit(f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable GPU: see nvidia-smi, and in containers --gpus all")
-names = ["transformers", "ray", "peft", "deepspeed"] + ["flash_attn_2_cuda"] * (flash != "none")
-# without a driver vLLM cannot choose its platform
-for name in names + ["vllm"] * (not without_driver):
+names = ["transformers", "ray", "peft", "deepspeed", *(["flash_attn_2_cuda"] if flash != "none" else [])]
+for name in [*names, "vllm"]:
     importlib.import_module(name)
 found = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "ray", "deepspeed", "openrlhf", "bfcl-eval"))
 gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if route == "cuda" else []
