@@ -113,7 +113,7 @@ def suite_parser(description: str | None, prog: str, data: str | None = None) ->
         help="of hf and vllm, as bfloat16; default: the checkpoint's on a GPU, float32 on a CPU",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="sequences in one batch of hf")
-    parser.add_argument("--in-flight", type=int, default=256, help="cases in play at once")
+    parser.add_argument("--in-flight", type=int, default=1024, help="cases in play at once, on all GPUs together")
     return parser
 
 

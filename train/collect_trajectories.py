@@ -216,7 +216,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=64, help="sequences in one batch of hf")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="of hf; auto: the GPU where there is one")
-    parser.add_argument("--in-flight", type=int, default=256, help="episodes at once")
+    parser.add_argument("--in-flight", type=int, default=1024, help="episodes at once, on all GPUs together")
     return collect(parser.parse_args())
 
 

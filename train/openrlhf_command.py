@@ -15,7 +15,7 @@ from pathlib import Path
 
 from env_construction.jsonl import BadInput
 from train.experiments import TEMPERATURE, Experiment
-from train.memory_plan import ADAPTER_RANK, engine_share
+from train.memory_plan import ADAPTER_RANK, engine_share, token_budget
 from train.openrlhf_launcher import REPOSITORY, worker_environment
 from train.ray_job import RayJob
 
@@ -34,6 +34,7 @@ class Launch:
     HOST:PORT to join it or http://HOST:PORT to submit a job; the repository with its .venv, `policy`, `prompts` and `out` must then
     be paths that all its nodes share.
     `threads`: OMP threads of each worker. `flash_attention`, `compiler`: what train/devices.py found for the GPU route.
+    `gpu_gib`: memory of a GPU, 0 if unknown.
     """
 
     policy: str
@@ -50,6 +51,7 @@ class Launch:
     threads: int = 1
     flash_attention: bool = True
     compiler: bool = True
+    gpu_gib: float = 0.0
 
     @property
     def job(self) -> RayJob | None:
@@ -146,10 +148,15 @@ def _machine_flags(row: Experiment, launch: Launch) -> list[str]:
     sharding = ["--ds.zero_stage", "2"] if row.adapter else ["--ds.zero_stage", "3", "--ds.adam_offload"]
     attention = ["--ds.attn_implementation", "sdpa"]  # padded batches: packing needs flash-attn
     if launch.flash_attention:
-        attention = ["--ds.attn_implementation", "flash_attention_2", "--ds.packing_samples"]
+        attention = [
+            "--ds.attn_implementation",
+            "flash_attention_2",
+            "--ds.packing_samples",
+            *_budget_flags(row, launch),
+        ]
     return [
         *flags, "--vllm.sync_backend", "nccl", "--vllm.enable_sleep",
-        "--vllm.gpu_memory_utilization", str(engine_share(cards * launch.nodes)),
+        "--vllm.gpu_memory_utilization", str(engine_share(cards * launch.nodes, row, launch.gpu_gib)),
         *([] if launch.compiler else ["--vllm.enforce_eager"]),
         *sharding, "--ds.param_dtype", "bf16", *attention, "--actor.gradient_checkpointing_enable",
     ]  # fmt: skip
@@ -172,6 +179,12 @@ def check_batches(row: Experiment, launch: Launch) -> None:
         raise BadInput(
             f"{row.name}: {samples} samples in micro-batches of {scale.micro_batch} do not reach all {ranks} GPUs; use fewer"
         )
+
+
+def _budget_flags(row: Experiment, launch: Launch) -> list[str]:
+    """Micro-batches by tokens, beside packed sequences alone: OpenRLHF normalizes the loss over the whole train batch either way."""
+    budget = token_budget(row, launch.gpus, launch.nodes, launch.gpu_gib)
+    return ["--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", str(budget)] if budget else []
 
 
 def reward_environment(row: Experiment, control: str, seed: int) -> dict[str, str]:

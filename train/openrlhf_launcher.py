@@ -156,6 +156,10 @@ def launch(line: Sequence[str]) -> None:
         from train.openrlhf_reference import hold_reference
 
         hold_reference(os.environ[REFERENCE_VARIABLE])
+    elif "lora" in arguments.adapt:
+        from train.adapter_reference import share_policy
+
+        share_policy()
     run_trainer(flags)
 
 

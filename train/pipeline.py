@@ -48,7 +48,7 @@ from env_construction.jsonl import BadInput, keep_configuration, run_main
 from train.commands import CommandFailed, CommandRunner, StageLog
 from train.experiments import Experiment, experiment
 from train.policy_roles import Role, start_role, trained_role, write_roles
-from train.profiles import OVERRIDES, PROFILES, parse_options
+from train.profiles import OVERRIDES, OWN, PROFILES, parse_options
 
 PYTHON = (sys.executable, "-m")
 SHIPPED_POLICY = "assets/tiny_policy"
@@ -68,7 +68,10 @@ class Pipeline:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         profile = PROFILES[options.profile]
-        self.rows = [experiment(name) for name in options.experiment or profile.experiments]
+        names = options.experiment or (OWN if options.model and options.profile == "small" else profile.experiments)
+        if any(name.startswith("own-") for name in names) and not options.model:
+            raise BadInput(f"{' '.join(names)}: which model? --model PATH")
+        self.rows = [self.row(name) for name in names]
         for model in {row.model.name for row in self.rows}:
             profile = replace(profile, **OVERRIDES.get(model, {}))
         self.profile = profile
@@ -78,11 +81,16 @@ class Pipeline:
         self.out = Path("outputs") / (options.run or options.profile)
         self.environments = self.out / "environments"
         self.backend = "hf" if options.gpus == 0 else profile.backend
-        self.teach = options.teach or (self.rows[0].model.start if profile.teach and not options.model else "")
+        first = self.rows[0].model
+        self.teach = options.teach or (first.start if profile.teach and first.untaught and not options.model else "")
         self.runner = CommandRunner(self.out / "logs", dry_run=options.dry_run)
         self.log = StageLog(self.out / "stages.jsonl")
         self.failed: list[str] = []
         self._worked = False
+
+    def row(self, name: str) -> Experiment:
+        """The experiment of that name; an own-... row takes its shape from --model."""
+        return experiment(name, self.options.model) if name.startswith("own-") else experiment(name)
 
     # --- names and places -------------------------------------------------------------------------------------------
 
@@ -173,6 +181,8 @@ class Pipeline:
                 *self._trainer_options(row), tag=tag,
             )  # fmt: skip
             policy = str(folder / "checkpoint")
+            if self.profile.prune and epoch > 1 and not self.options.keep_checkpoints:
+                self.run(f"train_{name}", "train.prune_checkpoints", self.out / "train" / name, tag=tag)
 
     def _prompts(self, row: Experiment, policy: str, folder: Path, seed: int, tag: str) -> None:
         log, scale = f"train_{self.name_of(row)}", row.scale
@@ -273,7 +283,7 @@ class Pipeline:
 
     def run_controls(self) -> None:
         first = self.rows[0]
-        shuffled = experiment(f"{first.name}-shuffled")
+        shuffled = self.row(f"{first.name}-shuffled")
         self.train_all([shuffled])
         names = [self.name_of(shuffled)]
         taught_here = self.start_of(first) == str(self.out / "start")
@@ -369,7 +379,7 @@ class Pipeline:
         keep_configuration(self.out, {**kept, **{key: value for key, value in more.items() if value}})
         rows = list(self.rows)
         if options.controls:
-            rows.append(experiment(f"{rows[0].name}-shuffled"))
+            rows.append(self.row(f"{rows[0].name}-shuffled"))
         roles = {"random": Role("floor"), "oracle": Role("ceiling")}
         for row in rows:
             start, policy = self.start_name(row), self.checkpoint_of(row)

@@ -44,18 +44,21 @@ class Profile:
     side_by_side: int = 1
     """Trainings at once: on a CPU a training keeps one core busy."""
     teach: bool = False
-    """Pretrained models are taught the call format first: without it their rewards are near zero."""
+    """Models that know no tools are taught the call format first: without it their rewards are near zero."""
+    prune: bool = False
+    """Only the last epoch's weights are kept: larger models fill a disk."""
 
 
 TINY = ("tiny-plain-grpo", "tiny-plain-reinforce++")
+OWN = ("own-plain-grpo", "own-plain-reinforce++")
 SMALL = ("smollm2-135m-plain-grpo", "smollm2-135m-plain-reinforce++")
 PROFILES = {
     "smoke": Profile(TINY[:1], 200, 12, 16, "compact", 16, 32, 100, warm_minutes=1.5),
     "cpu": Profile(TINY, 2000, 60, 300, "compact", 240, 384, 300, side_by_side=2),
-    "small": Profile(SMALL, 2000, 100, 200, "medium", 1000, 1024, 200, backend="vllm", teach=True),
+    "small": Profile(SMALL, 2000, 100, 200, "medium", 1000, 1024, 200, backend="vllm", teach=True, prune=True),
     "paper": Profile(
         tuple(row.name for row in matrix() if row.in_paper and row.algorithm in PAPER_ALGORITHMS),
-        2215, 200, 200, "paper", 2215, 100_000, 200, backend="vllm",
+        2215, 200, 200, "paper", 2215, 100_000, 200, backend="vllm", prune=True,
     ),
 }  # fmt: skip
 # Models whose one run has a size of its own: an hour on a CPU.
@@ -101,6 +104,11 @@ def parse_options(description: str | None, arguments: list[str] | None = None) -
         help="make the tiny policy from scratch instead of taking the shipped one",
     )
     add("--keep-going", action="store_true", help="if a training fails, go on with the others; exit code 1 at the end")
+    add(
+        "--keep-checkpoints",
+        action="store_true",
+        help="keep the weights of every epoch (default on GPUs: the last one's)",
+    )
     add("--dry-run", action="store_true", help="print the commands, run nothing")
     trainer = parser.add_argument_group("the trainer (train.run_openrlhf has the details)")
     trainer.add_argument(

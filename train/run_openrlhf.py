@@ -38,12 +38,12 @@ from tqdm import tqdm
 
 from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, read_jsonl, run_main
 from reward.logged_settings import asked, differences
-from train import devices
 from train.experiments import TEMPERATURE, Experiment, experiment
 from train.health_watch import HealthWatch
-from train.memory_plan import check_memory
+from train.memory_plan import check_resources, memory_plan
 from train.merge_adapter import merge_adapter
 from train.openrlhf_command import build_command, build_flags, overrides, reward_environment
+from train.peak_memory import PeakMemory
 from train.ray_job import RayJob
 from train.saved_state import ASIDE, recover
 from train.training_launch import (
@@ -197,7 +197,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     stop_on_sigterm()
-    row = experiment(arguments.experiment)
+    row = experiment(arguments.experiment, arguments.policy_dir)
     out = Path(arguments.out).resolve()
     wanted = asked(reward_environment(row, arguments.reward_control, arguments.seed), row.episode)
     if (out / "done.json").exists() and not arguments.dry_run:
@@ -216,11 +216,8 @@ def main() -> int:
         return 0
     check(row, launch)
     if launch.gpus:
-        # a cluster's GPUs cannot be asked from here: those that the row is made for
-        gpu_gib = devices.visible_gpu_gib() or float(row.card_gib)
-        print(
-            check_memory(row, launch.gpus, launch.nodes, gpu_gib) if gpu_gib else "memory: nvidia-smi does not answer"
-        )
+        # a cluster's GPUs cannot be asked from here
+        print("\n".join(check_resources(row, launch.gpus, launch.nodes, launch.gpu_gib or None, out)))
     keep_configuration(out / "openrlhf", configuration(row, arguments))
     (out / "openrlhf" / "command.txt").write_text(shown + "\n", encoding="utf-8")
     started = time.monotonic()
@@ -229,17 +226,20 @@ def main() -> int:
     watch = HealthWatch(expect_spread=environment["FTRL_REWARD_CONTROL"] != "constant", sandbox_workers=workers)
     steps = launch.samples // row.scale.rollout_batch
     states = ("_actor", "_critic") if row.algorithm == "ppo" else ("_actor",)
-    rows = train(
-        command,
-        environment,
-        out,
-        arguments.epoch,
-        steps,
-        watch,
-        wanted,
-        states if launch.save_steps else (),
-        launch.job,
-    )
+    with PeakMemory() as peak:
+        rows = train(
+            command,
+            environment,
+            out,
+            arguments.epoch,
+            steps,
+            watch,
+            wanted,
+            states if launch.save_steps else (),
+            launch.job,
+        )
+    if launch.gpus:
+        print(peak.line(memory_plan(row, launch.gpus, launch.nodes, launch.gpu_gib)))
     if row.adapter:
         merge_adapter(launch.policy, out / "adapter", out / "checkpoint")
     finish(out, rows, time.monotonic() - started, watch, wanted)

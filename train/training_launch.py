@@ -11,8 +11,10 @@ from typing import Any
 from env_construction.jsonl import BadInput, read_jsonl
 from train import devices
 from train.experiments import Experiment
+from train.memory_plan import parks_base
 from train.openrlhf_command import REWARD_FILE, Launch, check_batches, reward_environment
 from train.openrlhf_launcher import REFERENCE_VARIABLE
+from train.openrlhf_lora import PARK_VARIABLE
 from train.openrlhf_on_cpu import MATMUL_VARIABLE
 from train.prompts import load_tokenizer, require_thinking, template_sha256
 
@@ -48,6 +50,8 @@ def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
         threads=max(1, cores // gpus) if gpus else threads,  # the optimizer's step runs on the host
         flash_attention=bool(gpus) and devices.has_flash_attention(),
         compiler=devices.has_compiler(),
+        # a cluster's GPUs cannot be asked from here
+        gpu_gib=devices.visible_gpu_gib() or 0.0,
     )
 
 
@@ -126,6 +130,8 @@ def training_environment(row: Experiment, launch: Launch, arguments: argparse.Na
         environment[MATMUL_VARIABLE] = "bf16"
     if launch.gpus and not launch.compiler:
         environment["TORCHDYNAMO_DISABLE"] = "1"
+    if launch.gpus and launch.gpu_gib and parks_base(row, launch.gpus, launch.nodes, launch.gpu_gib):
+        environment[PARK_VARIABLE] = "1"
     if launch.reference:
         environment[REFERENCE_VARIABLE] = launch.reference
     return environment

@@ -1,6 +1,8 @@
 """LoRA adapters: vLLM gets the merged weights under the base model's names, and a merged checkpoint is a whole one."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import torch
 from env_construction.jsonl import BadInput
 from train import merge_adapter as merging
 from train.merge_adapter import merge_adapter
-from train.openrlhf_lora import MergedModel, MergedWeight, send_merged_weights
+from train.openrlhf_lora import MergedModel, MergedWeight, ParkedBase, park_base, reference_forward, send_merged_weights
 from train.prompts import load_tokenizer, template_sha256
 
 
@@ -84,7 +86,8 @@ def test_openrlhfs_sync_sees_the_merged_model_and_the_trainer_its_own(base: Any,
         def broadcast_to_vllm(self) -> list[str]:
             return [name for name, parameter in self.actor.model.module.named_parameters() if parameter.requires_grad]
 
-    send_merged_weights(SimpleNamespace(ActorPPOTrainer=ActorPPOTrainer))
+    actors = SimpleNamespace(__ray_metadata__=SimpleNamespace(modified_class=SimpleNamespace()))
+    send_merged_weights(SimpleNamespace(ActorPPOTrainer=ActorPPOTrainer, PolicyModelActor=actors))
     trainer = ActorPPOTrainer(adapted, 2)
     actor = trainer.actor
     assert set(trainer.broadcast_to_vllm()) <= {name for name, _ in base.named_parameters()}
@@ -129,3 +132,81 @@ def test_what_does_not_fit_is_refused(adapter: Path, tiny_checkpoint: Path, tmp_
     with pytest.raises(BadInput, match=r"the adapter \(rank 4\) does not fit"):
         merge_adapter(tmp_path / "wider", adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def policy_actor(adapted: Any) -> Any:
+    """What `reference_forward` needs of OpenRLHF's policy actor."""
+    model = SimpleNamespace(module=adapted)
+    return SimpleNamespace(actor=SimpleNamespace(model=model), forward=lambda ids: adapted(ids).logits.detach())
+
+
+def test_the_reference_is_the_base_with_the_adapters_off_and_the_policy_keeps_them(base: Any, adapted: Any) -> None:
+    ids, actor = torch.arange(12).reshape(2, 6), policy_actor(adapted)
+    torch.testing.assert_close(reference_forward(actor, ids), base(ids).logits.detach())
+    assert (actor.forward(ids) - base(ids).logits).abs().max() > 1e-3
+
+
+def test_openrlhf_starts_no_second_model_for_the_reference() -> None:
+    result = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("shared_reference_process.py"))],
+        capture_output=True, text=True, timeout=300, cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )  # fmt: skip
+    lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
+    assert lines, result.stderr[-2000:]
+    assert json.loads(lines[0][6:]) == {
+        "actors made": ["PolicyModelActor"],
+        "loaded by the reference": [],
+        "asked for the reference": ["reference_forward", 0, 2],
+        "asked for the policy": ["forward", 0, 2],
+        "travels": "PolicyAsReference",
+    }
+
+
+def test_a_parked_base_is_sent_and_computed_with_as_before(tiny_checkpoint: Path, base: Any) -> None:
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    ids = torch.arange(12).reshape(2, 6)
+    logits = model(ids).logits.detach()
+    sent = {name: weight.data.clone() for name, weight in MergedModel(model).named_parameters()}
+    parked = ParkedBase(model)
+    for name, weight in MergedModel(model).named_parameters():
+        assert torch.equal(weight.data, sent[name])
+    with parked, parked:
+        assert torch.equal(model(ids).logits.detach(), logits)
+        model(ids).logits.sum().backward()
+    trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+    assert trained and all("lora_" in name for name in trained)
+
+
+def test_the_base_is_on_the_gpu_for_computing_alone_and_moves_once_a_phase() -> None:
+    """A frozen and a trained parameter. A dtype stands for the GPU, since this machine has no second device to move data to."""
+    frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    trained = torch.nn.Parameter(torch.ones(3))
+    places: list[str] = []
+
+    class PolicyModelActor:
+        def init_model_from_pretrained(self) -> str:
+            module = SimpleNamespace(parameters=lambda: [frozen, trained])
+            self.actor = SimpleNamespace(model=SimpleNamespace(module=module))
+            return "loaded"
+
+        def execute_batch(self, method: str) -> None:
+            places.append(f"{method} {frozen.dtype} {trained.dtype}")
+
+        def fit(self) -> None:
+            places.append(f"fit {frozen.dtype}")
+            raise RuntimeError("out of memory")
+
+    park_base(PolicyModelActor)
+    actor = PolicyModelActor()
+    assert actor.init_model_from_pretrained() == "loaded"
+    frozen.home = torch.float64  # type: ignore[attr-defined]
+    actor.execute_batch("forward")
+    assert frozen.dtype == torch.float32 and torch.equal(frozen, torch.ones(3))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        actor.fit()
+    assert frozen.dtype == torch.float32
+    assert places == ["forward torch.float64 torch.float32", "fit torch.float64"]

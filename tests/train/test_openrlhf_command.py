@@ -44,6 +44,7 @@ OTHER_LAUNCHES = {
     "two nodes": flags_of("qwen3-14b-thinking-grpo", nodes=2),
     "saved state": flags_of("tiny-plain-grpo", save_steps=5),
     "one card": flags_of("qwen3-4b-plain-grpo", gpus=1),
+    "48 GB": flags_of("qwen3-8b-plain-grpo", gpu_gib=47.9),
     "no card": flags_of("smollm2-135m-plain-grpo", gpus=0),
     "without flash-attn": flags_of("qwen3-8b-plain-grpo", flash_attention=False),
     "without a compiler": flags_of("qwen3-8b-plain-grpo", compiler=False),
@@ -301,3 +302,21 @@ def test_a_setting_of_openrlhf_wins_over_the_rows_and_wrong_ones_are_refused() -
     ):
         with pytest.raises(BadInput, match="--set"):
             overrides([wrong])
+
+
+def test_micro_batches_are_filled_by_tokens_where_sequences_are_packed(parsed: dict[str, dict[str, Any]]) -> None:
+    paper = parsed["qwen3-8b-plain-grpo"]
+    assert paper["train"]["dynamic_batch_enable"] and paper["ds"]["packing_samples"] and paper["ds"]["zero_stage"] == 3
+    assert paper["train"]["max_tokens_per_gpu"] == paper["rollout"]["max_tokens_per_gpu"] == 16384 + 1024
+    assert parsed["48 GB"]["train"]["max_tokens_per_gpu"] < 16384 + 1024
+    for name in ("tiny-plain-grpo", "qwen3-8b-plain-grpo-lora", "qwen3.5-4b-plain-grpo", "no card"):
+        assert not parsed[name]["train"]["dynamic_batch_enable"]
+
+
+def test_engine_gets_room_for_its_weights_on_a_small_gpu() -> None:
+    def share(**changes: Any) -> float:
+        flags = flags_of("qwen2.5-7b-plain-grpo-lora", **changes)
+        return float(flags[flags.index("--vllm.gpu_memory_utilization") + 1])
+
+    assert share() == share(gpu_gib=79.6) == 0.4
+    assert share(gpu_gib=23.9) > 14.2 / 23.9

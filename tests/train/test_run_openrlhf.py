@@ -297,7 +297,7 @@ def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(
         run_openrlhf.main()
     row = experiment("tiny-plain-grpo")
     changed = replace(row, scale=replace(row.scale, learning_rate=0.5))
-    monkeypatch.setattr(run_openrlhf, "experiment", lambda name: changed)
+    monkeypatch.setattr(run_openrlhf, "experiment", lambda *_: changed)
     parsed(monkeypatch, line)
     with pytest.raises(BadInput, match=r"scale\.learning_rate: .* there, 0\.5 asked"):
         run_openrlhf.main()

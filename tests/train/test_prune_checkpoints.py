@@ -1,0 +1,48 @@
+"""Weights of epochs that nothing reads any more are deleted, and no others."""
+
+from pathlib import Path
+
+import pytest
+
+from env_construction.jsonl import BadInput
+from train.prune_checkpoints import prune_checkpoints
+
+
+def training(folder: Path, epochs: int, done: int) -> Path:
+    for epoch in range(1, epochs + 1):
+        checkpoint = folder / f"epoch{epoch}" / "checkpoint"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "model-00001-of-00002.safetensors").write_bytes(b"x" * 10)
+        (checkpoint / "tokenizer.json").write_text("{}")
+        if epoch <= done:
+            (folder / f"epoch{epoch}" / "done.json").write_text("{}")
+    return folder
+
+
+def weights(folder: Path) -> list[str]:
+    return sorted(file.parent.parent.name for file in folder.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("done", "kept"),
+    [(0, ["epoch1", "epoch2", "epoch10"]), (1, ["epoch1", "epoch2", "epoch10"]), (2, ["epoch2", "epoch10"])],
+)
+def test_an_epoch_goes_only_when_the_next_one_is_done(tmp_path, done, kept) -> None:
+    folder = training(tmp_path, 2, done)
+    (tmp_path / "epoch10" / "checkpoint").mkdir(parents=True)  # being trained; comes after 2, not after 1
+    (tmp_path / "epoch10" / "checkpoint" / "model.safetensors").write_bytes(b"x")
+    assert prune_checkpoints(folder) == (10 if done == 2 else 0)
+    assert weights(folder) == sorted(kept)
+    assert prune_checkpoints(folder) == 0
+
+
+def test_tokenizer_and_logs_stay(tmp_path) -> None:
+    folder = training(tmp_path, 3, 3)
+    prune_checkpoints(folder)
+    assert weights(folder) == ["epoch3"]
+    assert all((folder / f"epoch{epoch}" / "checkpoint" / "tokenizer.json").is_file() for epoch in (1, 2, 3))
+
+
+def test_a_folder_without_epochs_is_refused(tmp_path) -> None:
+    with pytest.raises(BadInput, match="expected the folder of a training"):
+        prune_checkpoints(tmp_path)
