@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,11 +66,15 @@ def test_a_slurm_example_runs_up_to_the_commands_of_its_training(tmp_path, scrip
     clone = tmp_path / "clone"
     (clone / ".venv" / "bin").mkdir(parents=True)
     (clone / "run_all.sh").symlink_to(ROOT / "run_all.sh")
+    (clone / "setup.sh").write_text("exit 0\n")  # set-up is finished
+    (clone / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (clone / ".venv" / "bin" / "python").chmod(0o755)
     (clone / ".venv" / "bin" / "ray").write_text("#!/bin/sh\necho ' 0.0/16.0 GPU'\n")
     (clone / ".venv" / "bin" / "ray").chmod(0o755)
     result = subprocess.run(
         ["bash", str(script), "--dry-run"], cwd=clone, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "7"},
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "7",
+             "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     trainings = [line for line in result.stdout.splitlines() if "train.run_openrlhf" in line]

@@ -189,6 +189,11 @@ def test_without_flash_attention_batches_are_padded(parsed: dict[str, dict[str, 
     assert (without["ds"]["attn_implementation"], without["ds"]["packing_samples"]) == ("sdpa", False)
     assert (with_it["ds"]["attn_implementation"], with_it["ds"]["packing_samples"]) == ("flash_attention_2", True)
     same = {**without["ds"], "attn_implementation": "flash_attention_2", "packing_samples": True}
+    # micro-batches are filled by tokens only where sequences are packed
+    assert not without["train"]["dynamic_batch_enable"] and with_it["train"]["dynamic_batch_enable"]
+    for name, keys in (("train", ("dynamic_batch_enable", "max_tokens_per_gpu")), ("rollout", ("max_tokens_per_gpu",))):
+        same_budget = {key: with_it[name][key] for key in keys}
+        without = {**without, name: {**without[name], **same_budget}}
     assert {**without, "ds": same} == with_it
 
 
