@@ -16,6 +16,8 @@ from datetime import date
 from decimal import Decimal
 from functools import lru_cache
 
+from env_construction.numbers import CURRENCY, SIGNED_NUMBER, number_value, plain_typography
+
 _MONTHS = {
     name: number
     for number, names in enumerate(
@@ -83,12 +85,10 @@ _TOKEN = re.compile(
     rf"|(?<!\w)(?P<m2>{_MONTH})\.?\s+(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<y2>\d{{4}})(?!\w)"
     rf"|(?<![\w.])(?P<d3>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m3>{_MONTH})\.?,?\s+(?P<y3>\d{{4}})(?!\w)"
     r"|(?<![\w.])(?P<chain>\d+(?:\.\d+){2,}|\d{1,2}:\d{2}(?::\d{2})?)(?!\w)"
-    r"|(?P<number>(?:(?<![\w.)\]%])[+-])?(?:(?<![\w.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?|(?<!\w)(?:\d+(?:\.\d+)?|\.\d+))"
-    r"(?:e[+-]?\d{1,4}(?!\w))?)(?P<unit>[^\W\d_]*[23]?)(?!\w)"
+    rf"|(?P<number>{SIGNED_NUMBER})(?P<unit>[^\W\d_]*[23]?)(?!\w)"
     r"|(?P<word>\w+[+#]*)"
 )
 _UNIT_AFTER = re.compile(r"\s?(%|°\s?[cf](?!\w)|[^\W\d_]+[23]?)(?!\w)")
-_LONGEST_NUMBER = 400
 _TOLERANCE = Decimal("1e-9")
 
 
@@ -105,7 +105,7 @@ class Token:
 
 
 def _normalize(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    return unicodedata.normalize("NFKC", plain_typography(text)).casefold()
 
 
 def segments_of(output: str) -> Iterator[str]:
@@ -187,17 +187,20 @@ def _year_month_day(found: re.Match[str]) -> tuple[int, int, int]:
 def _number_token(text: str, found: re.Match[str]) -> Token:
     """A number, with the unit right behind it ("979m", "979 metres", "50%") or before it ("$1,200") if one is known."""
     digits, attached = found["number"], found["unit"]
-    if len(digits) > _LONGEST_NUMBER or (attached and attached not in _UNITS):
+    value = number_value(digits)
+    if value is None or (attached and attached not in _UNITS):
         return Token(found.start(), found.end(), word=found.group())
     end, unit = found.end(), _UNITS.get(attached, "")
     if not unit:
         after = _UNIT_AFTER.match(text, end)
         if after and after[1].replace(" ", "") in _UNITS:
             unit = _UNITS[after[1].replace(" ", "")]
-        elif found.start() and text[found.start() - 1] in "$€£¥":
-            unit = _UNITS[text[found.start() - 1]]
+        elif before := [
+            sign for sign in (digits + text[max(found.start() - 1, 0) : found.start()]) if sign in CURRENCY
+        ]:
+            unit = _UNITS[before[0]]
     # a unit that stands apart stays a token of its own: a sub-answer may name it as a word
-    return Token(found.start(), end, word=digits, number=Decimal(digits.replace(",", "")), unit=unit)
+    return Token(found.start(), end, word=digits, number=value, unit=unit)
 
 
 def holds(wanted: Sequence[Token], have: Sequence[Token]) -> bool:

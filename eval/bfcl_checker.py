@@ -27,13 +27,12 @@ import importlib
 import inspect
 import json
 import keyword
-import os
-import re
-import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+from eval.line_process import serve
 
 MODEL = "evaluated"
 UNDEFINED_CALL = "no_such_function()"
@@ -321,20 +320,5 @@ def _javascript_literal(value: Any, kind: str) -> str:
     return json.dumps(_chosen(value), ensure_ascii=False)
 
 
-def serve() -> None:
-    """Answer requests until standard input ends. What the package prints goes to standard error."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    checker = Checker()
-    for line in sys.stdin:
-        try:
-            answer = {"value": checker.answer(json.loads(line))}
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {re.sub(r'[^ -~]', ' ', str(error))[:300]}"}
-        answers.write(json.dumps(answer, default=str) + "\n")
-        answers.flush()
-
-
 if __name__ == "__main__":
-    serve()
+    serve(Checker().answer, MEMORY_BYTES)

@@ -46,10 +46,15 @@ def human_eval_problem(doc: Mapping[str, Any]) -> Problem:
 
 
 def mbpp_problem(doc: Mapping[str, Any]) -> Problem:
-    """From an MBPP record: `test_list` (asserts) and `test_setup_code`. Which functions they test is read from the reference's own."""
+    """From an MBPP record: `test_list` (asserts) and `test_setup_code`. Which functions they test is read from the reference's own.
+
+    Without a reference (`code`), every function that the asserts call may be meant.
+    """
     tests = "\n".join([str(doc.get("test_setup_code") or ""), *map(str, doc["test_list"])])
     defined = re.findall(r"^def\s+(\w+)", str(doc.get("code") or ""), re.MULTILINE)
-    called = tuple(name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\s*\(", tests))
+    called = tuple(dict.fromkeys(re.findall(r"\b([A-Za-z_]\w*)\s*\(", tests)))
+    if doc.get("code"):
+        called = tuple(name for name in dict.fromkeys(defined) if name in called)
     return Problem(called, "", "", tests)
 
 

@@ -2,10 +2,11 @@
 
 Inputs: `eval/published_files.csv` (which file, from which commit of which repository). Outputs, in --to: the files, and
 `published.lock.json` with size and SHA-256 of each. Suites: `environments` (the authors' 2,215 training and 200 test environments),
-`toolhop` (995 questions), `tau_bench` (165 tasks and two databases), `rotbench` (five noise levels).
+`toolhop` (995 questions), `general` (the authors' prompts for the six general benchmarks), `tau_bench` (165 tasks and two databases),
+`rotbench` (five noise levels, first and third turns).
 
 How a file is checked: every one is pinned by git's own id of its content at a fixed commit (SHA-1 of a header and the bytes); where size
-and SHA-256 are known too they stand in the table. Of the three files whose SHA-256 is not (train, test, ToolHop: too large for the copy that
+and SHA-256 are known too they stand in the table. Of the four files whose SHA-256 is not (train, test, ToolHop, General: too large for the copy that
 the table was made from) it is recorded in the lock file at the first download, and checked from then on.
 
 A transfer goes on where it broke off (HTTP range); a server that ignores the range starts over; wrong bytes are thrown away and fetched
@@ -287,7 +288,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m eval.download"
     )
-    parser.add_argument("suites", nargs="*", help="environments, toolhop, tau_bench, rotbench (default: all)")
+    parser.add_argument("suites", nargs="*", help="environments, toolhop, general, tau_bench, rotbench (default: all)")
     parser.add_argument("--to", default=str(DATA), help="data folder (default: data)")
     parser.add_argument("--from", dest="source", default=None, help="take files from this folder, fetch nothing")
     parser.add_argument("--list", action="store_true", help="say what is there, fetch nothing")

@@ -5,13 +5,16 @@ Inputs: a policy, and the benchmarks from the hub or from a folder (eval/general
 (id, trial). All benchmarks run in one process, on one loaded model, in the same batches.
 
 Columns of a row
-- `correct`: the answer that the text arrives at, found as people find it (eval/answer_rules.py, eval/code_answers.py)
+- `correct`: the answer that the text arrives at, found as people find it (eval/answer_rules.py, eval/code_answers.py); whatever is `strict` is `correct`
 - `strict`: only an answer in the form that the benchmark asks for: lm-eval's own filter and metric for MMLU (the first line is the letter), BBH ("the
   answer is X.") and GSM8K (`#### 18`); the last `\\boxed{}` for MATH; the first fenced block for HumanEval and MBPP
-- `published`: the one answer rule in the authors' code, which has no grader for these benchmarks: the gold answer is a substring of all that the
-  model wrote, thinking included, case and commas aside. None where a substring says nothing (a letter, a program).
+- `published`: the verdict of the FTRL authors' grader for that benchmark (eval/published_general.py). It reads the forms that the authors' prompts ask
+  for, such as "ANSWER: X": with other prompts it is low for reasons of form, so compare it with Table 2 only on the authors' file.
 Thinking is stripped before `correct` and `strict`; thinking that nothing closes is an empty answer (failure `unclosed_thinking`). A model that thinks
 needs room: give `--max-new-tokens 8192` with `--thinking`.
+
+The authors' own problems and prompts are one file, `General.jsonl` (`python -m eval.download general`); `--data data/ftrl/General.jsonl` asks those.
+`strict` is then their grader without the thinking (of programs the first block, as elsewhere). Its HumanEval records name the problem only: `humaneval/test.jsonl` has to lie beside the file.
 
 Programs that a model wrote run in the sandbox, never in this process. `mean_of_tasks` in the summary is the plain mean of the benchmarks' accuracies;
 `metrics` are over all problems, of which MMLU has half.
@@ -19,6 +22,7 @@ Programs that a model wrote run in the sandbox, never in this process. `mean_of_
 Example:
     python -m eval.general --policy hf:outputs/cpu/start --out outputs/cpu/eval/start/general --limit 100
     python -m eval.general --policy vllm:Qwen/Qwen3-8B --thinking --max-new-tokens 8192 --data data/general --out outputs/qwen3/general
+    python -m eval.general --policy vllm:Qwen/Qwen3-8B --data data/ftrl/General.jsonl --tasks mmlu bbh gsm8k math mbpp --out outputs/qwen3/published
 
 Source: paper/README.md, "Evaluation" (general) and claim 4.
 """
@@ -30,12 +34,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from env_construction.jsonl import BadInput, run_main
-from env_construction.matching import answer_in_text
 from env_construction.tool_sandbox import SandboxFault, ToolSandbox, shared_sandbox
 from eval import code_answers
 from eval.answer_rules import (
@@ -44,12 +48,19 @@ from eval.answer_rules import (
     final_expression,
     final_number,
     last_boxed,
-    same_expression,
     same_short_answer,
     short_answer,
     split_thinking,
 )
-from eval.general_tasks import BENCHMARKS, HUB, Problem, find_subsets, load_problems
+from eval.general_tasks import BENCHMARKS, HUB, Problem, find_subsets, load_problems, read_published_problems
+from eval.math_grader import same_expression
+from eval.published_general import (
+    graded_text,
+    is_option,
+    published_correct,
+    published_human_eval,
+    published_mbpp,
+)
 from eval.results import LEVEL, case_values, resampled_means
 from eval.suite import GameFault, conversation, play_games, run_suite, suite_parser
 from train.policies import Generation, Policy
@@ -65,7 +76,7 @@ class Grade:
 
     correct: bool
     strict: bool
-    published: bool | None
+    published: bool
     answer: str
     failure: str
 
@@ -75,7 +86,7 @@ def gold_answer(problem: Problem) -> str:
     if problem.benchmark == "gsm8k":
         return problem.target.rpartition("####")[2].strip()
     if problem.benchmark == "math":
-        return last_boxed(str(problem.doc["solution"])) or problem.target
+        return last_boxed(str(problem.doc.get("solution", ""))) or problem.target
     if problem.benchmark in ("humaneval", "mbpp"):
         return ", ".join(_program(problem).names)
     return problem.target.strip()
@@ -86,24 +97,30 @@ def _program(problem: Problem) -> code_answers.Problem:
     return read(problem.doc)
 
 
-def grade(problem: Problem, raw: str, sandbox: ToolSandbox, thinking_opened: bool = False) -> Grade:
+def grade(
+    problem: Problem, raw: str, sandbox: ToolSandbox, thinking_opened: bool = False, thinking: bool = False
+) -> Grade:
     """Grade what a model wrote. Raises SandboxFault if a program could not be run for no fault of its own."""
     text, unclosed = split_thinking(raw, thinking_opened)
-    gold = gold_answer(problem)
+    published_text = graded_text(raw, thinking)
     if problem.benchmark in ("humaneval", "mbpp"):
-        found = _grade_program(_program(problem), text, sandbox)
-    else:
-        answer, correct = _answer(problem.benchmark, gold, text)
-        strict = problem.stock_score(text)
-        if strict is None:
-            boxed = last_boxed(text)
-            strict = boxed is not None and same_expression(gold, boxed)
-        failure = "" if correct else "wrong" if answer else "no_answer"
-        published = None if problem.benchmark == "mmlu" else answer_in_text(gold, raw, "published")
-        found = Grade(correct, strict, published, answer or "", failure)
+        program = _program(problem)
+        judge = published_human_eval if problem.benchmark == "humaneval" else published_mbpp
+        published = judge(program, published_text, sandbox)
+        if unclosed:
+            return Grade(False, False, published, "", "unclosed_thinking")
+        return _grade_program(program, text, published, sandbox)
+    gold = gold_answer(problem)
+    wanted = gold.replace(",", "") if problem.benchmark == "gsm8k" else gold  # their data have the number alone
+    published = published_correct(problem.benchmark, wanted, published_text)
     if unclosed:
-        return Grade(False, False, found.published, "", "unclosed_thinking")
-    return found
+        return Grade(False, False, published, "", "unclosed_thinking")
+    strict = published_correct(problem.benchmark, wanted, text) if problem.published else problem.stock_score(text)
+    if strict is None:
+        boxed = last_boxed(text)
+        strict = boxed is not None and same_expression(gold, boxed)
+    answer, correct = (gold, True) if strict else _answer(problem.benchmark, gold, text)
+    return Grade(correct, strict, published, answer or "", "" if correct else "wrong" if answer else "no_answer")
 
 
 def _answer(benchmark: str, gold: str, text: str) -> tuple[str | None, bool]:
@@ -117,39 +134,44 @@ def _answer(benchmark: str, gold: str, text: str) -> tuple[str | None, bool]:
     if benchmark == "math":
         expression = final_expression(text)
         return expression, expression is not None and same_expression(gold, expression)
-    if len(gold) == 3 and gold[0] == "(" and gold[2] == ")":
-        letter = choice_letter(text, "A-R")
+    if is_option(gold):
+        letter = choice_letter(text, "ABCDEFGHIJKLMNOPQR")
         return letter, letter == gold[1]
     answer = short_answer(text)
     return answer, answer is not None and same_short_answer(gold, answer)
 
 
-def _grade_program(program: code_answers.Problem, text: str, sandbox: ToolSandbox) -> Grade:
+def _grade_program(program: code_answers.Problem, text: str, published: bool, sandbox: ToolSandbox) -> Grade:
+    """`correct` if the block that is handed in passes, or the first one does, which `strict` asks for."""
     codes = [code_answers.extract_code(text, program, strict) for strict in (False, True)]
     outcomes: dict[str, tuple[bool, str]] = {}
     for code in codes:
         if code is not None and code not in outcomes:
             outcomes[code] = code_answers.passes(code_answers.program_of(code, program), program, sandbox)
-    correct, happened = outcomes[codes[0]] if codes[0] is not None else (False, "no_answer")
     strict = codes[1] is not None and outcomes[codes[1]][0]
+    chosen = codes[1] if strict else codes[0]
+    correct, happened = outcomes[chosen] if chosen is not None else (False, "no_answer")
     failure = "" if correct else "wrong" if happened in ("ok", "error") else happened
-    return Grade(correct, strict, None, codes[0] or "", failure)
+    return Grade(correct, strict, published, chosen or "", failure)
 
 
 class ProblemGame:
     """One problem in play: one turn."""
 
-    def __init__(self, problem: Problem, trial: int, sandbox: ToolSandbox, thinking_opened: bool) -> None:
+    def __init__(
+        self, problem: Problem, trial: int, sandbox: ToolSandbox, thinking_opened: bool, thinking: bool
+    ) -> None:
         self.id, self.trial, self.done = problem.id, trial, False
         self.state = conversation(problem.id, problem.messages)
-        self.problem, self.sandbox, self.thinking_opened = problem, sandbox, thinking_opened
-        self.grade = Grade(False, False, None, "", "too_long")
+        self.problem, self.sandbox = problem, sandbox
+        self.thinking_opened, self.thinking = thinking_opened, thinking
+        self.grade = Grade(False, False, False, "", "too_long")
         self.said: list[dict[str, str]] = []
 
     def hear(self, generation: Generation) -> None:
         """Grade the turn. Raises GameFault if the sandbox failed."""
         try:
-            self.grade = grade(self.problem, generation.text, self.sandbox, self.thinking_opened)
+            self.grade = grade(self.problem, generation.text, self.sandbox, self.thinking_opened, self.thinking)
         except SandboxFault as error:
             raise GameFault(f"sandbox: {error}") from None
         if generation.truncated and self.grade.failure == "no_answer":
@@ -173,11 +195,19 @@ class ProblemGame:
     def gold_turn(self) -> str:
         """The reference's answer, in the form that the benchmark asks for."""
         doc = self.problem.doc
+        if self.problem.published and self.problem.benchmark != "humaneval":
+            return self._published_gold_turn()
         if self.problem.benchmark == "humaneval":
             return f"```python\n{doc['prompt']}{doc['canonical_solution']}\n```"
         if self.problem.benchmark == "bbh":
             return f"So the answer is {self.problem.target}."
         return str(doc["solution"]) if self.problem.benchmark == "math" else self.problem.target
+
+    def _published_gold_turn(self) -> str:
+        said = {"mmlu": "ANSWER: {}", "bbh": "So the answer is {}.", "gsm8k": "It is {}", "math": "\\boxed{{{}}}"}
+        if self.problem.benchmark not in said:
+            raise BadInput(f"{self.id}: the authors' file has no reference program: the oracle cannot play it")
+        return said[self.problem.benchmark].format(self.problem.target)
 
 
 def thinking_is_opened(policy: Policy) -> bool:
@@ -226,9 +256,14 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
     """Play what is left and return the summary. Raises DataMissing, BadInput."""
     if arguments.limit is not None and arguments.limit < 1:
         raise BadInput(f"--limit: expected at least 1, got {arguments.limit}")
-    subsets = find_subsets(arguments.data, [name for name in BENCHMARKS if name in arguments.tasks])
-    problems = {problem.id: problem for problem in load_problems(subsets, arguments.limit)}
-    files = sorted({path for subset in subsets for paths in subset.files.values() for path in paths})
+    tasks = [name for name in BENCHMARKS if name in arguments.tasks]
+    if arguments.data.endswith(".jsonl"):
+        found, files = read_published_problems(Path(arguments.data), tasks, arguments.limit)
+    else:
+        subsets = find_subsets(arguments.data, tasks)
+        found = load_problems(subsets, arguments.limit)
+        files = sorted({path for subset in subsets for paths in subset.files.values() for path in paths})
+    problems = {problem.id: problem for problem in found}
     counts = {name: sum(problem.benchmark == name for problem in problems.values()) for name in BENCHMARKS}
     coverage = {name: {"n": n, "of": BENCHMARKS[name].size} for name, n in counts.items() if n}
     sandbox = shared_sandbox()
@@ -238,7 +273,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         play_games(
             loaded,
             plays,
-            lambda case, trial: ProblemGame(problems[case], trial, sandbox, opened),
+            lambda case, trial: ProblemGame(problems[case], trial, sandbox, opened, arguments.thinking),
             seed=arguments.seed,
             in_flight=arguments.in_flight,
             max_turns=1,
@@ -254,16 +289,16 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         data_files=files,
         groups={"by_task": "task", "by_subset": "subset"},
         settings={
-            "tasks": [name for name in BENCHMARKS if name in arguments.tasks],
+            "tasks": tasks,
             "prompts_sha256": _prompts_sha256(list(problems.values())),
         },
         shown=METRICS[:3],
         policy=policy,
         extra=lambda rows: {"mean_of_tasks": mean_of_tasks(rows, arguments.seed), "coverage": coverage},
     )
-    for name, found in coverage.items():
-        if found["n"] < found["of"]:
-            print(f"{name}: {found['n']} of the {found['of']} published problems")
+    for name, count in coverage.items():
+        if count["n"] < count["of"]:
+            print(f"{name}: {count['n']} of the {count['of']} published problems")
     return summary
 
 

@@ -29,7 +29,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput
+from env_construction.jsonl import BadInput, read_jsonl
 from eval.suite import DataMissing
 
 HUB = "hub"
@@ -137,7 +137,10 @@ class Subset:
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem as lm-eval asks it. `stops`: where the stock task ends an answer; `task`: lm-eval's, for its own score."""
+    """One problem as lm-eval asks it. `stops`: where the stock task ends an answer; `task`: lm-eval's, for its own score.
+
+    `published`: it is one of the FTRL authors' file, with their prompt.
+    """
 
     id: str
     benchmark: str
@@ -147,6 +150,7 @@ class Problem:
     target: str
     stops: tuple[str, ...]
     task: Any
+    published: bool = False
 
     def stock_score(self, text: str) -> bool | None:
         """lm-eval's own score of a final text: its stop strings, its filter, its metric; the strictest filter where it has two.
@@ -300,6 +304,55 @@ def _problems(task: Any, subset: Subset, limit: int | None) -> Iterator[Problem]
             stops=tuple(settings.get("until") or ()),
             task=task,
         )
+
+
+PUBLISHED_NAMES = {
+    "General/MMLU": "mmlu",
+    "General/BBH": "bbh",
+    "General/GSM8K": "gsm8k",
+    "General/MATH": "math",
+    "General/HumanEval": "humaneval",
+    "General/MBPP": "mbpp",
+}
+
+
+def read_published_problems(file: Path, names: Sequence[str], limit: int | None) -> tuple[list[Problem], list[Path]]:
+    """The problems of the FTRL authors' General.jsonl, at most `limit` of each benchmark, and the files that were read.
+
+    A record has `messages`, `answer` (a letter, a number, an expression, a HumanEval id, MBPP's asserts) and `data_source`, such as `General/MMLU`.
+    Raises DataMissing, BadInput.
+    """
+    if not file.is_file():
+        raise DataMissing(f"{file}: no such file; `python -m eval.download general` fetches the authors' file")
+    found: dict[str, list[Problem]] = {name: [] for name in names}
+    for number, record in read_jsonl(file, required=("messages", "answer", "data_source")):
+        name = PUBLISHED_NAMES.get(str(record["data_source"]))
+        if name is None:
+            raise BadInput(
+                f"{file}:{number}: data_source {record['data_source']!r}: expected one of {', '.join(PUBLISHED_NAMES)}"
+            )
+        if name not in found or (limit is not None and len(found[name]) >= limit):
+            continue
+        messages = record["messages"]
+        if not (isinstance(messages, list) and messages and all(isinstance(item, dict) for item in messages)):
+            raise BadInput(f"{file}:{number}: messages: expected a list of chat messages")
+        answer = str(record["answer"])
+        doc = {"test_list": [answer]} if name == "mbpp" else {"task_id": answer}
+        case = answer.replace("HumanEval/", "humaneval/") if name == "humaneval" else f"{name}/published/{number}"
+        found[name].append(Problem(case, name, "published", doc, messages, answer, (), None, published=True))
+    if missing := [name for name, problems in found.items() if not problems]:
+        raise DataMissing(f"{file}: holds no problem of {', '.join(missing)}; choose others with --tasks")
+    problems = [problem for group in found.values() for problem in group]
+    if not found.get("humaneval"):
+        return problems, [file]
+    [subset] = find_subsets(str(file.parent), ["humaneval"])
+    known = {problem.id: problem.doc for problem in load_problems([subset], None)}
+    if unknown := next((problem.id for problem in found["humaneval"] if problem.id not in known), None):
+        raise BadInput(f"{file}: {unknown} is not in {', '.join(map(str, _paths(subset)))}")
+    problems = [
+        replace(problem, doc=known[problem.id]) if problem.benchmark == "humaneval" else problem for problem in problems
+    ]
+    return problems, [file, *_paths(subset)]
 
 
 def _as_json(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:

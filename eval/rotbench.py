@@ -1,10 +1,11 @@
 """RoTBench: one tool call under five levels of noise in names, parameters and tools; is it the right one?
 
-Inputs: a policy and a folder with `clean.json`, `slight.json`, `medium.json`, `heavy.json`, `union.json` (RoTBench's first-turn
-cases). Outputs, in --out: one row a case, `summary.json` with tool selection (TS), parameter identification (PI) and content
+Inputs: a policy and a folder with `clean.json`, `slight.json`, `medium.json`, `heavy.json`, `union.json`: RoTBench's first-turn
+cases (Table 2 has these), or its third-turn cases, which go on behind two calls and what they brought. Outputs, in --out: one row a case, `summary.json` with tool selection (TS), parameter identification (PI) and content
 filling (CF), each as the plain mean of the five levels, and by level and scenario.
 
-The tools stand in the data's own system prompt; the model writes `Action:` and `Action Input:`, once. Three scores side by side:
+The tools stand in the data's own system prompt; the model writes `Action:` and `Action Input:`, once. In third turns the tools' outputs
+(role `function` in the data) are user messages here, since no native call stands before them. Three scores side by side:
 
 | columns | reading of the turn | scoring |
 | --- | --- | --- |
@@ -26,6 +27,7 @@ policy of this repository gets 0: it knows native calls only, and no native tool
 Example:
     python -m eval.download rotbench
     python -m eval.rotbench --policy hf:PATH --out outputs/mine/rotbench
+    python -m eval.rotbench --policy hf:PATH --data data/rotbench/third_turn --out outputs/mine/rotbench_third_turn
 
 Source: paper/README.md, "Evaluation"; data, prompts and scoring rules: repository Junjie-Ye/RoTBench (arXiv 2401.08326).
 """
@@ -59,6 +61,7 @@ METRICS: tuple[Metric, ...] = (
     *(GroupedMean(column, column, "level") for column in (*COLUMNS, "ts_chance")),
     "completion_tokens",
 )
+ROLES = {"user": "user", "assistant": "assistant", "function": "user"}
 DEFAULT_DATA = "data/rotbench"
 
 
@@ -72,7 +75,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Case:
-    """One first-turn case. `tools` are the names that are offered, in order; the last two are ask_to_user and finish."""
+    """One case: what the model sees, and the calls that are right next. `tools` are the names that are offered, in order; the last two are ask_to_user and finish."""
 
     id: str
     question: str
@@ -89,7 +92,7 @@ def read_cases(folder: Path, limit: int | None = None) -> list[Case]:
     missing = [f"{level}.json" for level in LEVELS if not (folder / f"{level}.json").is_file()]
     if missing:
         raise DataMissing(
-            f"{folder}: {', '.join(missing)} missing; they come from github.com/Junjie-Ye/RoTBench, Data/First_Turn "
+            f"{folder}: {', '.join(missing)} missing; they come from github.com/Junjie-Ye/RoTBench, Data/First_Turn or Data/Third_Turn "
             "(python -m eval.download rotbench)"
         )
     cases = []
@@ -107,8 +110,11 @@ def read_cases(folder: Path, limit: int | None = None) -> list[Case]:
 
 def _case(record: Any, level: str, place: int, where: str) -> Case:
     try:
-        system, user, gold = record["conversations"]
+        system, *said, gold = record["conversations"]
         prompt = system["value"]
+        spoken = tuple({"role": ROLES[turn["from"]], "content": str(turn["value"])} for turn in said)
+        if not spoken or spoken[-1]["role"] != "user" or not isinstance(gold["value"], list) or not gold["value"]:
+            raise ValueError("the gold answers, a list, have to follow a user's or a tool's turn")
         tools, _ = json.JSONDecoder().raw_decode(prompt, prompt.index("["))
         answers = tuple(_gold_action(text) for text in gold["value"])
         return Case(
@@ -116,14 +122,14 @@ def _case(record: Any, level: str, place: int, where: str) -> Case:
             question=record["id"],
             level=level,
             scenario=record["scenario"],
-            messages=({"role": "system", "content": prompt}, {"role": "user", "content": user["value"]}),
+            messages=({"role": "system", "content": prompt}, *spoken),
             tools=tuple(tool["name"] for tool in tools),
             answers=answers,
             gold_text=gold["value"][0],
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise BadInput(
-            f"{where}: expected keys id, scenario and conversations (system with a JSON list of tools, user, gold answers): "
+            f"{where}: expected keys id, scenario and conversations (system with a JSON list of tools, turns, gold answers): "
             f"{type(error).__name__} {error}"
         ) from None
 

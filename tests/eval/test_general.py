@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from analysis.general_retention import build
 from analysis.run_folder import Run
@@ -124,8 +126,8 @@ def test_six_tasks_in_one_run_and_the_reference_answers_score_full_marks(data: P
     rows = read_rows(tmp_path / "out")
     assert len(rows) == 8 + 3 + 3 + 2 + 1 + 2
     assert {row["id"] for row in rows} >= {"mmlu/anatomy/0", "gsm8k/2", "humaneval/7", "mbpp/11", "math/algebra/1"}
-    assert {row["published"] for row in rows if row["task"] in ("mmlu", "humaneval", "mbpp")} == {None}
-    assert all(row["published"] for row in rows if row["task"] in ("bbh", "gsm8k", "math"))
+    # "B" is not the "ANSWER: B" that the authors' grader reads
+    assert {row["task"] for row in rows if row["published"]} == set(BENCHMARKS) - {"mmlu"}
     assert summary["coverage"]["mmlu"] == {"n": 8, "of": 14042}
 
 
@@ -243,46 +245,60 @@ def test_the_stock_tasks_are_all_there_and_keep_their_prompts(data: Path) -> Non
 
 GRADES = [
     # case, text, correct, strict, published, failure
-    ("mmlu/anatomy/0", "B", True, True, None, ""),
-    ("mmlu/anatomy/0", "B\nbecause it shines.", True, True, None, ""),
-    ("mmlu/anatomy/0", "The answer is (B).", True, False, None, ""),
-    ("mmlu/anatomy/0", "C", False, False, None, "wrong"),
-    ("mmlu/anatomy/0", "It shines.", False, False, None, "no_answer"),
-    ("mmlu/anatomy/0", "<think>\nC or D? D.\n</think>\n\nB", True, True, None, ""),
-    ("mmlu/anatomy/0", "<think>\nClearly the answer is (B).", False, False, None, "unclosed_thinking"),
+    ("mmlu/anatomy/0", "B", True, True, False, ""),
+    ("mmlu/anatomy/0", "B\nbecause it shines.", True, True, False, ""),
+    ("mmlu/anatomy/0", "The answer is (B).", True, False, False, ""),
+    ("mmlu/anatomy/0", "ANSWER: B", True, False, True, ""),
+    ("mmlu/anatomy/0", "b", True, True, False, ""),
+    ("mmlu/anatomy/0", "b. a mirror", True, False, False, ""),
+    ("mmlu/anatomy/0", "C", False, False, False, "wrong"),
+    ("mmlu/anatomy/0", "It shines.", False, False, False, "no_answer"),
+    ("mmlu/anatomy/0", "<think>\nC or D? D.\n</think>\n\nB", True, True, False, ""),
+    ("mmlu/anatomy/0", "<think>\nClearly the answer is (B).", False, False, False, "unclosed_thinking"),
     ("bbh/boolean_expressions/0", "not True is False. So the answer is False.", True, True, True, ""),
-    ("bbh/boolean_expressions/0", "not True is False.\n\n**False**", True, False, True, ""),
-    ("bbh/boolean_expressions/0", "It is not False. So the answer is True.", False, False, True, "wrong"),
-    ("bbh/boolean_expressions/0", "<think>False</think>So the answer is True.", False, False, True, "wrong"),
+    ("bbh/boolean_expressions/0", "not True is False.\n\n**False**", True, False, False, ""),
+    ("bbh/boolean_expressions/0", "It is not False. So the answer is True.", False, False, False, "wrong"),
+    ("bbh/boolean_expressions/0", "<think>False</think>So the answer is True.", False, False, False, "wrong"),
     ("bbh/date_understanding/0", "So the answer is (A).", True, True, True, ""),
-    ("bbh/date_understanding/0", "\\boxed{A}", True, False, False, ""),
+    ("bbh/date_understanding/0", "\\boxed{A}", True, False, True, ""),
     ("gsm8k/0", "30 + 30 = 60\n#### 60", True, True, True, ""),
     ("gsm8k/0", "She has **60** pens.", True, False, True, ""),
     ("gsm8k/0", "#### 61, not 60", False, False, True, "wrong"),
     ("gsm8k/0", "\\boxed{60}", True, False, True, ""),
-    ("gsm8k/0", "She has 1,600 pens", False, False, True, "wrong"),
+    ("gsm8k/0", "#### 60\n\nQuestion: and Bob?\n#### 5", True, True, True, ""),
+    ("gsm8k/0", "The answer is 30 + 30 = 60.", True, False, True, ""),
+    ("gsm8k/0", "The answer is \u221260.", False, False, True, "wrong"),
+    ("gsm8k/0", "She has 1,600 pens", False, False, False, "wrong"),
     ("gsm8k/0", "<think>60", False, False, True, "unclosed_thinking"),
     ("gsm8k/0", "", False, False, False, "no_answer"),
     ("math/algebra/0", "$x = \\boxed{\\frac{1}{2}}$", True, True, True, ""),
-    ("math/algebra/0", "So $\\boxed{0.5}$.", True, True, False, ""),
+    ("math/algebra/0", "So $\\boxed{0.5}$.", True, True, True, ""),
     ("math/algebra/0", "The answer is $\\frac12$.", True, False, False, ""),
-    ("math/algebra/0", "\\boxed{2} wait, \\boxed{\\frac{1}{2}}", True, True, True, ""),
+    ("math/algebra/0", "\\boxed{2} wait, \\boxed{\\frac{1}{2}}", True, True, False, ""),
     ("math/algebra/1", "\\boxed{a^3}", False, False, False, "wrong"),
-    ("humaneval/7", "```python\ndef total(numbers: List[int]):\n    return sum(numbers)\n```", True, True, None, ""),
-    ("humaneval/7", "    return sum(numbers)", True, False, None, ""),
+    ("humaneval/7", "```python\ndef total(numbers: List[int]):\n    return sum(numbers)\n```", True, True, True, ""),
+    ("humaneval/7", "    return sum(numbers)", True, False, False, ""),
     (
         "humaneval/7",
         "```python\ntotal([1])\n```\n```python\ndef total(n):\n    return sum(n)\n```",
         True,
         False,
-        None,
+        False,
         "",
     ),
-    ("humaneval/7", "```python\ndef total(n):\n    return 3\n```", False, False, None, "wrong"),
-    ("humaneval/7", "<think>```python\ndef total(n):\n    return sum(n)\n```", False, False, None, "unclosed_thinking"),
-    ("mbpp/11", "```python\ndef add_11(x):\n    return x + 11\n```", True, True, None, ""),
-    ("mbpp/11", "def add_11(x):\n    return x + 11", True, False, None, ""),
-    ("mbpp/11", "", False, False, None, "no_answer"),
+    ("humaneval/7", "```python\ndef total(n):\n    return 3\n```", False, False, False, "wrong"),
+    ("humaneval/7", "<think>```python\ndef total(n):\n    return sum(n)\n```", False, False, True, "unclosed_thinking"),
+    ("mbpp/11", "```python\ndef add_11(x):\n    return x + 11\n```", True, True, True, ""),
+    ("mbpp/11", "def add_11(x):\n    return x + 11", True, False, True, ""),
+    (
+        "mbpp/11",
+        "```python\ndef add_11(x):\n    return x + 11\n```\nnot\n```python\ndef add_11(x):\n    return x\n```",
+        True,
+        True,
+        True,
+        "",
+    ),
+    ("mbpp/11", "", False, False, False, "no_answer"),
 ]
 
 
@@ -300,11 +316,115 @@ def test_grades(
     text: str,
     correct: bool,
     strict: bool,
-    published: bool | None,
+    published: bool,
     failure: str,
 ) -> None:
     found = general.grade(problems[case], text, box)
     assert (found.correct, found.strict, found.published, found.failure) == (correct, strict, published, failure)
+
+
+PIECES = st.sampled_from(
+    [
+        "B", "b", "(B)", "C", "\n", "\n\n", " ", ". ", "The answer is ", "So the answer is ", "ANSWER: ", "#### ", "60", "-60", "\u221260", "6{,}0",
+        "1,060", "False", "True", "(A)", "(B).", "False.", "60.", "= ", "30 + 30 ", "\\boxed{60}", "\\boxed{B}", "Question: ", "Q: ", "It's ", "<think>",
+        "</think>", "\\boxed{\\frac{1}{2}}", "$0.5$", "\\boxed{2}", "a^2", "\\boxed{a^2}", "not ", "$", "%", "<|im_end|>",
+    ]
+)  # fmt: skip
+
+
+@given(
+    st.sampled_from(
+        ["mmlu/anatomy/0", "bbh/boolean_expressions/0", "bbh/date_understanding/0", "gsm8k/0", "math/algebra/0"]
+    ),
+    st.lists(PIECES, max_size=7).map("".join),
+)
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_strict_is_correct(problems: dict[str, Problem], box: ToolSandbox, case: str, text: str) -> None:
+    found = general.grade(problems[case], text, box)
+    assert found.correct or not found.strict
+    assert found.correct == (found.failure == "")
+    if found.strict and case != "math/algebra/0":  # and without help: the lenient rules alone find most of them
+        event(
+            f"the lenient rule agrees: {general._answer(problems[case].benchmark, general.gold_answer(problems[case]), text)[1]}"
+        )
+
+
+BLOCKS = st.sampled_from(
+    [
+        "```python\ndef add_11(x):\n    return x + 11\n```\n",
+        "```python\ndef add_11(x):\n    return x\n```\n",
+        "```\nprint(1)\n```\n",
+        "def add_11(x):\n    return x + 11\n",
+        "Like this:\n",
+        "```python\n",
+    ]
+)
+
+
+@given(st.lists(BLOCKS, max_size=4).map("".join))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_program_that_is_strict_is_correct(problems: dict[str, Problem], box: ToolSandbox, text: str) -> None:
+    found = general.grade(problems["mbpp/11"], text, box)
+    assert found.correct or not found.strict
+
+
+@pytest.fixture(scope="module")
+def published_file(data: Path) -> Path:
+    """A made file in the format that the authors' grader reads."""
+
+    def record(source: str, answer: str, **more: str) -> dict[str, Any]:
+        messages = [{"role": "user", "content": f"A question of {source}, answer {answer}?"}]
+        return {"messages": messages, "data_source": f"General/{source}", "answer": answer, **more}
+
+    path = data / "General.jsonl"
+    write_jsonl(
+        path,
+        [
+            record("MMLU", "B"),
+            record("BBH", "(A)", form="mcp"),
+            record("BBH", "False", form="free"),
+            record("GSM8K", "18"),
+            record("MATH", "\\frac{1}{2}"),
+            record("HumanEval", "HumanEval/7"),
+            record("MBPP", "assert add(1) == 2\nassert add(2) == 3"),
+            record("MMLU", "C"),
+        ],
+    )
+    return path
+
+
+def test_the_authors_file_is_asked_with_its_prompts_and_graded_as_they_do(published_file: Path, tmp_path: Path) -> None:
+    program = "```python\ndef add(x):\n    return x + 1\n```"
+    said = Said({"mmlu/published/1": "ANSWER: B", "mmlu/published/8": "It's C.", "mbpp/published/7": program})
+    summary = measure(published_file, tmp_path / "out", policy=said)
+    rows = {row["id"]: row for row in read_rows(tmp_path / "out")}
+    assert len(rows) == 8 and "humaneval/7" in rows
+    first = rows["mmlu/published/1"]
+    assert first["transcript"][0]["content"] == "A question of MMLU, answer B?"
+    assert (first["correct"], first["strict"], first["published"]) == (True, True, True)
+    second = rows["mmlu/published/8"]
+    assert (second["correct"], second["strict"], second["published"]) == (True, False, False)
+    assert rows["mbpp/published/7"]["published"] and rows["mbpp/published/7"]["strict"]
+    assert summary["by_task"]["mmlu"]["published"]["value"] == 0.5
+    oracle = measure(published_file, tmp_path / "gold", "--tasks", "mmlu", "bbh", "gsm8k", "math", "humaneval")
+    assert oracle["metrics"]["correct"]["value"] == oracle["metrics"]["published"]["value"] == 1.0
+    with pytest.raises(BadInput, match="no reference program"):
+        measure(published_file, tmp_path / "none", "--tasks", "mbpp")
+
+
+def test_what_the_authors_file_lacks_is_named(published_file: Path, tmp_path: Path) -> None:
+    lonely = tmp_path / "General.jsonl"
+    lonely.write_bytes(published_file.read_bytes())
+    with pytest.raises(DataMissing, match=r"humaneval: test\.jsonl"):
+        measure(lonely, tmp_path / "out")
+    with pytest.raises(DataMissing, match=r"eval\.download general"):
+        measure(tmp_path / "none.jsonl", tmp_path / "out")
+    write_jsonl(lonely, [{"messages": [], "answer": "B", "data_source": "General/MMLU"}])
+    with pytest.raises(BadInput, match=r"General\.jsonl:1: messages"):
+        measure(lonely, tmp_path / "out", "--tasks", "mmlu")
+    write_jsonl(lonely, [{"messages": [{"role": "user", "content": "?"}], "answer": "B", "data_source": "General/ARC"}])
+    with pytest.raises(BadInput, match=r"General\.jsonl:1: data_source 'General/ARC'"):
+        measure(lonely, tmp_path / "out", "--tasks", "mmlu")
 
 
 def test_a_prompt_that_opens_thinking_makes_the_turn_begin_inside_it(

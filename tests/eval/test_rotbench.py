@@ -247,6 +247,43 @@ def test_missing_and_broken_data_are_named(tmp_path) -> None:
         read_cases(data)
 
 
+def test_third_turns_are_asked_behind_the_two_calls_before_them(tmp_path) -> None:
+    data = fixture_folder(tmp_path)
+    called = [
+        {"from": "assistant", "value": "Thought:\nAction: today\nAction Input: {}"},
+        {"from": "function", "value": "May 4"},
+        {"from": "assistant", "value": 'Thought:\nAction: ask_to_user\nAction Input: {"question": "To?"}'},
+        {"from": "user", "value": "Lima"},
+    ]
+    for level in rotbench.LEVELS:
+        records = json.loads((data / f"{level}.json").read_text())
+        for record in records:
+            record["conversations"][-1:-1] = called
+        (data / f"{level}.json").write_text(json.dumps(records))
+    [first, *_] = read_cases(data)
+    assert [message["role"] for message in first.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert first.messages[3]["content"] == "May 4"
+    summary = measure("--policy", "oracle", "--data", data, "--out", tmp_path / "out")
+    assert {summary["metrics"][column]["value"] for column in rotbench.COLUMNS} == {1.0}
+    broken = json.loads((data / "union.json").read_text())
+    broken[1]["conversations"][2]["from"] = "robot"
+    (data / "union.json").write_text(json.dumps(broken))
+    with pytest.raises(BadInput, match=r"union\.json: item 1: expected keys id, scenario and conversations.*robot"):
+        read_cases(data)
+    broken[1]["conversations"].pop()
+    broken[1]["conversations"][2]["from"] = "assistant"
+    (data / "union.json").write_text(json.dumps(broken))
+    with pytest.raises(BadInput, match=r"union\.json: item 1: .*gold answers"):
+        read_cases(data)
+
+
 @pytest.mark.skipif(not DATA.exists(), reason="RoTBench's cases are not beside this checkout")
 def test_oracle_gets_full_marks_on_the_published_cases_and_noise_is_where_it_should_be(tmp_path) -> None:
     cases = read_cases(DATA)
