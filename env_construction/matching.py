@@ -137,7 +137,7 @@ def assign(
             owners.append(place)
             edges.append(group)
     solved: list[list[int]] = [[] for _ in results]
-    for owner, index in zip(owners, _maximum_matching(edges, len(answers)), strict=True):
+    for owner, index in zip(owners, _spread_matching(owners, edges, len(answers)), strict=True):
         if index is not None:
             solved[owner].append(index)
     return [tuple(sorted(indices)) for indices in solved]
@@ -163,11 +163,38 @@ def _check(match: str) -> None:
         raise ValueError(f"unknown match {match!r}: expected one of {', '.join(MATCHES)}")
 
 
-def _maximum_matching(edges: Sequence[Sequence[int]], right: int) -> list[int | None]:
-    """Kuhn's algorithm, augmenting paths found breadth-first (no recursion): left vertex -> right vertex or None."""
+def _spread_matching(owners: Sequence[int], edges: Sequence[Sequence[int]], right: int) -> list[int | None]:
+    """A maximum matching of `edges` in which as many owners (calls) as possible have a match: left vertex -> right vertex or None.
+
+    The reward counts a call that solves k sub-answers as k, so who solves what must not depend on the order of the calls.
+    """
+    calls = sorted(set(owners))
+    if len(calls) == len(owners):
+        return _maximum_matching(edges, right)
+    groups = [[place for place, owner in enumerate(owners) if owner == call] for call in calls]
+    one_each = _maximum_matching([[index for place in group for index in edges[place]] for group in groups], right)
+    start: list[int | None] = [None] * len(edges)
+    for group, index in zip(groups, one_each, strict=True):
+        if index is not None:
+            start[next(place for place in group if index in edges[place])] = index
+    return _maximum_matching(edges, right, start)
+
+
+def _maximum_matching(
+    edges: Sequence[Sequence[int]], right: int, start: Sequence[int | None] | None = None
+) -> list[int | None]:
+    """Kuhn's algorithm, augmenting paths found breadth-first (no recursion): left vertex -> right vertex or None.
+
+    What is matched in `start` stays matched, perhaps to another vertex.
+    """
     left_of: list[int | None] = [None] * right
-    right_of: list[int | None] = [None] * len(edges)
+    right_of: list[int | None] = [None] * len(edges) if start is None else list(start)
+    for left, index in enumerate(right_of):
+        if index is not None:
+            left_of[index] = left
     for root in range(len(edges)):
+        if right_of[root] is not None:
+            continue
         came_from: dict[int, int] = {}
         queue = [root]
         end: int | None = None

@@ -4,10 +4,11 @@ import gc
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from env_construction.jsonl import BadInput
@@ -235,6 +236,8 @@ WORDS = st.sampled_from(["a", "b", "c", "a b", "1", "12", "nothing"])
     st.lists(st.tuples(st.sampled_from(["say", "fail"]), WORDS), min_size=1, max_size=4),
     st.randoms(use_true_random=False),
 )
+@example(["a", "b"], [("say", "a"), ("say", "a"), ("say", "a b")], Random(0))
+@example(["a", "b"], [("say", "a b"), ("say", "a")], Random(1))
 def test_strict_does_not_depend_on_the_order_of_calls_or_sub_answers(sandbox, answers, calls, random):
     text = "".join(say(word, tool) for tool, word in calls)
     first = score_turn(environment({"say": answers, "fail": answers}), text, match="strict", sandbox=sandbox)
