@@ -17,9 +17,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from analysis.artifact import Artifact
-from analysis.run_folder import Missing, Run
-from env_construction.jsonl import run_main
+from analysis.figures.artifact import Artifact
+from analysis.run_data.run_folder import Missing, Run
+from env_construction.environment.jsonl import run_main
 
 # In the order of the report.
 SCRIPTS = (

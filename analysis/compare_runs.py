@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.artifact import Artifact, markdown_table
-from analysis.intervals import estimate_row, estimate_text, mean_estimate, paired_difference, row_estimate
-from analysis.run_folder import Run, policy_label
-from analysis.style import MARKS, PALETTE, figure_style, new_figure
-from env_construction.jsonl import BadInput, run_main
+from analysis.figures.artifact import Artifact, markdown_table
+from analysis.figures.style import MARKS, PALETTE, figure_style, new_figure
+from analysis.run_data.intervals import estimate_row, estimate_text, mean_estimate, paired_difference, row_estimate
+from analysis.run_data.run_folder import Run, policy_label
+from env_construction.environment.jsonl import BadInput, run_main
 
 METRICS = ("solve_p", "solve_r", "solve_f1", "answer_correct", "calls", "completion_tokens")
 

@@ -19,11 +19,11 @@ from typing import Any
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from analysis.artifact import Artifact, script_main
-from analysis.run_folder import Missing, Run
-from env_construction.jsonl import run_main
+from analysis.figures.artifact import Artifact, script_main
+from analysis.run_data.run_folder import Missing, Run
+from env_construction.environment.jsonl import run_main
+from env_construction.rules.validation import REPLAY_RULES
 from env_construction.validate import judge
-from env_construction.validation import REPLAY_RULES
 
 STABILITY_RULES = frozenset(rule.__name__ for rule in REPLAY_RULES) | {"tools_load"}
 SPLITS = ("train", "dev", "test")

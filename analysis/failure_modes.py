@@ -14,11 +14,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.artifact import Artifact, script_main
-from analysis.intervals import estimate_row, mean_estimate, paired_difference
-from analysis.run_folder import Run, policy_label
-from analysis.style import GREY, HATCHES, PALETTE, figure_style, new_figure
-from env_construction.jsonl import run_main
+from analysis.figures.artifact import Artifact, script_main
+from analysis.figures.style import GREY, HATCHES, PALETTE, figure_style, new_figure
+from analysis.run_data.intervals import estimate_row, mean_estimate, paired_difference
+from analysis.run_data.run_folder import Run, policy_label
+from env_construction.environment.jsonl import run_main
 
 ENDINGS = {
     "success": "everything solved and, where there is one, the answer given",

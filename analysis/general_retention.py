@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from analysis.artifact import Artifact, script_main
-from analysis.intervals import Row, estimate_row
-from analysis.run_folder import Missing, Run, policy_label
-from analysis.style import figure_style, new_figure, policy_style
-from env_construction.jsonl import run_main
+from analysis.figures.artifact import Artifact, script_main
+from analysis.figures.style import figure_style, new_figure, policy_style
+from analysis.run_data.intervals import Row, estimate_row
+from analysis.run_data.run_folder import Missing, Run, policy_label
+from env_construction.environment.jsonl import run_main
 from eval.compare import holm
 from eval.compare import paired_difference as tested_difference
-from eval.results import LEVEL, POWER, Estimate, GroupedMean, estimate, grouped_case_values, resampled_means
+from eval.suites.results import LEVEL, POWER, Estimate, GroupedMean, estimate, grouped_case_values, resampled_means
 
 MARGIN_POINTS = 1.0
 LARGEST_MARGIN_POINTS = 3.0

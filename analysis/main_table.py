@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.artifact import Artifact, markdown_table, script_main
-from analysis.run_folder import Missing, Run, policy_label
-from analysis.style import BLACK, BLUE, VERMILION, figure_style, new_figure, policy_style
-from env_construction.jsonl import run_main
-from eval.results import Estimate
+from analysis.figures.artifact import Artifact, markdown_table, script_main
+from analysis.figures.style import BLACK, BLUE, VERMILION, figure_style, new_figure, policy_style
+from analysis.run_data.run_folder import Missing, Run, policy_label
+from env_construction.environment.jsonl import run_main
+from eval.suites.results import Estimate
 
 PAPER_FILE = Path(__file__).resolve().parent / "paper_table2.csv"
 

@@ -7,7 +7,7 @@ Outputs: in --out, parameter_deltas.csv (one row per layer and module kind), par
          once, as embeddings), parameter_tests.csv (exact permutation test of
          "lower-layer MLP changes most"), heat map {png,svg} and caption. `--spectral` adds the stable rank of each change.
 Reading: stored weights change by whole units in the last place. Below about three times the column `rounding_floor` the stored
-         change overstates the true one (analysis.tensor_change says by how much).
+         change overstates the true one (analysis.checkpoints.tensor_change says by how much).
 Paper:   section 5 and its heat map of parameter changes (claim: the MLPs of layers 0 to 2 change most).
 
 Example: python -m analysis.parameter_deltas --base outputs/cpu/start --trained outputs/cpu/train/grpo/epoch2/checkpoint \\
@@ -24,8 +24,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from analysis.artifact import Artifact
-from analysis.checkpoint_tensors import (
+from analysis.checkpoints.lora_change import compare_update, is_adapter, lora_updates
+from analysis.checkpoints.permutation_test import PermutationResult, lower_mlp_tests
+from analysis.checkpoints.stable_rank import stable_rank
+from analysis.checkpoints.tensor_change import ROUNDING_MATTERS, Sums, comparable, compare_tensors, total
+from analysis.checkpoints.tensors import (
     KINDS,
     StoredTensor,
     block_of,
@@ -35,13 +38,10 @@ from analysis.checkpoint_tensors import (
     tie_embeddings,
     without_tied_head,
 )
-from analysis.delta_figure import delta_figure
-from analysis.lora_change import compare_update, is_adapter, lora_updates
-from analysis.permutation_test import PermutationResult, lower_mlp_tests
-from analysis.run_folder import Missing, Run, policy_label
-from analysis.stable_rank import stable_rank
-from analysis.tensor_change import ROUNDING_MATTERS, Sums, comparable, compare_tensors, total
-from env_construction.jsonl import BadInput, run_main
+from analysis.figures.artifact import Artifact
+from analysis.figures.delta_figure import delta_figure
+from analysis.run_data.run_folder import Missing, Run, policy_label
+from env_construction.environment.jsonl import BadInput, run_main
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from jinja2 import Environment as TemplateEnvironment
 from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis.claims import claims
-from analysis.intervals import estimate_text, mean_estimate, paired_difference
-from analysis.run_folder import Run, policy_label, read_json
-from analysis.trajectories import viewer_data
-from env_construction.jsonl import BadInput, json_text, run_main
+from analysis.run_data.claims import claims
+from analysis.run_data.intervals import estimate_text, mean_estimate, paired_difference
+from analysis.run_data.run_folder import Run, policy_label, read_json
+from analysis.run_data.trajectories import viewer_data
+from env_construction.environment.jsonl import BadInput, json_text, run_main
 
 TABLE_ROWS = 300
 _SUFFIXES = ("_low", "_high", "_n")

@@ -26,19 +26,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from analysis.artifact import Artifact
-from analysis.checkpoint_tensors import block_of, checkpoint_tensors, layer_of
-from analysis.intervals import EMPTY, Row, estimate_row, mean_estimate, paired_difference, statistics_of_totals
-from analysis.mixed_checkpoint import write_mixed
-from analysis.permutation_test import layers_text, lower_count
-from analysis.run_folder import Missing, Run, policy_label, read_json
-from analysis.style import figure_style, new_figure, policy_style
-from env_construction.jsonl import BadInput, file_sha256, keep_configuration, read_jsonl, run_main
+from analysis.checkpoints.mixed_checkpoint import write_mixed
+from analysis.checkpoints.permutation_test import layers_text, lower_count
+from analysis.checkpoints.tensors import block_of, checkpoint_tensors, layer_of
+from analysis.figures.artifact import Artifact
+from analysis.figures.style import figure_style, new_figure, policy_style
+from analysis.run_data.intervals import EMPTY, Row, estimate_row, mean_estimate, paired_difference, statistics_of_totals
+from analysis.run_data.run_folder import Missing, Run, policy_label, read_json
+from env_construction.environment.jsonl import BadInput, file_sha256, keep_configuration, read_jsonl, run_main
 from eval.environments import evaluate
-from eval.results import Estimate, case_values
-from eval.suite import SAMPLING
-from train.policy_identity import checkpoint_identity
-from train.policy_specs import load_policy
+from eval.suites.results import Estimate, case_values
+from eval.suites.suite import SAMPLING
+from train.policies.identity import checkpoint_identity
+from train.policies.specs import load_policy
 
 DEPTHS = ("lower", "middle", "upper")
 GROUPS = (*(f"{depth} {block}" for block in ("MLP", "attention") for depth in DEPTHS), "rest")

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.artifact import Artifact, markdown_table, script_main
-from analysis.intervals import estimate_row, estimate_text, mean_estimate, paired_difference, row_estimate
-from analysis.run_folder import SCENARIO_LABELS, Missing, Run, policy_label
-from analysis.style import GREY, HATCHES, PALETTE, figure_style, interval_bars, new_figure, policy_style
-from env_construction.jsonl import run_main
-from env_construction.schema import SCENARIOS
+from analysis.figures.artifact import Artifact, markdown_table, script_main
+from analysis.figures.style import GREY, HATCHES, PALETTE, figure_style, interval_bars, new_figure, policy_style
+from analysis.run_data.intervals import estimate_row, estimate_text, mean_estimate, paired_difference, row_estimate
+from analysis.run_data.run_folder import SCENARIO_LABELS, Missing, Run, policy_label
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import SCENARIOS
 from eval.compare import FACTORS, decompose, holm
 from eval.compare import paired_difference as tested_difference
-from eval.results import Estimate
+from eval.suites.results import Estimate
 
 METRICS = {
     "solve_p": "Solve-P",

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.artifact import Artifact, script_main
-from analysis.intervals import estimate_row, mean_estimate, paired_difference
-from analysis.run_folder import ABLATIONS, Missing, Run, policy_label
-from analysis.style import MARKS, PALETTE, figure_style, interval_bars, new_figure
+from analysis.figures.artifact import Artifact, script_main
+from analysis.figures.style import MARKS, PALETTE, figure_style, interval_bars, new_figure
+from analysis.run_data.intervals import estimate_row, mean_estimate, paired_difference
+from analysis.run_data.run_folder import ABLATIONS, Missing, Run, policy_label
 from analysis.training_curves import running_mean, step_rows
-from env_construction.jsonl import run_main
+from env_construction.environment.jsonl import run_main
 
 METRICS = ("solve_p", "solve_r", "solve_f1", "calls", "answer_correct")
 _FULL = "Solve-F1 (paper)"

@@ -19,17 +19,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from analysis.artifact import Artifact, script_main
-from analysis.intervals import estimate_row, estimate_text, mean_estimate, paired_difference
-from analysis.run_folder import Missing, Run, is_ablation, is_control, policy_label
-from analysis.style import figure_style, interval_bars, new_figure, policy_style
-from env_construction.jsonl import read_jsonl, run_main
-from env_construction.matching import MATCHES
-from env_construction.schema import Environment
-from eval.results import Estimate
-from train.faults import faults_text
-from train.policy_specs import load_policy
-from train.rollout import play
+from analysis.figures.artifact import Artifact, script_main
+from analysis.figures.style import figure_style, interval_bars, new_figure, policy_style
+from analysis.run_data.intervals import estimate_row, estimate_text, mean_estimate, paired_difference
+from analysis.run_data.run_folder import Missing, Run, is_ablation, is_control, policy_label
+from env_construction.environment.jsonl import read_jsonl, run_main
+from env_construction.environment.matching import MATCHES
+from env_construction.environment.schema import Environment
+from eval.suites.results import Estimate
+from train.policies.rollout import play
+from train.policies.specs import load_policy
+from train.stages.faults import faults_text
 
 MOST_EPISODES = 400  # of one epoch: enough for an interval of about 0.03, and a bounded time
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from analysis.artifact import Artifact, script_main
-from analysis.intervals import estimate_row, mean_estimate, paired_difference
-from analysis.run_folder import SCENARIO_LABELS, Run, policy_label
-from analysis.style import figure_style, interval_bars, new_figure, policy_style
-from env_construction.jsonl import run_main
-from env_construction.schema import SCENARIOS
+from analysis.figures.artifact import Artifact, script_main
+from analysis.figures.style import figure_style, interval_bars, new_figure, policy_style
+from analysis.run_data.intervals import estimate_row, mean_estimate, paired_difference
+from analysis.run_data.run_folder import SCENARIO_LABELS, Run, policy_label
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import SCENARIOS
 
 SOLVE = {"solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1"}
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.artifact import Artifact, script_main
-from analysis.intervals import EMPTY, Row, estimate_row, mean_estimate, paired_difference, statistics_of_totals
-from analysis.run_folder import SCENARIO_LABELS, Missing, Run, policy_label
-from analysis.style import figure_style, interval_bars, new_figure, policy_style
-from env_construction.jsonl import run_main
-from env_construction.schema import SCENARIOS
-from eval.results import Estimate
+from analysis.figures.artifact import Artifact, script_main
+from analysis.figures.style import figure_style, interval_bars, new_figure, policy_style
+from analysis.run_data.intervals import EMPTY, Row, estimate_row, mean_estimate, paired_difference, statistics_of_totals
+from analysis.run_data.run_folder import SCENARIO_LABELS, Missing, Run, policy_label
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import SCENARIOS
+from eval.suites.results import Estimate
 
 METRICS = ("solve_p", "solve_r", "solve_f1", "answer_correct")
 MODES = ("plain", "thinking")

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from analysis.artifact import Artifact, script_main
-from analysis.run_folder import Missing, Run, policy_label
-from analysis.style import figure_style, new_figure, policy_style
-from env_construction.jsonl import run_main
+from analysis.figures.artifact import Artifact, script_main
+from analysis.figures.style import figure_style, new_figure, policy_style
+from analysis.run_data.run_folder import Missing, Run, policy_label
+from env_construction.environment.jsonl import run_main
 
 # What is drawn -> the names it may have in the log; the first that is there is taken. Names are those of OpenRLHF 0.11.2 and of
 # the reward's own logs (reward/openrlhf_reward.py). `true_reward` comes first: of a control it is what the policy would have earned.

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from analysis.artifact import Artifact, markdown_table, script_main
-from analysis.intervals import EMPTY, estimate_row, estimate_text, paired_difference, row_estimate
-from analysis.run_folder import Missing, Run, policy_label
-from analysis.style import BLACK, figure_style, interval_bars, new_figure, policy_style
-from env_construction.jsonl import run_main
-from eval.results import LEVEL, Estimate
+from analysis.figures.artifact import Artifact, markdown_table, script_main
+from analysis.figures.style import BLACK, figure_style, interval_bars, new_figure, policy_style
+from analysis.run_data.intervals import EMPTY, estimate_row, estimate_text, paired_difference, row_estimate
+from analysis.run_data.run_folder import Missing, Run, policy_label
+from env_construction.environment.jsonl import run_main
+from eval.suites.results import LEVEL, Estimate
 
 METRICS = {"solve_f1": "Solve-F1", "solve_p": "Solve-P", "solve_r": "Solve-R"}
 

@@ -1,6 +1,6 @@
 """Build verified environments: all five stages over many indices, in parallel, resumable.
 
-In: nothing but a seed (fact author), or questions or domains (LLM author: `llm_author.py`, `llm_build.py`). Out, in --out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, the same as Parquet with a data set
+In: nothing but a seed (fact author), or questions or domains (LLM author: `author.py`, `build.py`). Out, in --out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, the same as Parquet with a data set
 card, `statistics.json` and figures. The bytes of the data depend on the seed alone, not on --workers and not on being
 killed: environment i is a function of (seed, split, i), lines are written in order, and a second call goes on where the
 first one was. Of an LLM that holds as far as its answers are in the cache; exit code 3 means that its --budget was spent.
@@ -25,16 +25,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.author import STRATEGIES, Rejected
-from env_construction.author_options import AUTHORS, add_llm_options, llm_options, make_author, read_topics
-from env_construction.build_progress import SplitProgress
-from env_construction.build_workers import Chunk, ChunkBuilder, Job, Runner, open_runner, summarize
-from env_construction.data_card import write_data_card, write_parquet
-from env_construction.environment_builder import BuildConfiguration
-from env_construction.jsonl import BadInput, keep_configuration, run_main
-from env_construction.levels import LEVELS
-from env_construction.schema import Environment, Split
-from env_construction.statistics_figures import draw_figures
+from env_construction.building.author import STRATEGIES, Rejected
+from env_construction.building.author_options import AUTHORS, add_llm_options, llm_options, make_author, read_topics
+from env_construction.building.data_card import write_data_card, write_parquet
+from env_construction.building.environment_builder import BuildConfiguration
+from env_construction.building.progress import SplitProgress
+from env_construction.building.statistics_figures import draw_figures
+from env_construction.building.workers import Chunk, ChunkBuilder, Job, Runner, open_runner, summarize
+from env_construction.environment.jsonl import BadInput, keep_configuration, run_main
+from env_construction.environment.schema import Environment, Split
+from env_construction.facts.levels import LEVELS
 
 CHUNK = 128
 BUDGET_SPENT = 3
@@ -178,7 +178,7 @@ def _sizes(arguments: argparse.Namespace) -> dict[Split, int]:
 
 def _build_with_model(arguments: argparse.Namespace, configuration: BuildConfiguration, sizes: dict[Split, int]) -> int:
     # the client library takes a second to import, which the fact author need not pay
-    from env_construction.llm_build import LlmBuild, llm_configuration
+    from env_construction.llm.build import LlmBuild, llm_configuration
 
     options = llm_options(arguments, arguments.out)
     run = LlmBuild(configuration, options, arguments.out)

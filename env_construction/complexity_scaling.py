@@ -11,11 +11,11 @@ Example:
 
 from __future__ import annotations
 
-from env_construction.author import STRATEGIES, Author, Draft, Toolset, ask_until_valid
+from env_construction.building.author import STRATEGIES, Author, Draft, Toolset, ask_until_valid
+from env_construction.building.stage_runner import author_maker, read_drafts, run_stage, stage_parser
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import ToolDocument
 from env_construction.function_integration import check_toolset
-from env_construction.jsonl import run_main
-from env_construction.schema import ToolDocument
-from env_construction.stage_runner import author_maker, read_drafts, run_stage, stage_parser
 
 
 def scale_complexity(author: Author, draft: Draft) -> Draft:

@@ -21,8 +21,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.jsonl import run_main
-from env_construction.schema import SCENARIOS, Environment, read_environments
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import SCENARIOS, Environment, read_environments
 
 PARAMETER_TYPES = ("string", "boolean", "object", "number", "array", "integer")
 _PIECE = re.compile(r"\w+|[^\w\s]")

@@ -10,10 +10,10 @@ Example:
 
 from __future__ import annotations
 
-from env_construction.author import Author, Draft, Step, WrittenDocument, ask_until_valid
-from env_construction.jsonl import run_main
-from env_construction.stage_runner import author_maker, read_drafts, run_stage, stage_parser
-from env_construction.tool_rules import check_arguments, check_described, check_document
+from env_construction.building.author import Author, Draft, Step, WrittenDocument, ask_until_valid
+from env_construction.building.stage_runner import author_maker, read_drafts, run_stage, stage_parser
+from env_construction.environment.jsonl import run_main
+from env_construction.rules.tool_rules import check_arguments, check_described, check_document
 
 
 def generate_documents(author: Author, draft: Draft) -> Draft:

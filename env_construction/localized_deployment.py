@@ -15,11 +15,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from env_construction.author import Author, Draft, Rejected, ask_until_valid
-from env_construction.jsonl import run_main
-from env_construction.schema import Environment, SubQuestion, ToolDocument, write_environments
-from env_construction.stage_runner import author_maker, read_drafts, run_stage, stage_parser
-from env_construction.tool_rules import source_problem
+from env_construction.building.author import Author, Draft, Rejected, ask_until_valid
+from env_construction.building.stage_runner import author_maker, read_drafts, run_stage, stage_parser
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import Environment, SubQuestion, ToolDocument, write_environments
+from env_construction.rules.tool_rules import source_problem
 from env_construction.validate import keep_valid
 
 

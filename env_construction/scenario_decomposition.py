@@ -15,13 +15,13 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from env_construction.author import STRATEGIES, Author, Draft, ask_until_valid
-from env_construction.author_options import add_llm_options, llm_options, read_topics
-from env_construction.jsonl import run_main
-from env_construction.levels import LEVELS
-from env_construction.question_rules import check_decomposition
-from env_construction.schema import SCENARIOS, Split
-from env_construction.stage_runner import author_maker, run_stage, without_option
+from env_construction.building.author import STRATEGIES, Author, Draft, ask_until_valid
+from env_construction.building.author_options import add_llm_options, llm_options, read_topics
+from env_construction.building.stage_runner import author_maker, run_stage, without_option
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import SCENARIOS, Split
+from env_construction.facts.levels import LEVELS
+from env_construction.rules.question_rules import check_decomposition
 
 
 def decompose(author: Author, draft: Draft, problem: str | None = None) -> Draft:

@@ -23,11 +23,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.jsonl import run_main
-from env_construction.sandbox_protocol import NO_VALUE
-from env_construction.schema import Environment, read_environments
-from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
-from env_construction.validation import REPLAY_RULES, STATIC_RULES, Finding, validate_environments
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import Environment, read_environments
+from env_construction.rules.validation import REPLAY_RULES, STATIC_RULES, Finding, validate_environments
+from env_construction.sandbox.protocol import NO_VALUE
+from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
 
 CHUNK = 64
 SIMPLE_VALUES = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}, "null": None}

@@ -13,7 +13,7 @@ BFCL's means: `non_live_ast` (simple, multiple, parallel, parallel multiple alik
 The model gets the tools natively (function calling), with JSON Schema types and dots in names as underscores, as the package's OpenAI-style
 handlers do it; calls are read by this project's strict parser. A turn without a readable call ends the user's turn, as there. Web
 search and memory (they need a network or embedding models) and format sensitivity (a prompt study) are left out.
-How a model's calls are run without `eval` of what it wrote: see eval/bfcl_checker.py.
+How a model's calls are run without `eval` of what it wrote: see eval/bfcl_support/checker.py.
 
 The oracle makes the gold calls: 100% of every category but for seven of the 3,641 single-turn cases, whose gold no call can satisfy
 (`UNSOLVABLE`). They stay in, since published accuracies count them. The random policy calls some tool in every first turn: relevance is
@@ -34,14 +34,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, run_main
-from env_construction.schema import Environment
-from env_construction.tool_sandbox import ToolCall
-from eval.bfcl_process import BfclProcess, NoAnswer, ToolState
-from eval.results import GroupedMean, Metric
-from eval.suite import DataMissing, OnRow, Play, conversation, play_games, run_suite, suite_parser, with_messages
+from env_construction.environment.jsonl import BadInput, run_main
+from env_construction.environment.schema import Environment
+from env_construction.sandbox.tool_sandbox import ToolCall
+from eval.bfcl_support.process import BfclProcess, NoAnswer, ToolState
+from eval.suites.results import GroupedMean, Metric
+from eval.suites.suite import DataMissing, OnRow, Play, conversation, play_games, run_suite, suite_parser, with_messages
 from reward.tool_calls import assistant_message, parse_turn, render_call
-from train.policies import Generation, Policy
+from train.policies.interface import Generation, Policy
 
 SUITE = "bfcl"
 SIMPLE = ("simple_python", "simple_java", "simple_javascript")

@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from env_construction.jsonl import BadInput, json_text, run_main
-from eval.results import (
+from env_construction.environment.jsonl import BadInput, json_text, run_main
+from eval.suites.results import (
     LEVEL,
     GroupedMean,
     case_of,
@@ -44,7 +44,7 @@ from eval.results import (
     resolvable,
     scored,
 )
-from train.faults import fault_rows, rows_faults_text
+from train.stages.faults import fault_rows, rows_faults_text
 
 FACTORS = ("attempts", "format", "tool", "argument")
 COUNTS = ("calls", "parsed_calls", "malformed_calls", "needed_calls", "solved", "sub_questions")

@@ -37,8 +37,8 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput, file_sha256, run_main
-from eval.suite import DataMissing
+from env_construction.environment.jsonl import BadInput, file_sha256, run_main
+from eval.suites.suite import DataMissing
 
 DATA = Path("data")
 BASE_URL = "https://raw.githubusercontent.com"

@@ -21,17 +21,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import run_main
-from env_construction.matching import MATCHES
-from env_construction.schema import Environment
-from eval.results import Metric, RatioMetric, f1_of_means
-from eval.suite import DataMissing, OnRow, Play, ordered_rows, row_files, run_suite, suite_parser
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.matching import MATCHES
+from env_construction.environment.schema import Environment
+from eval.suites.results import Metric, RatioMetric, f1_of_means
+from eval.suites.suite import DataMissing, OnRow, Play, ordered_rows, row_files, run_suite, suite_parser
 from reward.scoring import TurnScore
 from reward.tool_calls import CALL_MARKS
 from train.collect_trajectories import load_environments
-from train.policies import Policy
-from train.prompts import has_system_message
-from train.rollout import Episode, cut_off_text, play
+from train.policies.interface import Policy
+from train.policies.prompts import has_system_message
+from train.policies.rollout import Episode, cut_off_text, play
 
 SUITE = "environments"
 METRICS: tuple[Metric, ...] = (

@@ -1,14 +1,14 @@
 """General benchmarks: MMLU, BBH, GSM8K, MATH, HumanEval, MBPP - does training for tools cost anything elsewhere?
 
-Inputs: a policy, and the benchmarks from the hub or from a folder (eval/general_tasks.py: prompts, examples, layout). Outputs, in --out:
+Inputs: a policy, and the benchmarks from the hub or from a folder (eval/suites/general_tasks.py: prompts, examples, layout). Outputs, in --out:
 `results.jsonl` (one row a problem; id = benchmark/subset/number), `summary.json`, `faults.jsonl`, `configuration.json`. Resumable by
 (id, trial). All benchmarks run in one process, on one loaded model, in the same batches.
 
 Columns of a row
-- `correct`: the answer that the text arrives at, found as people find it (eval/answer_rules.py, eval/code_answers.py); whatever is `strict` is `correct`
+- `correct`: the answer that the text arrives at, found as people find it (eval/graders/answer_rules.py, eval/graders/code_answers.py); whatever is `strict` is `correct`
 - `strict`: only an answer in the form that the benchmark asks for: lm-eval's own filter and metric for MMLU (the first line is the letter), BBH ("the
   answer is X.") and GSM8K (`#### 18`); the last `\\boxed{}` for MATH; the first fenced block for HumanEval and MBPP
-- `published`: the verdict of the FTRL authors' grader for that benchmark (eval/published_general.py). It reads the forms that the authors' prompts ask
+- `published`: the verdict of the FTRL authors' grader for that benchmark (eval/graders/published_general.py). It reads the forms that the authors' prompts ask
   for, such as "ANSWER: X": with other prompts it is low for reasons of form, so compare it with Table 2 only on the authors' file.
 Thinking is stripped before `correct` and `strict`; thinking that nothing closes is an empty answer (failure `unclosed_thinking`). A model that thinks
 needs room: give `--max-new-tokens 8192` with `--thinking`.
@@ -39,10 +39,10 @@ from typing import Any
 
 import numpy as np
 
-from env_construction.jsonl import BadInput, run_main
-from env_construction.tool_sandbox import SandboxFault, ToolSandbox, shared_sandbox
-from eval import code_answers
-from eval.answer_rules import (
+from env_construction.environment.jsonl import BadInput, run_main
+from env_construction.sandbox.tool_sandbox import SandboxFault, ToolSandbox, shared_sandbox
+from eval.graders import code_answers
+from eval.graders.answer_rules import (
     as_number,
     choice_letter,
     final_expression,
@@ -52,19 +52,19 @@ from eval.answer_rules import (
     short_answer,
     split_thinking,
 )
-from eval.general_tasks import BENCHMARKS, HUB, Problem, find_subsets, load_problems, read_published_problems
-from eval.math_grader import same_expression
-from eval.published_general import (
+from eval.graders.math_grader import same_expression
+from eval.graders.published_general import (
     graded_text,
     is_option,
     published_correct,
     published_human_eval,
     published_mbpp,
 )
-from eval.results import LEVEL, case_values, resampled_means
-from eval.suite import GameFault, conversation, play_games, run_suite, suite_parser
-from train.policies import Generation, Policy
-from train.prompts import render_prompt
+from eval.suites.general_tasks import BENCHMARKS, HUB, Problem, find_subsets, load_problems, read_published_problems
+from eval.suites.results import LEVEL, case_values, resampled_means
+from eval.suites.suite import GameFault, conversation, play_games, run_suite, suite_parser
+from train.policies.interface import Generation, Policy
+from train.policies.prompts import render_prompt
 
 SUITE = "general"
 METRICS = ("correct", "strict", "published", "completion_tokens")

@@ -44,13 +44,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, read_text, run_main
-from env_construction.reply_text import said_after_thinking
-from env_construction.schema import Environment
-from eval.results import GroupedMean, Metric
-from eval.suite import DataMissing, conversation, play_games, run_suite, suite_parser, with_messages
+from env_construction.environment.jsonl import BadInput, read_text, run_main
+from env_construction.environment.schema import Environment
+from env_construction.replies.reply_text import said_after_thinking
+from eval.suites.results import GroupedMean, Metric
+from eval.suites.suite import DataMissing, conversation, play_games, run_suite, suite_parser, with_messages
 from reward.tool_calls import assistant_message, parse_turn
-from train.policies import Generation, Policy
+from train.policies.interface import Generation, Policy
 
 SUITE = "rotbench"
 LEVELS = ("clean", "slight", "medium", "heavy", "union")

@@ -1,6 +1,6 @@
 """All suites with one loaded model: what can be measured here is measured, the rest is named with its reason.
 
-Inputs: a model (or any policy), the suites' data where they are. Outputs: a folder for each suite in --out (see eval/suite.py), and
+Inputs: a model (or any policy), the suites' data where they are. Outputs: a folder for each suite in --out (see eval/suites/suite.py), and
 `suites.json`: the summary table, what was skipped and why. A second call goes on where the first was; it loads no model if nothing is left.
 
 Suites whose data are missing are skipped; a suite that cannot be measured with this policy (the oracle where no gold is known)
@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, run_main
-from eval.suite import POLICY_SETTINGS, DataMissing, one_policy
+from env_construction.environment.jsonl import BadInput, run_main
+from eval.suites.suite import POLICY_SETTINGS, DataMissing, one_policy
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """tau-bench: an agent serves a simulated customer, by the rules of a domain, on a database that its calls change.
 
-Inputs: a policy, a simulated user (--user-model, see eval/simulated_user.py), a folder in the authors' layout (eval/tau_bench_domains.py).
+Inputs: a policy, a simulated user (--user-model, see eval/tau/simulated_user.py), a folder in the authors' layout (eval/tau/domains.py).
 Outputs, in --out: one row a task and trial; `summary.json` with pass^k for k up to the number of trials, by domain and as the
 *unweighted* mean of the domains.
 
@@ -33,17 +33,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import file_sha256, run_main
-from env_construction.matching import MATCHES
-from env_construction.tool_sandbox import ToolSandbox
+from env_construction.environment.jsonl import file_sha256, run_main
+from env_construction.environment.matching import MATCHES
+from env_construction.sandbox.tool_sandbox import ToolSandbox
 from eval.download import DATA, published_file, select
-from eval.pass_hat_k import pass_hat_k_tables, resolvable_difference
-from eval.results import GroupedMean, Metric, scored, table_text
-from eval.simulated_user import GREETING, SimulatedUser, UserLeft, load_user, read_prompt, user_identity
-from eval.suite import DataMissing, GameFault, OnRow, Play, play_games, run_suite, suite_parser
-from eval.tau_bench_domains import DOMAINS, Domain, Task, check_actions, read_domain, read_tasks
-from eval.tau_bench_game import TauGame
-from train.policies import Policy
+from eval.suites.pass_hat_k import pass_hat_k_tables, resolvable_difference
+from eval.suites.results import GroupedMean, Metric, scored, table_text
+from eval.suites.suite import DataMissing, GameFault, OnRow, Play, play_games, run_suite, suite_parser
+from eval.tau.domains import DOMAINS, Domain, Task, check_actions, read_domain, read_tasks
+from eval.tau.game import TauGame
+from eval.tau.simulated_user import GREETING, SimulatedUser, UserLeft, load_user, read_prompt, user_identity
+from train.policies.interface import Policy
 
 SUITE = "tau_bench"
 MAX_TURNS = 30

@@ -22,12 +22,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, read_text, run_main, write_jsonl
-from env_construction.message_content import read_content
-from env_construction.server_replies import ReplyMessage
-from eval.results import read_rows
-from eval.tau_bench_domains import DOMAINS
-from train.server_policy import raw_text
+from env_construction.environment.jsonl import BadInput, read_text, run_main, write_jsonl
+from env_construction.replies.message_content import read_content
+from env_construction.replies.server_replies import ReplyMessage
+from eval.suites.results import read_rows
+from eval.tau.domains import DOMAINS
+from train.policies.server_policy import raw_text
 
 
 def replay_line(record: Mapping[str, Any], domain: str, where: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Two readings of AC, side by side (defect 9):
   as whole tokens, numbers by value and dates by day. A message with a call in it is no final message.
 One episode is scored both ways; `--match` says how its turns are read while it is played.
 
-Tool code runs in the sandbox. Both layouts of the data are read (`eval/toolhop_questions.py`). The prompts give the published instructions in the published order, in words of our own; a JSON file
+Tool code runs in the sandbox. Both layouts of the data are read (`eval/suites/toolhop_questions.py`). The prompts give the published instructions in the published order, in words of our own; a JSON file
 `{"direct": ..., "mandatory": ..., "free": ...}` with `{question}` in each replaces them (--prompts), for numbers with the published wording.
 
 The oracle says the answer at once: there are no gold calls in this data set, so it checks that every answer can be scored, not the tools.
@@ -30,16 +30,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from env_construction.jsonl import BadInput, read_text, run_main
-from env_construction.matching import MATCHES, answer_in_text, published_match
-from env_construction.schema import Environment
-from env_construction.tool_sandbox import ToolResult, ToolSandbox, shared_sandbox
+from env_construction.environment.jsonl import BadInput, read_text, run_main
+from env_construction.environment.matching import MATCHES, answer_in_text, published_match
+from env_construction.environment.schema import Environment
+from env_construction.sandbox.tool_sandbox import ToolResult, ToolSandbox, shared_sandbox
 from eval.download import published_file
-from eval.results import GroupedMean, Metric
-from eval.suite import DataMissing, GameFault, conversation, play_games, run_suite, suite_parser, with_messages
-from eval.toolhop_questions import Question, read_questions
+from eval.suites.results import GroupedMean, Metric
+from eval.suites.suite import DataMissing, GameFault, conversation, play_games, run_suite, suite_parser, with_messages
+from eval.suites.toolhop_questions import Question, read_questions
 from reward.tool_calls import CALL_MARKS, ParsedTurn, assistant_message, parse_turn, tool_messages
-from train.policies import Generation, Policy
+from train.policies.interface import Generation, Policy
 
 SUITE = "toolhop"
 SETTINGS = ("direct", "mandatory", "free")
@@ -86,7 +86,7 @@ def strict_correct(answer: str, turn: ParsedTurn) -> bool:
 
 
 class ToolHopGame:
-    """One question in one setting. See eval.suite.Game."""
+    """One question in one setting. See eval.suites.suite.Game."""
 
     def __init__(
         self, question: Question, setting: str, trial: int, prompt: str, match: str, sandbox: ToolSandbox | None

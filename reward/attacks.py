@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from env_construction.schema import Environment, ToolDocument
-from env_construction.tool_sandbox import ToolCall
+from env_construction.environment.schema import Environment, ToolDocument
+from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
 
 Attack = Callable[[Environment], str]

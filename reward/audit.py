@@ -8,7 +8,7 @@ Out: a table on the screen, a row for each attack (reward/attacks.py): share of 
 
 Most attacks are a first turn; those named `..._when_solved` and `paste_sub_answers` are the last turn, after every sub-question
 is solved, where any text earns 0.5 under both. The columns show each attack before (`published`) and after (`strict`) the
-hardening of `env_construction/matching.py`.
+hardening of `env_construction/environment/matching.py`.
 
 An environment without a gold plan (the published data) has no honest turn, and attacks that repeat or hide solving calls
 use the calls of `answer_as_keyword`, which is what solves there. A final answer of null leaves out the attacks on it.
@@ -29,10 +29,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput, run_main, write_jsonl
-from env_construction.matching import MATCHES
-from env_construction.schema import Environment
-from env_construction.tool_sandbox import ToolSandbox
+from env_construction.environment.jsonl import BadInput, run_main, write_jsonl
+from env_construction.environment.matching import MATCHES
+from env_construction.environment.schema import Environment
+from env_construction.sandbox.tool_sandbox import ToolSandbox
 from reward.attacks import ATTACKS, start_of
 from reward.rewards import REWARDS
 from reward.score import open_sandbox, read_gold

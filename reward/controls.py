@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from env_construction.jsonl import BadInput
-from env_construction.matching import MATCHES
+from env_construction.environment.jsonl import BadInput
+from env_construction.environment.matching import MATCHES
 from reward.rewards import REWARDS
 
 CONTROLS = ("", "shuffled", "constant")

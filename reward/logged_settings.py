@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from env_construction.matching import MATCHES
+from env_construction.environment.matching import MATCHES
 from reward.controls import CONTROLS, RewardSettings
 from reward.episode_rewards import EPISODE_REWARDS
 from reward.rewards import REWARDS

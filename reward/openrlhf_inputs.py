@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 
-from env_construction.jsonl import BadInput
-from env_construction.schema import Environment
+from env_construction.environment.jsonl import BadInput
+from env_construction.environment.schema import Environment
 from reward.scoring import check_gold
 
 _GRID = 2**16

@@ -33,7 +33,7 @@ import torch
 if (_ROOT := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from env_construction.schema import Environment
+from env_construction.environment.schema import Environment
 from reward.controls import RewardSettings
 from reward.logged_settings import codes
 from reward.openrlhf_inputs import environment_of, on_grid, response_of

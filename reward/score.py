@@ -26,12 +26,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput, read_jsonl, run_main, write_jsonl
-from env_construction.matching import MATCHES
-from env_construction.record_files import read_records
-from env_construction.sandbox_processes import SandboxFault
-from env_construction.schema import Environment, require_schemas
-from env_construction.tool_sandbox import ToolSandbox
+from env_construction.environment.jsonl import BadInput, read_jsonl, run_main, write_jsonl
+from env_construction.environment.matching import MATCHES
+from env_construction.environment.record_files import read_records
+from env_construction.environment.schema import Environment, require_schemas
+from env_construction.sandbox.processes import SandboxFault
+from env_construction.sandbox.tool_sandbox import ToolSandbox
 from reward.rewards import REWARDS
 from reward.scoring import TurnScore, check_gold, score_turns
 

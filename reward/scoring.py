@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from env_construction.jsonl import BadInput
-from env_construction.matching import MATCHES, answer_in_text, assign, only_answer_in_text
-from env_construction.schema import Environment
-from env_construction.tool_sandbox import SandboxJob, ToolResult, ToolSandbox, shared_sandbox
+from env_construction.environment.jsonl import BadInput
+from env_construction.environment.matching import MATCHES, answer_in_text, assign, only_answer_in_text
+from env_construction.environment.schema import Environment
+from env_construction.sandbox.tool_sandbox import SandboxJob, ToolResult, ToolSandbox, shared_sandbox
 from reward.rewards import REWARDS
 from reward.tool_calls import CALL_MARKS, ParsedTurn, assistant_message, parse_turn, tool_messages
 

@@ -22,9 +22,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from env_construction.matching import MATCHES
-from env_construction.reply_text import THINK_CLOSE, THINK_OPEN, Span, outside, thinking_spans
-from env_construction.tool_sandbox import ToolCall, ToolResult
+from env_construction.environment.matching import MATCHES
+from env_construction.replies.reply_text import THINK_CLOSE, THINK_OPEN, Span, outside, thinking_spans
+from env_construction.sandbox.tool_sandbox import ToolCall, ToolResult
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 # any of these in a turn without a parsed call makes it a malformed call

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument
-from env_construction.tool_sandbox import ToolSandbox
+from env_construction.environment.schema import Environment, GoldCall, SubQuestion, ToolDocument
+from env_construction.sandbox.tool_sandbox import ToolSandbox
 
 # the reward's file refuses to load without its settings; a test of other settings brings them
 os.environ.update(
@@ -130,7 +130,7 @@ def sandbox() -> Iterator[ToolSandbox]:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised Qwen3-architecture checkpoint with its own tokenizer and chat template."""
-    from train.tiny_policy import new_model, train_tokenizer
+    from train.teaching.tiny_policy import new_model, train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     texts = [

@@ -90,7 +90,7 @@ def test_a_slurm_example_runs_up_to_the_commands_of_its_training(tmp_path, scrip
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.name for script in SCRIPTS])
 def test_a_slurm_example_asks_for_what_its_experiment_takes(script) -> None:
     from train.experiments import experiment
-    from train.memory_plan import GPU_SIZES, memory_plan, smallest_gpu
+    from train.trainer.memory_plan import GPU_SIZES, memory_plan, smallest_gpu
 
     text = script.read_text(encoding="utf-8")
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", text, re.MULTILINE))

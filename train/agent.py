@@ -4,7 +4,7 @@ In: a bare question as rendered by `train.rl_prompts --environments`, and its la
 Out, for each sample: the tokens of the whole conversation, which of them the model wrote, one reward, logs.
 
 Tokens in, tokens out: a turn's tokens stay as they were sampled, and only the tools' feedback is tokenized, as the chat template
-writes it after a turn (`train.prompts.feedback_text`). An earlier turn is never rendered again: parsing it and writing it anew
+writes it after a turn (`train.policies.prompts.feedback_text`). An earlier turn is never rendered again: parsing it and writing it anew
 would train on tokens that the policy did not sample. What a template would drop from earlier turns (Qwen3 without thinking: the
 empty thinking block) therefore stays in; `train.rl_prompts` says so when it makes the prompts.
 
@@ -48,8 +48,8 @@ import torch
 from openrlhf.utils.agent import AgentExecutorBase
 
 from reward.openrlhf_inputs import on_grid
-from train.prompts import feedback_text, make_room_for_tools
-from train.tool_episode import EpisodeSettings, ToolEpisode, episode_logs
+from train.policies.prompts import feedback_text, make_room_for_tools
+from train.policies.tool_episode import EpisodeSettings, ToolEpisode, episode_logs
 
 logger = logging.getLogger(__name__)
 

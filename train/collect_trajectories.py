@@ -25,14 +25,21 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, read_jsonl, run_main
-from env_construction.matching import MATCHES
-from env_construction.schema import Environment, read_environments
-from train.devices import DEVICES
-from train.faults import faults_line
-from train.policy_identity import policy_identity
-from train.policy_specs import load_policy
-from train.rollout import Episode, cut_off_text, play, require_played
+from env_construction.environment.jsonl import (
+    BadInput,
+    JsonlWriter,
+    file_sha256,
+    keep_configuration,
+    read_jsonl,
+    run_main,
+)
+from env_construction.environment.matching import MATCHES
+from env_construction.environment.schema import Environment, read_environments
+from train.policies.identity import policy_identity
+from train.policies.rollout import Episode, cut_off_text, play, require_played
+from train.policies.specs import load_policy
+from train.stages.faults import faults_line
+from train.trainer.devices import DEVICES
 
 
 def trajectory_row(start: Environment, episode: Episode) -> dict[str, Any]:

@@ -19,7 +19,7 @@ transformers' layers do not tell packed sequences apart, so these rows train one
 
 Of the rows in paper/README.md, "Who uses it now": FTRL-GRPO is qwen3-8b-plain-grpo, outcome GRPO is qwen3-8b-plain-grpo-outcome.
 MatchTIR, TurnSight and DART-SD give every turn of an episode an advantage of its own, which OpenRLHF's one scalar cannot carry.
-Hyperparameters: paper section "Training" (paper/README.md); the flags that carry them are in `train/openrlhf_command.py`.
+Hyperparameters: paper section "Training" (paper/README.md); the flags that carry them are in `train/trainer/openrlhf_command.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from env_construction.jsonl import BadInput, run_main
+from env_construction.environment.jsonl import BadInput, run_main
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ MODELS = {
     )
 }
 
-# OpenRLHF's flags for each algorithm, after and over those that all share (train/openrlhf_command.py). Dr. GRPO (arXiv 2503.20783)
+# OpenRLHF's flags for each algorithm, after and over those that all share (train/trainer/openrlhf_command.py). Dr. GRPO (arXiv 2503.20783)
 # drops the division by each response's length; OpenRLHF's token mean is the nearest. GSPO (arXiv 2507.18071) clips the ratio of
 # whole sequences, whose spread is a thousand times smaller.
 ALGORITHMS: dict[str, list[str]] = {
@@ -384,7 +384,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object an experiment")
     arguments = parser.parse_args()
-    from train.memory_plan import smallest_gpu  # which needs this module
+    from train.trainer.memory_plan import smallest_gpu  # which needs this module
 
     for row in matrix():
         size = smallest_gpu(row) if row.gpus else 0

@@ -32,10 +32,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput, json_text, read_jsonl, run_main
-from train.devices import choose_device
-from train.local_policies import import_vllm_engine
-from train.prompts import load_tokenizer, template_sha256
+from env_construction.environment.jsonl import BadInput, json_text, read_jsonl, run_main
+from train.policies.local_policies import import_vllm_engine
+from train.policies.prompts import load_tokenizer, template_sha256
+from train.trainer.devices import choose_device
 
 MEAN_WARNS = 0.02
 CLIP = math.log(1.2)
@@ -123,7 +123,7 @@ def trainer_log_probs(model: Any, sampled: Sequence[Sampled], temperature: float
 
 
 def load_trainers_model(policy: str) -> Any:
-    """The model in the trainer's precision: bf16 on a GPU, float32 on a CPU (train/openrlhf_on_cpu.py)."""
+    """The model in the trainer's precision: bf16 on a GPU, float32 on a CPU (train/trainer/openrlhf_on_cpu.py)."""
     from transformers import AutoModelForCausalLM
 
     on_gpu = choose_device() == "cuda"

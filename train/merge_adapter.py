@@ -16,7 +16,7 @@ import json
 import shutil
 from pathlib import Path
 
-from env_construction.jsonl import BadInput, run_main
+from env_construction.environment.jsonl import BadInput, run_main
 
 
 def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> None:

@@ -44,11 +44,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from env_construction.jsonl import BadInput, keep_configuration, run_main
-from train.commands import CommandFailed, CommandRunner, StageLog
+from env_construction.environment.jsonl import BadInput, keep_configuration, run_main
 from train.experiments import Experiment, experiment
-from train.policy_roles import Role, start_role, trained_role, write_roles
-from train.profiles import OVERRIDES, OWN, PROFILES, parse_options
+from train.stages.commands import CommandFailed, CommandRunner, StageLog
+from train.stages.policy_roles import Role, start_role, trained_role, write_roles
+from train.stages.profiles import OVERRIDES, OWN, PROFILES, parse_options
 
 PYTHON = (sys.executable, "-m")
 SHIPPED_POLICY = "assets/tiny_policy"
@@ -302,7 +302,7 @@ class Pipeline:
 
     def report(self) -> None:
         settings = ("--set", f"profile={self.options.profile}", "--set", f"seed={self.options.seed}")
-        self.run("report", "analysis.manifest", self.out, *settings)
+        self.run("report", "analysis.run_data.manifest", self.out, *settings)
         self.run("report", "analysis.report", self.out)
 
     # --- the order ----------------------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, terminated)
     if all(not pipeline.gpus_of(row) for row in pipeline.rows):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the CPU was asked for, whatever the machine has (train/devices.py)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the CPU was asked for, whatever the machine has (train/trainer/devices.py)
     if not options.dry_run:
         pipeline.prepare()
     try:

@@ -12,7 +12,7 @@ import argparse
 import itertools
 from pathlib import Path
 
-from env_construction.jsonl import BadInput, run_main
+from env_construction.environment.jsonl import BadInput, run_main
 
 WEIGHTS = ("*.safetensors", "*.bin")
 

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput, file_sha256, run_main
-from env_construction.record_files import read_records
-from env_construction.schema import Environment, write_environments
+from env_construction.environment.jsonl import BadInput, file_sha256, run_main
+from env_construction.environment.record_files import read_records
+from env_construction.environment.schema import Environment, write_environments
 from env_construction.validate import judge
 
 DOWNLOADED = Path("data/ftrl/train.jsonl")

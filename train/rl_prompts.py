@@ -28,10 +28,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput, file_sha256, run_main, write_jsonl
-from env_construction.schema import Environment
+from env_construction.environment.jsonl import BadInput, file_sha256, run_main, write_jsonl
+from env_construction.environment.schema import Environment
 from train.collect_trajectories import load_environments, prefix_environments, read_trajectories
-from train.prompts import (
+from train.policies.prompts import (
     TemplateRefuses,
     check_feedback,
     check_template,

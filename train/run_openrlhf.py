@@ -5,8 +5,8 @@ Outputs in --out: `checkpoint/` (Hugging Face format, with tokenizer and templat
 OpenRLHF logs, `reward_seconds` spent running calls and their `reward_share` of the step), `openrlhf/` (its whole output, the
 command, TensorBoard files), and `done.json` at the very end.
 
-`train/openrlhf_launcher.py` runs OpenRLHF's own entry point: on --gpus N GPUs, or on the CPU for --gpus 0 and the rows made for it,
-whatever the machine has (train/devices.py). A finished run is not repeated. A killed one resumes from its last saved state
+`train/trainer/openrlhf_launcher.py` runs OpenRLHF's own entry point: on --gpus N GPUs, or on the CPU for --gpus 0 and the rows made for it,
+whatever the machine has (train/trainer/devices.py). A finished run is not repeated. A killed one resumes from its last saved state
 (--save-steps), or starts the epoch again. Optimizer state and KL reference start fresh with each epoch; --reference base keeps the
 reference of the first one.
 
@@ -14,7 +14,7 @@ Example:
     python -m train.run_openrlhf --experiment tiny-plain-grpo --policy-dir outputs/cpu/start \\
         --prompts outputs/cpu/train/grpo/epoch1/prompts.jsonl --out outputs/cpu/train/grpo/epoch1 --seed 0
 
-Source: paper section "Training"; hyperparameters: train/openrlhf_command.py.
+Source: paper section "Training"; hyperparameters: train/trainer/openrlhf_command.py.
 """
 
 from __future__ import annotations
@@ -36,17 +36,24 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration, read_jsonl, run_main
+from env_construction.environment.jsonl import (
+    BadInput,
+    JsonlWriter,
+    file_sha256,
+    keep_configuration,
+    read_jsonl,
+    run_main,
+)
 from reward.logged_settings import asked, differences
 from train.experiments import TEMPERATURE, Experiment, experiment
-from train.health_watch import HealthWatch
-from train.memory_plan import check_resources, memory_plan
 from train.merge_adapter import merge_adapter
-from train.openrlhf_command import build_command, build_flags, overrides, reward_environment
-from train.peak_memory import PeakMemory
-from train.ray_job import RayJob
-from train.saved_state import ASIDE, recover
-from train.training_launch import (
+from train.trainer.health_watch import HealthWatch
+from train.trainer.memory_plan import check_resources, memory_plan
+from train.trainer.openrlhf_command import build_command, build_flags, overrides, reward_environment
+from train.trainer.peak_memory import PeakMemory
+from train.trainer.ray_job import RayJob
+from train.trainer.saved_state import ASIDE, recover
+from train.trainer.training_launch import (
     SAVE_STEPS,
     SAVE_STEPS_ON_CPU,
     check,
@@ -54,7 +61,7 @@ from train.training_launch import (
     route_notes,
     training_environment,
 )
-from train.training_log import drop_steps_after, read_status, telling_lines
+from train.trainer.training_log import drop_steps_after, read_status, telling_lines
 
 LOG_LINES = 25
 # what decides the result; the machine it was made on and how often its state was saved do not

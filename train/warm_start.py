@@ -4,8 +4,8 @@ Inputs: train environments (demonstrated), dev environments (they decide when to
 folder with tokenizer and chat template, `warm_start.json` (demonstrators' mix, sizes, seeds, the dev curve), and `README.md`.
 
 What it does:
-1. A demonstrator of mixed quality (`train/demonstrations.py`) plays every train environment through the sandbox.
-2. A small BPE tokenizer is learned from those conversations (`train/tiny_policy.py`).
+1. A demonstrator of mixed quality (`train/teaching/demonstrations.py`) plays every train environment through the sandbox.
+2. A small BPE tokenizer is learned from those conversations (`train/teaching/tiny_policy.py`).
 3. The model first learns to copy (a random token string, then the same string again): induction is what every later skill
    stands on, and it takes a minute here, where it takes many without. A share of such strings stays in the mix.
 4. Then next-token prediction on the conversations; the assistant's tokens weigh more than the rest. Matrices are trained
@@ -39,16 +39,16 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from env_construction.jsonl import BadInput, json_text, keep_configuration, run_main
-from env_construction.schema import Environment, read_environments
-from train.demonstrations import MIX, ORACLE, Demonstrator
-from train.devices import DEVICES, choose_device
-from train.openrlhf_on_cpu import multiply_in
-from train.policy_specs import load_policy
-from train.prompts import load_tokenizer, render_prompt
-from train.rollout import play
-from train.tiny_policy import new_model, train_tokenizer
-from train.warm_start_card import card
+from env_construction.environment.jsonl import BadInput, json_text, keep_configuration, run_main
+from env_construction.environment.schema import Environment, read_environments
+from train.policies.prompts import load_tokenizer, render_prompt
+from train.policies.rollout import play
+from train.policies.specs import load_policy
+from train.teaching.demonstrations import MIX, ORACLE, Demonstrator
+from train.teaching.tiny_policy import new_model, train_tokenizer
+from train.teaching.warm_start_card import card
+from train.trainer.devices import DEVICES, choose_device
+from train.trainer.openrlhf_on_cpu import multiply_in
 
 IGNORED = -100
 

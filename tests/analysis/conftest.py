@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from env_construction.jsonl import write_jsonl
-from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument, write_environments
-from env_construction.tool_sandbox import ToolCall
+from env_construction.environment.jsonl import write_jsonl
+from env_construction.environment.schema import Environment, GoldCall, SubQuestion, ToolDocument, write_environments
+from env_construction.sandbox.tool_sandbox import ToolCall
 from eval.environments import GROUPS, METRICS, evaluate
-from eval.results import summarize, write_summary
+from eval.suites.results import summarize, write_summary
 from reward.tool_calls import render_call
 from train.collect_trajectories import trajectory_row
-from train.policies import Generation, OraclePolicy, Policy, PolicyRequest, RandomPolicy, ready_calls
-from train.rollout import play
+from train.policies.interface import Generation, OraclePolicy, Policy, PolicyRequest, RandomPolicy, ready_calls
+from train.policies.rollout import play
 
 CAPITALS = {
     "Peru": "Lima",

@@ -9,7 +9,7 @@ import pytest
 
 from analysis import failure_modes
 from analysis.failure_modes import ENDINGS, ending
-from analysis.run_folder import Run
+from analysis.run_data.run_folder import Run
 
 NEEDED = {"capital": 2, "population": 1}
 Step = tuple[str, str, bool]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from analysis import tensor_change
-from analysis.checkpoint_tensors import block_of, checkpoint_tensors, kind_of, layer_of
+from analysis.checkpoints import tensor_change
+from analysis.checkpoints.tensor_change import compare_tensors, total
+from analysis.checkpoints.tensors import block_of, checkpoint_tensors, kind_of, layer_of
 from analysis.parameter_deltas import claim_tests, compare_checkpoints, delta_artifacts, grouped
-from analysis.tensor_change import compare_tensors, total
-from env_construction.jsonl import BadInput
+from env_construction.environment.jsonl import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "model.layers.0.mlp.up_proj.weight"

@@ -16,13 +16,13 @@ import pytest
 
 from analysis import construction_stability
 from analysis.all import SCRIPTS, make_all
-from analysis.claims import claims
-from analysis.intervals import EMPTY
-from analysis.manifest import make_manifest
 from analysis.report import headline, read_table, render, script_json
-from analysis.run_folder import Run
-from analysis.trajectories import call_state, episode_view, viewer_data
-from analysis.verdicts import (
+from analysis.run_data.claims import claims
+from analysis.run_data.intervals import EMPTY
+from analysis.run_data.manifest import make_manifest
+from analysis.run_data.run_folder import Run
+from analysis.run_data.trajectories import call_state, episode_view, viewer_data
+from analysis.run_data.verdicts import (
     INCONCLUSIVE,
     NOT_REPRODUCED,
     NOT_TESTED,
@@ -31,9 +31,9 @@ from analysis.verdicts import (
     direction,
     verdict,
 )
-from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
-from env_construction.schema import read_environments, write_environments
-from eval.results import Estimate
+from env_construction.environment.jsonl import BadInput, read_jsonl, write_jsonl
+from env_construction.environment.schema import read_environments, write_environments
+from eval.suites.results import Estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,7 +19,7 @@ import pytest
 
 from analysis.all import make_all
 from analysis.report import render
-from analysis.run_folder import Run
+from analysis.run_data.run_folder import Run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analysis import restore_layers
-from analysis.mixed_checkpoint import write_mixed
-from analysis.permutation_test import lower_mlp_tests
+from analysis.checkpoints.mixed_checkpoint import write_mixed
+from analysis.checkpoints.permutation_test import lower_mlp_tests
 from analysis.restore_layers import GROUPS, MODES, chooser, folder_name, group_of, measure, share_of_gain
-from analysis.run_folder import Missing, Run
-from env_construction.jsonl import BadInput
-from env_construction.schema import read_environments, write_environments
-from train.tiny_policy import new_model, train_tokenizer
+from analysis.run_data.run_folder import Missing, Run
+from env_construction.environment.jsonl import BadInput
+from env_construction.environment.schema import read_environments, write_environments
+from train.teaching.tiny_policy import new_model, train_tokenizer
 
 
 def rows(values: list[float]) -> list[dict[str, float | str]]:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from analysis import main_table, results_table, scenario_breakdown, training_curves
-from analysis.intervals import estimate_text, paired_difference, statistics_of_totals
-from analysis.run_folder import Missing, Run, policy_label
-from analysis.style import policy_style
-from env_construction.jsonl import BadInput, write_jsonl
-from eval.results import Estimate, write_summary
+from analysis.figures.style import policy_style
+from analysis.run_data.intervals import estimate_text, paired_difference, statistics_of_totals
+from analysis.run_data.run_folder import Missing, Run, policy_label
+from env_construction.environment.jsonl import BadInput, write_jsonl
+from eval.suites.results import Estimate, write_summary
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from analysis import compare_runs, general_retention, reward_ablation, reward_hacking, thinking_modes
-from analysis.run_folder import Missing, Run
-from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
-from env_construction.schema import Environment
-from env_construction.tool_sandbox import ToolCall
+from analysis.run_data.run_folder import Missing, Run
+from env_construction.environment.jsonl import BadInput, read_jsonl, write_jsonl
+from env_construction.environment.schema import Environment
+from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
 from train.collect_trajectories import trajectory_row
-from train.policies import Generation, OraclePolicy, PolicyRequest
-from train.rollout import play
+from train.policies.interface import Generation, OraclePolicy, PolicyRequest
+from train.policies.rollout import play
 
 
 @pytest.fixture(scope="module")

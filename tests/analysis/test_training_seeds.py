@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.claims import claims
-from analysis.intervals import paired_difference
-from analysis.run_folder import Missing, Run, is_ablation, is_control, policy_label, split_seed
+from analysis.run_data.claims import claims
+from analysis.run_data.intervals import paired_difference
+from analysis.run_data.run_folder import Missing, Run, is_ablation, is_control, policy_label, split_seed
 from analysis.training_seeds import build, interval_over_seeds
-from env_construction.jsonl import read_jsonl, write_jsonl
+from env_construction.environment.jsonl import read_jsonl, write_jsonl
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from env_construction.author import Rejected
-from env_construction.build_workers import ChunkBuilder
-from env_construction.environment_builder import BuildConfiguration, build_unverified, new_draft
-from env_construction.levels import LEVELS
+from env_construction.building.author import Rejected
+from env_construction.building.environment_builder import BuildConfiguration, build_unverified, new_draft
+from env_construction.building.workers import ChunkBuilder
+from env_construction.facts.levels import LEVELS
 
 CHUNK = 128
 

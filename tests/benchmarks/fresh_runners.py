@@ -19,8 +19,8 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from env_construction.jsonl import run_main
-from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
+from env_construction.environment.jsonl import run_main
+from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
 
 CODES = {"proven": "def proven(x): return x", "isolated": "import os\ndef isolated(x): return x"}
 BATCH = 32

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from analysis.checkpoint_tensors import checkpoint_tensors
+from analysis.checkpoints.tensors import checkpoint_tensors
 from analysis.parameter_deltas import compare_checkpoints
 
 HIDDEN, INNER, VOCABULARY, SHARDS = 2048, 6144, 65536, 4

@@ -28,11 +28,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.code_proof import why_unproven
-from env_construction.jsonl import run_main, write_jsonl
-from env_construction.schema import Environment, read_environments
-from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
-from train.policies import random_arguments
+from env_construction.environment.jsonl import run_main, write_jsonl
+from env_construction.environment.schema import Environment, read_environments
+from env_construction.sandbox.code_proof import why_unproven
+from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
+from train.policies.interface import random_arguments
 
 ODD_VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 10**30, 1e308, float("nan"), "", " ", "x" * 10_000, "\ud800", "' OR 1=1 --", "{0.__class__}", "../..",

@@ -35,12 +35,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.jsonl import run_main
-from env_construction.schema import Environment, ToolDocument, read_environments
-from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import Environment, ToolDocument, read_environments
+from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
 from reward.scoring import score_turn, score_turns
 from reward.tool_calls import render_call
-from train.policies import random_arguments
+from train.policies.interface import random_arguments
 
 Item = tuple[Environment, str]
 PLACES = ("Arden", "Belmont", "Corvo", "Dunmore", "Elstow", "Farley", "Gorham", "Hadley", "Ivybridge", "Jarrow")

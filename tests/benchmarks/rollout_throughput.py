@@ -4,9 +4,9 @@ Inputs: a checkpoint folder, environments (JSONL). Output: a table and, with --o
 
 Compared, each on the same environments, greedy (evaluation) or with --temperature 1 (collection):
 - `serial`: one episode at a time, `model.generate` on one prompt (what the published collection code does)
-- `serial-own-loop`: one episode at a time, with the loop of train/packed_decoding.py
+- `serial-own-loop`: one episode at a time, with the loop of train/policies/packed_decoding.py
 - `batched-generate`: all episodes in flight, `model.generate` on left-padded batches
-- `batched`: all episodes in flight, the loop of train/packed_decoding.py, in one thread
+- `batched`: all episodes in flight, the loop of train/policies/packed_decoding.py, in one thread
 - `batched-workers`: the same in as many threads as there are cores (what every script here does)
 Tokens are counted as generated; the time is the process's own CPU time of the whole rollout (prefill, scoring and rendering
 included; on one thread that is wall time without what other processes take), and wall time beside it. Greedy scores are
@@ -27,12 +27,12 @@ from typing import Any
 
 import torch
 
-from env_construction.jsonl import run_main
-from env_construction.schema import Environment
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import Environment
 from train.collect_trajectories import load_environments
-from train.local_policies import HfPolicy
-from train.policies import Generation, Policy, PolicyRequest
-from train.rollout import play
+from train.policies.interface import Generation, Policy, PolicyRequest
+from train.policies.local_policies import HfPolicy
+from train.policies.rollout import play
 
 
 class GeneratePolicy:

@@ -16,11 +16,11 @@ import time
 
 from reward_throughput import cpu_seconds
 
-from env_construction.code_proof import why_unproven
-from env_construction.jsonl import run_main
-from env_construction.schema import Environment, ToolDocument, read_environments
-from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
-from train.policies import random_arguments
+from env_construction.environment.jsonl import run_main
+from env_construction.environment.schema import Environment, ToolDocument, read_environments
+from env_construction.sandbox.code_proof import why_unproven
+from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
+from train.policies.interface import random_arguments
 
 
 def importing_tools(environments: list[Environment]) -> list[tuple[Environment, ToolDocument]]:

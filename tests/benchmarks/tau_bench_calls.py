@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from env_construction.tool_sandbox import ToolSandbox
-from eval.tau_bench_domains import read_domain
+from env_construction.sandbox.tool_sandbox import ToolSandbox
+from eval.tau.domains import read_domain
 
 CODE = """def touch(data, table, key):
     entry = data[table][key]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from env_construction.environment_builder import BuildConfiguration, build_chunk
-from env_construction.fact_author import FactAuthor
-from env_construction.levels import LEVELS
-from env_construction.schema import Environment, Split
-from env_construction.tool_sandbox import ToolSandbox
+from env_construction.building.environment_builder import BuildConfiguration, build_chunk
+from env_construction.environment.schema import Environment, Split
+from env_construction.facts.fact_author import FactAuthor
+from env_construction.facts.levels import LEVELS
+from env_construction.sandbox.tool_sandbox import ToolSandbox
 
 sys.path.append(str(Path(__file__).parent))
 """For `scripted_author_server`: test files are imported by path, what they share is not."""

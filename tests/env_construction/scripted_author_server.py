@@ -1,6 +1,6 @@
 """A real local HTTP server that speaks the chat completion API and authors environments about made-up islands.
 
-It reads the prompts of `env_construction/prompts` as a model would: the stage from the first line, the data from the JSON in it. What it
+It reads the prompts of `env_construction/llm/prompts` as a model would: the stage from the first line, the data from the JSON in it. What it
 knows is a world of islands, harbors, keepers and ships. Misbehaviour is put on per conversation and reply (`spoil`), or per
 request (`transport`): it then answers as real servers and models do when they fail.
 """

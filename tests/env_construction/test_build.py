@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from env_construction.author import STRATEGIES, Rejected
 from env_construction.build import main
-from env_construction.data_card import write_data_card, write_parquet
-from env_construction.duplicates import question_key
-from env_construction.environment_builder import BuildConfiguration, build_chunk, build_unverified, new_draft
-from env_construction.fact_author import FactAuthor
-from env_construction.jsonl import BadInput
-from env_construction.levels import LEVELS
-from env_construction.matching import answer_in_text
-from env_construction.relations import BY_NAME
-from env_construction.schema import SCENARIOS, Environment, read_environments
-from env_construction.tool_sandbox import ToolSandbox
+from env_construction.building.author import STRATEGIES, Rejected
+from env_construction.building.data_card import write_data_card, write_parquet
+from env_construction.building.environment_builder import BuildConfiguration, build_chunk, build_unverified, new_draft
+from env_construction.environment.jsonl import BadInput
+from env_construction.environment.matching import answer_in_text
+from env_construction.environment.schema import SCENARIOS, Environment, read_environments
+from env_construction.facts.fact_author import FactAuthor
+from env_construction.facts.levels import LEVELS
+from env_construction.facts.relations import BY_NAME
+from env_construction.rules.duplicates import question_key
+from env_construction.sandbox.tool_sandbox import ToolSandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 

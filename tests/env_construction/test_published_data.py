@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from env_construction.data_statistics import PUBLISHED, Tally, answer_kind, comparison, tally
-from env_construction.jsonl import read_jsonl
-from env_construction.schema import Environment, read_environments
-from env_construction.tool_sandbox import ToolSandbox
+from env_construction.environment.jsonl import read_jsonl
+from env_construction.environment.schema import Environment, read_environments
+from env_construction.rules.validation import validate_environments
+from env_construction.sandbox.tool_sandbox import ToolSandbox
 from env_construction.validate import tools_load
-from env_construction.validation import validate_environments
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared/data/ftrl_test_sample.jsonl"
 needs_sample = pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of published environments is not here")

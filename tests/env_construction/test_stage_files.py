@@ -10,14 +10,14 @@ import pytest
 
 from env_construction import complexity_scaling, document_generation, function_integration, localized_deployment
 from env_construction import scenario_decomposition as decomposition
-from env_construction.author import Draft, Rejected, Toolset
-from env_construction.author_options import make_author
-from env_construction.environment_builder import BuildConfiguration, build_unverified, new_draft
-from env_construction.fact_author import FactAuthor
+from env_construction.building.author import Draft, Rejected, Toolset
+from env_construction.building.author_options import make_author
+from env_construction.building.environment_builder import BuildConfiguration, build_unverified, new_draft
+from env_construction.building.stage_runner import read_drafts
+from env_construction.environment.jsonl import BadInput, read_jsonl
+from env_construction.environment.schema import read_environments
+from env_construction.facts.fact_author import FactAuthor
 from env_construction.function_integration import integrate_functions
-from env_construction.jsonl import BadInput, read_jsonl
-from env_construction.schema import read_environments
-from env_construction.stage_runner import read_drafts
 
 STAGES = (document_generation, function_integration, complexity_scaling, localized_deployment)
 

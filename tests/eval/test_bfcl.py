@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from env_construction.jsonl import BadInput, read_jsonl
-from env_construction.tool_sandbox import ToolCall
+from env_construction.environment.jsonl import BadInput, read_jsonl
+from env_construction.sandbox.tool_sandbox import ToolCall
 from eval import bfcl
-from eval.bfcl_checker import UNDEFINED_CALL, call_text
-from eval.bfcl_process import BfclProcess, NoAnswer, ToolState
+from eval.bfcl_support.checker import UNDEFINED_CALL, call_text
+from eval.bfcl_support.process import BfclProcess, NoAnswer, ToolState
 from reward.tool_calls import render_call
-from train.policies import Generation
+from train.policies.interface import Generation
 
 BASE = "multi_turn_base_0"
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from env_construction.jsonl import BadInput
+from env_construction.environment.jsonl import BadInput
 from eval import compare as script
 from eval.compare import COUNTS, compare, decompose, holm, mcnemar, paired_difference
-from eval.results import GroupedMean
+from eval.suites.results import GroupedMean
 
 
 def rows_of(values: list[Any], column: str = "x") -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from env_construction.jsonl import BadInput
+from env_construction.environment.jsonl import BadInput
 from eval.download import (
     LOCK,
     PublishedFile,
@@ -28,7 +28,7 @@ from eval.download import (
     select,
     take,
 )
-from eval.suite import DataMissing
+from eval.suites.suite import DataMissing
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared/data/rotbench"

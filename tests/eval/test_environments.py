@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from env_construction.jsonl import BadInput, read_jsonl
-from env_construction.schema import Environment, write_environments
-from env_construction.tool_sandbox import ToolCall
+from env_construction.environment.jsonl import BadInput, read_jsonl
+from env_construction.environment.schema import Environment, write_environments
+from env_construction.sandbox.tool_sandbox import ToolCall
 from eval import environments as suite
 from eval.environments import result_row
 from reward.tool_calls import render_call
-from train.policies import Generation, PolicyRequest, ReplayPolicy
-from train.rollout import play
+from train.policies.interface import Generation, PolicyRequest, ReplayPolicy
+from train.policies.rollout import play
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "ftrl_test_sample.jsonl"
 
@@ -172,7 +172,7 @@ def test_killed_run_goes_on_and_a_finished_one_loads_no_policy(monkeypatch, data
     resumed = measure(monkeypatch, *arguments, tmp_path / "cut")
     assert resumed["metrics"] == whole["metrics"]
     assert file.read_bytes().splitlines(keepends=True)[:7] == lines[:7]
-    monkeypatch.setattr("eval.suite.load_policy", None)
+    monkeypatch.setattr("eval.suites.suite.load_policy", None)
     measure(monkeypatch, *arguments, tmp_path / "cut")
     assert "all 16 episodes are there" in capsys.readouterr().out
 

@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from analysis.general_retention import build
-from analysis.run_folder import Run
-from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
-from env_construction.tool_sandbox import ToolSandbox
+from analysis.run_data.run_folder import Run
+from env_construction.environment.jsonl import BadInput, read_jsonl, write_jsonl
+from env_construction.sandbox.tool_sandbox import ToolSandbox
 from eval import general
 from eval.compare import compare
-from eval.general_tasks import BENCHMARKS, Problem, find_subsets, load_problems, stock_files, task_configuration
-from eval.results import read_rows
-from eval.suite import DataMissing
-from train.policies import Generation, PolicyRequest
+from eval.suites.general_tasks import BENCHMARKS, Problem, find_subsets, load_problems, stock_files, task_configuration
+from eval.suites.results import read_rows
+from eval.suites.suite import DataMissing
+from train.policies.interface import Generation, PolicyRequest
 
 SUBJECTS = ("anatomy", "astronomy")
 CHOICES = ["a lens", "a mirror", "a prism", "a candle"]
@@ -434,7 +434,7 @@ def test_a_prompt_that_opens_thinking_makes_the_turn_begin_inside_it(
     assert inside.failure == "unclosed_thinking"
     assert general.grade(problems["mmlu/anatomy/0"], "C? no</think>B", box, thinking_opened=True).correct
 
-    from train.prompts import load_tokenizer
+    from train.policies.prompts import load_tokenizer
 
     policy = Said({})
     assert not general.thinking_is_opened(policy)

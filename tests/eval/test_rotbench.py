@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from env_construction.jsonl import BadInput, read_jsonl
+from env_construction.environment.jsonl import BadInput, read_jsonl
 from eval import rotbench
 from eval.rotbench import (
     Action,
@@ -18,8 +18,8 @@ from eval.rotbench import (
     read_tolerant,
     stages_of,
 )
-from eval.suite import DataMissing
-from train.policies import Generation
+from eval.suites.suite import DataMissing
+from train.policies.interface import Generation
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "rotbench"
 CALL = 'Thought: a flight.\nAction: book\nAction Input: {"to": "Lima", "day": "May 4", "seat": "None"}'

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from env_construction.jsonl import BadInput
-from env_construction.schema import write_environments
+from env_construction.environment.jsonl import BadInput
+from env_construction.environment.schema import write_environments
 from eval import run as suites
-from eval import suite
+from eval.suites import suite
 
 
 def call(monkeypatch: pytest.MonkeyPatch, out: Path, *flags: object) -> tuple[int, dict[str, Any]]:

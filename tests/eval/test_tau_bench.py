@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from env_construction.jsonl import BadInput
-from env_construction.tool_sandbox import ToolCall, ToolSandbox, ToolSession
+from env_construction.environment.jsonl import BadInput
+from env_construction.sandbox.tool_sandbox import ToolCall, ToolSandbox, ToolSession
 from eval import tau_bench
-from eval.results import read_rows
-from eval.suite import DataMissing
+from eval.suites.results import read_rows
+from eval.suites.suite import DataMissing
+from eval.tau.domains import Domain, fingerprint, read_domain, read_tasks
+from eval.tau.game import first_call, required_outputs_said
 from eval.tau_bench import parser, run
-from eval.tau_bench_domains import Domain, fingerprint, read_domain, read_tasks
-from eval.tau_bench_game import first_call, required_outputs_said
 from reward.tool_calls import render_call
-from train.policies import Generation, PolicyRequest
+from train.policies.interface import Generation, PolicyRequest
 
 
 def call(name: str, **arguments: Any) -> str:

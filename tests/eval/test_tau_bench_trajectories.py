@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from env_construction.jsonl import BadInput
+from env_construction.environment.jsonl import BadInput
 from eval.tau_bench import parser, run
 from eval.tau_bench_trajectories import differences, main, read_trajectories
 from reward.tool_calls import parse_turn

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from env_construction.jsonl import BadInput
-from env_construction.tool_sandbox import ToolCall
-from eval.results import read_rows
-from eval.suite import DataMissing
+from env_construction.environment.jsonl import BadInput
+from env_construction.sandbox.tool_sandbox import ToolCall
+from eval.suites.results import read_rows
+from eval.suites.suite import DataMissing
+from eval.suites.toolhop_questions import read_questions
 from eval.toolhop import PROMPTS, parser, published_correct, published_final, run, strict_correct
-from eval.toolhop_questions import read_questions
 from reward.tool_calls import parse_turn, render_call
-from train.policies import Generation, PolicyRequest
+from train.policies.interface import Generation, PolicyRequest
 
 DIRECTOR = """
 def director_of(film, detail="plain"):

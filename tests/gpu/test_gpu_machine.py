@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from env_construction.schema import Environment
-from env_construction.tool_sandbox import ToolCall, ToolSandbox
-from train.devices import choose_device, visible_gpus
+from env_construction.environment.schema import Environment
+from env_construction.sandbox.tool_sandbox import ToolCall, ToolSandbox
+from train.trainer.devices import choose_device, visible_gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = ROOT / "assets" / "tiny_policy"
@@ -36,7 +36,7 @@ def test_the_sandbox_is_isolated_in_this_kernel() -> None:
 def test_the_route_that_is_asked_for_wins() -> None:
     assert visible_gpus() and choose_device("auto") == "cuda" and choose_device("cpu") == "cpu"
     code = (
-        "import torch; from train.devices import choose_device; print(choose_device('auto'), torch.cuda.is_available())"
+        "import torch; from train.trainer.devices import choose_device; print(choose_device('auto'), torch.cuda.is_available())"
     )
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     answer = subprocess.run(
@@ -47,8 +47,8 @@ def test_the_route_that_is_asked_for_wins() -> None:
 
 def test_vllm_and_transformers_write_the_same_greedy_tokens(environments: list[Environment]) -> None:
     """In float32, for the tiny policy: a difference would be a difference of the code, not of rounding."""
-    from train.policies import PolicyRequest
-    from train.policy_specs import load_policy
+    from train.policies.interface import PolicyRequest
+    from train.policies.specs import load_policy
 
     requests = [PolicyRequest(item, item.id, trial=0, turn=0, seed=0) for item in environments]
     written = {}
@@ -64,7 +64,7 @@ def test_the_reward_scores_in_a_ray_worker_with_the_settings_that_were_asked_for
     code = """
 import json, os, sys
 os.environ.update(FTRL_REWARD_VARIANT="solve_recall", FTRL_REWARD_MATCH="published", FTRL_REWARD_CONTROL="", FTRL_REWARD_SEED="0")
-from train.openrlhf_launcher import start_ray
+from train.trainer.openrlhf_launcher import start_ray
 start_ray([], gpus=1, threads=1)
 import ray
 @ray.remote(num_gpus=0.2)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from env_construction.tool_sandbox import ToolSandbox
+from env_construction.sandbox.tool_sandbox import ToolSandbox
 
 # no timed tests: a slow machine is no failure
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

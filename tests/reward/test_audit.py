@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from env_construction.schema import Environment, GoldCall, ToolDocument, write_environments
+from env_construction.environment.schema import Environment, GoldCall, ToolDocument, write_environments
 from reward.attacks import ATTACKS, fill, known_entities
 from reward.audit import audit, mean_interval, table, wilson
 
@@ -177,7 +177,7 @@ def test_bad_input_is_one_line(tmp_path):
 
 @pytest.mark.skipif(not DATA.exists(), reason="the sample of published environments is not beside this repository")
 def test_the_published_data_can_be_hacked_and_strict_closes_what_it_claims_to(sandbox):
-    from env_construction.schema import read_environments
+    from env_construction.environment.schema import read_environments
 
     rows = audit(list(read_environments(DATA)), "solve_f1", sandbox)
     assert not any(row[match]["fault"] for row in rows for match in ("published", "strict"))

@@ -17,8 +17,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from env_construction.jsonl import BadInput
-from env_construction.tool_sandbox import ToolCall, ToolSandbox
+from env_construction.environment.jsonl import BadInput
+from env_construction.sandbox.tool_sandbox import ToolCall, ToolSandbox
 from reward import openrlhf_reward, scoring
 from reward.controls import RewardSettings
 from reward.logged_settings import TABLES
@@ -26,7 +26,7 @@ from reward.openrlhf_inputs import on_grid, response_of
 from reward.openrlhf_reward import reward_func
 from reward.rewards import KINDS
 from reward.tool_calls import render_call
-from train.devices import has_flash_attention
+from train.trainer.devices import has_flash_attention
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REWARD_FILE = REPOSITORY / "reward" / "openrlhf_reward.py"

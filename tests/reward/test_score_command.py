@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from env_construction.tool_sandbox import ToolCall
+from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
 
 REPOSITORY = Path(__file__).resolve().parents[2]

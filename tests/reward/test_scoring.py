@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from env_construction.jsonl import BadInput
-from env_construction.schema import Environment, read_environments
-from env_construction.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
+from env_construction.environment.jsonl import BadInput
+from env_construction.environment.schema import Environment, read_environments
+from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
 from reward.rewards import REWARDS
 from reward.scoring import PAUSE_ITEMS, advance, check_gold, score_episode, score_turn, score_turns
 from reward.tool_calls import render_call

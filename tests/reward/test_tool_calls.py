@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from env_construction.tool_sandbox import ToolCall, ToolResult
+from env_construction.sandbox.tool_sandbox import ToolCall, ToolResult
 from reward.tool_calls import assistant_message, parse_turn, render_call, tool_messages
 
 F = '{"name": "f", "arguments": {"x": 1}}'

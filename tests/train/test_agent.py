@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 import torch
 
-from env_construction.jsonl import BadInput
-from env_construction.schema import Environment
-from env_construction.tool_sandbox import ToolCall
+from env_construction.environment.jsonl import BadInput
+from env_construction.environment.schema import Environment
+from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.controls import RewardSettings
 from reward.openrlhf_inputs import on_grid
 from reward.tool_calls import render_call
-from train.devices import has_flash_attention
-from train.policies import OraclePolicy, PolicyRequest
-from train.prompts import load_tokenizer, render_prompt
+from train.policies.interface import OraclePolicy, PolicyRequest
+from train.policies.prompts import load_tokenizer, render_prompt
+from train.policies.rollout import play
+from train.policies.tool_episode import EpisodeSettings, ToolEpisode
 from train.rl_prompts import prompt_label
-from train.rollout import play
-from train.tool_episode import EpisodeSettings, ToolEpisode
+from train.trainer.devices import has_flash_attention
 
 ROOT = Path(__file__).resolve().parents[2]
 END = "<|im_end|>"
@@ -186,7 +186,7 @@ class ReplayTexts:
         self.texts = texts
 
     def generate(self, requests: list[PolicyRequest]) -> list[Any]:
-        from train.policies import Generation
+        from train.policies.interface import Generation
 
         return [Generation(self.texts[request.turn], 1, 1, False) for request in requests]
 
@@ -242,7 +242,7 @@ def test_a_label_that_is_no_episodes_is_a_fault_and_the_sample_goes_on(agent, to
 
 
 def test_a_broken_sandbox_is_a_fault_and_no_models_fault(agent, tokenizer, environments, monkeypatch) -> None:
-    from env_construction.tool_sandbox import ToolSandbox
+    from env_construction.sandbox.tool_sandbox import ToolSandbox
     from reward import scoring
 
     closed = ToolSandbox()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from env_construction.jsonl import BadInput, read_jsonl
-from env_construction.schema import write_environments
+from env_construction.environment.jsonl import BadInput, read_jsonl
+from env_construction.environment.schema import write_environments
 from reward.tool_calls import render_call
 from train import collect_trajectories
 from train.collect_trajectories import load_environments, prefix_environments, read_trajectories
-from train.policies import Generation, OraclePolicy, PolicyRequest, ReplayPolicy, ready_calls
-from train.rollout import play
+from train.policies.interface import Generation, OraclePolicy, PolicyRequest, ReplayPolicy, ready_calls
+from train.policies.rollout import play
 
 
 @pytest.fixture

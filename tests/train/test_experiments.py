@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from env_construction.jsonl import BadInput
+from env_construction.environment.jsonl import BadInput
 from reward.episode_rewards import EPISODE_REWARDS
 from train.experiments import ABLATIONS, ALGORITHMS, MODELS, PUBLISHED_HOURS, experiment, main, matrix
 

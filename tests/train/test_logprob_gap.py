@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from env_construction.jsonl import BadInput, write_jsonl
+from env_construction.environment.jsonl import BadInput, write_jsonl
 from train import logprob_gap
 from train.logprob_gap import Gap, Sampled, compare, load_trainers_model, read_prompts, trainer_log_probs
-from train.prompts import load_tokenizer, template_sha256
+from train.policies.prompts import load_tokenizer, template_sha256
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from env_construction.jsonl import BadInput
-from train.commands import CommandFailed
+from env_construction.environment.jsonl import BadInput
 from train.experiments import experiment
 from train.pipeline import Pipeline
-from train.policy_roles import read_roles
-from train.profiles import PROFILES, parse_options
+from train.stages.commands import CommandFailed
+from train.stages.policy_roles import read_roles
+from train.stages.profiles import PROFILES, parse_options
 
 
 class Recorder:
@@ -103,14 +103,14 @@ def test_a_second_call_repeats_nothing_and_another_seed_trains_again() -> None:
     _, other = play("--train-seed=1")  # 10 begins with 1
     assert other.modules().count("train.run_openrlhf") == 4
     assert "env_construction.build" not in other.modules()
-    assert other.modules()[-3:] == ["analysis.all", "analysis.manifest", "analysis.report"]
+    assert other.modules()[-3:] == ["analysis.all", "analysis.run_data.manifest", "analysis.report"]
 
 
 def test_one_stage_and_all_from_one_on() -> None:
     _, report = play("--only=report")
-    assert report.modules() == ["analysis.manifest", "analysis.report"]
+    assert report.modules() == ["analysis.run_data.manifest", "analysis.report"]
     _, rest = play("--from=analyse")
-    assert rest.modules() == ["analysis.all", "analysis.manifest", "analysis.report"]
+    assert rest.modules() == ["analysis.all", "analysis.run_data.manifest", "analysis.report"]
 
 
 def test_a_failed_training_ends_the_run_and_is_tried_again() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from env_construction.jsonl import BadInput
+from env_construction.environment.jsonl import BadInput
 from train.prune_checkpoints import prune_checkpoints
 
 

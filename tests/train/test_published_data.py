@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from env_construction.jsonl import BadInput, read_jsonl, write_jsonl
-from env_construction.schema import read_environments
+from env_construction.environment.jsonl import BadInput, read_jsonl, write_jsonl
+from env_construction.environment.schema import read_environments
 from train import published_data
 from train.published_data import published_environments
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from env_construction.jsonl import BadInput, read_jsonl
-from env_construction.schema import write_environments
+from env_construction.environment.jsonl import BadInput, read_jsonl
+from env_construction.environment.schema import write_environments
 from reward.openrlhf_reward import reward_func
 from train import rl_prompts
 from train.collect_trajectories import read_trajectories, trajectory_row
-from train.policies import OraclePolicy, RandomPolicy
-from train.prompts import load_tokenizer, render_prompt, template_sha256
+from train.policies.interface import OraclePolicy, RandomPolicy
+from train.policies.prompts import load_tokenizer, render_prompt, template_sha256
+from train.policies.rollout import play
 from train.rl_prompts import PromptCounts, training_states
-from train.rollout import play
 
 
 @pytest.fixture

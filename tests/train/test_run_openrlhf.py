@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from env_construction.jsonl import BadInput, write_jsonl
+from env_construction.environment.jsonl import BadInput, write_jsonl
 from reward.controls import RewardSettings
 from reward.logged_settings import codes
 from train import run_openrlhf
 from train.experiments import experiment
-from train.prompts import load_tokenizer, template_sha256
+from train.policies.prompts import load_tokenizer, template_sha256
 from train.run_openrlhf import train
-from train.training_launch import check, make_launch
+from train.trainer.training_launch import check, make_launch
 
 ROOT = Path(__file__).resolve().parents[2]
 # Stands where the trainer's command stands: writes the lines that OpenRLHF writes, since the trainer itself takes a minute
@@ -254,7 +254,7 @@ def test_dry_run_needs_no_files_and_writes_none(
     assert run_openrlhf.main() == 0
     assert "FTRL_REWARD_VARIANT=solve_f1" in (shown := capsys.readouterr().out)
     assert (
-        "python -m train.openrlhf_launcher --gpus 0 --threads" in shown and "--actor.model_name_or_path start" in shown
+        "python -m train.trainer.openrlhf_launcher --gpus 0 --threads" in shown and "--actor.model_name_or_path start" in shown
     )
     assert not (tmp_path / "out").exists()
 

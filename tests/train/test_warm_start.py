@@ -6,16 +6,17 @@ import random
 import pytest
 import torch
 
-from env_construction.jsonl import BadInput, file_sha256, write_jsonl
-from env_construction.schema import Environment, GoldCall, SubQuestion, ToolDocument
+from env_construction.environment.jsonl import BadInput, file_sha256, write_jsonl
+from env_construction.environment.schema import Environment, GoldCall, SubQuestion, ToolDocument
 from reward.tool_calls import parse_turn
 from train import warm_start
-from train.chat_templates import TINY_TEMPLATE
-from train.demonstrations import MIX, ORACLE, Demonstrator
-from train.policies import OraclePolicy, PolicyRequest
-from train.prompts import render_prompt
-from train.rollout import play
-from train.tiny_policy import new_model, train_tokenizer
+from train.policies.chat_templates import TINY_TEMPLATE
+from train.policies.interface import OraclePolicy, PolicyRequest
+from train.policies.prompts import render_prompt
+from train.policies.rollout import play
+from train.teaching.demonstrations import MIX, ORACLE, Demonstrator
+from train.teaching.tiny_policy import new_model, train_tokenizer
+from train.teaching.warm_start_card import card
 from train.warm_start import (
     Learner,
     Sequence,
@@ -26,7 +27,6 @@ from train.warm_start import (
     to_sequence,
     word_pieces,
 )
-from train.warm_start_card import card
 
 NAMES = ["Reykjavik", "Alor Setar", "Bang Khae Nuea"]
 

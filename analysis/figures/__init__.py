@@ -1,0 +1,4 @@
+"""How figures look and how each is written: style, formats, captions.
+
+PNG, SVG and the data behind them.
+"""

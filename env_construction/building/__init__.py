@@ -1,0 +1,4 @@
+"""What turns drafts into files: the author's interface, workers, progress, statistics, the data card.
+
+`environment_builder.py` carries one environment through the five stages.
+"""

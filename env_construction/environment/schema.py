@@ -1,0 +1,283 @@
+"""The environment record: typed, validated, and interchangeable with the authors' JSONL.
+
+One environment a line. The authors' keys come first, with `tools`, `codes` and `unsolved_set` as JSON strings, just as
+their files have them; then ours: `id`, `scenario`, `sub_questions`, `gold_plan`, `provenance`. A record without our keys
+(the published data) is valid: it has no gold plan, and its id is made from its content.
+
+Files are JSONL or Parquet. What a table has put into a record (null for a key that it lacks, JSON text for an object) is
+taken out again: Parquet, and JSONL that the package `datasets` wrote, give the environments that they were made from.
+
+Source of the format: paper/README.md, "Data format"; scenarios: paper section 3.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from env_construction.environment.jsonl import BadInput, json_text, write_jsonl
+from env_construction.environment.record_files import read_records
+from env_construction.environment.tool_schema import parameters_schema, schema_problem, without_filled_nulls
+from env_construction.replies.message_content import read_content
+
+Scenario = Literal["single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop"]
+SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+Split = Literal["train", "dev", "test"]
+_REQUIRED = ("messages", "tools", "codes", "unsolved_set")
+# what may stand in a record as JSON text, and what it must hold
+_JSON_KEYS: dict[str, type] = {
+    "tools": list,
+    "codes": dict,
+    "unsolved_set": dict,
+    "sub_questions": list,
+    "gold_plan": list,
+    "provenance": dict,
+}
+
+
+def _decoded(value: Any) -> Any:
+    """An object or a list that a table keeps as JSON text; anything else as it is."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            pass
+    return value
+
+
+class ToolDocument(BaseModel):
+    """What the model sees of a tool. `parameters` is a JSON Schema object (draft 2020-12).
+
+    As OpenAI and MCP allow it, description and parameters may be missing, null or empty; MCP says `inputSchema`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_missing(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        if "parameters" not in filled and "inputSchema" in filled:
+            filled["parameters"] = filled.pop("inputSchema")
+        filled["parameters"] = parameters_schema(filled.get("parameters"))
+        if filled.get("description") is None:
+            filled["description"] = ""
+        return filled
+
+    def as_openai(self) -> dict[str, Any]:
+        """The OpenAI function format that chat templates and servers take."""
+        return {"type": "function", "function": self.model_dump()}
+
+
+class SubQuestion(BaseModel):
+    """One step of the question. `answer` is gold: it never enters a process that runs tool code."""
+
+    id: str
+    question: str
+    answer: str
+    tool: str
+    depends_on: list[str] = Field(default_factory=list)
+
+
+class GoldCall(BaseModel):
+    """The call that answers one sub-question. Arguments are final values, answers of earlier steps filled in."""
+
+    sub_question: str
+    name: str
+    arguments: Annotated[dict[str, Any], BeforeValidator(_decoded)]
+
+
+def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its content as one text: text parts are paragraphs, a turn may hold calls alone.
+
+    Raises ValueError for what holds no text: no template could show it, and no answer could be found in it.
+    """
+    content = message.get("content")
+    if isinstance(content, str):
+        return message
+    text, thinking = read_content(content, between="\n")
+    if message.get("role") == "assistant":
+        if not (content or message.get("tool_calls") or message.get("reasoning_content")):
+            raise ValueError("expected content or tool_calls")
+        return {**message, "content": text, **({"reasoning_content": thinking} if thinking else {})}
+    if thinking or not content:
+        raise ValueError(f"expected a text or text parts, got {'thinking' if thinking else 'nothing'}")
+    return {**message, "content": text}
+
+
+class Environment(BaseModel):
+    """A question, its tools, their code, and what is still unsolved.
+
+    `unsolved_set` maps a tool's name to the sub-answers it still has to give, in order; `solve_rate` is the share
+    solved before the next turn, 0.0 at the start. `solved_set` is what was solved before, in the same form.
+    """
+
+    messages: list[Annotated[dict[str, Any], AfterValidator(_with_text)]]
+    tools: list[ToolDocument]
+    codes: dict[str, str]
+    unsolved_set: dict[str, list[str]]
+    solve_rate: float = 0.0
+    answer: str | None = None
+    data_source: str = ""
+    split: str = ""
+    id: str = ""
+    scenario: Scenario | None = None
+    sub_questions: list[SubQuestion] = Field(default_factory=list)
+    gold_plan: list[GoldCall] = Field(default_factory=list)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    solved_set: dict[str, list[str]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fill_derived(self) -> Environment:
+        if not self.id:
+            content = json.dumps([self.messages, self.codes], ensure_ascii=False, sort_keys=True)
+            self.id = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        if self.scenario is None:
+            name = self.data_source.rsplit("/", 1)[-1]
+            if name in SCENARIOS:
+                self.scenario = name  # type: ignore[assignment]
+        return self
+
+    @property
+    def question(self) -> str:
+        """The first user message."""
+        return next((m["content"] for m in self.messages if m.get("role") == "user"), "")
+
+    @property
+    def unsolved_count(self) -> int:
+        """t in the reward: how many sub-questions are unsolved."""
+        return sum(len(answers) for answers in self.unsolved_set.values())
+
+    def openai_tools(self) -> list[dict[str, Any]]:
+        return [tool.as_openai() for tool in self.tools]
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSONL record: the authors' keys first, ours after."""
+        return {
+            "messages": self.messages,
+            "tools": json_text(self.openai_tools()),
+            "codes": json_text(self.codes),
+            "unsolved_set": json_text(self.unsolved_set),
+            "solve_rate": self.solve_rate,
+            "data_source": self.data_source,
+            "split": self.split,
+            "answer": self.answer,
+            "id": self.id,
+            "scenario": self.scenario,
+            "sub_questions": [item.model_dump() for item in self.sub_questions],
+            "gold_plan": [item.model_dump() for item in self.gold_plan],
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], where: str = "record") -> Environment:
+        """Read a record of ours or of the authors'. Raises BadInput naming `where`, the key and what was expected."""
+        for key in _REQUIRED:
+            if key not in record:
+                raise BadInput(f"{where}: key {key!r} is missing")
+        values = {key: value for key, value in record.items() if value is not None or key in _REQUIRED}
+        for key, kind in _JSON_KEYS.items():
+            if key not in values:
+                continue
+            # gold arguments may be null in earnest: what their documents say decides, below
+            value = values[key] if key == "gold_plan" else _without_nulls(values[key])
+            if isinstance(value, str):
+                try:
+                    value = json.loads(value)
+                except ValueError as error:
+                    raise BadInput(f"{where}: key {key!r}: expected a JSON string ({error})") from None
+            if not isinstance(value, kind):
+                raise BadInput(f"{where}: key {key!r}: expected a JSON {kind.__name__}, got {type(value).__name__}")
+            values[key] = value
+        values["tools"] = [tool.get("function", tool) if isinstance(tool, dict) else tool for tool in values["tools"]]
+        if isinstance(values["messages"], list):
+            values["messages"] = [
+                {key: value for key, value in message.items() if value is not None or key == "content"}
+                if isinstance(message, dict)
+                else message
+                for message in values["messages"]
+            ]
+        values["provenance"] = _without_nulls(
+            {key: _decoded(value) for key, value in values.get("provenance", {}).items()}
+        )
+        try:
+            environment = cls.model_validate(values)
+            environment.gold_plan = _without_filled_arguments(environment)
+            return environment
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            if place.startswith("messages.") and first["type"] == "value_error":
+                place += ".content"
+            raise BadInput(f"{where}: key {place!r}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """The value without the keys that are null, inside nested objects too."""
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+
+
+def _without_filled_arguments(environment: Environment) -> list[GoldCall]:
+    """The gold plan without the nulls that the tools neither require nor take: a table has put them in."""
+    documents = {tool.name: tool.parameters for tool in environment.tools}
+    return [
+        call.model_copy(
+            update={"arguments": without_filled_nulls(call.arguments, documents[call.name], documents[call.name])}
+        )
+        if call.name in documents and None in _leaves(call.arguments)
+        else call
+        for call in environment.gold_plan
+    ]
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(inner)
+    else:
+        yield value
+
+
+def read_environments(path: Path | str, check_tools: bool = True) -> Iterator[Environment]:
+    """Yield the environments of a JSONL or Parquet file. Raises BadInput with file and line or row.
+
+    `check_tools`: a tool whose parameters are no JSON Schema is refused too. The validator counts such tools instead.
+    """
+    for _, environment in located_environments(path, check_tools):
+        yield environment
+
+
+def located_environments(path: Path | str, check_tools: bool = True) -> Iterator[tuple[str, Environment]]:
+    """Yield `(file and line or row, environment)`, as `read_environments` does."""
+    for where, record in read_records(path):
+        environment = Environment.from_record(record, where)
+        if check_tools:
+            require_schemas(environment, where)
+        yield where, environment
+
+
+def require_schemas(environment: Environment, where: str) -> None:
+    """Raises BadInput for a tool whose parameters are no JSON Schema, naming `where` and the tool."""
+    for tool in environment.tools:
+        if problem := schema_problem(tool.parameters):
+            raise BadInput(f"{where}: key 'tools': the parameters of {tool.name!r} are no JSON Schema: {problem}")
+
+
+def write_environments(path: Path | str, environments: list[Environment]) -> int:
+    """Write a whole JSONL file; returns the number of lines."""
+    return write_jsonl(path, [environment.to_record() for environment in environments])

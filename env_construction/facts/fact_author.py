@@ -1,0 +1,278 @@
+"""The fact author: environments from real facts, without a language model, deterministic and unlimited.
+
+Questions are random graphs of lookups over the relations of `relations.csv`; tools are lookups over this environment's world
+(`fact_world.py`), real or counterfactual. Every choice comes from `random.Random(f"{seed}:{split}:{index}:{attempt}:{stage}")`.
+Paper section 3.1; stands in for the paper's GPT-4o.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from env_construction.building.author import Decomposition, Draft, Rejected, Step, Toolset, WrittenDocument, stage_rng
+from env_construction.environment.matching import published_match
+from env_construction.environment.schema import GoldCall, ToolDocument
+from env_construction.facts.fact_code import convert, write_source
+from env_construction.facts.fact_questions import grow_graph, value_text
+from env_construction.facts.fact_tools import SUFFIXES, Blueprint, describe, expand_parameters
+from env_construction.facts.fact_wording import write_decomposition
+from env_construction.facts.fact_world import PoolView, World, pool_view, world_key
+from env_construction.facts.levels import LEVELS, Level, draw_weighted
+from env_construction.facts.relations import BY_NAME, OPERATIONS, Relation
+
+_PICKS = 80
+_FEWEST_ROWS = 3
+
+
+class FactNotes(BaseModel):
+    """What the fact author remembers between stages: its tools, and the values of this environment's world."""
+
+    blueprints: dict[str, Blueprint] = Field(default_factory=dict)
+    known: dict[str, dict[str, str]] = Field(default_factory=dict)
+
+
+class FactAuthor:
+    """Implements `Author`. It never needs a second try at a stage: what fails its checks is another draft's luck."""
+
+    name = "facts"
+    tries = 1
+
+    def decompose(self, draft: Draft, problem: str | None) -> Decomposition:
+        rng = stage_rng(draft, "decomposition")
+        level = LEVELS[draft.level]
+        world = World(_view(draft), draft.counterfactual)
+        graph = grow_graph(draft.scenario, draw_weighted(rng, level.hops[draft.scenario]), world, rng)
+        notes = FactNotes()
+        for node in graph.nodes:
+            if not node.relation.compute:
+                key = world_key(node.relation, node.subjects)
+                notes.known.setdefault(node.relation.name, {})[key] = node.value
+        draft.notes = notes
+        return write_decomposition(graph, level, rng)
+
+    def write_document(self, draft: Draft, step: Step, problem: str | None) -> WrittenDocument:
+        blueprint = _blueprint(draft, step.function, [step.function])
+        document = describe(blueprint, LEVELS[draft.level].verbose)
+        return WrittenDocument(document=document, arguments=blueprint.arguments(step.function, step.inputs))
+
+    def integrate(self, draft: Draft, problem: str | None) -> Toolset:
+        """One tool a relation; relations of one family share a tool with a selector."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for step in draft.plan.steps:
+            group = groups[BY_NAME[step.function].family or step.function]
+            if step.function not in group:
+                group.append(step.function)
+        blueprints = [
+            _blueprint(draft, group if len(names) > 1 else names[0], names, "kind") for group, names in groups.items()
+        ]
+        return self._toolset(draft, blueprints)
+
+    def scale(self, draft: Draft, strategy: str, problem: str | None) -> Toolset:
+        rng = stage_rng(draft, strategy)
+        level = LEVELS[draft.level]
+        blueprints = list(_notes(draft).blueprints.values())
+        if strategy == "functional_generalization":
+            taken = {name for blueprint in blueprints for name in blueprint.relations}
+            for position, blueprint in enumerate(blueprints):
+                wider = _generalized(draft, blueprint, taken, rng)
+                if all(wider.name != other.name for other in blueprints[:position]):
+                    blueprints[position] = wider
+                    taken.update(wider.relations)
+        elif strategy == "parameter_expansion":
+            for blueprint in blueprints:
+                if level.kinds:
+                    expand_parameters(blueprint, level, 0.0, rng)
+        elif strategy == "parameter_type_generalization":
+            for blueprint in blueprints:
+                _generalize_types(blueprint, level, rng)
+        elif strategy == "toolset_extension":
+            blueprints += self._unneeded(draft, blueprints, level, rng)
+        return self._toolset(draft, blueprints)
+
+    def deploy(self, draft: Draft, tool: ToolDocument, problem: str | None) -> str:
+        notes = _notes(draft)
+        blueprint = notes.blueprints[tool.name]
+        rows: dict[str, Any] = {}
+        if not blueprint.first.compute:
+            world = World(_view(draft), draft.counterfactual, notes.known)
+            rows = self._rows(draft, blueprint, world, stage_rng(draft, f"deployment:{tool.name}"))
+        return write_source(blueprint, tool, rows, LEVELS[draft.level].verbose)
+
+    def instruction(self, draft: Draft) -> str:
+        return stage_rng(draft, "instruction").choice(LEVELS[draft.level].instruction)
+
+    # what the stages share
+
+    def _toolset(self, draft: Draft, blueprints: list[Blueprint]) -> Toolset:
+        verbose = LEVELS[draft.level].verbose
+        notes = _notes(draft)
+        notes.blueprints = {blueprint.name: blueprint for blueprint in blueprints}
+        draft.notes = notes
+        serving = {
+            relation: blueprint for blueprint in blueprints if blueprint.needed for relation in blueprint.relations
+        }
+        calls = []
+        for step in draft.plan.steps:
+            blueprint = serving[step.function]
+            arguments = blueprint.arguments(step.function, step.inputs)
+            calls.append(GoldCall(sub_question=step.id, name=blueprint.name, arguments=arguments))
+        return Toolset(tools=[describe(blueprint, verbose) for blueprint in blueprints], calls=calls)
+
+    def _unneeded(self, draft: Draft, blueprints: list[Blueprint], level: Level, rng: random.Random) -> list[Blueprint]:
+        """Plausible tools that the question does not need, treated by the other strategies like the needed ones."""
+        view = _view(draft)
+        count = draw_weighted(rng, level.tools[draft.scenario]) - len(blueprints)
+        taken = {name for blueprint in blueprints for name in blueprint.relations}
+        families = {BY_NAME[name].family for name in taken} - {""}
+        close = [
+            relation for relation in view.relations if _is_close(relation, [BY_NAME[name] for name in sorted(taken)])
+        ]
+        anything = [*view.relations, *(OPERATIONS if level.calculator_share else ())]
+        added: list[Blueprint] = []
+        for _ in range(_PICKS):
+            if len(added) >= count:
+                break
+            relation = rng.choice(close if close and rng.random() < level.closeness else anything)
+            if relation.name in taken or (relation.family and relation.family in families) or relation.inverse in taken:
+                continue
+            blueprint = _blueprint(draft, relation.name, [relation.name])
+            blueprint.needed = False
+            if "functional_generalization" in draft.strategies:
+                blueprint = _generalized(draft, blueprint, taken, rng)
+            if "parameter_type_generalization" in draft.strategies:
+                _generalize_types(blueprint, level, rng)
+            if "parameter_expansion" in draft.strategies and level.kinds:
+                expand_parameters(blueprint, level, level.required_extra[draft.scenario], rng)
+            if any(blueprint.name == other.name for other in (*blueprints, *added)):
+                continue
+            taken.update(blueprint.relations)
+            families |= {BY_NAME[name].family for name in blueprint.relations} - {""}
+            added.append(blueprint)
+        return added
+
+    def _rows(self, draft: Draft, blueprint: Blueprint, world: World, rng: random.Random) -> dict[str, Any]:
+        """The tool's data: what the question needs, the question's other entities, and more that give other answers."""
+        level = LEVELS[draft.level]
+        steps = draft.plan.steps
+        answers = [step.answer for step in steps]
+        wanted = {(step.function, tuple(step.inputs.values())) for step in steps}
+        members = world.view.members[blueprint.first.name]
+        subjects = world.view.subjects[blueprint.first.name]
+        mentioned = list(dict.fromkeys(name for step in steps for name in step.inputs.values() if name in members))
+        keys = sorted({key for name, key in wanted if name in blueprint.relations})
+        size = len(keys) + rng.randint(*level.rows)
+        if not blueprint.first.pair:
+            keys += [(name,) for name in mentioned if (name,) not in keys]
+        rows: dict[str, Any] = {}
+        for position in range(len(keys) + 4 * size):
+            if position < len(keys):
+                key = keys[position]
+            elif len(rows) >= size:
+                break
+            elif blueprint.first.pair:
+                first = rng.choice(mentioned) if mentioned and rng.random() < 0.4 else rng.choice(subjects)
+                key = (first, rng.choice(subjects))
+            else:
+                key = (rng.choice(subjects),)
+            if len(set(key)) < len(key) or "|".join(key) in rows or "|".join(key[::-1]) in rows:
+                continue
+            row = {
+                name: cells
+                for name in blueprint.relations
+                if (cells := self._cells(BY_NAME[name], key, world, rng, [] if (name, key) in wanted else answers))
+            }
+            if row and (blueprint.selector or blueprint.relations[0] in row):
+                rows["|".join(key)] = _flatten(blueprint, row)
+        if len(rows) < len(wanted) * blueprint.needed + _FEWEST_ROWS - len(steps):
+            raise Rejected("too_few_rows", f"{blueprint.name}: the values match the question's answers")
+        items = list(rows.items())
+        rng.shuffle(items)
+        return dict(items)
+
+    def _cells(
+        self, relation: Relation, key: tuple[str, ...], world: World, rng: random.Random, avoid: list[str]
+    ) -> dict[str, str]:
+        """A value in all its units ({"": text} without units); empty where it is missing or would give away an answer."""
+        if any(name not in world.view.members[relation.name] for name in key):
+            return {}
+        value = world.value(relation, key, rng)
+        if value is None:
+            return {}
+        cells = convert(relation, value) if relation.other_units else {"": value_text(relation, value)}
+        texts = [json.dumps({relation.key: text}, ensure_ascii=False) for text in cells.values()]
+        return {} if any(published_match(answer, text) for answer in avoid for text in texts) else cells
+
+
+def _view(draft: Draft) -> PoolView:
+    return pool_view(draft.split, draft.level, draft.split_relations)
+
+
+def _notes(draft: Draft) -> FactNotes:
+    return draft.notes if isinstance(draft.notes, FactNotes) else FactNotes.model_validate(draft.notes)
+
+
+def _blueprint(draft: Draft, base: str, relations: list[str], selector: str = "") -> Blueprint:
+    """A tool with the level's kind of name; the selector only where there is something to select."""
+    rng = stage_rng(draft, f"naming:{base}")
+    name = f"{base}_{rng.choice(SUFFIXES)}" if LEVELS[draft.level].verbose else base
+    chosen = ("operation" if BY_NAME[relations[0]].compute else selector) if len(relations) > 1 else ""
+    return Blueprint(name=name, relations=sorted(relations), selector=chosen, words=rng.randrange(64))
+
+
+def _generalized(draft: Draft, blueprint: Blueprint, taken: set[str], rng: random.Random) -> Blueprint:
+    """Functional generalization: the tool serves its relation's whole family, or further facts about the same type of entity."""
+    level, view, relation = LEVELS[draft.level], _view(draft), blueprint.first
+    if rng.random() >= level.generalize_share or (relation.pair and not relation.compute):
+        return blueprint
+    if relation.family:
+        candidates = OPERATIONS if relation.compute else view.relations
+        names = [other.name for other in candidates if other.family == relation.family]
+        base, selector = relation.family, "kind"
+    elif level.verbose and not blueprint.selector and not relation.other_units:
+        names = [relation.name, *_further_facts(view, relation, taken, rng)]
+        base, selector = f"{relation.subject}_information", "information_type"
+    else:
+        return blueprint
+    if not set(blueprint.relations) < set(names) or (set(names) - set(blueprint.relations)) & taken:
+        return blueprint
+    wider = _blueprint(draft, base, names, selector)
+    wider.needed = blueprint.needed
+    return wider
+
+
+def _further_facts(view: PoolView, relation: Relation, taken: set[str], rng: random.Random) -> list[str]:
+    others = [
+        other.name
+        for other in view.by_subject[relation.subject]
+        if not (other is relation or other.pair or other.family or other.unit or other.name in taken or other.inverse)
+    ]
+    return rng.sample(others, min(len(others), rng.randint(2, 4)))
+
+
+def _generalize_types(blueprint: Blueprint, level: Level, rng: random.Random) -> None:
+    """Parameter type generalization: the unit becomes an enum, the entity an array or an object."""
+    relation = blueprint.first
+    if relation.other_units and not blueprint.selector and rng.random() < level.unit_share:
+        blueprint.unit_choice = True
+    draw = rng.random()
+    if draw < level.array_share:
+        blueprint.form = "array"
+    elif draw < level.array_share + level.object_share and not relation.compute:
+        blueprint.form = "object"
+
+
+def _flatten(blueprint: Blueprint, row: dict[str, dict[str, str]]) -> Any:
+    if blueprint.selector:
+        return {blueprint.option(name): next(iter(cells.values())) for name, cells in row.items()}
+    cells = row[blueprint.relations[0]]
+    return cells if blueprint.unit_choice else next(iter(cells.values()))
+
+
+def _is_close(relation: Relation, needed: list[Relation]) -> bool:
+    """Easily mistaken: about the same type of entity, or the same key of another type."""
+    return any(relation.subject == other.subject or relation.key == other.key for other in needed)

@@ -1,0 +1,253 @@
+"""Questions from relations: a random directed acyclic graph of lookups, grown to a scenario's shape.
+
+A node looks up one relation for an entity, or for what an earlier node found; the last nodes may be arithmetic on what was
+found. `fact_wording.py` puts the graph into English. Paper section 3.1, scenario decomposition.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+from env_construction.building.author import Rejected
+from env_construction.environment.schema import Scenario
+from env_construction.facts.calculator import CONSTANTS, number_of
+from env_construction.facts.fact_world import World
+from env_construction.facts.relations import OPERATIONS, Relation
+
+_GROWTHS = 40
+_NUMBERS = ("integer", "year", "quantity")
+
+
+@dataclass
+class Node:
+    """One lookup. `sources` are given values (str) or indices of earlier nodes (int); `value` is what it finds."""
+
+    relation: Relation
+    sources: list[str | int]
+    subjects: tuple[str, ...]
+    value: str
+
+
+class Graph:
+    """Nodes in an order that respects their dependencies."""
+
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self.world = world
+        self.rng = rng
+        self.nodes: list[Node] = []
+        self.used: set[str] = set()
+
+    def add(self, relation: Relation, sources: list[str | int], numeric: bool = False) -> bool:
+        """Append a lookup; False where the world has no value, or the value was seen before (a loop in the question).
+
+        With `numeric` the value has to be a number that may be an argument of a further call.
+        """
+        subjects = tuple(source if isinstance(source, str) else self.nodes[source].value for source in sources)
+        members = self.world.view.members.get(relation.name)
+        if members is not None and any(subject not in members for subject in subjects):
+            return False
+        if len(set(subjects)) < len(subjects) or self._asked(relation, subjects):
+            return False
+        value = self.world.value(relation, subjects, self.rng, self.world.numbers_allowed if numeric else None)
+        if value is None or value in self.used or value in subjects:
+            return False
+        self.used.update((value, *subjects))
+        self.nodes.append(Node(relation, sources, subjects, value))
+        return True
+
+    def _asked(self, relation: Relation, subjects: tuple[str, ...]) -> bool:
+        return any(
+            node.relation.name == relation.inverse
+            or (node.relation is relation and set(node.subjects) == set(subjects))
+            for node in self.nodes
+        )
+
+    def fresh(self, relations: list[Relation]) -> list[Relation]:
+        """Those that no node uses yet, nor another of their family; all of them where the level does not care."""
+        if not self.world.view.level.distinct:
+            return relations
+        taken = {node.relation.family or node.relation.name for node in self.nodes}
+        return [relation for relation in relations if (relation.family or relation.name) not in taken]
+
+    def add_root(self, relations: list[Relation]) -> bool:
+        """A lookup for a fresh entity (two, for a pair)."""
+        if not relations:
+            return False
+        relation = self.rng.choice(relations)
+        names = self.rng.sample(self.world.view.subjects[relation.name], 2 if relation.pair else 1)
+        return not self.used & set(names) and self.add(relation, list(names))
+
+    def extend(self, source: int, entity_valued: bool = False, numeric: bool = False) -> bool:
+        """A lookup for what node `source` found."""
+        kind = self.nodes[source].relation.value
+        choices = [
+            relation
+            for relation in self.world.view.by_subject.get(kind, ())
+            if not relation.pair
+            and (relation.is_entity or not entity_valued)
+            and (relation.value in _NUMBERS or not numeric)
+        ]
+        choices = self.fresh(choices)
+        return bool(choices) and self.add(self.rng.choice(choices), [source], numeric)
+
+    def join(self, a: int, b: int) -> bool:
+        """A lookup that needs what two nodes found."""
+        kind = self.nodes[a].relation.value
+        choices = self.fresh([relation for relation in self.world.view.by_subject.get(kind, ()) if relation.pair])
+        return bool(choices) and kind == self.nodes[b].relation.value and self.add(self.rng.choice(choices), [a, b])
+
+    def operate(self) -> bool:
+        """Arithmetic on the last number found: with another number found, where there is one of its kind, else with a given one."""
+        numbers = [
+            index
+            for index, node in enumerate(self.nodes)
+            if node.relation.value in _NUMBERS and self.world.numbers_allowed(node.value)
+        ]
+        if not numbers or numbers[-1] != len(self.nodes) - 1:
+            return False
+        last = self.nodes[numbers[-1]].relation
+        partners = [
+            index
+            for index in numbers[:-1]
+            if (self.nodes[index].relation.value, self.nodes[index].relation.unit) == (last.value, last.unit)
+        ]
+        names = (
+            ["difference"]
+            if last.value == "year"
+            else ["sum", "difference"]
+            if partners
+            else [name for name in CONSTANTS if name != "difference"]
+        )
+        name = self.rng.choice(names)
+        operation = next(operation for operation in OPERATIONS if operation.compute == name)
+        if partners:
+            return self.add(operation, [numbers[-1], self.rng.choice(partners)])
+        low, high, step = CONSTANTS[name]
+        return self.add(operation, [numbers[-1], str(self.rng.randrange(low, high + 1, step))])
+
+    def uses(self) -> Counter[int]:
+        """How many nodes need each node."""
+        return Counter(source for node in self.nodes for source in node.sources if isinstance(source, int))
+
+    @property
+    def has_fork_or_join(self) -> bool:
+        return any(count > 1 for count in self.uses().values()) or any(
+            sum(isinstance(source, int) for source in node.sources) > 1 for node in self.nodes
+        )
+
+
+def grow_graph(scenario: Scenario, hops: int, world: World, rng: random.Random) -> Graph:
+    """A graph of `hops` lookups with the scenario's shape. Raises Rejected("no_graph") after bounded tries."""
+    grow = {
+        "single_hop": _grow_parallel,
+        "parallel_single_hop": _grow_parallel,
+        "multi_hop": _grow_chain,
+        "parallel_multi_hop": _grow_mixed,
+    }[scenario]
+    for _ in range(_GROWTHS):
+        graph = Graph(world, rng)
+        if grow(graph, hops):
+            return graph
+    raise Rejected("no_graph", f"no {scenario} of {hops} lookups found in this pool")
+
+
+def _root_relation(graph: Graph, relations: list[Relation], evenly: float = 1.0) -> list[Relation]:
+    """One of `relations` that is fresh, in a list; empty if none is. `evenly` < 1 evens out the weights."""
+    fresh = graph.fresh(relations)
+    roots = graph.world.view.roots
+    return graph.rng.choices(fresh, [roots[relation.name] ** evenly for relation in fresh]) if fresh else []
+
+
+def _leading_to_entities(graph: Graph) -> list[Relation]:
+    return [relation for relation in graph.world.view.relations if relation.is_entity and not relation.pair]
+
+
+def _grow_parallel(graph: Graph, hops: int) -> bool:
+    # One relation asked for several entities: such documents are merged into one tool in stage 3.
+    relations = graph.world.view.relations
+    same = hops > 1 and graph.rng.random() < graph.world.view.level.same_share
+    relation = _root_relation(graph, relations)
+    for _ in range(hops * 4):
+        if len(graph.nodes) == hops:
+            break
+        graph.add_root(relation if same else _root_relation(graph, relations))
+    return len(graph.nodes) == hops
+
+
+def _with_calculator(graph: Graph, hops: int) -> bool:
+    return hops > 2 and graph.rng.random() < graph.world.view.level.calculator_share
+
+
+def _grow_chain(graph: Graph, hops: int) -> bool:
+    lookups = hops - 1 if _with_calculator(graph, hops) else hops
+    if not graph.add_root(_root_relation(graph, _leading_to_entities(graph))):
+        return False
+    for position in range(1, lookups):
+        last = position == lookups - 1
+        if not any(graph.extend(position - 1, not last, numeric=last and lookups < hops) for _ in range(4)):
+            return False
+    return lookups == hops or any(graph.operate() for _ in range(4))
+
+
+def _grow_mixed(graph: Graph, hops: int) -> bool:
+    rng = graph.rng
+    lookups = hops - 1 if _with_calculator(graph, hops) else hops
+    if rng.random() < 0.5 and not _start_join(graph, lookups):
+        return False
+    for _ in range(hops * 6):
+        if len(graph.nodes) == lookups:
+            break
+        last = len(graph.nodes) == lookups - 1 and lookups < hops
+        entities = [index for index, node in enumerate(graph.nodes) if node.relation.is_entity]
+        if not entities or (rng.random() < 0.12 and not last and len(graph.nodes) < lookups - 1):
+            graph.add_root(_root_relation(graph, _leading_to_entities(graph)))
+            continue
+        if not last and len(entities) > 1 and rng.random() < 0.4 and graph.join(*rng.sample(entities, 2)):
+            continue
+        graph.extend(rng.choice(entities), entity_valued=not last and rng.random() < 0.5, numeric=last)
+    if len(graph.nodes) == lookups < hops:
+        any(graph.operate() for _ in range(4))
+    return len(graph.nodes) == hops and graph.has_fork_or_join and _connected(graph)
+
+
+def _start_join(graph: Graph, hops: int) -> bool:
+    """Two lookups that find entities of one type, and a third that needs both."""
+    view, rng = graph.world.view, graph.rng
+    kinds = sorted({relation.subject for relation in view.relations if relation.pair})
+    kind = rng.choice(kinds) if kinds else ""
+    feeders = [relation for relation in view.relations if relation.value == kind and not relation.pair]
+    if hops < 3 or not feeders:
+        return False
+    for _ in range(8):
+        if len(graph.nodes) == 2:
+            break
+        graph.add_root(_root_relation(graph, feeders, 0.3))
+    return len(graph.nodes) == 2 and graph.join(0, 1)
+
+
+def _connected(graph: Graph) -> bool:
+    """Every sink depends on something: a lookup that stands alone would make a parallel question of it."""
+    uses = graph.uses()
+    return all(
+        any(isinstance(source, int) for source in node.sources) or uses[index] for index, node in enumerate(graph.nodes)
+    )
+
+
+def input_names(relation: Relation) -> list[str]:
+    """Names of the inputs of a lookup: the entity's type, numbered for a pair; a and b in arithmetic."""
+    if relation.compute:
+        return ["a", "b"]
+    return [f"{relation.subject}_a", f"{relation.subject}_b"] if relation.pair else [relation.subject]
+
+
+def input_values(node: Node) -> dict[str, str | int | float | None]:
+    """The named inputs of a lookup; numbers as numbers in arithmetic."""
+    values = [number_of(subject) for subject in node.subjects] if node.relation.compute else list(node.subjects)
+    return dict(zip(input_names(node.relation), values, strict=True))
+
+
+def value_text(relation: Relation, value: str) -> str:
+    """A value as people write it, with its unit."""
+    return f"{value} {relation.unit}" if relation.unit else value

@@ -1,0 +1,67 @@
+"""pass^k: the chance that k independent trials of a task all succeed, by domain and as the unweighted mean of the domains.
+
+Input: result rows with `id`, `domain` and a 0/1 `reward`. Output: estimates with 95% intervals.
+
+A task with c successes in n trials gives C(c, k) / C(n, k), which is unbiased: the share of the k-subsets of its trials that hold no failure.
+Trials that a fault broke are missing from n; a task with fewer than k trials left has no pass^k and is not counted.
+
+Source: tau-bench (arXiv 2406.12045), section on pass^k; paper/README.md (every published cell is an unweighted mean of the domains).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eval.suites.results import GroupedMean, Row, estimate, resolvable
+
+
+def pass_hat_k(successes: int, trials: int, k: int) -> float:
+    """C(successes, k) / C(trials, k). Raises ValueError unless 1 <= k <= trials and 0 <= successes <= trials."""
+    if not (1 <= k <= trials and 0 <= successes <= trials):
+        raise ValueError(f"expected 1 <= k <= trials and 0 <= successes <= trials, got {k}, {trials}, {successes}")
+    return math.comb(successes, k) / math.comb(trials, k)
+
+
+def task_rows(rows: Sequence[Row], k: int) -> list[dict[str, Any]]:
+    """One row a task that has k trials: `id`, `domain` and its `pass_hat_k`."""
+    rewards: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        rewards.setdefault((row["domain"], row["id"]), []).append(row["reward"])
+    return [
+        {"id": task, "domain": domain, "pass_hat_k": pass_hat_k(round(sum(values)), len(values), k)}
+        for (domain, task), values in rewards.items()
+        if len(values) >= k
+    ]
+
+
+def pass_hat_k_tables(rows: Sequence[Row], domains: Sequence[str], trials: int, seed: int = 0) -> dict[str, Any]:
+    """`{"mean": {"pass^1": estimate, ...}, domain: {...}}` for k = 1 ... trials. No mean where a domain has no task."""
+    tables: dict[str, Any] = {name: {} for name in ("mean", *domains)}
+    weights = {domain: 1 / len(domains) for domain in domains}
+    for k in range(1, trials + 1):
+        tasks = task_rows(rows, k)
+        mean = GroupedMean(f"pass^{k}", "pass_hat_k", "domain", weights)
+        tables["mean"][mean.name] = estimate(tasks, mean, seed).as_dict()
+        for domain in domains:
+            own = [task for task in tasks if task["domain"] == domain]
+            tables[domain][mean.name] = estimate(own, "pass_hat_k", seed).as_dict()
+    return tables
+
+
+def resolvable_difference(rows: Sequence[Row], domains: Sequence[str]) -> float | None:
+    """The paired difference in pass^1 that these tasks resolve at 80% power: domains weigh the same, whatever their sizes.
+
+    Another model's spread is taken to be this one's and the two uncorrelated. None without a spread.
+    """
+    tasks = task_rows(rows, 1)
+    variance = 0.0
+    for domain in domains:
+        values = [task["pass_hat_k"] for task in tasks if task["domain"] == domain]
+        if len(values) < 2:
+            return None
+        variance += 2 * float(np.var(values, ddof=1)) / len(values)
+    return resolvable(math.sqrt(variance) / len(domains), 1) if variance > 0 else None

@@ -1,0 +1,189 @@
+"""Estimates: clustered intervals, missing values, ratio metrics, what a summary must carry."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap, norm
+
+from env_construction.environment.jsonl import BadInput
+from eval.suites.results import (
+    GroupedMean,
+    RatioMetric,
+    estimate,
+    f1_of_means,
+    git_commit,
+    grouped_case_values,
+    read_rows,
+    resampled_means,
+    resolvable,
+    smallest_resolvable_difference,
+    summarize,
+    table_text,
+    write_summary,
+)
+
+F1 = RatioMetric("f1", ("p", "r"), f1_of_means)
+
+
+def rows_of(values: list[float | None], column: str = "x") -> list[dict]:
+    return [{"id": str(i), "trial": 0, column: value} for i, value in enumerate(values)]
+
+
+def test_interval_agrees_with_scipys_percentile_bootstrap() -> None:
+    values = np.random.default_rng(0).beta(2, 3, size=80)
+    found = estimate(rows_of(values.tolist()), "x")
+    reference = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.004)
+    assert found.n == 80
+
+
+def test_interval_of_means_covers_the_truth_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(7)
+    covered = 0
+    for _ in range(200):
+        sample = generator.normal(0.5, 0.2, size=(50, 1))
+        low, high = np.quantile(resampled_means(sample, np.ones_like(sample), seed=3, resamples=800), [0.025, 0.975])
+        covered += low <= 0.5 <= high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_trials_of_a_case_are_drawn_together() -> None:
+    """Copies of the same trial carry no information: the interval must not shrink."""
+    once = rows_of([0.0, 1.0] * 20)
+    copied = [{**row, "trial": trial} for row in once for trial in range(10)]
+    assert estimate(copied, "x") == estimate(once, "x")
+
+
+def test_case_without_a_value_is_left_out_and_n_says_so() -> None:
+    found = estimate(rows_of([1.0, None, 0.0, None]), "x")
+    assert (found.value, found.n) == (0.5, 2)
+    assert estimate(rows_of([None]), "x").as_dict() == {"value": None, "low": None, "high": None, "n": 0}
+
+
+def test_f1_of_averages_differs_from_the_average_of_f1() -> None:
+    rows = [{"id": "a", "p": 1.0, "r": 0.1}, {"id": "b", "p": 0.2, "r": 0.9}]
+    found = estimate(rows, F1)
+    assert found.value == pytest.approx(2 * 0.6 * 0.5 / 1.1)
+    assert found.low == pytest.approx(2 * 0.1 / 1.1)
+    assert found.high == pytest.approx(max(2 * 0.6 * 0.5 / 1.1, 2 * 0.2 * 0.9 / 1.1))
+    assert estimate([{"id": "a", "p": 0.0, "r": 0.0}], F1).value == 0.0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 5))
+def test_interval_holds_the_value_and_stays_within_the_data(values, seed) -> None:
+    found = estimate(rows_of(values), "x", seed)
+    assert found.low is not None and found.high is not None
+    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+    assert found == estimate(rows_of(values)[::-1], "x", seed)
+
+
+def test_resolvable_difference_has_80_percent_power() -> None:
+    n, spread = 100, 0.3
+    difference = resolvable(spread, n)
+    shift = difference * math.sqrt(n) / spread
+    assert norm.sf(norm.ppf(0.975) - shift) == pytest.approx(0.80, abs=0.001)
+
+
+def test_smallest_resolvable_difference_shrinks_with_n_and_needs_spread() -> None:
+    few, many = rows_of([0.0, 1.0] * 10), rows_of([0.0, 1.0] * 40)
+    a, b = smallest_resolvable_difference(few, "x"), smallest_resolvable_difference(many, "x")
+    assert a is not None and b is not None
+    assert a / b == pytest.approx(2, rel=0.05)
+    assert smallest_resolvable_difference(rows_of([1.0, 1.0]), "x") is None
+    assert smallest_resolvable_difference(rows_of([1.0]), "x") is None
+
+
+def test_summary_leaves_faults_out_counts_them_and_groups(tmp_path) -> None:
+    data = tmp_path / "cases.jsonl"
+    data.write_text("{}\n")
+    rows = [
+        {"id": "a", "outcome": "answered", "failure": "", "kind": "easy", "x": 1.0},
+        {"id": "b", "outcome": "answered", "failure": "unsolved", "kind": "hard", "x": 0.0},
+        {"id": "c", "outcome": "fault", "failure": "fault", "kind": "hard", "x": 0.0},
+    ]
+    summary = summarize("suite", "p", rows, ["x"], groups={"by_kind": "kind"}, data=[data], extra={"match": "strict"})
+    assert summary["metrics"]["x"]["value"] == 0.5
+    assert (summary["rows"], summary["cases"], summary["faults"]) == (3, 3, 1)
+    assert summary["failures"] == {"unsolved": 1}
+    assert {kind: table["x"]["value"] for kind, table in summary["by_kind"].items()} == {"easy": 1.0, "hard": 0.0}
+    assert summary["by_kind"]["hard"]["x"]["n"] == 1
+    assert len(summary["data_sha256"]["cases.jsonl"]) == 64
+    assert summary["match"] == "strict"
+    assert {"numpy", "scipy", "python"} <= summary["versions"].keys()
+    assert json.loads(write_summary(tmp_path, summary).read_text()) == summary
+    text = table_text({"all": summary["metrics"], **summary["by_kind"]}, ["x"])
+    assert "50.0 [0.0, 100.0]" in text
+
+
+def test_commit_of_this_checkout_is_recorded() -> None:
+    commit = git_commit()
+    assert commit is None or len(commit.removesuffix("+changes")) == 40
+
+
+def test_empty_or_missing_results_are_refused(tmp_path) -> None:
+    with pytest.raises(BadInput, match=r"results.jsonl: no such file"):
+        read_rows(tmp_path)
+    (tmp_path / "results.jsonl").write_text("")
+    with pytest.raises(BadInput, match=r"results.jsonl: holds no rows"):
+        read_rows(tmp_path)
+
+
+def level_rows() -> list[dict]:
+    """Two levels of 2 and 6 cases; each question is asked once in `small` and three times in `large`."""
+    scores = {("q0", "small"): [1.0], ("q1", "small"): [0.0], ("q0", "large"): [1, 1, 0], ("q1", "large"): [0, 0, 1]}
+    return [
+        {"id": f"{level}-{question}-{place}", "trial": 0, "cluster": question, "level": level, "x": float(value)}
+        for (question, level), values in scores.items()
+        for place, value in enumerate(values)
+    ]
+
+
+def test_mean_of_groups_weighs_groups_alike_or_as_told() -> None:
+    rows = level_rows()[:-1]  # the large level has five cases: 2 of 5 right
+    assert estimate(rows, GroupedMean("m", "x", "level")).value == pytest.approx((1 / 2 + 2 / 5) / 2)
+    told = GroupedMean("m", "x", "level", {"small": 0.25, "large": 0.75})
+    assert estimate(rows, told).value == pytest.approx(0.25 / 2 + 0.75 * 2 / 5)
+    assert estimate(rows, "x").value == pytest.approx(3 / 7)
+    assert estimate(rows, GroupedMean("m", "x", "level", {"small": 1.0})).value == 0.5
+    missing = estimate(rows, GroupedMean("m", "x", "level", {"small": 0.5, "huge": 0.5}))
+    assert (missing.value, missing.n) == (None, 0)
+    assert estimate([], GroupedMean("m", "x", "level")).n == 0
+
+
+def test_rows_of_one_cluster_are_drawn_together() -> None:
+    rows = [
+        {"id": f"{question}-{place}", "trial": 0, "cluster": question, "level": "a", "x": float(question % 2)}
+        for question in range(10)
+        for place in range(20)
+    ]
+    apart = [{key: value for key, value in row.items() if key != "cluster"} for row in rows]
+    for metric in ("x", GroupedMean("m", "x", "level")):
+        together, alone = estimate(rows, metric), estimate(apart, metric)
+        assert (together.n, alone.n) == (10, 200)
+        assert together.high - together.low > 3 * (alone.high - alone.low)
+    assert smallest_resolvable_difference(rows, "x") > 3 * smallest_resolvable_difference(apart, "x")
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("ab"), st.floats(0, 1)), min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_case_values_of_a_mean_of_groups_average_to_it(found: list[tuple[int, str, float]]) -> None:
+    rows = [
+        {"id": str(place), "trial": 0, "cluster": f"q{question}", "level": level, "x": value}
+        for place, (question, level, value) in enumerate(found)
+    ]
+    metric = GroupedMean("m", "x", "level")
+    values = grouped_case_values(rows, metric)
+    assert np.mean([value for [value] in values.values()]) == pytest.approx(estimate(rows, metric).value)
+
+
+def test_summary_says_which_metrics_are_means_of_groups(tmp_path) -> None:
+    summary = summarize("s", "p", level_rows(), ["x", GroupedMean("m", "x", "level")], groups={"by_level": "level"})
+    assert summary["grouped_means"] == [{"name": "m", "column": "x", "group": "level", "weights": None}]
+    assert set(summary["metrics"]) == {"x", "m"} == set(summary["by_level"]["large"])
+    assert json.loads(write_summary(tmp_path, summary).read_text()) == summary

@@ -1,0 +1,44 @@
+"""What a run lost to faults is said in one sentence, the same everywhere."""
+
+from pathlib import Path
+
+import pytest
+
+from env_construction.environment.jsonl import write_jsonl
+from train.stages.faults import fault_kind, fault_rows, faults_line, faults_text, rows_faults_text
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("no record of id 'atlas-7', trial 0", "no record of id ..., trial N"),
+        ("only 3 turns recorded of id 'b', trial 12", "only N turns recorded of id ..., trial N"),
+        ("server gone\nTraceback", "server gone"),
+        ("", "unknown"),
+        ("the server can't answer, it isn't up", "the server can't answer, it isn't up"),
+        ("x" * 200, "x" * 77 + "..."),
+    ],
+)
+def test_kind_of_a_fault_is_its_text_without_what_differs_by_case(text: str, kind: str) -> None:
+    assert fault_kind(text) == kind
+
+
+def test_sentence_counts_all_and_names_the_commonest_kinds() -> None:
+    assert faults_text([], 6) == ""
+    assert faults_text(["server gone"], 6) == "1 of 6 episodes was lost to faults and is not scored (1 x server gone)"
+    texts = [f"no record of id '{name}', trial 0" for name in "abc"] + ["a", "a", "b", "c", "d"]
+    assert faults_text(texts, 240, "cases") == (
+        "8 of 240 cases were lost to faults and are not scored "
+        "(3 x no record of id ..., trial N, 2 x a, 1 x b, 2 x other)"
+    )
+    assert faults_line([], 6, "out") == ""
+    assert faults_line(["a"], 6, "out").endswith("; see out/faults.jsonl, the same command plays them again\n")
+
+
+def test_fault_that_a_later_call_mended_is_not_lost(tmp_path: Path) -> None:
+    assert fault_rows(tmp_path, []) == []
+    lost = [{"id": "a", "trial": trial, "outcome": "fault", "fault": f"fault {trial}"} for trial in (0, 1)]
+    write_jsonl(tmp_path / "faults.jsonl", lost)
+    played = [{"id": "a", "trial": 0, "outcome": "ended"}]
+    assert fault_rows(tmp_path, played) == [lost[1]]
+    assert rows_faults_text([*played, *fault_rows(tmp_path, played)]).startswith("1 of 2 episodes was lost to faults")

@@ -1,0 +1,91 @@
+"""Micro-batches of unequal size, stepped once, as OpenRLHF's dynamic batches do with DeepSpeed: the gradient of the whole batch.
+
+It holds for ZeRO stage 3, which all rows with a token budget take. Stage 2 keeps the last micro-batch alone, so that rows with
+adapters have no budget (train/experiments.py).
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from train.experiments import matrix
+from train.trainer.openrlhf_command import Launch, build_flags
+
+SCRIPT = """
+import sys
+import deepspeed, torch
+
+deepspeed.init_distributed("gloo", init_method=f"file://{sys.argv[2]}", rank=0, world_size=1)
+optimizer = {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}}
+config = {
+    "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "optimizer": optimizer,
+    "zero_optimization": {"stage": 3, "offload_optimizer": {"device": sys.argv[1]}},
+    "zero_force_ds_cpu_optimizer": False,
+}
+torch.manual_seed(1)
+samples = [torch.randn(size, 8) for size in (3, 5, 2)]
+results = []
+for batches in (samples, [torch.cat(samples)]):
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)
+    engine, *_ = deepspeed.initialize(model=torch.nn.Sequential(*layers), config=config)
+    for _ in range(2):
+        for batch in batches:
+            engine.backward(engine(batch).pow(2).sum() / 10)
+        engine.step()
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        results.append([parameter.detach().clone() for parameter in engine.module.parameters()])
+print("DIFFERENCE", max((a - b).abs().max().item() for a, b in zip(*results)))
+"""
+
+
+@pytest.mark.parametrize("offload", ["cpu", "none"])
+def test_backward_passes_add_up_until_the_step(tmp_path, offload) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, offload, str(tmp_path / "store")], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+             "MASTER_PORT": "0"},
+    )  # fmt: skip
+    lines = [line for line in result.stdout.splitlines() if line.startswith("DIFFERENCE")]
+    assert lines, result.stderr[-2000:]
+    assert float(lines[0].split()[1]) < 1e-6
+
+
+def test_a_token_budget_is_asked_for_with_stage_3_alone(tmp_path) -> None:
+    for row in matrix():
+        flags = build_flags(
+            row, Launch(policy="policy", prompts="prompts.jsonl", out=tmp_path, samples=512, gpus=row.gpus)
+        )
+        if "--train.dynamic_batch_enable" in flags:
+            assert flags[flags.index("--ds.zero_stage") + 1] == "3" and "--ds.packing_samples" in flags
+
+
+def test_packed_sequences_of_a_hybrid_see_each_other_so_that_its_rows_have_no_budget() -> None:
+    """Pinned transformers: linear attention does not read position ids. If this fails, hybrids can be packed and may have a budget."""
+    import torch
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig, Qwen3Config, Qwen3ForCausalLM
+
+    shape = {
+        "vocab_size": 100, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    }  # fmt: skip
+    linear = {
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    }
+    torch.manual_seed(0)
+    hybrid = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**shape, **linear)).eval()
+    attention = Qwen3ForCausalLM(Qwen3Config(**shape)).eval()
+    first, second = torch.randint(0, 100, (1, 20)), torch.randint(0, 100, (1, 12))
+    places = torch.cat([torch.arange(20), torch.arange(12)])[None]
+    leaked = []
+    for model in (hybrid, attention):
+        with torch.no_grad():
+            alone = model(second, position_ids=torch.arange(12)[None], use_cache=False).logits
+            packed = model(torch.cat([first, second], 1), position_ids=places, use_cache=False).logits[:, 20:]
+        leaked.append((alone - packed).abs().max().item())
+    assert leaked[0] > 1e-3 and leaked[1] < 1e-5

@@ -1,0 +1,112 @@
+"""Demonstrations of mixed quality, played from gold plans: what a base model would have picked up from the world.
+
+Reinforcement learning sharpens what a policy already samples. So the tiny policy is taught to copy entities and to write calls
+well, but from demonstrators who often behave badly: they call twice, try a needless tool, ask one thing a turn where
+several fit, take the wrong one of two similar tools, or answer before they know. The shares are data (`MIX`), they are
+written into the start's `warm_start.json` and shown in the report, and the reward is what tells good from bad afterwards.
+
+The demonstrator is a policy like any other: it plays through `train/policies/rollout.py`, so its calls are run in the sandbox and
+the tool outputs in a demonstration are real. It plays *train* environments only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from env_construction.environment.schema import Environment, ToolDocument
+from env_construction.sandbox.tool_sandbox import ToolCall
+from reward.tool_calls import render_call
+from train.policies.interface import Generation, PolicyRequest, ready_calls
+
+# Share of turns, while something is unsolved, on which the demonstrator does this. They add up to 1.
+MIX: dict[str, float] = {
+    "right": 0.16,  # every call that can be made now, in one turn, in the order of the question
+    "extra": 0.60,  # the right calls, and one or two needless ones with the argument of the last
+    "repeat": 0.04,  # the right calls, and the last one once more
+    "serial": 0.06,  # only the first of the calls that could be made now
+    "wrong": 0.08,  # another tool of the environment, with the right argument
+    "early": 0.06,  # an answer before it is known
+}
+ORACLE: dict[str, float] = {"right": 1.0}  # for models that bring enough bad habits of their own
+RECHECK = 0.2  # share of turns, once all is solved, on which a former call is made again instead of answering
+
+
+class Demonstrator:
+    """A policy that knows the gold plan and follows it with the habits of `mix`; without bad habits, the oracle's episodes."""
+
+    name = "demonstrator"
+
+    def __init__(self, seed: int, mix: dict[str, float] | None = None) -> None:
+        self.seed = seed
+        self.mix = mix or MIX
+        self.recheck = RECHECK if self.mix.get("right", 0.0) < 1.0 else 0.0
+
+    def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
+        """One turn for each request; it depends on the seed, the environment's id, the trial and the turn alone."""
+        turns = []
+        for request in requests:
+            rng = random.Random(f"{self.seed}:{request.case_id}:{request.trial}:{request.turn}:demonstration")
+            text = self._turn(request.environment, rng, request.turn)
+            turns.append(Generation(text=text, tokens=0, prompt_tokens=0, truncated=False))
+        return turns
+
+    def _turn(self, environment: Environment, rng: random.Random, turn: int) -> str:
+        ready = ready_calls(environment)
+        if not ready:
+            gold = [ToolCall(call.name, call.arguments) for call in environment.gold_plan]
+            if turn <= len(gold) and rng.random() < self.recheck:
+                return render_call(rng.choice(gold))
+            return final_answer(environment.answer or "")
+        habit = rng.choices(list(self.mix), weights=list(self.mix.values()))[0]
+        if habit == "early":
+            return final_answer(rng.choice(_strings_of(rng.choice(ready).arguments)))
+        if habit == "wrong":
+            calls = needless_calls(environment, rng.choice(ready), 1, rng) or ready
+        elif habit == "extra":
+            calls = ready + (needless_calls(environment, ready[-1], rng.choice((1, 2, 2)), rng) or ready[-1:])
+        elif habit == "repeat":
+            calls = [*ready, ready[-1]]
+        elif habit == "serial":
+            calls = ready[:1]
+        else:
+            calls = ready
+        return "\n".join(render_call(call) for call in calls)
+
+
+def final_answer(answer: str) -> str:
+    """The text that ends an episode."""
+    return f"The answer is {answer}."
+
+
+def needless_calls(environment: Environment, call: ToolCall, count: int, rng: random.Random) -> list[ToolCall]:
+    """Calls to other tools of the environment that carry the argument of `call`: `count`, or as many as there are tools."""
+    others = [tool for tool in environment.tools if tool.name != call.name]
+    tools = rng.sample(others, min(count, len(others)))
+    return [ToolCall(tool.name, _arguments_like(tool, _strings_of(call.arguments), rng)) for tool in tools]
+
+
+def _arguments_like(tool: ToolDocument, strings: list[str], rng: random.Random) -> dict[str, Any]:
+    properties = tool.parameters.get("properties", {})
+    arguments: dict[str, Any] = {}
+    for name in tool.parameters.get("required", []):
+        schema = properties.get(name, {})
+        if schema.get("enum"):
+            arguments[name] = rng.choice(schema["enum"])
+        elif schema.get("type") == "array":
+            arguments[name] = [strings[0]]
+        elif schema.get("type") in ("integer", "number"):
+            arguments[name] = 1
+        else:
+            arguments[name] = strings[0]
+    return arguments
+
+
+def _strings_of(arguments: dict[str, Any]) -> list[str]:
+    """The entity strings among the arguments, longest first; at least one string."""
+    found: list[str] = []
+    for value in arguments.values():
+        items = value if isinstance(value, list) else [value]
+        found.extend(str(item) for item in items)
+    return sorted(found, key=len, reverse=True) or ["unknown"]

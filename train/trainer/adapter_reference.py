@@ -1,0 +1,49 @@
+"""The KL reference of a policy with adapters: the same weights with the adapters off, instead of a second model.
+
+OpenRLHF 0.11.2 loads the reference from `--actor.model_name_or_path` into actors of its own, with adapters too. A policy's adapters start
+at zero, so its base with the adapters off is that model, and a GPU needs not hold it twice (for 8B parameters, 15 GiB). The
+reference's actors are not started: whoever asks the reference group for log-probabilities asks the policy's actors for theirs with
+the adapters off.
+
+`share_policy()` is called in the driver before OpenRLHF's entry point runs, unless a reference of its own is held
+(train/trainer/openrlhf_reference.py). The policy's actors have `reference_forward` from train/trainer/openrlhf_lora.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from openrlhf.trainer.ray.launcher import RayActorGroup, ReferenceModelActor
+
+
+class PolicyAsReference(RayActorGroup):
+    """The policy's actors, seen as OpenRLHF's reference group."""
+
+    def async_init_model_from_pretrained(self, *_: Any, **__: Any) -> list[Any]:
+        """Nothing to load."""
+        return []
+
+    def async_run_method_batch(self, method_name: str, **data: Any) -> list[Any]:
+        own = "reference_forward" if method_name == "forward" else method_name
+        return super().async_run_method_batch(own, **data)
+
+
+def share_policy() -> None:
+    """Let OpenRLHF make no reference actors: a group of them is the policy's group, which is always made first."""
+    from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
+
+    made = RayActorGroup.__init__
+    policies: list[RayActorGroup] = []
+
+    @functools.wraps(made)
+    def __init__(self: Any, num_nodes: int, num_gpus: int, kind: Any, *rest: Any, **named: Any) -> None:
+        if kind is ReferenceModelActor:
+            self.__class__ = PolicyAsReference
+            self.__dict__.update(policies[-1].__dict__)
+            return
+        made(self, num_nodes, num_gpus, kind, *rest, **named)
+        if kind is PolicyModelActor:
+            policies.append(self)
+
+    RayActorGroup.__init__ = __init__  # type: ignore[method-assign]

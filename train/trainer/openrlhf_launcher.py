@@ -1,0 +1,170 @@
+"""OpenRLHF's entry point, started the same way on every route: CPU, GPUs, adapters, a held reference.
+
+    python -m train.trainer.openrlhf_launcher --gpus 1 --threads 4 --adapt lora -- <flags of openrlhf.cli.train_ppo_ray>
+    python -m train.trainer.openrlhf_launcher --gpus 0 --adapt cpu,no-flash-attn -- <flags>
+
+It starts a Ray of its own (never one that happens to run here: `ray start`, RAY_ADDRESS), hands every worker the settings of the
+reward, the sandbox and the trainer, installs the adaptations in every process, and runs `openrlhf.cli.train_ppo_ray` as `__main__`.
+OpenRLHF starts no Ray where one is initialized. `--join HOST:PORT` uses a running cluster, of which this machine is a node; its workers
+get the same settings and run this interpreter, by its path. `--join auto` is for a job of such a cluster, whose settings came with it.
+
+| --adapt | what it does |
+| --- | --- |
+| always | torch's AdamW instead of DeepSpeed's, which would be compiled (`without_compilers.py`) |
+| cpu | no GPU is used, whatever the machine has (`openrlhf_on_cpu.py`) |
+| no-flash-attn | imports without flash-attn's compiled part (`without_compilers.py`) |
+| lora | vLLM gets merged weights (`openrlhf_lora.py`) |
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from train.trainer import openrlhf_lora, openrlhf_on_cpu, without_compilers
+from train.trainer.adapt_after_import import AdaptAfterImport, Surroundings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ADAPT_VARIABLE = "TRAIN_ADAPT"
+REFERENCE_VARIABLE = "OPENRLHF_REFERENCE"
+TABLES = {"cpu": openrlhf_on_cpu.ADAPTATIONS, "lora": openrlhf_lora.ADAPTATIONS, "no-flash-attn": {}}
+# settings of the reward, the sandbox and the trainer that workers read
+PASSED_ON = ("FTRL_", "TOOL_SANDBOX_", "TRAIN_", "OPENRLHF_", "TORCHDYNAMO_DISABLE")
+EVERYWHERE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",  # every step's status line arrives whole
+    "RAY_worker_niceness": "0",  # Ray would run the trainer at the lowest priority
+}
+# what OpenRLHF itself sets when it starts Ray (cli/train_ppo_ray.py)
+ON_GPUS = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
+PRETENDED_GPUS = 4  # for OpenRLHF's placement groups on a CPU
+MORE_CPUS = 8  # Ray's own count: with one for each GPU and these, no actor waits for ever on a small machine
+
+
+def install() -> None:
+    """Adapt this process, once, as TRAIN_ADAPT says; Ray calls it first in every worker."""
+    names = [name for name in os.environ.get(ADAPT_VARIABLE, "").split(",") if name]
+    if any(isinstance(finder, AdaptAfterImport) for finder in sys.meta_path):
+        return
+    around: Surroundings = {}
+    if "no-flash-attn" in names:
+        without_compilers.hide_flash_attention()
+        around = without_compilers.WITHOUT_FLASH_ATTENTION
+    if "cpu" in names:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    AdaptAfterImport([*(TABLES[name] for name in names), without_compilers.TORCH_ADAMW], around).install()
+
+
+def worker_environment(adapt: Sequence[str], threads: int) -> dict[str, str]:
+    """The variables that every worker gets, out of this process's and the route's own."""
+    route = openrlhf_on_cpu.ENVIRONMENT if "cpu" in adapt else {k: os.environ.get(k, v) for k, v in ON_GPUS.items()}
+    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {ADAPT_VARIABLE: ",".join(adapt), "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)}
+    return {**EVERYWHERE, **passed, **route, **own}
+
+
+def start_ray(adapt: Sequence[str], gpus: int, threads: int) -> None:
+    """A Ray of this process alone, without dashboard. Tried twice: on a busy machine its start takes longer than Ray waits."""
+    import ray
+
+    on_cpu = "cpu" in adapt
+    cores = len(os.sched_getaffinity(0))
+    settings: dict[str, Any] = {
+        "address": "local",
+        "num_gpus": PRETENDED_GPUS if on_cpu else gpus,
+        "num_cpus": max(cores, gpus + MORE_CPUS),
+        "include_dashboard": False,
+        "log_to_driver": True,
+        "runtime_env": {
+            "env_vars": worker_environment(adapt, threads),
+            "worker_process_setup_hook": "train.trainer.openrlhf_launcher.install",
+        },
+    }
+    if on_cpu:
+        settings["object_store_memory"] = 256 * 1024**2
+    for attempt in (1, 2):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:
+            if attempt == 2:
+                raise
+            print(f"Ray did not start ({type(error).__name__}: {error}); once more", file=sys.stderr, flush=True)
+            ray.shutdown()
+            time.sleep(5)
+
+
+def join_ray(address: str, adapt: Sequence[str], threads: int) -> None:
+    """A running cluster. Its actors end with this process."""
+    import ray
+
+    settings: dict[str, Any] = {"worker_process_setup_hook": "train.trainer.openrlhf_launcher.install"}
+    if address != "auto":
+        settings |= {"env_vars": worker_environment(adapt, threads), "py_executable": sys.executable}
+    ray.init(address=address, runtime_env=settings)
+
+
+def run_trainer(flags: Sequence[str]) -> None:
+    """OpenRLHF's own entry point, as if it had been called."""
+    sys.argv = ["train_ppo_ray", *flags]
+    runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)
+
+
+def parse_arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """This module's own options, and the trainer's flags after `--`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m train.trainer.openrlhf_launcher",
+    )
+    parser.add_argument(
+        "--gpus", type=int, required=True, help="GPUs of this machine that Ray hands out; 0 with --adapt cpu"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="OMP threads of each worker")
+    parser.add_argument("--adapt", default="", help=f"comma-separated, of {', '.join(sorted(TABLES))}")
+    parser.add_argument("--join", default="", metavar="HOST:PORT", help="use this Ray cluster; auto: that of our job")
+    place = list(line).index("--") if "--" in line else len(line)
+    arguments = parser.parse_args(list(line[:place]))
+    arguments.adapt = [name for name in arguments.adapt.split(",") if name]
+    if unknown := set(arguments.adapt) - TABLES.keys():
+        parser.error(f"--adapt {','.join(sorted(unknown))}: expected some of {', '.join(sorted(TABLES))}")
+    return arguments, list(line[place + 1 :])
+
+
+def launch(line: Sequence[str]) -> None:
+    """Everything that the module does, in this process."""
+    arguments, flags = parse_arguments(line)
+    if arguments.join != "auto":
+        os.environ.pop("RAY_ADDRESS", None)  # of somebody else's cluster
+    if "cpu" in arguments.adapt:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray would count them against the pretended ones
+        os.environ.update(openrlhf_on_cpu.ENVIRONMENT)
+    os.environ.update({**EVERYWHERE, ADAPT_VARIABLE: ",".join(arguments.adapt)})
+    if arguments.join:
+        join_ray(arguments.join, arguments.adapt, arguments.threads)
+    else:
+        start_ray(arguments.adapt, arguments.gpus, arguments.threads)
+    install()
+    if os.environ.get(REFERENCE_VARIABLE):
+        from train.trainer.openrlhf_reference import hold_reference
+
+        hold_reference(os.environ[REFERENCE_VARIABLE])
+    elif "lora" in arguments.adapt:
+        from train.trainer.adapter_reference import share_policy
+
+        share_policy()
+    run_trainer(flags)
+
+
+if __name__ == "__main__":
+    # under its own name: classes of adaptations travel between processes
+    from train.trainer.openrlhf_launcher import launch as main
+
+    main(sys.argv[1:])

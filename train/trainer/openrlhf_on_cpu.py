@@ -1,0 +1,203 @@
+"""What is adapted so that the real OpenRLHF trainer runs where there is no GPU: the same code on disk, a few spots changed.
+
+`train/trainer/openrlhf_launcher.py --adapt cpu` installs this in every process, and starts a local Ray with pretended GPUs. It is installed
+because the CPU was asked for, also on a machine that has GPUs: these processes then see none.
+Each adaptation waits for its module to be imported, so that processes which never need torch do not pay for it.
+
+| module (OpenRLHF 0.11.2, vLLM 0.29) | on a GPU | here |
+| --- | --- | --- |
+| `torch.cuda` | device bookkeeping, a cache of freed memory | no GPU is there; harmless stand-ins; the current device is the CPU; emptying the cache gives freed memory back to the system |
+| `torch.distributed.device_mesh` | mesh over "cuda" | the same mesh over "cpu" |
+| `deepspeed.comm.torch` | - | no shared-memory all-reduce, which would be compiled at every first start |
+| `openrlhf.utils.utils` | bf16 or fp16 parameters | fp32: CPUs without native bf16 emulate it, three times slower |
+| `openrlhf.utils.deepspeed.deepspeed_utils` | bf16 section | fp32 |
+| `openrlhf.utils.distributed_util` | NCCL broadcast of weights to vLLM | vLLM's `StatelessProcessGroup`, weights as bytes |
+| `vllm.engine.arg_utils` | bfloat16, OpenRLHF's worker extension | float32 (rollout and trainer then agree), `vllm_cpu_worker.py` |
+| `vllm._custom_ops` | - | no packed weights in linear layers, so that synchronised weights take effect |
+
+What this is not: a way to train large models. It is the real trainer with real weight sync, made for models of a few million
+parameters, so that the code that runs on GPUs is exercised on every machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+from train.trainer.adapt_after_import import Adaptations
+
+ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker lives in the engine's process: one process fewer to import everything
+    "TORCHDYNAMO_DISABLE": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+}
+# KV cache of the rollout engine: room for this many sequences of full length, within these bounds
+KV_SEQUENCES = 128
+KV_BYTES = (64 * 1024**2, 2 * 1024**3)
+MATMUL_VARIABLE = "TRAIN_CPU_MATMUL"
+
+
+class CpuDevice(str):
+    """The device "cpu" which still fits into `torch.device(f"cuda:{device}")`, as OpenRLHF's replay buffer writes it."""
+
+    def __format__(self, specification: str) -> str:
+        return "0"
+
+
+class WeightChannel:
+    """What NCCL is on GPUs: sends one tensor after the other from the trainer (rank 0) to the vLLM worker.
+
+    A tensor is kept until the next is sent; whoever sends waits in between until all have received it, as OpenRLHF does.
+    """
+
+    def __init__(self, address: str, port: int, rank: int, world_size: int) -> None:
+        from vllm.distributed.utils import StatelessProcessGroup
+
+        self.group = StatelessProcessGroup.create(
+            host=address,
+            port=port,
+            rank=rank,
+            world_size=world_size,
+            data_expiration_seconds=0,  # vLLM keeps what was sent for an hour: a copy of the model for every step
+        )
+
+    def broadcast(self, tensor: Any, src: int, stream: Any = None) -> None:
+        """Fill `tensor` in place on every rank but `src`. Raises RuntimeError on another shape."""
+        import torch
+
+        if self.group.rank == src:
+            self.group.broadcast_obj(tensor.detach().cpu().numpy(), src)
+            return
+        received = torch.from_numpy(self.group.broadcast_obj(None, src))
+        tensor.copy_(received)
+
+
+def open_weight_channel(
+    master_address: str, master_port: int, rank: int, world_size: int, device: Any
+) -> WeightChannel:
+    """Stands for `openrlhf.utils.distributed_util.stateless_init_process_group`."""
+    return WeightChannel(master_address, master_port, rank, world_size)
+
+
+def _adapt_torch(torch: Any) -> None:
+    device = CpuDevice("cpu")
+    # Ray shows its pretended GPUs to the workers, and there may be real ones of these numbers
+    torch.cuda.is_available = lambda: False
+    torch.cuda.device_count = lambda: 0
+    torch.cuda.current_device = lambda: device
+    torch.cuda.current_stream = lambda *_: None
+    for name in ("set_device", "synchronize"):
+        setattr(torch.cuda, name, lambda *_, **__: None)
+    torch.cuda.empty_cache = give_memory_back
+    multiply_in(torch, os.environ.get(MATMUL_VARIABLE, ""))
+
+
+def give_memory_back() -> None:
+    """Stands for `torch.cuda.empty_cache`: the C library keeps what was freed, which sequences of many lengths leave in pieces."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def multiply_in(torch: Any, precision: str) -> None:
+    """Set how CPUs multiply fp32 matrices: "bf16" rounds the factors (weights, gradients and sums stay fp32, as in mixed precision
+    on GPUs), three times faster where the CPU has AMX; "" leaves torch as it is. Raises ValueError on anything else.
+    """
+    if precision not in ("", "bf16"):
+        raise ValueError(f"{MATMUL_VARIABLE}={precision}: expected bf16 or nothing")
+    if precision:
+        torch.backends.mkldnn.matmul.fp32_precision = precision
+
+
+def _adapt_device_mesh(module: Any) -> None:
+    made = module.init_device_mesh
+
+    @functools.wraps(made)
+    def init_device_mesh(device_type: str, *arguments: Any, **named: Any) -> Any:
+        return made("cpu" if device_type == "cuda" else device_type, *arguments, **named)
+
+    module.init_device_mesh = init_device_mesh
+
+
+def _adapt_deepspeed_communication(module: Any) -> None:
+    # Compiled with g++ when a process starts (20 s and 1.5 GB each), to speed up all-reduce between processes: there is one.
+    module.build_shm_op = lambda: None
+
+
+def _adapt_dtype(module: Any) -> None:
+    import torch
+
+    module.convert_to_torch_dtype = lambda param_dtype: torch.float32
+
+
+def _adapt_deepspeed_configuration(module: Any) -> None:
+    for name in ("get_train_ds_config", "get_eval_ds_config"):
+        setattr(module, name, _in_fp32(getattr(module, name)))
+
+
+def _in_fp32(made: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    @functools.wraps(made)
+    def configuration(*arguments: Any, **named: Any) -> dict[str, Any]:
+        config = made(*arguments, **named)
+        config["bf16"] = {"enabled": False}
+        config["fp16"] = {"enabled": False}
+        return config
+
+    return configuration
+
+
+def _adapt_weight_sync(module: Any) -> None:
+    module.stateless_init_process_group = open_weight_channel
+
+
+def _adapt_engine_arguments(module: Any) -> None:
+    made = module.AsyncEngineArgs.__init__
+
+    @functools.wraps(made)
+    def __init__(self: Any, *arguments: Any, **named: Any) -> None:
+        named.update(dtype="float32", worker_extension_cls="train.trainer.vllm_cpu_worker.CpuWorker")
+        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            named["kv_cache_memory_bytes"] = kv_cache_bytes(named["model"], named["max_model_len"])
+        made(self, *arguments, **named)
+
+    module.AsyncEngineArgs.__init__ = __init__
+
+
+def kv_cache_bytes(model: str, max_model_len: int) -> int:
+    """fp32 keys and values of KV_SEQUENCES sequences of `max_model_len` tokens, clipped to KV_BYTES. vLLM touches all of it."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    wanted = 2 * 4 * config.num_hidden_layers * heads * width * max_model_len * KV_SEQUENCES
+    return min(max(wanted, KV_BYTES[0]), KV_BYTES[1])
+
+
+def _adapt_linear_layers(module: Any) -> None:
+    # oneDNN layers keep a packed copy of their weight and throw the parameter away: new weights could not reach them.
+    module._supports_onednn = False
+
+
+ADAPTATIONS: Adaptations = {
+    "torch": _adapt_torch,
+    "torch.distributed.device_mesh": _adapt_device_mesh,
+    "deepspeed.comm.torch": _adapt_deepspeed_communication,
+    "openrlhf.utils.utils": _adapt_dtype,
+    "openrlhf.utils.deepspeed.deepspeed_utils": _adapt_deepspeed_configuration,
+    "openrlhf.utils.distributed_util": _adapt_weight_sync,
+    "vllm.engine.arg_utils": _adapt_engine_arguments,
+    "vllm._custom_ops": _adapt_linear_layers,
+}
