@@ -302,7 +302,7 @@ class Pipeline:
 
     def report(self) -> None:
         settings = ("--set", f"profile={self.options.profile}", "--set", f"seed={self.options.seed}")
-        self.run("report", "analysis.run_data.manifest", self.out, *settings)
+        self.run("report", "analysis.manifest", self.out, *settings)
         self.run("report", "analysis.report", self.out)
 
     # --- the order ----------------------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ import pytest
 
 from analysis import construction_stability
 from analysis.all import SCRIPTS, make_all
+from analysis.manifest import make_manifest
 from analysis.report import headline, read_table, render, script_json
 from analysis.run_data.claims import claims
 from analysis.run_data.intervals import EMPTY
-from analysis.run_data.manifest import make_manifest
 from analysis.run_data.run_folder import Run
 from analysis.run_data.trajectories import call_state, episode_view, viewer_data
 from analysis.run_data.verdicts import (

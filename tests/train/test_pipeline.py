@@ -103,14 +103,14 @@ def test_a_second_call_repeats_nothing_and_another_seed_trains_again() -> None:
     _, other = play("--train-seed=1")  # 10 begins with 1
     assert other.modules().count("train.run_openrlhf") == 4
     assert "env_construction.build" not in other.modules()
-    assert other.modules()[-3:] == ["analysis.all", "analysis.run_data.manifest", "analysis.report"]
+    assert other.modules()[-3:] == ["analysis.all", "analysis.manifest", "analysis.report"]
 
 
 def test_one_stage_and_all_from_one_on() -> None:
     _, report = play("--only=report")
-    assert report.modules() == ["analysis.run_data.manifest", "analysis.report"]
+    assert report.modules() == ["analysis.manifest", "analysis.report"]
     _, rest = play("--from=analyse")
-    assert rest.modules() == ["analysis.all", "analysis.run_data.manifest", "analysis.report"]
+    assert rest.modules() == ["analysis.all", "analysis.manifest", "analysis.report"]
 
 
 def test_a_failed_training_ends_the_run_and_is_tried_again() -> None:

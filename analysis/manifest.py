@@ -4,7 +4,7 @@ Inputs:  RUN/configuration.json, RUN/stages.jsonl (`{"stage", "seconds", "finish
          RUN/start/warm_start.json, the installed packages, this repository's commit.
 Outputs: RUN/manifest.json: versions, configuration, git commit, seeds, seconds per stage, machine, SHA-256 of the environments.
 
-Example: python -m analysis.run_data.manifest outputs/cpu --set profile=cpu --set seed=1
+Example: python -m analysis.manifest outputs/cpu --set profile=cpu --set seed=1
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m analysis.run_data.manifest"
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m analysis.manifest"
     )
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument(
