@@ -29,11 +29,16 @@ from typing import Any
 
 from train.trainer import openrlhf_lora, openrlhf_on_cpu, without_compilers
 from train.trainer.adapt_after_import import AdaptAfterImport, Surroundings
+from train.trainer.shared_prompts import SHARED_PROMPTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADAPT_VARIABLE = "TRAIN_ADAPT"
 REFERENCE_VARIABLE = "OPENRLHF_REFERENCE"
-TABLES = {"cpu": openrlhf_on_cpu.ADAPTATIONS, "lora": openrlhf_lora.ADAPTATIONS, "no-flash-attn": {}}
+TABLES = {
+    "cpu": {**openrlhf_on_cpu.ADAPTATIONS, **SHARED_PROMPTS},
+    "lora": openrlhf_lora.ADAPTATIONS,
+    "no-flash-attn": {},
+}
 # settings of the reward, the sandbox and the trainer that workers read
 PASSED_ON = ("FTRL_", "TOOL_SANDBOX_", "TRAIN_", "OPENRLHF_", "TORCHDYNAMO_DISABLE")
 EVERYWHERE = {
