@@ -172,7 +172,7 @@ ADAPTERS = Scale(64, 8, 128, 1, 1e-6, 1280, 384, 2)  # what 24 GB hold beside 8B
 ADAPTERS_THINKING = Scale(64, 8, 128, 1, 1e-6, 4096, 2048, 2)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2, token_budget=8 * (2048 + 256))
 SMALL_ON_CPU = Scale(8, 4, 16, 1, 2e-5, 1024, 192, 1)
-TINY = Scale(16, 8, 32, 32, 1e-4, 640, 96, 2)
+TINY = Scale(16, 8, 32, 16, 1e-4, 640, 96, 2)
 # REINFORCE++ compares a response with all others of the batch, not with those to its own prompt. Its gradient is noisier for that,
 # and at GRPO's rate the tiny model loses what it could: this rate was chosen on dev environments.
 RATES = {("tiny", "reinforce++"): 2.5e-5}
