@@ -127,16 +127,23 @@ def sequences_of(lessons: list[Lesson], tokenizer: Any, prompt_weight: float) ->
 def practice(
     model: Any, tokenizer: Any, sequences: list[Sequence], arguments: argparse.Namespace, watched: Watched
 ) -> Progress:
-    """Learn for --minutes of process time, evaluations apart: a busy machine must not make a worse start."""
+    """Learn for --minutes of process time, evaluations apart: a busy machine must not make a worse start, unless --wall-minutes
+    ends it earlier. The learning rate falls by the time that is nearer to its end.
+    """
     rng = random.Random(f"{arguments.seed}:warm_start")
     learner = Learner(model, tokenizer.pad_token_id, arguments.learning_rate, arguments.optimizer)
     stream, pieces = batches(sequences, arguments.tokens_a_batch, rng), word_pieces(tokenizer)
     progress = Progress(copying=not arguments.continue_from)
     limit, next_evaluation = 60.0 * arguments.minutes, arguments.evaluate_every
     clock = time.process_time if watched.device == "cpu" else time.monotonic
-    began = clock()
+    began, began_wall = clock(), time.monotonic()
+    wall_limit = 60.0 * arguments.wall_minutes or float("inf")
     bar = tqdm(total=round(limit), unit="s", desc="warm start", mininterval=5)
-    while (elapsed := clock() - began - progress.seconds_evaluating) < limit:
+    while True:
+        elapsed = clock() - began - progress.seconds_evaluating
+        done = max(elapsed / limit, (time.monotonic() - began_wall) / wall_limit)
+        if done >= 1.0:
+            break
         bar.update(round(elapsed) - bar.n)
         copied = progress.copying or rng.random() < arguments.copy_share
         if copied:
@@ -146,7 +153,7 @@ def practice(
             batch = [
                 item.renamed(pieces, rng) if rng.random() < arguments.rename_share else item for item in next(stream)
             ]
-        decay = 1.0 if progress.copying else max(0.05, 1.0 - elapsed / limit)
+        decay = 1.0 if progress.copying else max(0.05, 1.0 - done)
         loss = learner.step(batch, min(1.0, (progress.steps + 1) / 20) * decay)
         kind = "copy" if copied else "text"
         progress.smooth[kind] = 0.9 * progress.smooth[kind] + 0.1 * loss
@@ -158,9 +165,7 @@ def practice(
             paused = clock()
             look(model, tokenizer, watched, progress, elapsed, arguments.seed)
             progress.seconds_evaluating += clock() - paused
-            if not arguments.continue_from and (
-                progress.curve[-1]["argument_rate"] >= arguments.stop_at_argument_rate
-            ):
+            if not arguments.continue_from and (progress.curve[-1]["argument_rate"] >= arguments.stop_at_argument_rate):
                 progress.stopped = f"dev argument rate reached {arguments.stop_at_argument_rate}"
                 break
     bar.close()
@@ -261,6 +266,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU where there is one")
     parser.add_argument(
         "--minutes", type=float, default=8.0, help="training time on one core (process time), evaluations not counted"
+    )
+    parser.add_argument(
+        "--wall-minutes", type=float, default=0.0, help="end after so long in any case; 0: no such limit"
     )
     parser.add_argument("--stop-at-argument-rate", type=float, default=0.85)
     parser.add_argument(

@@ -46,8 +46,7 @@ _THINKING_OF_A_TURN = (
     "{%- endif -%}\n"
 )
 
-TINY_TEMPLATE = (
-    """\
+TINY_TEMPLATE = """\
 {%- set plain = enable_thinking is defined and not enable_thinking -%}
 {%- set asked = namespace(last=-1) -%}
 {%- for message in messages -%}{%- if message.role == 'user' -%}{%- set asked.last = loop.index0 -%}{%- endif -%}{%- endfor -%}
@@ -67,14 +66,11 @@ TINY_TEMPLATE = (
 {%- elif messages and messages[0].role == 'system' -%}
 {{ '<|im_start|>system\\n' ~ messages[0].content ~ '<|im_end|>\\n' }}
 {%- endif -%}
-"""
-    + _messages(_THINKING_OF_A_TURN, "{{ '" + _EMPTY + "' if add_generation_prompt and plain }}")
-)
+""" + _messages(_THINKING_OF_A_TURN, "{{ '" + _EMPTY + "' if add_generation_prompt and plain }}")
 """For our own policies: a tool is one short JSON line (name, parameter names with type or enum, description). The thinking switch is
 Qwen3's but for one thing: Qwen3 leaves the empty block out of earlier turns, here it stays, as it was when the turn was sampled."""
 
-CHATML_TEMPLATE = (
-    """\
+CHATML_TEMPLATE = """\
 {%- set system = messages[0].content if messages and messages[0].role == 'system' else '' -%}
 {{ '<|im_start|>system\\n' ~ (system or ('' if tools else 'You are a helpful assistant.')) }}
 {%- if tools -%}
@@ -84,7 +80,5 @@ CHATML_TEMPLATE = (
 {{- 'Several calls may stand in one turn. When you know the answer, say it without a call.' }}
 {%- endif -%}
 {{ '<|im_end|>\\n' }}
-"""
-    + _messages("", "")
-)
+""" + _messages("", "")
 """For instruction-tuned ChatML models whose own template leaves tools out, such as SmolLM2-Instruct."""

@@ -28,7 +28,24 @@ from typing import Any, NamedTuple
 from train.teaching.made_programs import draw_program
 
 SPLITS = ("train", "dev", "test")
-NAMES = ("Ann", "Ben", "Cem", "Dora", "Elif", "Finn", "Gus", "Hana", "Ivo", "Jun", "Kim", "Lena", "Max", "Nora", "Omar", "Pia")
+NAMES = (
+    "Ann",
+    "Ben",
+    "Cem",
+    "Dora",
+    "Elif",
+    "Finn",
+    "Gus",
+    "Hana",
+    "Ivo",
+    "Jun",
+    "Kim",
+    "Lena",
+    "Max",
+    "Nora",
+    "Omar",
+    "Pia",
+)
 COLORS = ("red", "blue", "green", "black", "white", "brown", "pink", "gray")
 THINGS = ("cup", "pen", "key", "book", "ball", "coin", "lamp", "map")
 LETTERS = "ABCD"
@@ -82,7 +99,9 @@ def made_items(skill: str, split: str, count: int, seed: int) -> list[Item]:
         draft = draw(random.Random(f"{seed}:{index}:{skill}:{split}"))
         index += 1
         if index > 100 * count + 1000:
-            raise ValueError(f"{skill} has fewer than {count} different items in split {split}: {len(items)} were found")
+            raise ValueError(
+                f"{skill} has fewer than {count} different items in split {split}: {len(items)} were found"
+            )
         prompt, thoughts, answer, doc, content = draft
         if split_of(content or prompt) == split and prompt not in items:
             items[prompt] = Item(skill, f"{skill}/{len(items)}", prompt, thoughts, answer, doc)
@@ -91,7 +110,7 @@ def made_items(skill: str, split: str, count: int, seed: int) -> list[Item]:
 
 def lookup(rng: random.Random) -> Draft:
     """A table of people and colors; asked for the color of a person, or for the person with a color."""
-    size = rng.randint(4, 6)
+    size = rng.randint(4, 5)
     rows = list(zip(rng.sample(NAMES, size), rng.sample(COLORS, size), strict=True))
     person, color = rng.choice(rows)
     table = ", ".join(f"{name} has {value}" for name, value in rows)
@@ -119,7 +138,7 @@ def _swaps(rng: random.Random) -> tuple[str, str, str]:
     holds = dict(zip(people, rng.sample(THINGS, 3), strict=True))
     text = ", ".join(f"{name} has the {thing}" for name, thing in holds.items())
     lines, notes = [f"{text}."], []
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.randint(1, 2)):
         one, other = rng.sample(people, 2)
         holds[one], holds[other] = holds[other], holds[one]
         lines.append(f"{one} and {other} swap.")
@@ -129,7 +148,7 @@ def _swaps(rng: random.Random) -> tuple[str, str, str]:
 
 
 def _sorting(rng: random.Random) -> tuple[str, str, str]:
-    numbers = rng.sample(range(10, 100), rng.randint(3, 6))
+    numbers = rng.sample(range(10, 100), rng.randint(3, 5))
     ordered = sorted(numbers)
     shown = " ".join(map(str, numbers))
     return f"Sort these numbers: {shown}", f"Least {ordered[0]}, most {ordered[-1]}.", " ".join(map(str, ordered))
@@ -146,16 +165,16 @@ def word_problem(rng: random.Random) -> Draft:
         lines.append(f"{name} has {boxes} boxes with {each} {things} each.")
         steps.append(f"{boxes} * {each} = {total}")
     else:
-        total = rng.randint(5, 30)
+        total = rng.randint(3, 20)
         lines.append(f"{name} has {total} {things}.")
     for _ in range(rng.randint(1, 2) - len(steps)):
         if rng.random() < 0.5:
-            more = rng.randint(2, 20)
+            more = rng.randint(2, 10)
             lines.append(f"{name} gets {more} more.")
             steps.append(f"{total} + {more} = {total + more}")
             total += more
         else:
-            less = rng.randint(1, max(1, min(20, total - 1)))
+            less = rng.randint(1, min(10, total))
             lines.append(f"{name} gives away {less}.")
             steps.append(f"{total} - {less} = {total - less}")
             total -= less
@@ -170,16 +189,16 @@ def expression(rng: random.Random) -> Draft:
     """A sum with a product, a linear equation, or like terms."""
     kind = rng.randrange(3)
     if kind == 0:
-        a, b, c = rng.randint(2, 30), rng.randint(2, 9), rng.randint(2, 9)
+        a, b, c = rng.randint(2, 20), rng.randint(2, 5), rng.randint(2, 5)
         problem, thoughts, value = f"What is ${a} + {b} \\cdot {c}$?", f"{b} * {c} = {b * c}", str(a + b * c)
     elif kind == 1:
         unknown = rng.choice("abcxyz")
-        x, b = rng.randint(1, 30), rng.randint(1, 30)
+        x, b = rng.randint(1, 20), rng.randint(1, 20)
         problem = f"Solve ${unknown} + {b} = {x + b}$."
         thoughts, value = f"{x + b} - {b} = {x}", str(x)
     else:
         letter = rng.choice("abcxyz")
-        a, b = rng.randint(2, 30), rng.randint(2, 30)
+        a, b = rng.randint(2, 20), rng.randint(2, 20)
         problem, thoughts, value = f"Simplify ${a}{letter} + {b}{letter}$.", f"{a} + {b} = {a + b}", f"{a + b}{letter}"
     answer = f"\\boxed{{{value}}}"
     doc = {"problem": problem, "solution": answer, "level": "made", "type": "made"}
@@ -193,7 +212,7 @@ def completion(rng: random.Random) -> Draft:
     body = f"    return {program.code}\n"
     tests = "".join(f"    assert candidate({given!r}) == {wanted!r}\n" for given, wanted in program.cases)
     doc = {
-        "task_id": f"made/{program.name}",
+        "task_id": "made",
         "prompt": prompt,
         "entry_point": program.name,
         "canonical_solution": body,
@@ -209,7 +228,14 @@ def writing(rng: random.Random) -> Draft:
     text = f"Write a function {program.name}: {program.words[0].lower()}{program.words[1:]}."
     code = f"def {program.name}(x):\n    return {program.code}"
     tests = [f"assert {program.name}({given!r}) == {wanted!r}" for given, wanted in program.cases]
-    doc = {"task_id": 0, "text": text, "code": code, "test_list": tests, "test_setup_code": "", "challenge_test_list": []}
+    doc = {
+        "task_id": 0,
+        "text": text,
+        "code": code,
+        "test_list": tests,
+        "test_setup_code": "",
+        "challenge_test_list": [],
+    }
     shown = "\n".join(tests)
     asked = f"{text}\n```python\n{shown}\n```"
     return Draft(asked, f"Return {program.code}.", f"```python\n{code}\n```", doc, program.words)
