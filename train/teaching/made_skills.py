@@ -168,7 +168,7 @@ def word_problem(rng: random.Random) -> Draft:
         total = rng.randint(3, 20)
         lines.append(f"{name} has {total} {things}.")
     for _ in range(rng.randint(1, 2) - len(steps)):
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 or total == 0:
             more = rng.randint(2, 10)
             lines.append(f"{name} gets {more} more.")
             steps.append(f"{total} + {more} = {total + more}")
