@@ -109,7 +109,8 @@ QWEN35 = (24, 2 * 2048 + 4096 + 4096 + 4096 + 2 * 32, True)
 MODELS = {
     model.name: model
     for model in (
-        Model("tiny", "", False, 0, 4, 128, 4, 2, 32, 384, 1536, tied=True),
+        Model("tiny", "", True, 0, 8, 96, 4, 2, 32, 256, 2048, tied=True),
+        Model("mini", "", True, 0, 10, 128, 4, 2, 32, 384, 2048, tied=True),
         SMOLLM2,
         replace(SMOLLM2, name="smollm2-135m-cpu", gpus=0),
         Model("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B-Instruct", False, 1, 24, 896, 14, 2, 64, 4864, 151936, tied=True),

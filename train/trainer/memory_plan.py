@@ -254,7 +254,9 @@ def available_gib() -> float | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.trainer.memory_plan"
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m train.trainer.memory_plan",
     )
     parser.add_argument("--experiment", required=True)
     parser.add_argument("--policy-dir", default="", help="the model of an own-... row: its folder or hub name")
