@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--n-dev", type=int, help="dev environments (default: 60; none with --questions)")
     parser.add_argument("--n-test", type=int, help="test environments (default: 100; none with --questions)")
     parser.add_argument("--seed", type=int, default=1, help="all randomness comes from it (default: 1)")
+    parser.add_argument(
+        "--test-seed", type=int, help="of the test split alone: a final test that no choice has seen (default: --seed)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes, or tasks under way on Ray (default: 1)")
     parser.add_argument(
         "--ray-address", default=None, help="build on this Ray cluster, for example auto (default: local processes)"
@@ -153,16 +156,20 @@ def main() -> int:
     if arguments.workers < 1 or min(sizes.values()) < 0:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
     if configuration.author == "llm":
+        if arguments.test_seed is not None:
+            raise BadInput("--test-seed: a model's environments come from its questions, not from a seed")
         return _build_with_model(arguments, configuration, sizes)
     make_author(configuration.author)
-    keep_configuration(arguments.out, asdict(configuration))
+    final = replace(configuration, seed=configuration.seed if arguments.test_seed is None else arguments.test_seed)
+    settings = asdict(configuration) | ({"test_seed": final.seed} if final != configuration else {})
+    keep_configuration(arguments.out, settings)
     here = ChunkBuilder(configuration.author)
     with here.sandbox, open_runner(arguments.workers, here, arguments.ray_address) as runner:
         statistics: dict[str, dict[str, Any]] = {
-            split: build_split(configuration, split, count, arguments.out, here, runner)
+            split: build_split(final if split == "test" else configuration, split, count, arguments.out, here, runner)
             for split, count in sizes.items()
         }
-    _publish(arguments, asdict(configuration), statistics)
+    _publish(arguments, settings, statistics)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Disturb the names of tools and parameters as RoTBench does, in environments that still run: is a gain more than known names?
 
-In: environments with a gold plan (`python -m env_construction.build`). Out: one file per level of noise. Questions, answers and what a
+In: environments with a gold plan (`python -m env_construction.build`). Out: a file per level of noise, and `all.jsonl`. Questions, answers and what a
 tool does stay the same; its code is wrapped, so that the disturbed names are the ones that run.
 
 | level | one of these per name |
@@ -184,11 +184,14 @@ def main() -> int:
         raise BadInput(
             f"{arguments.data}: environment {bare!r} has no gold plan; build environments with env_construction.build"
         )
+    everything: list[Environment] = []
     for level in arguments.levels:
         path = arguments.out / f"{level}.jsonl"
         bar = tqdm(environments, desc=level, unit="env", disable=None)
-        count = write_environments(path, [disturbed(item, level, arguments.seed) for item in bar])
-        print(f"wrote {path}: {count} environments")
+        made = [disturbed(item, level, arguments.seed) for item in bar]
+        everything += made
+        print(f"wrote {path}: {write_environments(path, made)} environments")
+    write_environments(arguments.out / "all.jsonl", everything)
     return 0
 
 

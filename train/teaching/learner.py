@@ -47,7 +47,28 @@ class Learner:
             )
 
     def step(self, batch: list[Sequence], scale: float) -> float:
-        """One update at `scale` times the learning rate; returns the weighted mean loss in nats a token."""
+        """One update at `scale` times the learning rate; returns the weighted mean loss in nats per token."""
+        self.model.train()
+        losses, weights = self._losses(batch)
+        loss = losses / weights.clamp(min=1.0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * scale
+            optimizer.step()
+            optimizer.zero_grad()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def loss(self, sequences: list[Sequence], rows: int = 16) -> float:
+        """The weighted mean loss in nats per token, without an update."""
+        self.model.eval()
+        parts = [self._losses(sequences[start : start + rows]) for start in range(0, len(sequences), rows)]
+        return float(sum(losses for losses, _ in parts) / sum(weights for _, weights in parts))
+
+    def _losses(self, batch: list[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums of the weighted losses and of the weights."""
         longest = max(len(item.tokens) for item in batch)
         tokens = torch.full((len(batch), longest), self.pad)
         weights = torch.zeros((len(batch), longest))
@@ -60,12 +81,4 @@ class Learner:
         logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1]
         losses = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
         target_weights = weights[:, 1:].flatten()
-        loss = (losses * target_weights).sum() / target_weights.sum().clamp(min=1.0)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate * scale
-            optimizer.step()
-            optimizer.zero_grad()
-        return float(loss.detach())
+        return (losses * target_weights).sum(), target_weights.sum()
