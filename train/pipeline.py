@@ -51,15 +51,25 @@ from train.stages.policy_roles import Role, start_role, trained_role, write_role
 from train.stages.profiles import OVERRIDES, OWN, PROFILES, parse_options
 
 PYTHON = (sys.executable, "-m")
-SHIPPED_POLICY = "assets/tiny_policy"
 FROM_SCRATCH = 8
 """A policy is made from this many times more environments than one is trained in."""
 TEACHING = (
     "--oracle", "--optimizer", "adamw", "--learning-rate", "5e-4", "--rename-share", "0", "--copy-share", "0",
-    "--evaluate-every", "1300", "--dev-cases", "12",
+    "--evaluate-every", "1300", "--dev-cases", "12", "--skill-items", "0", "--thinking-share", "0",
 )  # fmt: skip
 TEACHING_MINUTES = 26
 MAX_TURNS = 20  # paper section "Evaluation"
+
+
+def shipped_policy(row: Experiment) -> Path:
+    """The folder of the policy that a row of a model of ours starts from. Raises BadInput if it is not in this repository."""
+    folder = Path("assets") / f"{row.model.name}_policy"
+    if not (Path(__file__).resolve().parents[1] / folder).is_dir():
+        raise BadInput(
+            f"{row.name}: {folder} is not in this repository: make it by python -m train.warm_start --model "
+            f"{row.model.name} ... --out {folder}, or give --from-scratch"
+        )
+    return folder
 
 
 class Pipeline:
@@ -87,6 +97,8 @@ class Pipeline:
         self.log = StageLog(self.out / "stages.jsonl")
         self.failed: list[str] = []
         self._worked = False
+        if self.start_of(self.rows[0]) == str(self.out / "start") and not (self.teach or options.from_scratch):
+            shipped_policy(self.rows[0])
 
     def row(self, name: str) -> Experiment:
         """The experiment of that name; an own-... row takes its shape from --model."""
@@ -158,7 +170,7 @@ class Pipeline:
         self.run(
             log, "train.warm_start", "--environments", self.environments / "train.jsonl",
             "--dev", self.environments / "dev.jsonl", "--out", folder,
-            *(("--continue-from", continue_from) if continue_from else ()),
+            *(("--continue-from", continue_from) if continue_from else ("--model", self.rows[0].model.name)),
             "--seed", seed, "--minutes", f"{minutes:g}", *(TEACHING if self.teach else ()),
             # the tiny model is fastest on one core, a pretrained one uses all
             threads=os.cpu_count() if self.teach else None,
@@ -259,7 +271,7 @@ class Pipeline:
         elif self.options.from_scratch:
             self.warm_start("start", start, self.options.seed, self.profile.warm_minutes, "")
         else:
-            self.runner.run("start", ["cp", "-R", f"{SHIPPED_POLICY}/.", str(start)])
+            self.runner.run("start", ["cp", "-R", f"{shipped_policy(self.rows[0])}/.", str(start)])
 
     def measure_start(self) -> None:
         self.measure("random", "random", self.rows[0])
