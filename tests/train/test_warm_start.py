@@ -16,6 +16,7 @@ from train.policies.chat_templates import EMPTY_THINKING, TINY_TEMPLATE
 from train.policies.interface import OraclePolicy, PolicyRequest
 from train.policies.prompts import render_prompt
 from train.policies.rollout import play
+from train.teaching import practice
 from train.teaching.demonstrations import MIX, ORACLE, Demonstrator
 from train.teaching.learner import Learner, orthogonalize
 from train.teaching.lessons import skill_lessons, tool_lessons
@@ -261,7 +262,7 @@ def test_the_device_that_was_asked_for_is_the_one_that_learns_and_plays(tmp_path
         asked.append((device, modes, len(items)))
         return {"argument_rate": 1.0}
 
-    monkeypatch.setattr(warm_start, "dev_figures", figures)
+    monkeypatch.setattr(practice, "dev_figures", figures)
     small = replace(
         MODELS["tiny"], layers=1, width=32, heads=2, kv_heads=1, head_width=16, mlp_width=32, vocabulary=420
     )
