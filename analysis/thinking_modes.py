@@ -57,7 +57,7 @@ def build(run: Run) -> list[Artifact]:
     """Raises Missing without a policy that was measured in both modes."""
     pairs = mode_pairs(run)
     if not pairs:
-        raise Missing("no policy was evaluated in both modes (a tiny policy has no thinking mode)")
+        raise Missing("no policy was evaluated in both modes (without and with --thinking)")
     rows = []
     for name, plain, thinking in pairs:
         for scope in (None, *SCENARIOS):

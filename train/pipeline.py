@@ -50,7 +50,7 @@ from typing import Any, NoReturn
 from env_construction.environment.jsonl import keep_configuration, run_main
 from train.experiments import Experiment
 from train.stages.commands import CommandFailed, CommandRunner, StageLog
-from train.stages.plan import CONTROLS, SHIPPED, Plan, Training
+from train.stages.plan import CONTROLS, Plan, Training, shipped_policy
 from train.stages.policy_roles import write_roles
 from train.stages.profiles import parse_options
 
@@ -59,7 +59,7 @@ FROM_SCRATCH = 8
 """A policy is made from this many times more environments than one is trained in."""
 TEACHING = (
     "--oracle", "--optimizer", "adamw", "--learning-rate", "5e-4", "--rename-share", "0", "--copy-share", "0",
-    "--evaluate-every", "1300", "--dev-cases", "12", "--skill-items", "0",
+    "--evaluate-every", "1300", "--dev-cases", "12", "--skill-items", "0", "--thinking-share", "0",
 )  # fmt: skip
 TEACHING_MINUTES = 26
 MAX_TURNS = 20  # paper section "Evaluation"
@@ -262,7 +262,7 @@ class Pipeline(Plan):
             elif self.options.from_scratch:
                 self.warm_start("start", start, row, self.profile.warm_minutes, "")
             else:
-                self.runner.run("start", ["cp", "-R", f"{SHIPPED.format(model)}/.", str(start)])
+                self.runner.run("start", ["cp", "-R", f"{shipped_policy(row)}/.", str(start)])
 
     def measure_start(self) -> None:
         first = self.rows[0]

@@ -26,28 +26,24 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import shlex
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from env_construction.environment.jsonl import BadInput, json_text, keep_configuration, run_main
-from env_construction.environment.schema import Environment, read_environments
+from env_construction.environment.schema import read_environments
 from train.experiments import MODELS
 from train.policies.prompts import has_thinking, load_tokenizer
 from train.teaching.demonstrations import MIX, ORACLE, RECHECK
-from train.teaching.dev_figures import dev_figures
-from train.teaching.learner import Learner
 from train.teaching.lessons import Lesson, plain_texts, skill_lessons, tool_lessons
-from train.teaching.made_skills import SKILLS, Item, made_items
-from train.teaching.sequences import Sequence, batches, copy_batch, entity_names, to_sequence, word_pieces
+from train.teaching.made_skills import SKILLS, made_items
+from train.teaching.practice import Watched, practice, save
+from train.teaching.sequences import Sequence, entity_names, to_sequence
 from train.teaching.tiny_policy import new_model, train_tokenizer
 from train.teaching.warm_start_card import card
 from train.trainer.devices import DEVICES, choose_device
@@ -56,47 +52,19 @@ from train.trainer.openrlhf_on_cpu import multiply_in
 OWN_MODELS = sorted(name for name, model in MODELS.items() if not model.start)
 
 
-@dataclass
-class Progress:
-    """Where learning stands. `smooth`: running means of the loss (nats a token) on copied strings and on conversations."""
-
-    copying: bool
-    steps: int = 0
-    tokens: int = 0
-    smooth: dict[str, float] = field(default_factory=lambda: {"copy": 9.0, "text": 9.0})
-    seconds: float = 0.0
-    seconds_evaluating: float = 0.0
-    stopped: str = "time is over"
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What the policy is looked at with on the way, and where its checkpoint lies."""
-
-    folder: Path
-    dev: list[Environment]
-    items: list[Item]
-    modes: tuple[bool, ...]
-    device: str
-
-
-def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """A checkpoint folder as every other policy has it, in fp32: start and trained models are compared in one precision."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def read_lessons(arguments: argparse.Namespace, thinking: bool) -> list[Lesson]:
     """The three kinds: tool use without and, where the model has it, with thinking, and the made skills."""
     environments = list(read_environments(arguments.environments))
     if not environments:
         raise BadInput(f"{arguments.environments}: at least one environment is needed")
     share = arguments.thinking_share if thinking else 0.0
+    try:
+        skills = skill_lessons(arguments.skill_items, share, arguments.seed)
+    except ValueError as error:
+        raise BadInput(f"--skill-items {arguments.skill_items}: {error}") from None
     print(f"demonstrating {len(environments)} train environments", flush=True)
     lessons = tool_lessons(environments, ORACLE if arguments.oracle else MIX, share, arguments.seed)
-    return lessons + skill_lessons(arguments.skill_items, share, arguments.seed)
+    return lessons + skills
 
 
 def load_or_make(arguments: argparse.Namespace, lessons: list[Lesson]) -> tuple[Any, Any]:
@@ -122,69 +90,6 @@ def sequences_of(lessons: list[Lesson], tokenizer: Any, prompt_weight: float) ->
         )
         for lesson in lessons
     ]
-
-
-def practice(
-    model: Any, tokenizer: Any, sequences: list[Sequence], arguments: argparse.Namespace, watched: Watched
-) -> Progress:
-    """Learn for --minutes of process time, evaluations apart: a busy machine must not make a worse start, unless --wall-minutes
-    ends it earlier. The learning rate falls by the time that is nearer to its end.
-    """
-    rng = random.Random(f"{arguments.seed}:warm_start")
-    learner = Learner(model, tokenizer.pad_token_id, arguments.learning_rate, arguments.optimizer)
-    stream, pieces = batches(sequences, arguments.tokens_a_batch, rng), word_pieces(tokenizer)
-    progress = Progress(copying=not arguments.continue_from)
-    limit, next_evaluation = 60.0 * arguments.minutes, arguments.evaluate_every
-    clock = time.process_time if watched.device == "cpu" else time.monotonic
-    began, began_wall = clock(), time.monotonic()
-    wall_limit = 60.0 * arguments.wall_minutes or float("inf")
-    bar = tqdm(total=round(limit), unit="s", desc="warm start", mininterval=5)
-    while True:
-        elapsed = clock() - began - progress.seconds_evaluating
-        done = max(elapsed / limit, (time.monotonic() - began_wall) / wall_limit)
-        if done >= 1.0:
-            break
-        bar.update(round(elapsed) - bar.n)
-        copied = progress.copying or rng.random() < arguments.copy_share
-        if copied:
-            rows = arguments.tokens_a_batch // (2 * arguments.copy_length)
-            batch = copy_batch(pieces, rng, rows, arguments.copy_length)
-        else:
-            batch = [
-                item.renamed(pieces, rng) if rng.random() < arguments.rename_share else item for item in next(stream)
-            ]
-        decay = 1.0 if progress.copying else max(0.05, 1.0 - done)
-        loss = learner.step(batch, min(1.0, (progress.steps + 1) / 20) * decay)
-        kind = "copy" if copied else "text"
-        progress.smooth[kind] = 0.9 * progress.smooth[kind] + 0.1 * loss
-        progress.copying = progress.copying and progress.smooth["copy"] > arguments.copy_until
-        progress.steps += 1
-        progress.tokens += sum(len(item.tokens) for item in batch)
-        if elapsed >= next_evaluation and not progress.copying:
-            next_evaluation = elapsed + arguments.evaluate_every
-            paused = clock()
-            look(model, tokenizer, watched, progress, elapsed, arguments.seed)
-            progress.seconds_evaluating += clock() - paused
-            if not arguments.continue_from and (progress.curve[-1]["argument_rate"] >= arguments.stop_at_argument_rate):
-                progress.stopped = f"dev argument rate reached {arguments.stop_at_argument_rate}"
-                break
-    bar.close()
-    progress.seconds = clock() - began - progress.seconds_evaluating
-    return progress
-
-
-def look(model: Any, tokenizer: Any, watched: Watched, progress: Progress, elapsed: float, seed: int) -> None:
-    """Save the checkpoint, measure it on dev, and add a point to the curve."""
-    save(model, tokenizer, watched.folder)
-    figures = dev_figures(watched.folder, watched.dev, watched.items, watched.modes, seed, watched.device)
-    model.train()
-    point = {"seconds": round(elapsed, 1), "steps": progress.steps, "tokens": progress.tokens, **progress.smooth}
-    progress.curve.append(point | figures)
-    shown = "  ".join(f"{name} {value:.2f}" for name, value in figures.items())
-    tqdm.write(
-        f"{elapsed:5.0f} s  step {progress.steps}  copy {progress.smooth['copy']:.2f}  "
-        f"text {progress.smooth['text']:.3f}  dev: {shown}"
-    )
 
 
 def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
@@ -276,7 +181,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dev-cases", type=int, default=60)
     parser.add_argument("--dev-items", type=int, default=40, help="of each made skill")
-    parser.add_argument("--skill-items", type=int, default=24000, help="train items of the made skills together")
+    parser.add_argument("--skill-items", type=int, default=16000, help="train items of the made skills together")
     parser.add_argument("--thinking-share", type=float, default=0.5, help="share of lessons in thinking mode")
     parser.add_argument(
         "--optimizer", choices=("muon", "adamw"), default="muon", help="adamw: what pretrained models were made with"

@@ -153,7 +153,7 @@ class Run:
     def is_tiny(self) -> bool:
         """Whether the policy is this repository's tiny CPU model, whose scores say nothing about the paper's models."""
         model = str(self.configuration().get("model") or "")
-        return model.startswith("tiny") or (not model and bool(self.warm_start()))
+        return model.startswith(("tiny", "mini")) or (not model and bool(self.warm_start()))
 
     def model_label(self) -> str:
         """What the policy of this run is, for headings."""

@@ -151,7 +151,7 @@ MADE_TASKS = {
         size=0,
         stock=MADE_STOCK.get(original),
         subset="made",
-        own=({} if original in MADE_STOCK else BENCHMARKS[original].own) | MADE_OWN,
+        own={**({} if original in MADE_STOCK else BENCHMARKS[original].own), **MADE_OWN},
         stands_for=original,
     )
     for name, original in zip(SKILLS, BENCHMARKS, strict=True)
@@ -217,7 +217,7 @@ def stock_files(benchmark: Benchmark) -> list[tuple[str, Path | None]]:
 
     root = Path(str(lm_eval.__file__)).parent / "tasks"
     if benchmark.stands_for:
-        return [(benchmark.subset, root / benchmark.stock)]
+        return [(benchmark.subset, root / str(benchmark.stock))]
     found: list[tuple[str, Path | None]] = []
     for path in sorted(root.glob(benchmark.stock)):
         name = re.search(r"^\"?dataset_name\"?: *\"?([\w-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)

@@ -4,13 +4,14 @@ import importlib
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from env_construction.environment.jsonl import BadInput
-from train.experiments import experiment
+from train.experiments import MODELS, SCALES, TINY, experiment
 from train.pipeline import Pipeline
 from train.stages.commands import CommandFailed
 from train.stages.policy_roles import read_roles
@@ -110,6 +111,16 @@ def test_our_own_sizes_share_a_run_under_their_whole_names() -> None:
 
 
 BOTH = "--experiment=tiny-plain-grpo tiny-plain-reinforce++"
+
+
+def test_a_start_that_is_not_shipped_is_refused_with_the_command_that_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    unmade = replace(MODELS["tiny"], name="unmade")
+    monkeypatch.setitem(MODELS, "unmade", unmade)
+    monkeypatch.setitem(SCALES, "unmade", TINY)
+    line = ["--experiment=unmade-plain-grpo"]
+    with pytest.raises(BadInput, match=r"unmade-plain-grpo: assets/unmade_policy .*train\.warm_start --model unmade"):
+        Pipeline(parse_options("", line))
+    Pipeline(parse_options("", [*line, "--from-scratch"]))
 
 
 def test_a_second_call_repeats_nothing_and_another_seed_trains_again() -> None:

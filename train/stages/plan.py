@@ -18,7 +18,17 @@ from train.stages.profiles import MATRIX, MATRIX_SEEDS, OVERRIDES, OWN, PROFILES
 
 GIB_OF_A_TRAINING = 5
 """Memory of a training of our own models on a CPU, with all its processes."""
-SHIPPED = "assets/{}_policy"
+
+
+def shipped_policy(row: Experiment) -> Path:
+    """The folder of the policy that a row of a model of ours starts from. Raises BadInput if it is not in this repository."""
+    folder = Path("assets") / f"{row.model.name}_policy"
+    if not (Path(__file__).resolve().parents[2] / folder).is_dir():
+        raise BadInput(
+            f"{row.name}: {folder} is not in this repository: make it by python -m train.warm_start --model "
+            f"{row.model.name} ... --out {folder}, or give --from-scratch"
+        )
+    return folder
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,9 @@ class Plan:
         first = self.rows[0].model
         taught = self.profile.teach and first.untaught and not options.model
         self.teach: str = options.teach or (first.start if taught else "")
+        for row in self.rows:
+            if self.start_of(row) == str(self.start_folder(row)) and not (self.teach or options.from_scratch):
+                shipped_policy(row)
         asked = CONTROLS if options.controls or options.matrix else self.profile.controls
         self.controls = [name for name in asked if self._can_control(name)]
 

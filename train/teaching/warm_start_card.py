@@ -24,17 +24,17 @@ def interval(metric: Mapping[str, Any]) -> str:
 def measured_tables(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """Dev figures, a column for each mode. `measured`: summaries under `tools plain`, `skills thinking` and so on."""
     modes = [mode for mode in ("plain", "thinking") if f"tools {mode}" in measured or f"skills {mode}" in measured]
-    rows: dict[str, list[str]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for mode in modes:
         tools = measured.get(f"tools {mode}", {"metrics": {}})["metrics"]
-        skills = measured.get(f"skills {mode}", {}).get("by_task", {})
-        for key, label in SHOWN.items():
-            if key in tools:
-                rows.setdefault(f"{label} (n = {tools[key]['n']})", []).append(interval(tools[key]))
-        for skill, table in skills.items():
-            rows.setdefault(f"{skill} (n = {table['correct']['n']})", []).append(interval(table["correct"]))
+        found = {label: tools[key] for key, label in SHOWN.items() if key in tools}
+        by_skill = measured.get(f"skills {mode}", {}).get("by_task", {})
+        found |= {skill: table["correct"] for skill, table in by_skill.items()}
+        for label, metric in found.items():
+            rows.setdefault(f"{label} (n = {metric['n']})", {})[mode] = interval(metric)
     lines = ["| on dev, greedy | " + " | ".join(modes) + " |", "| --- |" + " ---: |" * len(modes)]
-    return "\n".join([*lines, *(f"| {label} | {' | '.join(cells)} |" for label, cells in rows.items())])
+    lines += [f"| {label} | {' | '.join(cells.get(mode, '') for mode in modes)} |" for label, cells in rows.items()]
+    return "\n".join(lines)
 
 
 def card(report: Mapping[str, Any], folder: Path, measured: Mapping[str, Mapping[str, Any]] | None = None) -> str:
