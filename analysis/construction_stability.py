@@ -19,7 +19,7 @@ from typing import Any
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from analysis.figures.artifact import Artifact, script_main
+from analysis.figures.artifact import Artifact, caption_text, script_main
 from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import run_main
 from env_construction.rules.validation import REPLAY_RULES
@@ -36,12 +36,9 @@ def build(run: Run) -> list[Artifact]:
     if not rows:
         raise Missing("environments/{train,dev,test}.jsonl are not there")
     total, unstable, skipped = (sum(row[key] for row in rows) for key in ("replayed", "unstable", "not_replayed"))
-    left_out = f"{skipped} more could not be replayed, since they break a rule of the build. " if skipped else ""
-    caption = (
-        f"{total - unstable} of {total} built environments (n by split in the table) replay as they were built, in fresh sandbox processes: tools load, gold calls "
-        f"give what was recorded, twice alike, and the gold plan scores 1. {left_out}Intervals: Clopper-Pearson, 95%. Source: environments/<split>.jsonl."
-    )
-    return [Artifact("construction_stability", "Do the environments replay as built?", caption, rows)]
+    caption = caption_text("construction_stability", stable=total - unstable, total=total)
+    note = caption_text("stability_note", skipped=skipped)
+    return [Artifact("construction_stability", "Do the environments behave as built?", caption, rows, note=note)]
 
 
 def _row(split: str, path: Any) -> dict[str, Any]:

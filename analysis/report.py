@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from analysis.run_data.claims import claims
 from analysis.run_data.intervals import estimate_text, mean_estimate, paired_difference
-from analysis.run_data.run_folder import Run, policy_label, read_json
+from analysis.run_data.run_folder import Run, read_json
 from analysis.run_data.trajectories import viewer_data
 from env_construction.environment.jsonl import BadInput, json_text, run_main
 
@@ -128,12 +128,13 @@ def headline(run: Run) -> list[dict[str, str]]:
     lines = []
     for policy in run.policies:
         rows = run.rows(policy)
-        line = {"policy": policy_label(policy)}
+        line = {"policy": run.label(policy)}
         for metric in ("solve_f1", "answer_correct", "solve_p", "solve_r", "calls"):
             found = mean_estimate(rows, metric)
             line[metric] = estimate_text(found) if metric in HEADLINE_GAPS else _short(found.value)
             if metric in HEADLINE_GAPS:
-                before = run.rows("start") if "start" in run.policies and policy != "start" else []
+                start = run.start_of(policy)
+                before = run.rows(start) if start else []
                 gap = paired_difference(rows, before, metric)
                 line[f"{metric}_gap"] = estimate_text(gap, signed=True) if before else ""
                 line[f"{metric}_width"] = f"{100 * (found.value or 0):.1f}"

@@ -47,7 +47,7 @@ from typing import Any, NoReturn
 from env_construction.environment.jsonl import BadInput, keep_configuration, run_main
 from train.experiments import Experiment, experiment
 from train.stages.commands import CommandFailed, CommandRunner, StageLog
-from train.stages.policy_roles import Role, start_role, trained_role, write_roles
+from train.stages.policy_roles import Role, record_content, start_role, trained_role, write_roles
 from train.stages.profiles import OVERRIDES, OWN, PROFILES, parse_options
 
 PYTHON = (sys.executable, "-m")
@@ -148,6 +148,8 @@ class Pipeline:
             "--out", self.out / "eval" / name, "--limit", self.profile.eval_limit, "--seed", self.options.seed,
             "--max-turns", MAX_TURNS, "--max-new-tokens", row.scale.max_response, "--thinking" if row.thinking else "",
         )  # fmt: skip
+        if not self.options.dry_run:
+            record_content(self.out, name)
 
     def compare(self, log: str, start: str, name: str) -> None:
         evaluated = self.out / "eval"
@@ -387,7 +389,10 @@ class Pipeline:
             roles[self.name_of(row)] = trained_role(row, start, policy, options.train_seed)
         if options.controls:
             folder = str(self.out / "more-supervised")
-            roles["more-supervised"] = replace(roles[self.start_name(rows[0])], role="control", policy=folder)
+            start = self.start_name(rows[0])
+            roles["more-supervised"] = replace(
+                roles[start], role="control", control="more-supervised", policy=folder, start=start
+            )
         write_roles(self.out, roles)
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.run_data.run_folder import Run, policy_label
+from analysis.run_data.run_folder import Run
 from env_construction.environment.schema import SCENARIOS, Environment
 
 TEXT_LIMIT, OUTPUT_LIMIT, DOCUMENT_LIMIT = 1500, 500, 300
@@ -121,7 +121,7 @@ def environment_view(environment: Environment) -> dict[str, Any]:
 def viewer_data(run: Run, limit: int = 120) -> dict[str, Any]:
     """Everything the viewer needs: at most `limit` test environments, in turn from each scenario, and every policy's episode.
 
-    Returns `{"environments": [...], "policies": [{"name", "label"}], "episodes": {policy: {id: episode}}, "of": total}`.
+    Returns `{"environments": [...], "policies": [{"name", "label", "role", "start"}], "episodes": {policy: {id: episode}}, "of": total}`.
     """
     environments = list(run.environments("test").values())
     queues = [[item for item in environments if item.scenario == scenario] for scenario in (*SCENARIOS, None)]
@@ -137,7 +137,11 @@ def viewer_data(run: Run, limit: int = 120) -> dict[str, Any]:
                 episodes.setdefault(policy, {})[str(row["id"])] = episode_view(row)
     return {
         "environments": [environment_view(environment) for environment in chosen],
-        "policies": [{"name": policy, "label": policy_label(policy)} for policy in run.policies if policy in episodes],
+        "policies": [
+            {"name": policy, "label": run.label(policy), "role": run.roles[policy].role, "start": run.roles[policy].start}
+            for policy in run.policies
+            if policy in episodes
+        ],
         "episodes": episodes,
         "of": len(environments),
     }

@@ -126,8 +126,9 @@ if (data.environments.length && data.policies.length) {
   byId("scenario").append(option("", "all"), ...Object.keys(SCENARIOS).filter((name) => data.environments.some((item) => item.scenario === name)).map((name) => option(name, SCENARIOS[name])));
   const names = data.policies.map((policy) => policy.name);
   for (const side of ["left", "right"]) byId(side).append(...data.policies.map((policy) => option(policy.name, policy.label)));
-  byId("left").value = names.includes("start") ? "start" : names[0];
-  byId("right").value = names.find((name) => !["random", "oracle", "more-supervised"].includes(name) && !/^start(-|$)/.test(name)) || names[names.length - 1];
+  const trained = data.policies.find((policy) => policy.role === "trained" && names.includes(policy.start));
+  byId("left").value = trained ? trained.start : names[0];
+  byId("right").value = trained ? trained.name : names[names.length - 1];
   byId("scenario").addEventListener("change", fillEnvironments);
   for (const id of ["environment", "left", "right"]) byId(id).addEventListener("change", show);
   byId("previous").addEventListener("click", () => step(-1));
