@@ -161,7 +161,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
         axes_list[0].set_yticks([-index for index in range(len(rows))], [row["label"] for row in rows])
         figure.supxlabel("change of Solve-F1 (95% interval)", fontsize=10)
     caption = caption_text("gain_split", n=rows[0]["solve_f1_gain_n"])
-    return [Artifact("gain_split", "Where the change of Solve-F1 comes from", caption, rows, figure)]
+    return [Artifact("gain_split", "Where the change of Solve-F1 comes from", caption, rows, figure, note=caption_text("gain_note"))]
 
 
 def main() -> int:

@@ -70,11 +70,14 @@ def _construction(run: Run, analysis: Path) -> Claim:
         )
         broken = "; ".join(f"{row['split']}: {row['rules_broken']}" for row in rows if row["rules_broken"])
         evidence = (
-            f"{total} built environments, replayed again in fresh processes: {total - unstable} behave as built"
+            f"{total} built environments, replayed again in fresh processes and under another hash seed: {total - unstable} behave as built"
             + (f"; {skipped} could not be replayed" if skipped else "")
             + (f" ({broken})" if broken else "")
             + "."
         )
+        rejected = [int(row["rejected_by_build"]) for row in rows if row.get("rejected_by_build")]
+        if rejected:
+            evidence += f" The build itself rejected {sum(rejected)} candidates."
         parts = [1] if not unstable else [1, -1] if total - unstable >= MOSTLY_STABLE * total else [-1]
         parts += [None] if skipped else []
         parts = parts if total else [None]
@@ -86,7 +89,9 @@ def _construction(run: Run, analysis: Path) -> Claim:
         evidence += f" The oracle scores Solve-F1 = 1 on {perfect} of {len(played)} test environments"
         evidence += ", as it must: the build keeps only what its gold plan solves." if perfect == len(played) else "."
         parts += [-1] if perfect < len(played) else []
-    return Claim(1, text, verdict(parts), "with the fact author, not with an LLM as author", evidence)
+    levels = list(dict.fromkeys(row["level"] for row in rows if row.get("level")))
+    where = f"; {'levels' if len(levels) > 1 else 'level'} {', '.join(levels)}" if levels else ""
+    return Claim(1, text, verdict(parts), f"with the fact author, not with an LLM as author{where}", evidence)
 
 
 def _gaps(after: Sequence[Row], before: Sequence[Row]) -> tuple[list[int | None], str]:
