@@ -48,7 +48,11 @@ def make_all(run: Run, out: Path, scripts: tuple[str, ...] = SCRIPTS) -> dict[st
         for name in run.unmeasured
     ]
     missing += [
-        {"script": name, "shows": "a folder of eval/ or train/", "reason": "policies.json does not say what it is, so it is left out"}
+        {
+            "script": name,
+            "shows": "a folder of eval/ or train/",
+            "reason": "policies.json does not say what it is, so it is left out",
+        }
         for name in run.unlisted
     ]
     not_planned: list[dict[str, str]] = []

@@ -73,7 +73,13 @@ def compare(runs: Sequence[Run]) -> Artifact:
     counts = sorted({row["solve_f1_n"] for row in rows})
     n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     caption = caption_text("compare_runs", runs=len(runs), n=n, first=runs[0].name, paired=paired)
-    columns = ["Policy", "Run", "n", *SHOWN.values(), *(f"{SHOWN[metric]} − {runs[0].name} (paired)" for metric in DRAWN)]
+    columns = [
+        "Policy",
+        "Run",
+        "n",
+        *SHOWN.values(),
+        *(f"{SHOWN[metric]} − {runs[0].name} (paired)" for metric in DRAWN),
+    ]
     lines = [
         [row["label"], row["run"], str(row["solve_f1_n"])]
         + [estimate_text(row_estimate(row, metric)) for metric in SHOWN]

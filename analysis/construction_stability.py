@@ -43,7 +43,9 @@ def build(run: Run) -> list[Artifact]:
             if path.is_file():
                 rejected = (statistics.get(split) or {}).get("rejections by scenario and rule")
                 head = {"environments": folder.name, "level": level, "split": split}
-                rows.append(head | _row(path) | {"rejected_by_build": sum(rejected.values()) if rejected is not None else None})
+                rows.append(
+                    head | _row(path) | {"rejected_by_build": sum(rejected.values()) if rejected is not None else None}
+                )
     if not rows:
         raise Missing("environments/{train,dev,test}.jsonl are not there")
     total, unstable, skipped = (sum(row[key] for row in rows) for key in ("replayed", "unstable", "not_replayed"))

@@ -148,7 +148,9 @@ def _figure(run: Run, rows: list[dict[str, Any]], tasks: list[str]) -> Any:
                 y = [-tasks.index(row["task"]) - shift for row in chosen]
                 axes.plot([row["difference"] for row in chosen], y, mark, color=color, label=run.method(policy))
                 for place, row in zip(y, chosen, strict=True):
-                    axes.plot([row["difference_low"], row["difference_high"]], [place, place], color=color, linewidth=1.3)
+                    axes.plot(
+                        [row["difference_low"], row["difference_high"]], [place, place], color=color, linewidth=1.3
+                    )
                 margin = next((row["margin"] for row in chosen if row["task"] == POOLED), None)
                 if margin is not None:
                     place = 1 - len(tasks) - shift

@@ -184,12 +184,27 @@ def build(run: Run) -> list[Artifact]:
     caption = caption_text("main_table", n=n)
     note = caption_text("main_note", absent=", ".join(absent), compared=", ".join(compared))
     columns = ["Model", "Version", *(column.label for column in COLUMNS), "Avg"]
-    table = markdown_table(columns, [[f"{row['model']} ({row['source']})", row["version"], *_cells(row)] for row in rows])
+    table = markdown_table(
+        columns, [[f"{row['model']} ({row['source']})", row["version"], *_cells(row)] for row in rows]
+    )
     ours = {(row["model"], row["version"]) for row in mine}
     families = {pair[0] for name in run.policies if (pair := counterpart(run, name))}
-    kept = [row for row in rows if row["source"] != "paper" or row["model"] in families or (row["model"], row["version"]) in ours]
+    kept = [
+        row
+        for row in rows
+        if row["source"] != "paper" or row["model"] in families or (row["model"], row["version"]) in ours
+    ]
     latex = latex_table(columns, [[row["model"], f"{row['version']} ({row['source']})", *_cells(row)] for row in kept])
-    return [Artifact("main_table", "The paper's Table 2, and this run", caption, rows, texts={".md": table, ".tex": latex}, note=note)]
+    return [
+        Artifact(
+            "main_table",
+            "The paper's Table 2, and this run",
+            caption,
+            rows,
+            texts={".md": table, ".tex": latex},
+            note=note,
+        )
+    ]
 
 
 def main() -> int:

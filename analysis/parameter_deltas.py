@@ -147,7 +147,11 @@ def claim_tests(deltas: list[TensorDelta]) -> list[PermutationResult]:
     tests = []
     for measure, label in MEASURES.items():
         mlp, attention = (
-            {layer: getattr(sums, measure) for (layer, found), sums in cells.items() if found == block and layer is not None}
+            {
+                layer: getattr(sums, measure)
+                for (layer, found), sums in cells.items()
+                if found == block and layer is not None
+            }
             for block in ("MLP", "attention")
         )
         tests += lower_mlp_tests(mlp, attention, label)
@@ -193,13 +197,20 @@ def delta_artifacts(
     title = "Where the weights changed" + (f": {label}" if label else "")
     artifacts = [
         Artifact(f"parameter_deltas{suffix}", title, caption, rows, delta_figure(cells), note=note),
-        Artifact(f"parameter_tensors{suffix}", title + ", by tensor", caption_text("parameter_tensors", n=len(deltas)), tensor_rows),
+        Artifact(
+            f"parameter_tensors{suffix}",
+            title + ", by tensor",
+            caption_text("parameter_tensors", n=len(deltas)),
+            tensor_rows,
+        ),
     ]
     if test_rows:
         sentences = "; ".join(test.sentence() for test in tests)
         tests_caption = caption_text("parameter_tests", n=tests[0].cells)
         tests_title = title + ", tests of the claim"
-        artifacts.append(Artifact(f"parameter_tests{suffix}", tests_title, tests_caption, test_rows, note=sentences + "."))
+        artifacts.append(
+            Artifact(f"parameter_tests{suffix}", tests_title, tests_caption, test_rows, note=sentences + ".")
+        )
     return artifacts
 
 
@@ -248,7 +259,9 @@ def build(run: Run) -> list[Artifact]:
         if start is not None and trained is not None:
             artifacts += delta_artifacts(start, trained, suffix=f"_{name}", label=run.label(name))
     if not artifacts:
-        raise Missing("no pair of checkpoints is there: the start and train/<policy>/epoch<k>/checkpoint/ with *.safetensors")
+        raise Missing(
+            "no pair of checkpoints is there: the start and train/<policy>/epoch<k>/checkpoint/ with *.safetensors"
+        )
     return artifacts
 
 

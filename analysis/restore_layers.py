@@ -179,7 +179,9 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
     return figure
 
 
-def restore_main(docstring: str | None, module: str, measure_one: Callable[..., None], build_all: Callable[[Run], list[Artifact]]) -> int:
+def restore_main(
+    docstring: str | None, module: str, measure_one: Callable[..., None], build_all: Callable[[Run], list[Artifact]]
+) -> int:
     """The command line of both causal tests: measure what is not measured yet, then draw."""
     parser = argparse.ArgumentParser(
         description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, prog=f"python -m {module}"

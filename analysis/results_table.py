@@ -122,9 +122,14 @@ def build(run: Run) -> list[Artifact]:
     caption, note = caption_text("results_table", n=n), caption_text("results_note") + " " + run.faults_text()
     texts = {
         ".md": _markdown(rows),
-        ".tex": latex_table([*COLUMNS[:2], *SHOWN.values(), *COLUMNS[-4:]], [_cells(row, interval=False) for row in overall]),
+        ".tex": latex_table(
+            [*COLUMNS[:2], *SHOWN.values(), *COLUMNS[-4:]], [_cells(row, interval=False) for row in overall]
+        ),
     }
-    return [Artifact("results_table", "Results on the test environments", caption, rows, figure, texts, note), *_gain_artifacts(run)]
+    return [
+        Artifact("results_table", "Results on the test environments", caption, rows, figure, texts, note),
+        *_gain_artifacts(run),
+    ]
 
 
 def _estimate(found: dict[str, Any]) -> Estimate:
@@ -148,7 +153,12 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
             row |= {f"{name}_rate_start": split["rates"][name]["a"], f"{name}_rate": split["rates"][name]["b"]}
         rows.append(row)
     figure, axes_list = new_figure(1, len(FACTORS) + 1, height=1.0 + 0.27 * len(rows), share_x=True, share_y=True)
-    titles = {"attempts": "number of\ncalls", "format": "calls that\nparse", "tool": "right\ntool", "argument": "right\nargument"}
+    titles = {
+        "attempts": "number of\ncalls",
+        "format": "calls that\nparse",
+        "tool": "right\ntool",
+        "argument": "right\nargument",
+    }
     with figure_style():
         for axes, name in zip(axes_list, (*FACTORS, "solve_f1_gain"), strict=True):
             for index, row in enumerate(rows):
@@ -161,7 +171,16 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
         axes_list[0].set_yticks([-index for index in range(len(rows))], [row["label"] for row in rows])
         figure.supxlabel("change of Solve-F1 (95% interval)", fontsize=10)
     caption = caption_text("gain_split", n=rows[0]["solve_f1_gain_n"])
-    return [Artifact("gain_split", "Where the change of Solve-F1 comes from", caption, rows, figure, note=caption_text("gain_note"))]
+    return [
+        Artifact(
+            "gain_split",
+            "Where the change of Solve-F1 comes from",
+            caption,
+            rows,
+            figure,
+            note=caption_text("gain_note"),
+        )
+    ]
 
 
 def main() -> int:

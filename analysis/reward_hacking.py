@@ -126,7 +126,11 @@ def build(run: Run) -> list[Artifact]:
     n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     caption = caption_text("reward_hacking", n=n)
     note = caption_text("hacking_note", growth=_growth(run, gaps)) + " " + said
-    return [Artifact("reward_hacking", "Does it learn to please the matching?", caption, rows, _figure(run, rows), note=note)]
+    return [
+        Artifact(
+            "reward_hacking", "Does it learn to please the matching?", caption, rows, _figure(run, rows), note=note
+        )
+    ]
 
 
 def _growth(run: Run, gaps: dict[tuple[str, str], list[dict[str, Any]]]) -> str:

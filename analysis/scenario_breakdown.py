@@ -33,7 +33,13 @@ def grouped_rows(run: Run, group_of: Callable[[Mapping[str, Any]], Any], kind: s
             before = [row for row in run.rows(start) if group_of(row) == group]
             for policy in (start, *policies):
                 rows = [row for row in run.rows(policy) if group_of(row) == group]
-                row: dict[str, Any] = {"by": kind, "group": group, "start": start, "policy": policy, "label": run.label(policy)}
+                row: dict[str, Any] = {
+                    "by": kind,
+                    "group": group,
+                    "start": start,
+                    "policy": policy,
+                    "label": run.label(policy),
+                }
                 for metric in METRICS:
                     row |= estimate_row(metric, mean_estimate(rows, metric))
                     if policy != start:

@@ -31,7 +31,9 @@ MODES = ("plain", "thinking")
 def mode_pairs(run: Run) -> list[tuple[str, str]]:
     """`(plain policy, thinking policy)` of every pair in the run."""
     plain = [name for name in run.policies if run.roles[name].mode == "plain"]
-    return [(name, other) for name in plain for other in run.same_but(name, "mode") if run.roles[other].mode == "thinking"]
+    return [
+        (name, other) for name in plain for other in run.same_but(name, "mode") if run.roles[other].mode == "thinking"
+    ]
 
 
 def pair_label(run: Run, policy: str) -> str:

@@ -41,7 +41,11 @@ SERIES: dict[str, tuple[str, ...]] = {
 
 
 SELECTED = ("reward", "calls per turn", "KL to the epoch's start")
-NOT_DRAWN = ("sandbox time (ms per response)", "reward faults (share)", "policy loss")  # of the machine, not of the policy
+NOT_DRAWN = (
+    "sandbox time (ms per response)",
+    "reward faults (share)",
+    "policy loss",
+)  # of the machine, not of the policy
 
 
 def series_value(row: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
@@ -59,7 +63,12 @@ def step_rows(run: Run, policy: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for epoch in run.epochs.get(policy, []):
         for found in epoch.log():
-            row: dict[str, Any] = {"policy": policy, "label": run.label(policy), "epoch": epoch.number, "step": len(rows) + 1}
+            row: dict[str, Any] = {
+                "policy": policy,
+                "label": run.label(policy),
+                "epoch": epoch.number,
+                "step": len(rows) + 1,
+            }
             row |= {label: series_value(found, names) for label, names in SERIES.items()}
             rows.append(row)
     return rows
@@ -80,7 +89,9 @@ def build(run: Run) -> list[Artifact]:
     if not changing:
         raise Missing("train/<policy>/epoch<k>/train_log.jsonl is not there, or holds none of the known metrics")
     steps = sorted({len(rows) for rows in logs.values()})
-    caption = caption_text("training_curves", policies=len(logs), steps=" to ".join(map(str, (steps[0], steps[-1])[: len(steps)])))
+    caption = caption_text(
+        "training_curves", policies=len(logs), steps=" to ".join(map(str, (steps[0], steps[-1])[: len(steps)]))
+    )
     note = caption_text("curves_note", prompts=_prompts_text(run, list(logs)))
     every = [row for rows in logs.values() for row in rows]
     return [Artifact("training_curves", "Training curves", caption, every, _figure(run, logs, changing), note=note)]
@@ -109,7 +120,9 @@ def _figure(run: Run, logs: dict[str, list[dict[str, Any]]], changing: list[str]
     if len(groups) > 1:
         panels = [(start, label) for start in groups for label in SELECTED if label in changing]
     else:
-        panels = [(start, label) for start in groups for label in changing if label not in NOT_DRAWN or len(changing) < 2]
+        panels = [
+            (start, label) for start in groups for label in changing if label not in NOT_DRAWN or len(changing) < 2
+        ]
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes_list = new_figure(lines, columns, height=0.9 + 1.75 * lines)

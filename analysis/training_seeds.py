@@ -97,12 +97,25 @@ def _figure(run: Run, rows: Sequence[Mapping[str, Any]]) -> Any:
                 color, mark, _ = role_style(run.roles[base])
                 mine = [row for row in rows if row["policy"] == base and row["seed"] != "mean" and row[key] is not None]
                 single = "one seed" if place == 0 else None
-                axes.plot([row[key] for row in mine], [-place + 0.15] * len(mine), mark, color=color, markerfacecolor="white", label=single)
+                axes.plot(
+                    [row[key] for row in mine],
+                    [-place + 0.15] * len(mine),
+                    mark,
+                    color=color,
+                    markerfacecolor="white",
+                    label=single,
+                )
                 mean = next(row for row in rows if row["policy"] == base and row["seed"] == "mean")
                 over = row_estimate(mean, f"{key}_over_seeds")
                 if over.value is not None and over.low is not None and over.high is not None:
                     axes.plot([over.low, over.high], [-place - 0.15] * 2, color=color, linewidth=1.6)
-                    axes.plot([over.value], [-place - 0.15], mark, color=color, label="mean of the seeds" if place == 0 else None)
+                    axes.plot(
+                        [over.value],
+                        [-place - 0.15],
+                        mark,
+                        color=color,
+                        label="mean of the seeds" if place == 0 else None,
+                    )
             axes.axvline(0, color=GREY, linewidth=0.8)
             axes.set_xlabel(f"{METRICS[metric]} − start")
             axes.grid(axis="y", visible=False)

@@ -405,7 +405,9 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, terminated)
     if all(not pipeline.gpus_of(row) for row in pipeline.rows):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the CPU was asked for, whatever the machine has (train/trainer/devices.py)
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            ""  # the CPU was asked for, whatever the machine has (train/trainer/devices.py)
+        )
     if not options.dry_run:
         pipeline.prepare()
     try:

@@ -33,9 +33,7 @@ def paired_tensors(base: Path, trained: Path) -> dict[str, Pair]:
     """`{name: (base's tensor, trained's tensor)}`, a tied head counted once. Raises BadInput where the two do not hold the same
     tensors in the same types and shapes: a mixture would then not be a model.
     """
-    one, other = tie_embeddings(
-        *(without_tied_head(checkpoint_tensors(folder), folder) for folder in (base, trained))
-    )
+    one, other = tie_embeddings(*(without_tied_head(checkpoint_tensors(folder), folder) for folder in (base, trained)))
     differing = sorted(
         name for name in one.keys() | other.keys() if _signature(one.get(name)) != _signature(other.get(name))
     )

@@ -23,7 +23,9 @@ from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import BadInput
 
 _TEMPLATES = TemplateEnvironment(
-    loader=FileSystemLoader(Path(__file__).resolve().parents[1] / "templates"), undefined=StrictUndefined, autoescape=False
+    loader=FileSystemLoader(Path(__file__).resolve().parents[1] / "templates"),
+    undefined=StrictUndefined,
+    autoescape=False,
 )
 
 

@@ -24,7 +24,9 @@ def delta_figure(cells: Mapping[tuple[int | None, str], Sums]) -> Figure:
     """
     kinds = [kind for kind in BLOCKS if any(found == kind for _, found in cells)]
     layers = sorted({layer for layer, kind in cells if layer is not None and kind in kinds})
-    figure, axes_list = new_figure(1, len(MEASURES), height=1.7 + min(0.26, 6 / max(1, len(layers))) * len(layers), share_y=True)
+    figure, axes_list = new_figure(
+        1, len(MEASURES), height=1.7 + min(0.26, 6 / max(1, len(layers))) * len(layers), share_y=True
+    )
     with figure_style():
         for axes, (measure, label) in zip(axes_list, MEASURES.items(), strict=True):
             grid = np.full((len(layers), len(kinds)), np.nan)
@@ -45,7 +47,9 @@ def delta_figure(cells: Mapping[tuple[int | None, str], Sums]) -> Figure:
                 for row, column in np.argwhere(np.isfinite(ratio)):
                     dark = abs(shown[row, column]) > 0.75
                     text = f"{ratio[row, column]:.1f}"
-                    axes.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
+                    axes.text(
+                        column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black"
+                    )
         axes_list[0].set_ylabel("layer")
         bar = figure.colorbar(image, ax=axes_list, orientation="horizontal", shrink=0.5, aspect=30)
         bar.set_ticks([-1, 0, 1], labels=["half", "average", "twice"])

@@ -99,7 +99,9 @@ def _gaps(after: Sequence[Row], before: Sequence[Row]) -> tuple[list[int | None]
     found = {metric: paired_difference(after, before, metric) for metric in METRICS}
     said = ", ".join(f"{estimate_text(gap, signed=True)} {METRICS[metric]}" for metric, gap in found.items())
     calls = paired_difference(after, before, COST)
-    return [direction(gap) for gap in found.values()], f"{said}, {estimate_text(calls, digits=2, signed=True)} calls per case"
+    return [
+        direction(gap) for gap in found.values()
+    ], f"{said}, {estimate_text(calls, digits=2, signed=True)} calls per case"
 
 
 def _reward_balance(run: Run) -> Claim:
@@ -327,7 +329,9 @@ def _thinking(run: Run, analysis: Path) -> Claim:
         said = f"{row['label']}: thinking − plain {_interval(row, gap)} Solve-F1"
         lines.append(said + (f", {_interval(row, answers)} answer accuracy" if row.get(f"{answers}_low") else ""))
     kinds = {row.get("trained") for row in pairs}
-    which = "; untrained and trained" if len(kinds) > 1 else "; trained only" if kinds == {"True"} else "; untrained only"
+    which = (
+        "; untrained and trained" if len(kinds) > 1 else "; trained only" if kinds == {"True"} else "; untrained only"
+    )
     scope = _scope(run) + which + ", same cases, paired"
     if bounded:
         found, end = REPRODUCED, f"Not better in {len(bounded)} of {len(pairs)} pairs."

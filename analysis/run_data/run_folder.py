@@ -110,7 +110,11 @@ class Run:
     @property
     def models(self) -> list[str]:
         """The models that the run's policies start from."""
-        return list(dict.fromkeys(self.roles[name].model for name in sorted(self.roles, key=self._rank) if self.roles[name].model))
+        return list(
+            dict.fromkeys(
+                self.roles[name].model for name in sorted(self.roles, key=self._rank) if self.roles[name].model
+            )
+        )
 
     @property
     def is_tiny(self) -> bool:
@@ -252,7 +256,10 @@ class Run:
             if start and not self._lower_seeds(name):
                 found.setdefault(start, []).append(name)
         if not found:
-            raise Missing("no trained policy was evaluated beside its start: eval/ holds " + (", ".join(self.policies) or "nothing"))
+            raise Missing(
+                "no trained policy was evaluated beside its start: eval/ holds "
+                + (", ".join(self.policies) or "nothing")
+            )
         return found
 
     def beside(self, start: str) -> list[str]:

@@ -138,7 +138,12 @@ def viewer_data(run: Run, limit: int = 120) -> dict[str, Any]:
     return {
         "environments": [environment_view(environment) for environment in chosen],
         "policies": [
-            {"name": policy, "label": run.label(policy), "role": run.roles[policy].role, "start": run.roles[policy].start}
+            {
+                "name": policy,
+                "label": run.label(policy),
+                "role": run.roles[policy].role,
+                "start": run.roles[policy].start,
+            }
             for policy in run.policies
             if policy in episodes
         ],

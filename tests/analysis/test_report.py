@@ -353,7 +353,9 @@ def test_an_environment_that_no_longer_behaves_as_built_is_counted(made_run: Pat
 
 def test_a_tool_that_hangs_on_the_order_of_a_set_is_found(made_run: Path, tmp_path: Path) -> None:
     """The build runs under one hash seed, so it cannot see this; the replay runs under another."""
-    source = next(item for item in read_environments(made_run / "environments" / "test.jsonl") if item.id == "single_hop-0")
+    source = next(
+        item for item in read_environments(made_run / "environments" / "test.jsonl") if item.id == "single_hop-0"
+    )
     names = [f"city{number}" for number in range(50)]
     body = f"def capital_of(country):\n    return {{'capital': next(iter(set({names!r})))}}\n"
     with ToolSandbox() as sandbox:
@@ -363,7 +365,9 @@ def test_a_tool_that_hangs_on_the_order_of_a_set_is_found(made_run: Path, tmp_pa
     changed = {"codes": source.codes | {"capital_of": body}, "unsolved_set": {"capital_of": [answer]}, "answer": answer}
     path = tmp_path / "environments" / "test.jsonl"
     write_environments(path, [source.model_copy(update=changed | {"sub_questions": [question]})])
-    broken = [{found.rule for _, _, findings in judge(path, seed) for found in findings if found.fatal} for seed in (0, 1)]
+    broken = [
+        {found.rule for _, _, findings in judge(path, seed) for found in findings if found.fatal} for seed in (0, 1)
+    ]
     assert "gold_plan_answers" not in broken[0] and "gold_plan_answers" in broken[1]
 
 

@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analysis import restore_elements, restore_layers
-from analysis.checkpoints.mixed_checkpoint import write_mixed
-from analysis.checkpoints.permutation_test import lower_mlp_tests
 from analysis.checkpoints.element_ranks import select
-from analysis.checkpoints.mixed_checkpoint import paired_tensors, write_elementwise
+from analysis.checkpoints.mixed_checkpoint import paired_tensors, write_elementwise, write_mixed
+from analysis.checkpoints.permutation_test import lower_mlp_tests
 from analysis.checkpoints.restoration import share_of_gain
 from analysis.restore_layers import GROUPS, MODES, chooser, folder_name, group_of, measure
 from analysis.run_data.run_folder import Missing, Run
@@ -99,7 +98,11 @@ def test_mixtures_of_a_real_model_are_measured_once_and_drawn(made_run: Path, tm
     for policy in ("start", "grpo"):
         shutil.copytree(made_run / "eval" / policy, run / "eval" / policy)
     roles = read_roles(made_run)
-    write_roles(run, {name: replace(roles[name], policy="") for name in ("start", "grpo")} | {"start": replace(roles["start"], policy="start")})
+    write_roles(
+        run,
+        {name: replace(roles[name], policy="") for name in ("start", "grpo")}
+        | {"start": replace(roles["start"], policy="start")},
+    )
     settings = {
         "temperature": 0.0,
         "max_new_tokens": 4,
@@ -143,7 +146,10 @@ def test_the_elements_put_back_are_those_of_a_ranking_over_the_whole_model(
 ) -> None:
     draw = torch.Generator().manual_seed(0)
     before = {f"model.layers.{i}.mlp.up_proj.weight": torch.randn(40, 50, generator=draw).to(dtype) for i in range(3)}
-    after = {name: (value.float() * (1 + 0.1 * torch.randn(40, 50, generator=draw))).to(dtype) for name, value in before.items()}
+    after = {
+        name: (value.float() * (1 + 0.1 * torch.randn(40, 50, generator=draw))).to(dtype)
+        for name, value in before.items()
+    }
     for name, tensors in (("a", before), ("b", after)):
         (tmp_path / name).mkdir()
         save_file(tensors, tmp_path / name / "model.safetensors")
@@ -156,7 +162,9 @@ def test_the_elements_put_back_are_those_of_a_ranking_over_the_whole_model(
         assert torch.equal(mixed[name], torch.where(mask, before[name], after[name]))
     put_back = torch.cat([mask.flatten() for mask in masks])
     ratio = changes({name: (before[name].float(), after[name].float()) for name in before})
-    assert int(put_back.sum()) == pytest.approx(1200, abs=100 if order == "random" else 1 if dtype == torch.float32 else 60)
+    assert int(put_back.sum()) == pytest.approx(
+        1200, abs=100 if order == "random" else 1 if dtype == torch.float32 else 60
+    )
     if order == "top":
         assert ratio[put_back].min() >= ratio[~put_back].max()
     if order == "bottom":

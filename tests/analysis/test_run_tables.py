@@ -274,7 +274,10 @@ def test_what_was_done_to_a_policy_is_written_out(name: str, label: str) -> None
 
 
 def test_model_and_mode_are_named_where_a_run_has_several() -> None:
-    roles = {name: Role("start", model, mode) for name, model, mode in (("a", "qwen3-8b", "plain"), ("b", "qwen3-8b", "thinking"))}
+    roles = {
+        name: Role("start", model, mode)
+        for name, model, mode in (("a", "qwen3-8b", "plain"), ("b", "qwen3-8b", "thinking"))
+    }
     assert policy_label(roles["b"], roles) == "thinking: Start"
     roles["c"] = Role("start", "qwen2.5-7b", "plain")
     assert policy_label(roles["b"], roles) == "Qwen3-8B, thinking: Start"
@@ -326,7 +329,10 @@ def test_table_2_holds_the_other_suites_of_a_run(made_run: Path, tmp_path: Path)
 
 
 def test_a_color_means_one_thing() -> None:
-    plain, thinking = Role("trained", "a", "plain", algorithm="grpo"), Role("trained", "b", "thinking", algorithm="grpo", seed=2)
+    plain, thinking = (
+        Role("trained", "a", "plain", algorithm="grpo"),
+        Role("trained", "b", "thinking", algorithm="grpo", seed=2),
+    )
     assert role_style(plain) == role_style(thinking)
     ablation = Role("ablation", "a", "plain", algorithm="grpo", variant="solve_pr")
     assert role_style(ablation)[0] == role_style(plain)[0] and role_style(ablation)[1:] != role_style(plain)[1:]

@@ -106,7 +106,9 @@ def read_roles(run: Path) -> dict[str, Role]:
             raise BadInput(f"{path}: key {name!r}: expected a role of {', '.join(ROLES)}, got {role.role!r}")
         start = found.get(role.start)
         if role.start and (start is None or start.role != "start"):
-            raise BadInput(f"{path}: key {name!r}: its start {role.start!r} is no policy with the role 'start' in this file")
+            raise BadInput(
+                f"{path}: key {name!r}: its start {role.start!r} is no policy with the role 'start' in this file"
+            )
         if start is not None and (start.model, start.mode) != (role.model, role.mode):
             raise BadInput(
                 f"{path}: key {name!r}: {role.model} {role.mode} cannot start from {role.start!r}, which is {start.model} {start.mode}"
