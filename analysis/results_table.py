@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from analysis.figures.artifact import Artifact, caption_text, latex_table, markdown_table, script_main
 from analysis.figures.style import GREY, figure_style, new_figure, role_style
 from analysis.run_data.intervals import estimate_row, estimate_text, mean_estimate, paired_difference, row_estimate
@@ -167,6 +169,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
                 axes.plot(row[name], -index, mark, color=color, markersize=5)
             axes.axvline(0, color=GREY, linewidth=0.8)
             axes.set_title(titles.get(name, "in all"))
+            axes.xaxis.set_major_locator(MaxNLocator(2))
             axes.grid(axis="y", visible=False)
         axes_list[0].set_yticks([-index for index in range(len(rows))], [row["label"] for row in rows])
         figure.supxlabel("change of Solve-F1 (95% interval)", fontsize=10)

@@ -33,7 +33,7 @@ SERIES: dict[str, tuple[str, ...]] = {
     "response length (tokens)": ("response_length", "response_lengths"),
     "cut off (share)": ("truncated", "truncated_rate", "response_clip_ratio"),
     "reward faults (share)": ("fault", "faults"),
-    "reward spread in a group (s.d.)": ("group_reward_std",),
+    "reward spread (s.d.)": ("group_reward_std",),
     "policy loss": ("policy_loss", "act_loss"),
     "entropy (nats per token)": ("entropy_loss", "entropy"),
     "sandbox time (ms per response)": ("sandbox_ms",),

@@ -82,7 +82,7 @@ def _construction(run: Run, analysis: Path) -> Claim:
         parts += [None] if skipped else []
         parts = parts if total else [None]
     else:
-        evidence = "The environments were not replayed after the build (analysis.construction_stability)."
+        evidence = "The environments were not replayed after the build."
     for ceiling in (name for name in run.policies if run.roles[name].role == "ceiling"):
         played = run.rows(ceiling)
         perfect = sum(float(row["solve_f1"]) == 1.0 for row in played)
@@ -254,7 +254,7 @@ def _lower_mlp(run: Run, analysis: Path) -> Claim:
     if not layers and not elements:
         if not maps:
             return Claim(5, text, NOT_TESTED, "", "No pair of checkpoints was compared.")
-        causal = "The weights were not put back (analysis.restore_layers, analysis.restore_elements), and a heat map alone cannot show a cause."
+        causal = "No weights were put back to test it, and a heat map alone cannot show a cause."
         return Claim(5, text, NOT_TESTED, "", f"{causal} {maps}")
     if not gained and not by_element:
         evidence = f"Weights were put back, but no trained policy has a significant gain to attribute. {maps}".strip()

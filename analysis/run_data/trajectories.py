@@ -1,7 +1,7 @@
 """Result rows -> what the report's trajectory viewer shows: turns, calls coloured by what became of them, rewards.
 
-A call is `solved` (it solves a sub-answer), `failed` (the tool raised, was unknown, timed out ...) or `useless` (it ran and
-solved nothing). Long texts are cut, and say so.
+A call is `solved` (it solves a sub-answer), `failed` (the tool raised, was unknown, timed out, or gave an error back) or `useless`
+(it ran and solved nothing). Long texts are cut, and say so.
 """
 
 from __future__ import annotations
@@ -22,11 +22,19 @@ def shorten(text: Any, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit} more characters)"
 
 
-def call_state(solved: Any, status: str) -> str:
-    """`solved`, `failed` or `useless`."""
+def call_state(solved: Any, status: str, output: Any = None) -> str:
+    """`solved`, `failed` or `useless`. A tool that gives `{"error": ...}` back ran, but failed."""
     if solved is not None:
         return "solved"
-    return "useless" if status == "ok" else "failed"
+    return "useless" if status == "ok" and not _reports_error(output) else "failed"
+
+
+def _reports_error(output: Any) -> bool:
+    try:
+        value = json.loads(output) if isinstance(output, str) else output
+    except ValueError:
+        return False
+    return isinstance(value, dict) and bool(value.get("error"))
 
 
 def _call(call: Mapping[str, Any], solved: Any, status: str, output: Any) -> dict[str, Any]:
@@ -34,7 +42,7 @@ def _call(call: Mapping[str, Any], solved: Any, status: str, output: Any) -> dic
     return {
         "name": str(function.get("name")),
         "arguments": shorten(function.get("arguments"), OUTPUT_LIMIT),
-        "state": call_state(solved, status),
+        "state": call_state(solved, status, output),
         "solves": shorten(solved, OUTPUT_LIMIT) if solved is not None else "",
         "status": status,
         "output": shorten(output, OUTPUT_LIMIT),

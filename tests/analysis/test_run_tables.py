@@ -359,5 +359,5 @@ def test_results_of_other_weights_than_the_roles_are_refused(made_run: Path, tmp
         if right:
             assert Run.open(tmp_path).policies == ["start"]
         else:
-            with pytest.raises(BadInput, match="measured the weights bbbbbbbbbbbb, but policies.json says"):
+            with pytest.raises(BadInput, match=r"measured the weights bbbbbbbbbbbb, but policies\.json says"):
                 _ = Run.open(tmp_path).policies
