@@ -6,8 +6,9 @@ mean of the benchmarks' means. Its margin is what the problems support: the loss
 cases, at least 1 point and at most 3. Each benchmark alone is shown with a margin of 1 point, and its p-value is Holm-corrected
 over all benchmarks and policies, since one of many is easily worse by chance.
 
-Inputs:  RUN/eval/<policy>/general/results.jsonl: one row per problem with `id`, `task` and `correct`.
-Outputs: RUN/analysis/general_retention.{csv,txt,png,svg}.
+Inputs:  RUN/policies.json and RUN/eval/<policy>/general/results.jsonl: one row per problem with `id`, `task` and `correct`. The tasks are the
+         paper's six benchmarks, or the six made skills of this repository's own models.
+Outputs: RUN/analysis/general_retention.{csv,txt,png,svg,pdf}.
 Paper:   section 4.5 (general capability: MMLU, BBH, GSM8K, MATH, HumanEval, MBPP).
 
 Example: python -m analysis.general_retention outputs/qwen3-8b
@@ -22,10 +23,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from analysis.figures.artifact import Artifact, script_main
-from analysis.figures.style import figure_style, new_figure, policy_style
+from analysis.figures.artifact import Artifact, caption_text, script_main
+from analysis.figures.style import GREY, figure_style, new_figure, role_style, shared_legend
 from analysis.run_data.intervals import Row, estimate_row
-from analysis.run_data.run_folder import Missing, Run, policy_label
+from analysis.run_data.run_folder import Missing, NotPlanned, Run
 from env_construction.environment.jsonl import run_main
 from eval.compare import holm
 from eval.compare import paired_difference as tested_difference
@@ -68,23 +69,24 @@ def supported_margin(gaps: np.ndarray) -> float:
 
 
 def retention_rows(run: Run, policies: list[str]) -> list[dict[str, Any]]:
-    """One row per policy and benchmark, then one for all benchmarks (task POOLED), in points."""
-    before = run.rows("start", SUITE)
-    tasks = sorted(
-        {str(row["task"]) for row in before},
-        key=lambda task: (ORDER.index(task) if task in ORDER else len(ORDER), task),
-    )
+    """One row per policy and benchmark, then one for all benchmarks (task POOLED), in points; each policy against its own start."""
     rows: list[dict[str, Any]] = []
     for policy in policies:
-        for task in (*tasks, POOLED):
+        before = run.rows(str(run.start_of(policy, SUITE)), SUITE)
+        for task in (*sorted({str(row["task"]) for row in before}, key=_task_order), POOLED):
             mine = [row for row in run.rows(policy, SUITE) if task in (POOLED, row["task"])]
             theirs = [row for row in before if task in (POOLED, row["task"])]
             if {row["id"] for row in mine} & {row["id"] for row in theirs}:
-                rows.append({"policy": policy, "task": task} | _row(mine, theirs, task == POOLED))
+                head = {"policy": policy, "label": run.label(policy), "task": task}
+                rows.append(head | _row(mine, theirs, task == POOLED))
     single = [row for row in rows if row["task"] != POOLED]
     for row, adjusted in zip(single, holm([row["difference_p"] for row in single]), strict=True):
         row["difference_p_holm"] = adjusted
     return rows
+
+
+def _task_order(task: str) -> tuple[int, str]:
+    return (ORDER.index(task) if task in ORDER else len(ORDER), task)
 
 
 def _row(mine: Sequence[Row], theirs: Sequence[Row], pooled: bool) -> dict[str, Any]:
@@ -109,54 +111,61 @@ def _points(value: Any, key: str) -> Any:
 
 
 def build(run: Run) -> list[Artifact]:
-    """Raises Missing unless the start and a trained policy went through the general suite."""
+    """Raises Missing unless a start and a policy trained from it went through the general suite."""
     there = run.policies_of(SUITE)
-    policies = [policy for policy in there if policy in run.trained]
-    if "start" not in there or not policies:
-        raise Missing("the general suites were not run before and after training (eval/<policy>/general/results.jsonl)")
+    policies = [name for name in there if run.roles[name].role == "trained" and run.start_of(name, SUITE)]
+    if not policies:
+        reason = "the general suites were not run before and after training (python -m eval.general, into eval/<policy>/general/)"
+        raise Missing(reason) if there else NotPlanned(reason)
     rows = retention_rows(run, policies)
     if not rows:
         raise Missing("the general suites of start and trained policies share no problem")
-    tasks = list(dict.fromkeys(row["task"] for row in sorted(rows, key=lambda row: row["task"] == POOLED)))
-    figure, (axes,) = new_figure(width=8.0, height=1.5 + 0.55 * len(tasks))
-    with figure_style():
-        for index, policy in enumerate(policies):
-            colour, mark, _ = policy_style(policy, index)
-            chosen = [row for row in rows if row["policy"] == policy]
-            y = [-tasks.index(row["task"]) - 0.16 * (index - (len(policies) - 1) / 2) for row in chosen]
-            axes.plot([row["difference"] for row in chosen], y, mark, color=colour, label=policy_label(policy))
-            for place, row in zip(y, chosen, strict=True):
-                axes.plot([row["difference_low"], row["difference_high"]], [place, place], color=colour, linewidth=1.3)
-            axes.plot([row["one_sided_low"] for row in chosen], y, "|", color=colour, markersize=9, markeredgewidth=1.8)
-        axes.plot(
-            [], [], "|", color="black", markersize=9, markeredgewidth=1.8, label="lower end of the one-sided interval"
-        )
-        axes.axvline(0, color="black", linewidth=0.8)
-        axes.axvline(
-            -MARGIN_POINTS, color="black", linewidth=1.0, linestyle="--", label=f"margin (−{MARGIN_POINTS:g} point)"
-        )
-        problems = {row["task"]: row["difference_n"] for row in rows if row["policy"] == policies[0]}
-        axes.set_yticks(
-            [-place for place in range(len(tasks))],
-            [f"{LABELS.get(task, task)}\n(n={problems.get(task, 0):,})" for task in tasks],
-        )
-        axes.set_xlabel("after − before (points, 95% interval)")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     pooled = [row for row in rows if row["task"] == POOLED]
-    kept = "; ".join(
-        f"{policy_label(row['policy'])} {'is' if row['non_inferior'] else 'is not shown to be'} kept (margin −{-row['margin']:.1f} points)"
-        for row in pooled
-    )
-    counts = ", ".join(
-        f"{LABELS.get(row['task'], row['task'])} n = {row['difference_n']:,}"
-        for row in rows
-        if row["policy"] == policies[0] and row["task"] != POOLED
-    )
-    caption = (
-        f"Change in general capability, paired over problems ({counts}), with 95% bootstrap intervals. On the mean of all benchmarks: {kept}. "
-        f"The tick on each bar is the lower end of the one-sided 95% interval; each benchmark's own p-values are Holm-corrected. {run.faults_text('general')}Source: eval/<policy>/general/results.jsonl."
-    )
-    return [Artifact("general_retention", "General capability, before and after", caption, rows, figure)]
+    tasks = [task for task in dict.fromkeys(row["task"] for row in rows) if task != POOLED]
+    caption = caption_text(
+        "general_retention", kept=sum(row["non_inferior"] for row in pooled), policies=len(pooled), tasks=len(tasks),
+        n=min((row["difference_n"] for row in pooled), default=0),
+    )  # fmt: skip
+    note = caption_text("retention_note") + " " + run.faults_text(SUITE)
+    title = "General capability, before and after training"
+    return [Artifact("general_retention", title, caption, rows, _figure(run, rows, [*tasks, POOLED]), note=note)]
+
+
+def _figure(run: Run, rows: list[dict[str, Any]], tasks: list[str]) -> Any:
+    """A panel for each start: benchmarks from top to bottom, policies beside each other."""
+    starts = list(dict.fromkeys(run.roles[row["policy"]].start for row in rows))
+    columns = min(2, len(starts))
+    lines = -(-len(starts) // columns)
+    height = 0.9 + (0.7 + 0.36 * len(tasks)) * lines
+    figure, axes_list = new_figure(lines, columns, height=height, share_x=True, share_y=True)
+    with figure_style():
+        for axes, start in zip(axes_list, starts, strict=False):
+            policies = list(dict.fromkeys(row["policy"] for row in rows if run.roles[row["policy"]].start == start))
+            for index, policy in enumerate(policies):
+                color, mark, _ = role_style(run.roles[policy])
+                chosen = [row for row in rows if row["policy"] == policy]
+                shift = 0.2 * (index - (len(policies) - 1) / 2)
+                y = [-tasks.index(row["task"]) - shift for row in chosen]
+                axes.plot([row["difference"] for row in chosen], y, mark, color=color, label=run.method(policy))
+                for place, row in zip(y, chosen, strict=True):
+                    axes.plot(
+                        [row["difference_low"], row["difference_high"]], [place, place], color=color, linewidth=1.3
+                    )
+                margin = next((row["margin"] for row in chosen if row["task"] == POOLED), None)
+                if margin is not None:
+                    place = 1 - len(tasks) - shift
+                    label = "largest loss allowed" if index == 0 else None
+                    axes.plot(margin, place, "|", color=GREY, markersize=12, markeredgewidth=2, label=label)
+            axes.axvline(0, color=GREY, linewidth=0.8)
+            axes.set_title(run.start_label(start))
+            axes.grid(axis="y", visible=False)
+        for axes in axes_list[len(starts) :]:
+            axes.set_visible(False)
+        names = [LABELS.get(task, task.replace("_", " ")) for task in tasks]
+        axes_list[0].set_yticks([-place for place in range(len(tasks))], names)
+        figure.supxlabel("after − before (points, 95% interval)", fontsize=10)
+        shared_legend(figure, axes_list)
+    return figure
 
 
 def main() -> int:

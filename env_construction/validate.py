@@ -84,9 +84,12 @@ def required_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def judge(path: Path) -> Iterator[tuple[int, Environment, list[Finding]]]:
-    """Yield (line, environment, findings) of a file. Raises BadInput with file and line for what is no environment."""
-    with ToolSandbox() as sandbox:
+def judge(path: Path, hash_seed: int = 0) -> Iterator[tuple[int, Environment, list[Finding]]]:
+    """Yield (line, environment, findings) of a file. Raises BadInput with file and line for what is no environment.
+
+    `hash_seed` is Python's in the tools' processes: under another one than the build's (0), what hangs on the order of a set shows.
+    """
+    with ToolSandbox(hash_seed=hash_seed) as sandbox:
         source = enumerate(read_environments(path, check_tools=False), start=1)
         while chunk := list(islice(source, CHUNK)):
             environments = [environment for _, environment in chunk]

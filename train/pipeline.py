@@ -41,6 +41,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +52,7 @@ from env_construction.environment.jsonl import keep_configuration, run_main
 from train.experiments import Experiment
 from train.stages.commands import CommandFailed, CommandRunner, StageLog
 from train.stages.plan import CONTROLS, Plan, Training, shipped_policy
-from train.stages.policy_roles import write_roles
+from train.stages.policy_roles import record_content, write_roles
 from train.stages.profiles import parse_options
 
 PYTHON = (sys.executable, "-m")
@@ -78,6 +79,7 @@ class Pipeline(Plan):
         self.log = StageLog(self.out / "stages.jsonl")
         self.failed: list[str] = []
         self._worked = False
+        self._writing_roles = threading.Lock()
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -102,6 +104,9 @@ class Pipeline(Plan):
             "--max-turns", MAX_TURNS, "--max-new-tokens", row.scale.max_response, "--thinking" if row.thinking else "",
             tag=self._tag(name),
         )  # fmt: skip
+        if not suite and not self.options.dry_run:
+            with self._writing_roles:
+                record_content(self.out, name)
 
     def measure_all(self, name: str, policy: str, row: Experiment) -> None:
         """On the run's own environments, on those out of domain, and on the made skills."""

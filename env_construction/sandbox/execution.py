@@ -22,12 +22,13 @@ START_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """Wall-clock and CPU seconds of a call, address space of a process in MiB, output bytes (UTF-8)."""
+    """Wall-clock and CPU seconds of a call, address space of a process in MiB, output bytes (UTF-8); Python's hash seed there."""
 
     timeout_s: float
     cpu_s: float
     memory_mb: int
     output_bytes: int
+    hash_seed: int = 0
 
     def reason(self, status: str) -> str:
         """What a failed call's text says."""
@@ -47,7 +48,12 @@ class Executor:
         self.compiled: dict[int, bytes] = {}
         """Their compiled code, as a process sent it before it ran any; passed on to the next, never looked into."""
         self.closed = False
-        self._settings = {"cpu_s": limits.cpu_s, "memory_mb": limits.memory_mb, "output_bytes": limits.output_bytes}
+        self._settings = {
+            "cpu_s": limits.cpu_s,
+            "memory_mb": limits.memory_mb,
+            "output_bytes": limits.output_bytes,
+            "hash_seed": limits.hash_seed,
+        }
         self._lock = threading.Lock()
         self._code_ids: dict[str, int] = {}
         self._next_code = 0

@@ -94,13 +94,14 @@ class ToolSandbox:
         memory_mb: int = 512,
         output_bytes: int = 1 << 20,
         require_isolation: bool = False,
+        hash_seed: int = 0,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers: expected at least 1, got {workers}")
         if timeout_s <= 0 or cpu_s <= 0:
             raise ValueError(f"timeout_s, cpu_s: expected more than 0 seconds, got {timeout_s}, {cpu_s}")
         self.workers = workers
-        self.limits = Limits(timeout_s, cpu_s, memory_mb, output_bytes)
+        self.limits = Limits(timeout_s, cpu_s, memory_mb, output_bytes, hash_seed)
         self._require_isolation = require_isolation
         self._lock = threading.Lock()
         self._closed = False
