@@ -95,7 +95,7 @@ def build(run: Run) -> list[Artifact]:
     policies = [name for name in run.policies if run.roles[name].role not in ("floor", "ceiling")]
     needed = {
         case: {tool: len(answers) for tool, answers in environment.unsolved_set.items()}
-        for case, environment in run.environments("test").items()
+        for case, environment in run.environments().items()
     }
     classed: dict[str, list[dict[str, Any]]] = {}
     for policy in policies:

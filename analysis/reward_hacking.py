@@ -84,7 +84,7 @@ def _points(run: Run) -> list[tuple[str, str, list[Environment], Path]]:
                     if len(starts) < MOST_EPISODES:
                         starts.setdefault(row["id"], Environment.from_record(row["environment"], f"{path}:{number}"))
                 found.append((policy, f"epoch {epoch.number}", list(starts.values()), path))
-        test = run.environments("test")
+        test = run.environments()
         if policy in run.policies and test:
             cases = dict.fromkeys(str(row["id"]) for row in run.rows(policy))
             path = run.path / "eval" / policy / "results.jsonl"

@@ -100,7 +100,7 @@ def build(run: Run) -> list[Artifact]:
             rows, _figure(run, rows), note=note,
         )
     ]  # fmt: skip
-    tools = {case: len(environment.tools) for case, environment in run.environments("test").items()}
+    tools = {case: len(environment.tools) for case, environment in run.environments().items()}
     kinds = {
         "sub-questions": grouped_rows(run, lambda row: row.get("hops") or row.get("sub_questions"), "sub-questions"),
         "tools": grouped_rows(run, lambda row: tools.get(str(row["id"])), "tools offered"),

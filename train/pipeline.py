@@ -251,7 +251,10 @@ class Pipeline(Plan):
         unseen, above, disturbed = (path.parent for path in self.outside.values())
         count = self.profile.outside
         self.build(unseen, 0, 0, count, "--split-relations", *final)
-        self.build(above, 0, 0, count // 2, *final, level=LEVEL_ABOVE[self.profile.level])
+        level = LEVEL_ABOVE[self.profile.level]
+        self.build(above, 0, 0, count // 2, *final, level=level)
+        if (highest := LEVEL_ABOVE[level]) != level:  # too long for a tiny policy; construction is judged on it too
+            self.build(self.out / f"environments-{highest}-level", 0, 0, count // 4, *final, level=highest)
         self.run(
             "disturb", "env_construction.disturb", "--data", self.environments / "test.jsonl", "--out", disturbed,
             "--limit", count // 2,

@@ -44,7 +44,7 @@ def measure_mixtures(
 ) -> None:
     """Make and evaluate every mixture `{name: (writer, its settings)}` that has no complete results yet. Raises BadInput."""
     start, trained = checkpoints(run, policy)
-    environments = list(run.environments("test").values())[:limit]
+    environments = list(run.environments().values())[:limit]
     if not environments:
         raise BadInput(f"{run.path / 'environments' / 'test.jsonl'}: no such file, or empty")
     evaluated = run.path / "eval" / policy / "configuration.json"

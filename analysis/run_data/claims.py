@@ -33,6 +33,9 @@ from analysis.training_seeds import pooled_rows
 METRICS = {"solve_f1": "Solve-F1", "answer_correct": "answer accuracy"}
 COST = "calls"
 OUT_OF_DOMAIN = {
+    "unseen_relations": ("solve_f1", "Solve-F1"),
+    "next_level": ("solve_f1", "Solve-F1"),
+    "disturbed": ("solve_f1", "Solve-F1"),
     "toolhop": ("ac_published", "answers"),
     "rotbench": ("cf_published", "content filling"),
     "tau_bench": ("reward", "reward"),

@@ -300,8 +300,9 @@ class Run:
     def _environments(self) -> dict[str, dict[str, Environment]]:
         return {}
 
-    def environments(self, split: str = "test") -> dict[str, Environment]:
-        """Environments of a split by id, {} where the file is not there."""
+    def environments(self, split: str = "") -> dict[str, Environment]:
+        """Environments of a split (default: the one that was measured) by id, {} where the file is not there."""
+        split = split or str(self.configuration().get("split") or "test")
         if split not in self._environments:
             path = self.path / "environments" / f"{split}.jsonl"
             found = {item.id: item for item in read_environments(path)} if path.is_file() else {}

@@ -131,7 +131,7 @@ def viewer_data(run: Run, limit: int = 120) -> dict[str, Any]:
 
     Returns `{"environments": [...], "policies": [{"name", "label", "role", "start"}], "episodes": {policy: {id: episode}}, "of": total}`.
     """
-    environments = list(run.environments("test").values())
+    environments = list(run.environments().values())
     queues = [[item for item in environments if item.scenario == scenario] for scenario in (*SCENARIOS, None)]
     chosen: list[Environment] = []
     for place in range(max((len(queue) for queue in queues), default=0)):
