@@ -135,7 +135,17 @@ def test_page_says_first_what_was_found_with_the_cost_and_defines_its_terms(made
     assert sentence.count(".") >= 1 and "GRPO raised tool use (Solve-F1 +" in sentence and "right answers" in sentence
     assert page.index(sentence.replace("+", "&#43;") if sentence not in page else sentence) < page.index("<h2>")
     table = page.index('<table class="sortable stacked">')
-    for term in ("policy", "environments", "sub-questions", "Solve-P", "Solve-R", "Solve-F1", "Answer accuracy", "GRPO", "start"):
+    for term in (
+        "policy",
+        "environments",
+        "sub-questions",
+        "Solve-P",
+        "Solve-R",
+        "Solve-F1",
+        "Answer accuracy",
+        "GRPO",
+        "start",
+    ):
         assert f"<dfn>{term}</dfn>" in page[:table]
     assert "Nothing is missing" in page
 
@@ -144,7 +154,9 @@ def test_a_gain_that_costs_answers_is_told_in_the_first_sentence(made_run: Path,
     run = copy_policies(made_run, tmp_path, {name: name for name in ("start", "grpo")})
     run = changed_rows(made_run, run, "start", lambda i, row: {"answer_correct": True})
     run = changed_rows(made_run, run, "grpo", lambda i, row: {"answer_correct": i % 2 == 0})
-    assert "GRPO raised tool use" in found_sentence(run) and "but lowered the share of right answers" in found_sentence(run)
+    assert "GRPO raised tool use" in found_sentence(run) and "but lowered the share of right answers" in found_sentence(
+        run
+    )
 
 
 def test_page_of_another_model_does_not_call_it_tiny(made_run: Path, tmp_path: Path) -> None:

@@ -140,7 +140,9 @@ def test_page_fits_its_window_and_stays_off_the_network(page: Page, report: Path
     assert page.evaluate("document.images.length") >= 4
     cut = "[...document.images, ...document.querySelectorAll('#summary table')].filter(item => item.getBoundingClientRect().right > innerWidth)"
     assert page.evaluate(f"{cut}.length") == 0, "a figure or the summary goes beyond the window"
-    assert page.evaluate("[...document.querySelectorAll('#summary .scroll')].every(box => box.scrollWidth <= box.clientWidth)")
+    assert page.evaluate(
+        "[...document.querySelectorAll('#summary .scroll')].every(box => box.scrollWidth <= box.clientWidth)"
+    )
     assert page.problems == []
 
 
