@@ -117,16 +117,14 @@ def build(run: Run) -> list[Artifact]:
                 y = len(overall) - index
                 axes.plot([found.low, found.high], [y, y], color=color, linewidth=2.0)
                 axes.plot(found.value, y, marker=mark, color=color, markersize=6)
-            axes.set(xlim=(-0.03, 1.04), ylim=(0.4, len(overall) + 0.6), xlabel=f"{SHOWN[metric]} (95% interval)")
+            axes.set(xlim=(-0.03, 1.04), ylim=(0.4, len(overall) + 0.6), xlabel=SHOWN[metric])
             axes.grid(axis="y", visible=False)
         axes_list[0].set_yticks(range(len(overall), 0, -1), [row["label"] for row in overall])
     n = max(row["solve_f1_n"] for row in overall)
     caption, note = caption_text("results_table", n=n), caption_text("results_note") + " " + run.faults_text()
     texts = {
         ".md": _markdown(rows),
-        ".tex": latex_table(
-            [*COLUMNS[:2], *SHOWN.values(), *COLUMNS[-4:]], [_cells(row, interval=False) for row in overall]
-        ),
+        ".tex": latex_table(COLUMNS, [_cells(row, interval=False) for row in overall]),
     }
     return [
         Artifact("results_table", "Results on the test environments", caption, rows, figure, texts, note),
@@ -168,7 +166,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
                 axes.plot([row[f"{name}_low"], row[f"{name}_high"]], [-index, -index], color=color, linewidth=1.6)
                 axes.plot(row[name], -index, mark, color=color, markersize=5)
             axes.axvline(0, color=GREY, linewidth=0.8)
-            axes.set_title(titles.get(name, "in all"))
+            axes.set_title(titles.get(name, "in all"), fontsize=8)
             axes.xaxis.set_major_locator(MaxNLocator(2))
             axes.grid(axis="y", visible=False)
         axes_list[0].set_yticks([-index for index in range(len(rows))], [row["label"] for row in rows])

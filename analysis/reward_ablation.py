@@ -66,7 +66,7 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
                 color, mark, _ = role_style(run.roles[row["policy"]])
                 axes.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [-index, -index], color=color, linewidth=1.6)
                 axes.plot(row[metric], -index, mark, color=color)
-            axes.set_xlabel(METRICS[metric])
+            axes.set_xlabel(METRICS[metric].replace(" ", "\n", 1))
             axes.grid(axis="y", visible=False)
             axes.set_xlim(0, None if metric == "calls" else 1.04)
         axes_list[0].set_yticks([-index for index in range(len(rows))], labels)

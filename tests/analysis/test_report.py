@@ -18,7 +18,7 @@ import pytest
 from analysis import construction_stability
 from analysis.all import SCRIPTS, make_all
 from analysis.manifest import make_manifest
-from analysis.report import headline, read_table, render, script_json
+from analysis.report import found_sentence, heading, headline, read_table, render, script_json
 from analysis.run_data.claims import claims
 from analysis.run_data.intervals import EMPTY
 from analysis.run_data.run_folder import Run
@@ -123,9 +123,40 @@ def test_page_is_self_contained_and_its_links_lead_somewhere(made_run: Path, ana
 
 def test_page_says_that_the_model_is_tiny_and_whose_numbers_are_whose(made_run: Path, analysis: Path) -> None:
     page = " ".join(render(Run.open(made_run), analysis).split())
-    assert "The policy of this run is a tiny model trained on a CPU." in page
+    assert "The models of this run (tiny) are small models trained on a CPU." in page
     assert "the paper's own (arXiv 2508.08791)" in page
     assert "demonstrations of mixed quality, on purpose" in page and "right 40%, early 60%" in page
+
+
+def test_page_says_first_what_was_found_with_the_cost_and_defines_its_terms(made_run: Path, analysis: Path) -> None:
+    run = Run.open(made_run)
+    page = " ".join(render(run, analysis).split())
+    sentence = found_sentence(run)
+    assert sentence.count(".") >= 1 and "GRPO raised tool use (Solve-F1 +" in sentence and "right answers" in sentence
+    assert page.index(sentence.replace("+", "&#43;") if sentence not in page else sentence) < page.index("<h2>")
+    table = page.index('<table class="sortable stacked">')
+    for term in (
+        "policy",
+        "environments",
+        "sub-questions",
+        "Solve-P",
+        "Solve-R",
+        "Solve-F1",
+        "Answer accuracy",
+        "GRPO",
+        "start",
+    ):
+        assert f"<dfn>{term}</dfn>" in page[:table]
+    assert "Nothing is missing" in page
+
+
+def test_a_gain_that_costs_answers_is_told_in_the_first_sentence(made_run: Path, tmp_path: Path) -> None:
+    run = copy_policies(made_run, tmp_path, {name: name for name in ("start", "grpo")})
+    run = changed_rows(made_run, run, "start", lambda i, row: {"answer_correct": True})
+    run = changed_rows(made_run, run, "grpo", lambda i, row: {"answer_correct": i % 2 == 0})
+    assert "GRPO raised tool use" in found_sentence(run) and "but lowered the share of right answers" in found_sentence(
+        run
+    )
 
 
 def test_page_of_another_model_does_not_call_it_tiny(made_run: Path, tmp_path: Path) -> None:
@@ -153,17 +184,48 @@ def test_table_joins_value_interval_and_n(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("policy,x,x_low,x_high,x_n,y,y_low,y_high,y_n,empty\na,-0.5,-1,0.25,9,1,0,2,7,\n")
     table = read_table(file)
-    assert table.columns == ["policy", "n", "x", "y"]
+    assert table.columns == ["Policy", "n", "X", "Y"]
     shown = [cell for cell, _ in table.rows[0]]
     assert shown == ["a", "9", "−0.500 [−1.000, 0.250]", "1.000 [0.000, 2.000] (n=7)"]
     assert table.rows[0][2][1] == "-0.5"
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("solve_f1_minus_start", "Solve-F1 − start"),
+        ("answer_correct_thinking_minus_plain", "Answer accuracy, thinking − plain"),
+        ("calls", "Calls per case"),
+        ("solve_f1_p_holm", "Solve-F1, p (Holm)"),
+        ("changed_share", "Share changed"),
+        ("rejected_by_build", "Rejected by build"),
+    ],
+)
+def test_columns_are_headed_in_words(column: str, words: str) -> None:
+    assert heading(column) == words
+
+
+def test_differences_carry_their_sign_and_a_label_replaces_the_name(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "policy,label,scope,x_minus_start,x_minus_start_low,x_minus_start_high,x_minus_start_n,x_p\n"
+        "grpo,GRPO,multi_hop,0.1,-0.05,0.25,9,0.0004\n"
+    )
+    table = read_table(file)
+    assert table.columns[0] == "Policy" and len(table.columns) == 5
+    assert [cell for cell, _ in table.rows[0]] == ["GRPO", "Multi-hop", "9", "+0.100 [−0.050, +0.250]", "< 0.001"]
+
+
+def test_a_tool_that_gives_an_error_back_has_failed() -> None:
+    assert call_state(None, "ok", '{"error": "no such city"}') == "failed"
+    assert call_state(None, "ok", '{"error": null, "value": 3}') == call_state(None, "ok", "3") == "useless"
 
 
 def test_table_shows_an_arrow_beside_its_number(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("model,x,x_arrow,y\nours,12.5,↑,1\npaper,3,,2\n")
     table = read_table(file)
-    assert table.columns == ["model", "x", "y"]
+    assert table.columns == ["Model", "X", "Y"]
     assert [row[1] for row in table.rows] == [("12.5 ↑", "12.5"), ("3", "3")]
 
 
