@@ -25,7 +25,9 @@ from tqdm import tqdm
 
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, read_environments
-from env_construction.rules.validation import REPLAY_RULES, STATIC_RULES, Finding, validate_environments
+from env_construction.rules.finding import Finding
+from env_construction.rules.probe_rules import PROBE_RULES
+from env_construction.rules.validation import REPLAY_RULES, STATIC_RULES, validate_environments
 from env_construction.sandbox.protocol import NO_VALUE
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
 
@@ -128,7 +130,8 @@ def main() -> int:
             "file": str(arguments.file),
             "environments": environments,
             "rejected": rejected,
-            "rules": [rule.__name__ for rule in (*STATIC_RULES, *REPLAY_RULES)] + ["tools_load", "gold_plan_absent"],
+            "rules": [rule.__name__ for rule in (*STATIC_RULES, *REPLAY_RULES, *PROBE_RULES)]
+            + ["tools_load", "gold_plan_absent"],
             "broken": {rule: number for (rule, _), number in sorted(broken.items())},
             "broken by scenario": {
                 f"{rule}/{scenario}": number for (rule, scenario), number in sorted(by_scenario.items())

@@ -24,6 +24,9 @@ from typing import Any, BinaryIO
 
 from pydantic_core import from_json
 
+_BUFFER = 1 << 18
+"""Records are long: read through a small buffer, lines take three times as long."""
+
 
 class BadInput(Exception):
     """Input that the user has to mend. The message is one line: file, line, key, what was expected."""
@@ -40,7 +43,7 @@ def read_jsonl(
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
-    with path.open("rb") as handle:
+    with path.open("rb", buffering=_BUFFER) as handle:
         first, size = _seek_share(handle, *share)
         for number, raw in enumerate(handle, start=first):
             if size <= 0:
