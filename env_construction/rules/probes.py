@@ -22,12 +22,30 @@ from env_construction.rules.replay import UNKNOWN, names_in, swap
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult
 
 NEUTRAL_TEXTS = (UNKNOWN, "x", "")
-MOST_CANDIDATES = 6
+MOST_CANDIDATES = 24
 """Names of a tool's table that are tried, for each gold call."""
 MOST_CHOICES = 12
 """Choices of an enumeration that are tried."""
 MOST_NAME = 80
 """Characters of a name in a table; longer texts are prose."""
+
+
+VARYING_NODES = (ast.Import, ast.ImportFrom, ast.Set, ast.SetComp, ast.BitAnd, ast.BitOr, ast.BitXor)
+_SET_NAMES = ("set", "frozenset", "hash", "id", "keys", "intersection", "union", "difference", "symmetric_difference")
+_HIDDEN = (
+    "dir",
+    "vars",
+    "globals",
+    "locals",
+    "eval",
+    "exec",
+    "compile",
+    "getattr",
+    "__import__",
+    "__builtins__",
+    "__hash__",
+)
+VARYING_NAMES = frozenset(_SET_NAMES + _HIDDEN)
 
 
 @dataclass(frozen=True)
@@ -42,8 +60,8 @@ class Probe:
 
 @dataclass(frozen=True)
 class Probed:
-    """What came back: the probes with their results, and the gold calls' results (else the neutral and option calls', without a
-    gold plan) as (place, usual result, results in other surroundings)."""
+    """What came back: the probes with their results, and for gold calls (else neutral and option calls, without a gold plan) of tools
+    that may vary (place, usual result, results in other surroundings)."""
 
     probes: list[tuple[Probe, ToolResult]]
     elsewhere: list[tuple[str, ToolResult, list[ToolResult]]]
@@ -65,10 +83,12 @@ class ProbePlan:
         found = [*self._neutral(), *self._options(), *self._entities(), *self._echoes()]
         self.probes = [probe for probe in found if not self._is_gold(probe.call)]
         codes = {name: environment.codes[name] for name in self.documents}
-        gold = [ToolCall(call.name, call.arguments) for call in environment.gold_plan]
-        repeated = [probe for probe in self.probes if probe.kind in ("neutral", "option")]
-        self.repeated = [call.sub_question for call in environment.gold_plan] or [probe.place for probe in repeated]
-        self.again = SandboxJob(codes, gold or [probe.call for probe in repeated])
+        repeated = [(call.sub_question, ToolCall(call.name, call.arguments)) for call in environment.gold_plan] or [
+            (probe.place, probe.call) for probe in self.probes if probe.kind in ("neutral", "option")
+        ]
+        repeated = [(place, call) for place, call in repeated if may_vary(environment.codes[call.name])]
+        self.repeated = [place for place, _ in repeated]
+        self.again = SandboxJob(codes, [call for _, call in repeated])
         self.jobs = [SandboxJob(codes, [probe.call for probe in self.probes]), self.again]
 
     def read(self, results: Sequence[list[ToolResult]], others: Sequence[list[ToolResult]]) -> Probed:
@@ -85,18 +105,17 @@ class ProbePlan:
         return {name: plain_schema(inner, tool.parameters) for name, inner in plain.get("properties", {}).items()}
 
     def _neutral(self) -> Iterator[Probe]:
-        """No arguments; then meaningless texts in the required parameters, and in all. A tool whose parameters leave no text open
-        has no neutral call: choices and numbers may be what was asked for."""
+        """No arguments; then meaningless texts in the required parameters, and in all. A tool that requires no text gets the call
+        without arguments alone: its choices and numbers may be all that it is to be asked by."""
         for name, tool in self.documents.items():
             properties = self._properties(tool)
             if not properties:
                 continue
             calls: list[dict[str, Any]] = [{}]
             for text in NEUTRAL_TEXTS:
-                for everything in (False, True):
-                    filled = fill(tool.parameters, Fixed(text, everything))
-                    if any(text in names_in(value, set()) for value in _open(filled, properties).values()):
-                        calls.append(filled)
+                required = fill(tool.parameters, Fixed(text))
+                if text in names_in(_open(required, properties), set()):
+                    calls += [required, fill(tool.parameters, Fixed(text, everything=True))]
             for arguments in _distinct(calls):
                 yield Probe("neutral", name, ToolCall(name, arguments), UNKNOWN)
 
@@ -173,29 +192,45 @@ def _distinct(calls: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return iter({repr(sorted(call.items())): call for call in calls}.values())
 
 
-@lru_cache(maxsize=4096)
 def known_names(source: str, name: str) -> tuple[str, ...] | None:
     """Other names that stand in a source as `name` does: keys of its table, values of its column, what the same variable is compared
     with. None if `name` does not stand there: the tool computes, or keeps its table in another form."""
+    wanted = name.casefold()
+    holding = [column for column in _read(source)[0] if any(text.casefold() == wanted for text in column)]
+    if not holding:
+        return None
+    return tuple(dict.fromkeys(text for column in holding for text in column if text.casefold() != wanted))
+
+
+def may_vary(source: str) -> bool:
+    """Whether the result of a call may depend on more than its arguments. Code that imports nothing sees no clock, and without sets
+    nothing in it has an order that hashes decide."""
+    return _read(source)[1]
+
+
+@lru_cache(maxsize=1024)
+def _read(source: str) -> tuple[tuple[tuple[str, ...], ...], bool]:
+    """The columns of short texts in a source, and whether it may vary."""
     columns: dict[Any, list[str]] = defaultdict(list)
+    varies, seen, rows = False, set[Any](), set[int]()
     for node in ast.walk(ast.parse(source)):
+        varies = varies or isinstance(node, VARYING_NODES)
+        seen |= {type(node), getattr(node, "id", None), getattr(node, "attr", None)}
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
                 columns["keys", id(node)] += _texts(key)
                 columns["value", *_texts(key)] += _texts(value)
-        elif isinstance(node, ast.List | ast.Tuple | ast.Set):
+        elif isinstance(node, ast.List | ast.Tuple | ast.Set) and id(node) not in rows:
             for row in node.elts:
                 columns["elements", id(node)] += _texts(row)
+                rows.add(id(row))
                 for place, cell in enumerate(row.elts) if isinstance(row, ast.List | ast.Tuple) else ():
                     columns["column", id(node), place] += _texts(cell)
         elif isinstance(node, ast.Compare | ast.MatchValue):
             for text in ast.walk(node):
                 columns["compared"] += _texts(text)
-    wanted = name.casefold()
-    holding = [column for column in columns.values() if any(text.casefold() == wanted for text in column)]
-    if not holding:
-        return None
-    return tuple(dict.fromkeys(text for column in holding for text in column if text.casefold() != wanted))
+    varies = varies or bool(seen & VARYING_NAMES) or {"items", ast.Sub} <= seen  # items() - items() is a set
+    return tuple(map(tuple, columns.values())), varies
 
 
 def _texts(node: ast.AST | None) -> list[str]:
