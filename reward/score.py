@@ -216,7 +216,7 @@ def _score_share(channel: Any, arguments: argparse.Namespace, share: tuple[int, 
         channel.close()
 
 
-def _shares(arguments: argparse.Namespace) -> int:
+def shares_of(arguments: argparse.Namespace) -> int:
     """How many processes read and score: one, unless there is much to read. Raises BadInput if there is no such file."""
     if is_parquet(arguments.environments) or "fork" not in multiprocessing.get_all_start_methods():
         return 1
@@ -245,7 +245,7 @@ def main() -> int:
         arguments.responses.resolve(),
     ):
         raise BadInput(f"--out {arguments.out}: expected a file that is neither an input nor a folder")
-    shares = _shares(arguments)
+    shares = shares_of(arguments)
     scored = score_in_shares(arguments, shares) if shares > 1 else None
     if scored is None:
         environments = read_gold(arguments.environments, arguments.match)
