@@ -5,7 +5,8 @@ In:  --environments ENV.jsonl  environments (the authors' format, with an `id`)
 Out: --out S.jsonl             lines {"id", "reward", "kind", "p", "q", "t", "fault"}, in the order of the responses
 
 p: tool calls, q: sub-questions that they solve, t: unsolved before the turn. `--explain` also prints, for each call, what came
-back and which sub-answer it solved.
+back and which sub-answer it solved. A large file of environments is read by several processes, each of which scores the responses to
+its own (`SHARE_BYTES`); the result is the same.
 
 Example:
     python -m reward.score --environments env.jsonl --responses resp.jsonl --variant solve_f1 --match published --out S.jsonl

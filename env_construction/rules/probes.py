@@ -80,6 +80,7 @@ class ProbePlan:
             for tool in environment.tools
             if environment.unsolved_set.get(tool.name) and tool.name in environment.codes
         }
+        self.properties = {name: _properties(tool) for name, tool in self.documents.items()}
         found = [*self._neutral(), *self._options(), *self._entities(), *self._echoes()]
         self.probes = [probe for probe in found if not self._is_gold(probe.call)]
         codes = {name: environment.codes[name] for name in self.documents}
@@ -100,15 +101,11 @@ class ProbePlan:
         ]
         return Probed(list(zip(self.probes, results[0], strict=True)), elsewhere)
 
-    def _properties(self, tool: ToolDocument) -> dict[str, dict[str, Any]]:
-        plain = plain_schema(tool.parameters, tool.parameters)
-        return {name: plain_schema(inner, tool.parameters) for name, inner in plain.get("properties", {}).items()}
-
     def _neutral(self) -> Iterator[Probe]:
         """No arguments; then meaningless texts in the required parameters, and in all. A tool that requires no text gets the call
         without arguments alone: its choices and numbers may be all that it is to be asked by."""
         for name, tool in self.documents.items():
-            properties = self._properties(tool)
+            properties = self.properties[tool.name]
             if not properties:
                 continue
             calls: list[dict[str, Any]] = [{}]
@@ -122,7 +119,7 @@ class ProbePlan:
     def _options(self) -> Iterator[Probe]:
         """An unknown name where the entity stands; each boolean set and unset, each choice made, and all booleans set at once."""
         for place, tool, base in self._about_nobody():
-            properties = self._properties(tool)
+            properties = self.properties[tool.name]
             booleans = [name for name, schema in properties.items() if schema["type"] == "boolean"]
             calls = [{**base, name: value} for name in booleans for value in (True, False)]
             whole = {**base, **dict.fromkeys(booleans, True)}
@@ -144,7 +141,7 @@ class ProbePlan:
                 )
         for name, tool in self.documents.items() if not self.environment.gold_plan else ():
             filled = fill(tool.parameters, Fixed(UNKNOWN))
-            if UNKNOWN in names_in(_open(filled, self._properties(tool)), set()):
+            if UNKNOWN in names_in(_open(filled, self.properties[tool.name]), set()):
                 yield name, tool, filled
 
     def _asked(self) -> Iterator[tuple[GoldCall, ToolDocument, list[str]]]:
@@ -157,7 +154,7 @@ class ProbePlan:
                     tool,
                     [
                         key
-                        for key, value in _open(call.arguments, self._properties(tool)).items()
+                        for key, value in _open(call.arguments, self.properties[tool.name]).items()
                         if names_in(value, set())
                     ],
                 )
@@ -173,7 +170,7 @@ class ProbePlan:
 
     def _echoes(self) -> Iterator[Probe]:
         for call, tool, entities in self._asked():
-            for name, schema in self._properties(tool).items():
+            for name, schema in self.properties[tool.name].items():
                 if schema["type"] == "string" and not schema.get("enum") and name not in entities:
                     yield Probe(
                         "echo", call.sub_question, ToolCall(call.name, {**call.arguments, name: UNKNOWN}), UNKNOWN
@@ -181,6 +178,12 @@ class ProbePlan:
 
     def _is_gold(self, call: ToolCall) -> bool:
         return any(call.name == gold.name and call.arguments == gold.arguments for gold in self.environment.gold_plan)
+
+
+def _properties(tool: ToolDocument) -> dict[str, dict[str, Any]]:
+    """The parameters of a tool in plain keywords."""
+    plain = plain_schema(tool.parameters, tool.parameters)
+    return {name: plain_schema(inner, tool.parameters) for name, inner in plain.get("properties", {}).items()}
 
 
 def _open(arguments: Mapping[str, Any], properties: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

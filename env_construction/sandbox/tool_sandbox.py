@@ -8,7 +8,8 @@ Call semantics as published (paper/README.md, Reward): the function is called wi
 (`ensure_ascii=False`) of a returned dict or list, else `str()`; a failure reads
 `an error occured when call <tool name>: <exception text>`. Where it deviates: the source runs as a module of its own, so that
 imports, helpers and recursion work; it runs in another process, which is killed when its time is up; `random` starts
-from the same seed and sets iterate in the same order in every call, so that a result depends on source and arguments alone.
+from the same seed and sets iterate in the same order in every call, so that a result depends on source, arguments and the date
+alone. `other_surroundings` finds what depends on the date or on the order of sets.
 
 A coroutine that a tool returns is awaited. A generator, a function, a module, and any text that holds an object's address is no
 value: such a call is an error that says so.
