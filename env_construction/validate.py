@@ -1,8 +1,9 @@
 """Judge every environment of a file by every rule: which ones break which rule, and why.
 
 In: environments in the authors' format or ours (JSONL or Parquet). Out: a table on the screen; with --out a JSON report with
-every finding. Environments without a gold plan (the published data) are judged by what needs none: their tools are called without
-arguments, with meaningless texts, with every boolean and choice, and on other days. Exit code 1 if any environment breaks a fatal rule.
+every finding. Environments without a gold plan (the published data) are judged by what needs none: their tools are
+called without arguments, with meaningless texts, with every boolean and choice, and on other days. Exit code 1 if any
+environment breaks a fatal rule.
 
 Example:
     python -m env_construction.validate outputs/demo/environments/test.jsonl --out outputs/demo/validation.json

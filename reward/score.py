@@ -5,8 +5,8 @@ In:  --environments ENV.jsonl  environments (the authors' format, with an `id`)
 Out: --out S.jsonl             lines {"id", "reward", "kind", "p", "q", "t", "fault"}, in the order of the responses
 
 p: tool calls, q: sub-questions that they solve, t: unsolved before the turn. `--explain` also prints, for each call, what came
-back and which sub-answer it solved. A large file of environments is read by several processes, each of which scores the responses to
-its own (`SHARE_BYTES`); the result is the same.
+back and which sub-answer it solved. A large file of environments is read by several processes, each of which scores
+the responses to its own (`SHARE_BYTES`); the result is the same.
 
 Example:
     python -m reward.score --environments env.jsonl --responses resp.jsonl --variant solve_f1 --match published --out S.jsonl
@@ -161,8 +161,8 @@ def score_rows(
 
 
 def score_in_shares(arguments: argparse.Namespace, shares: int) -> list[Row] | None:
-    """The lines of all responses, in order. Each of `shares` processes reads a part of the environments and scores the responses
-    to them: reading 30 KB of record takes longer than scoring a response.
+    """The lines of all responses, in order. Each of `shares` processes reads a part of the environments and scores the
+    responses to them: reading 30 KB of record takes longer than scoring a response.
 
     None where anything is wrong with the input: `main` then reads it in one process, and says what and where.
     """
@@ -200,8 +200,9 @@ def score_in_shares(arguments: argparse.Namespace, shares: int) -> list[Row] | N
 
 
 def _score_share(channel: Any, arguments: argparse.Namespace, share: tuple[int, int]) -> None:
-    """Body of a process: send how many responses are done, and at the end the ids of the environments, the number of all responses,
-    and the lines of those to these environments by place. It ends without a word where the input is bad."""
+    """Body of a process: send how many responses are done, and at the end the ids of the environments, the number of
+    all responses, and the lines of those to these environments by place. It ends without a word where the input is
+    bad."""
     try:
         environments = read_gold(arguments.environments, arguments.match, share)
         responses = [(identity, text) for _, identity, text in _located_responses(arguments.responses)]
@@ -218,7 +219,8 @@ def _score_share(channel: Any, arguments: argparse.Namespace, share: tuple[int, 
 
 
 def shares_of(arguments: argparse.Namespace) -> int:
-    """How many processes read and score: one, unless there is much to read. Raises BadInput if there is no such file."""
+    """How many processes read and score: one, unless there is much to read. Raises BadInput if there is no such
+    file."""
     if is_parquet(arguments.environments) or "fork" not in multiprocessing.get_all_start_methods():
         return 1
     return max(1, min(arguments.workers, arguments.environments.stat().st_size // SHARE_BYTES))

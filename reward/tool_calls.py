@@ -40,7 +40,8 @@ _STRING_OR_TAG = re.compile(rf'"(?:[^"\\\n]++|\\.)*+"|\\.|(?P<tag>{_TAG.pattern}
 
 @dataclass
 class ParsedTurn:
-    """One model turn; nothing changes it. `content` is what stands before the first call, or all of it without calls; thinking is apart.
+    """One model turn; nothing changes it. `content` is what stands before the first call, or all of it without calls;
+    thinking is apart.
 
     `malformed` are the blocks that look like calls and are none. `calls_in_thinking` counts `<tool_call>` tags inside the
     thinking block: `published` executes those calls (they are in `calls` too), `strict` does not.

@@ -43,7 +43,8 @@ class Choices(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """Choices: every text the same one, of all else what the document says first. `everything`: optional parameters too."""
+    """Choices: every text the same one, of all else what the document says first. `everything`: optional parameters
+    too."""
 
     filler: str
     everything: bool = False

@@ -37,8 +37,9 @@ def read_jsonl(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield `(line number, record)` of every non-blank line; line numbers start at 1.
 
-    `share` (i, n): only the lines that begin in the file's i-th of n equal parts, so that n processes read a file together.
-    Raises BadInput for a missing file, a line that is not a JSON object, or a record without one of `required`.
+    `share` (i, n): only the lines that begin in the file's i-th of n equal parts, so that n processes read a file
+    together. Raises BadInput for a missing file, a line that is not a JSON object, or a record without one of
+    `required`.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,7 +67,8 @@ def read_jsonl(
 
 
 def _seek_share(handle: BinaryIO, part: int, parts: int) -> tuple[int, int]:
-    """Go to the first line that begins in this part of the file: its number, and the bytes from there to the next part."""
+    """Go to the first line that begins in this part of the file: its number, and the bytes from there to the next
+    part."""
     size = handle.seek(0, 2)
     start, end = (size * edge // parts for edge in (part, part + 1))
     handle.seek(max(start - 1, 0))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """A broken rule. `fatal` findings reject the environment, others only flag it. `place`: the tool or sub-question at fault."""
+    """A broken rule. `fatal` findings reject the environment, others only flag it. `place`: the tool or sub-question
+    at fault."""
 
     rule: str
     message: str

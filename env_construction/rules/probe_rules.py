@@ -1,5 +1,6 @@
-"""What a tool must not do, judged by its probes (`probes.py`): answer without being asked, repeat what it is told, know one thing
-only, or depend on the day. In the published data, which has no gold plan, a finding is a flag; elsewhere it is an error.
+"""What a tool must not do, judged by its probes (`probes.py`): answer without being asked, repeat what it is told,
+know one thing only, or depend on the day. In the published data, which has no gold plan, a finding is a flag;
+elsewhere it is an error.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def options_tell_nothing(environment: Environment, probed: Probed) -> Finding | 
 
 
 def argument_is_not_echoed(environment: Environment, probed: Probed) -> Finding | None:
-    """A word that nobody knows does not come back in a result, or only in an error: else naming an answer would give it."""
+    """A word that nobody knows does not come back in a result, or only in an error: else naming an answer would give
+    it."""
     for probe, result in probed.probes:
         if probe.name == UNKNOWN and result.ok:
             for text, _ in found_leaves(result.output):

@@ -1,9 +1,9 @@
 """Probes: calls beside the gold plan that show how a tool behaves towards somebody who does not know what to ask.
 
-Neutral calls name no entity: no arguments, or texts that mean nothing. Option calls are about an unknown entity, with every boolean
-and every choice of an enumeration. Entity calls put other names of the tool's own table into a gold call. Echo calls put a word that
-nobody knows into one further text parameter of a gold call. In the published data, which has no gold plan, neutral and
-option calls are all that can be made. Gold answers stay here.
+Neutral calls name no entity: no arguments, or texts that mean nothing. Option calls are about an unknown entity, with
+every boolean and every choice of an enumeration. Entity calls put other names of the tool's own table into a gold
+call. Echo calls put a word that nobody knows into one further text parameter of a gold call. In the published data,
+which has no gold plan, neutral and option calls are all that can be made. Gold answers stay here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ VARYING_NAMES = frozenset(_SET_NAMES + _HIDDEN)
 
 @dataclass(frozen=True)
 class Probe:
-    """A call, why it is made ("neutral", "option", "entity", "echo"), the tool or sub-question it is about, and the name put in."""
+    """A call, why it is made ("neutral", "option", "entity", "echo"), the tool or sub-question it is about, and the
+    name put in."""
 
     kind: str
     place: str
@@ -60,8 +61,8 @@ class Probe:
 
 @dataclass(frozen=True)
 class Probed:
-    """What came back: the probes with their results, and for gold calls (else neutral and option calls, without a gold plan) of tools
-    that may vary (place, usual result, results in other surroundings)."""
+    """What came back: the probes with their results, and for gold calls (else neutral and option calls, without a gold
+    plan) of tools that may vary (place, usual result, results in other surroundings)."""
 
     probes: list[tuple[Probe, ToolResult]]
     elsewhere: list[tuple[str, ToolResult, list[ToolResult]]]
@@ -102,8 +103,8 @@ class ProbePlan:
         return Probed(list(zip(self.probes, results[0], strict=True)), elsewhere)
 
     def _neutral(self) -> Iterator[Probe]:
-        """No arguments; then meaningless texts in the required parameters, and in all. A tool that requires no text gets the call
-        without arguments alone: its choices and numbers may be all that it is to be asked by."""
+        """No arguments; then meaningless texts in the required parameters, and in all. A tool that requires no text
+        gets the call without arguments alone: its choices and numbers may be all that it is to be asked by."""
         for name, tool in self.documents.items():
             properties = self.properties[tool.name]
             if not properties:
@@ -117,7 +118,8 @@ class ProbePlan:
                 yield Probe("neutral", name, ToolCall(name, arguments), UNKNOWN)
 
     def _options(self) -> Iterator[Probe]:
-        """An unknown name where the entity stands; each boolean set and unset, each choice made, and all booleans set at once."""
+        """An unknown name where the entity stands; each boolean set and unset, each choice made, and all booleans set
+        at once."""
         for place, tool, base in self._about_nobody():
             properties = self.properties[tool.name]
             booleans = [name for name, schema in properties.items() if schema["type"] == "boolean"]
@@ -145,7 +147,8 @@ class ProbePlan:
                 yield name, tool, filled
 
     def _asked(self) -> Iterator[tuple[GoldCall, ToolDocument, list[str]]]:
-        """The gold calls, with the parameters in which they name entities: texts that are no choice of an enumeration."""
+        """The gold calls, with the parameters in which they name entities: texts that are no choice of an
+        enumeration."""
         for call in self.environment.gold_plan:
             tool = self.documents.get(call.name)
             if tool is not None:
@@ -196,8 +199,9 @@ def _distinct(calls: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def known_names(source: str, name: str) -> tuple[str, ...] | None:
-    """Other names that stand in a source as `name` does: keys of its table, values of its column, what the same variable is compared
-    with. None if `name` does not stand there: the tool computes, or keeps its table in another form."""
+    """Other names that stand in a source as `name` does: keys of its table, values of its column, what the same
+    variable is compared with. None if `name` does not stand there: the tool computes, or keeps its table in another
+    form."""
     wanted = name.casefold()
     holding = [column for column in _read(source)[0] if any(text.casefold() == wanted for text in column)]
     if not holding:
@@ -206,8 +210,8 @@ def known_names(source: str, name: str) -> tuple[str, ...] | None:
 
 
 def may_vary(source: str) -> bool:
-    """Whether the result of a call may depend on more than its arguments. Code that imports nothing sees no clock, and without sets
-    nothing in it has an order that hashes decide."""
+    """Whether the result of a call may depend on more than its arguments. Code that imports nothing sees no clock, and
+    without sets nothing in it has an order that hashes decide."""
     return _read(source)[1]
 
 

@@ -1,9 +1,9 @@
 """What every environment must pass, whoever wrote it: one function a rule, each rule with a name for the statistics.
 
 Static rules read the record. Replay rules read what the sandbox returned for the gold plan (several times, in several
-orders) and for calls about a wrong entity. Probe rules (`probe_rules.py`) read what needed tools say to somebody who does not know
-what to ask. No policy and no model is needed. Records without a gold plan (the published data) are judged by the static rules and
-flagged by the probe rules, and what cannot be judged is said so (`gold_plan_absent`).
+orders) and for calls about a wrong entity. Probe rules (`probe_rules.py`) read what needed tools say to somebody who
+does not know what to ask. No policy and no model is needed. Records without a gold plan (the published data) are
+judged by the static rules and flagged by the probe rules, and what cannot be judged is said so (`gold_plan_absent`).
 
 A finding is an `error` (the environment is rejected) or a `flag` (kept, counted). Issue 4, "What every environment must pass".
 """

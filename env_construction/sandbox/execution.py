@@ -38,20 +38,23 @@ class Limits:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a tool's result must not depend on: the seed of Python's hashes (the order of sets), and the date (seconds from now)."""
+    """What a tool's result must not depend on: the seed of Python's hashes (the order of sets), and the date (seconds
+    from now)."""
 
     hash_seed: int = 0
     clock_shift_s: float = 0.0
 
 
+USUAL = Surroundings()
 OTHER_SURROUNDINGS = (Surroundings(1, 466.4 * 86400), Surroundings(2, 3333.6 * 86400))
-"""Other years, months, days of the month and of the week. Two of them, since two names in a set have only two orders."""
+"""Other years, months, days of the month and of the week. Two of them, since two names in a set have only two
+orders."""
 
 
 class Executor:
     """Shared state of `workers` lanes. Thread-safe. `hello` tells which layers of isolation are active."""
 
-    def __init__(self, workers: int, limits: Limits, surroundings: Surroundings) -> None:
+    def __init__(self, workers: int, limits: Limits, surroundings: Surroundings = USUAL) -> None:
         self.workers = workers
         self.limits = limits
         self.isolated: set[int] = set()

@@ -1,6 +1,7 @@
 """Worker side: another date. The validator runs tools on another day too, to see whether their results depend on it.
 
-Python code that asks for the time gets a shifted one. Monotonic clocks go on as they are. Called before tool code is there.
+Python code that asks for the time gets a shifted one. Monotonic clocks go on as they are. Called before tool code is
+there.
 """
 
 from __future__ import annotations

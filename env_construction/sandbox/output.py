@@ -93,8 +93,8 @@ _write_value = _c.c_make_encoder(
 
 
 def dumps_unmarked(value: Any, encode: Any = _write_value, join: Any = "".join) -> str:
-    """What `dumps(value, ensure_ascii=False)` gives, without the encoder that it makes for each call, half of its time. A
-    value that holds itself raises RecursionError here."""
+    """What `dumps(value, ensure_ascii=False)` gives, without the encoder that it makes for each call, half of its
+    time. A value that holds itself raises RecursionError here."""
     return join(encode(value, 0))  # type: ignore[no-any-return]
 
 

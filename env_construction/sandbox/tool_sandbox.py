@@ -8,8 +8,8 @@ Call semantics as published (paper/README.md, Reward): the function is called wi
 (`ensure_ascii=False`) of a returned dict or list, else `str()`; a failure reads
 `an error occured when call <tool name>: <exception text>`. Where it deviates: the source runs as a module of its own, so that
 imports, helpers and recursion work; it runs in another process, which is killed when its time is up; `random` starts
-from the same seed and sets iterate in the same order in every call, so that a result depends on source, arguments and the date
-alone. `other_surroundings` finds what depends on the date or on the order of sets.
+from the same seed and sets iterate in the same order in every call, so that a result depends on source, arguments and
+the date alone. `other_surroundings` finds what depends on the date or on the order of sets.
 
 A coroutine that a tool returns is awaited. A generator, a function, a module, and any text that holds an object's address is no
 value: such a call is an error that says so.
@@ -55,7 +55,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from env_construction.sandbox.execution import BATCH, OTHER_SURROUNDINGS, Executor, Limits, Surroundings
+from env_construction.sandbox.execution import BATCH, OTHER_SURROUNDINGS, USUAL, Executor, Limits, Surroundings
 from env_construction.sandbox.lane import start_lane
 from env_construction.sandbox.processes import SandboxFault
 from env_construction.sandbox.tool_session import NO_STATE, ToolSession
@@ -74,7 +74,6 @@ __all__ = [
 
 WORKERS_VARIABLE = "TOOL_SANDBOX_WORKERS"
 AHEAD = 1024
-_USUAL = Surroundings()
 MOST_WORKERS = 8
 """Workers that `shared_sandbox` takes at most unless told otherwise."""
 
@@ -96,7 +95,7 @@ class ToolSandbox:
         memory_mb: int = 512,
         output_bytes: int = 1 << 20,
         require_isolation: bool = False,
-        surroundings: Surroundings = _USUAL,
+        surroundings: Surroundings = USUAL,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers: expected at least 1, got {workers}")
@@ -175,8 +174,8 @@ class ToolSandbox:
         return ToolSession(self._executor, codes, state)
 
     def other_surroundings(self) -> Sequence[ToolSandbox]:
-        """Sandboxes like this one on other days and with other hash seeds, to see what results depend on. Made on first use,
-        closed with this one."""
+        """Sandboxes like this one on other days and with other hash seeds, to see what results depend on. Made on
+        first use, closed with this one."""
         self._check_open()
         with self._lock:
             if not self._others:
