@@ -27,7 +27,7 @@ from env_construction.environment.jsonl import run_main
 from env_construction.rules.validation import REPLAY_RULES
 from env_construction.validate import judge
 
-STABILITY_RULES = frozenset(rule.__name__ for rule in REPLAY_RULES) | {"tools_load"}
+STABILITY_RULES = frozenset(rule.__name__ for rule in REPLAY_RULES) | {"tools_load", "same_on_another_day"}
 SPLITS = ("train", "dev", "test")
 HASH_SEED = 1  # the build's is 0
 

@@ -22,13 +22,12 @@ START_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """Wall-clock and CPU seconds of a call, address space of a process in MiB, output bytes (UTF-8); Python's hash seed there."""
+    """Wall-clock and CPU seconds of a call, address space of a process in MiB, output bytes (UTF-8)."""
 
     timeout_s: float
     cpu_s: float
     memory_mb: int
     output_bytes: int
-    hash_seed: int = 0
 
     def reason(self, status: str) -> str:
         """What a failed call's text says."""
@@ -37,10 +36,25 @@ class Limits:
         return "the process of the tool ended"
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a tool's result must not depend on: the seed of Python's hashes (the order of sets), and the date (seconds
+    from now)."""
+
+    hash_seed: int = 0
+    clock_shift_s: float = 0.0
+
+
+USUAL = Surroundings()
+OTHER_SURROUNDINGS = (Surroundings(1, 466.4 * 86400), Surroundings(2, 3333.6 * 86400))
+"""Other years, months, days of the month and of the week. Two of them, since two names in a set have only two
+orders."""
+
+
 class Executor:
     """Shared state of `workers` lanes. Thread-safe. `hello` tells which layers of isolation are active."""
 
-    def __init__(self, workers: int, limits: Limits) -> None:
+    def __init__(self, workers: int, limits: Limits, surroundings: Surroundings = USUAL) -> None:
         self.workers = workers
         self.limits = limits
         self.isolated: set[int] = set()
@@ -52,7 +66,8 @@ class Executor:
             "cpu_s": limits.cpu_s,
             "memory_mb": limits.memory_mb,
             "output_bytes": limits.output_bytes,
-            "hash_seed": limits.hash_seed,
+            "hash_seed": surroundings.hash_seed,
+            "clock_shift_s": surroundings.clock_shift_s,
         }
         self._lock = threading.Lock()
         self._code_ids: dict[str, int] = {}

@@ -1,5 +1,6 @@
 """`python -m reward.score`: what it writes, what it explains, and how it meets bad input."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from env_construction.sandbox.tool_sandbox import ToolCall
+from reward.score import shares_of
 from reward.tool_calls import render_call
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -147,3 +149,50 @@ def test_help_shows_an_example():
     done = score("--help")
     assert done.returncode == 0
     assert "python -m reward.score --environments" in done.stdout
+
+
+LARGE = "x" * (1 << 20)
+"""Makes a record of a megabyte, so that 70 of them are read by two processes."""
+
+
+def large(path: Path, *more: dict[str, Any]) -> Path:
+    records = [{**ENVIRONMENT, "id": f"e{number}", "data_source": LARGE} for number in range(70)]
+    return write(path, *records, *more)
+
+
+def test_several_processes_score_a_large_file_as_one_does(tmp_path, capfd):
+    environments = large(tmp_path / "env.jsonl")
+    texts = [PARIS, "It is Lima.", PARIS + PARIS, ""]
+    order = [(7 * number) % 70 for number in range(200)]
+    responses = write(tmp_path / "resp.jsonl", *({"id": f"e{place}", "response": texts[place % 4]} for place in order))
+    written = []
+    for workers in ("1", "3"):
+        out = tmp_path / f"{workers}.jsonl"
+        done = score("--environments", environments, "--responses", responses, "--out", out, "--workers", workers)
+        assert done.returncode == 0, done.stderr
+        written.append((out.read_bytes(), done.stdout.replace(str(out), "")))
+    assert written[0] == written[1]
+    assert [json.loads(line)["id"] for line in written[0][0].splitlines()] == [f"e{place}" for place in order]
+    assert _processes(environments, 3) == 2 and _processes(environments, 1) == 1
+
+
+def _processes(environments: Path, workers: int) -> int:
+    return shares_of(argparse.Namespace(environments=environments, workers=workers))
+
+
+@pytest.mark.parametrize(
+    ("more", "answers", "complaint"),
+    [
+        ({**ENVIRONMENT, "id": "e1"}, "e1", "env.jsonl:71: key 'id': 'e1' stands in the file twice"),
+        ({**ENVIRONMENT, "id": "e70", "codes": "["}, "e1", "env.jsonl:71: key 'codes'"),
+        ({**ENVIRONMENT, "id": "e70"}, "e99", "resp.jsonl:1: key 'id': no environment has the id 'e99'"),
+    ],
+)
+def test_bad_input_in_a_large_file_is_one_line_too(more, answers, complaint, tmp_path):
+    environments = large(tmp_path / "env.jsonl", more)
+    responses = write(tmp_path / "resp.jsonl", {"id": answers, "response": PARIS})
+    out = tmp_path / "out.jsonl"
+    done = score("--environments", environments, "--responses", responses, "--out", out, "--workers", "2")
+    assert done.returncode == 2
+    assert complaint in done.stderr.splitlines()[-1]
+    assert not out.exists()

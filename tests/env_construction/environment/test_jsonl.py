@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,12 @@ def test_files_hold_no_bare_nan(tmp_path: Path) -> None:
         [(_, read)] = read_jsonl(tmp_path / name)
         assert read["arguments"] == {"depth": None, "width": [None, None, 1.5]} and read["odd"] == "\ud800"
         assert "NaN" not in (tmp_path / name).read_text() and "Infinity" not in (tmp_path / name).read_text()
+
+
+@given(st.lists(st.text(alphabet="ab\u2028 ", max_size=9), max_size=12), st.integers(1, 5), st.sampled_from(["", "\n"]))
+def test_the_shares_of_a_file_are_its_lines_each_once_with_its_number(texts: list[str], parts: int, end: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file.jsonl"
+        path.write_text("\n".join(json_text({"text": text}) if text else "" for text in texts) + end, encoding="utf-8")
+        shares = [list(read_jsonl(path, share=(part, parts))) for part in range(parts)]
+        assert [line for share in shares for line in share] == list(read_jsonl(path))
