@@ -218,5 +218,10 @@ def _publish(
     print(f"wrote {counts} environments to {arguments.out}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -141,5 +141,10 @@ def main() -> int:
     return 1 if rejected else 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -169,5 +169,10 @@ def main() -> int:
     return run_suites(parser.parse_args())
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -24,6 +24,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+INSTALL = "install what this step needs: bash setup.sh in a checkout, or pip install 'ftrl-tool-use[train,eval]'"
+
 
 class BadInput(Exception):
     """Input that the user has to mend. The message is one line: file, line, key, what was expected."""
@@ -252,11 +254,14 @@ def file_sha256(path: Path | str) -> str:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a script's `main`; BadInput becomes one line on stderr and exit code 2."""
+    """Run a script's `main`; BadInput, and a package that is not installed, become one line on stderr and exit code 2."""
     try:
         code = main()
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; {INSTALL}", file=sys.stderr)
         sys.exit(2)
     sys.exit(code or 0)
 
