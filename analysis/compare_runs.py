@@ -8,7 +8,6 @@ Example: python -m analysis.compare_runs outputs/cpu outputs/cpu-seed2 --out out
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from analysis.figures.artifact import Artifact, markdown_table
 from analysis.figures.style import MARKS, PALETTE, figure_style, new_figure
 from analysis.run_data.intervals import estimate_row, estimate_text, mean_estimate, paired_difference, row_estimate
 from analysis.run_data.run_folder import Run, policy_label
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 
 METRICS = ("solve_p", "solve_r", "solve_f1", "answer_correct", "calls", "completion_tokens")
@@ -81,11 +81,7 @@ def compare(runs: Sequence[Run]) -> Artifact:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m analysis.compare_runs",
-    )
+    parser = ScriptParser(__doc__, "python -m analysis.compare_runs")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of two runs or more")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     arguments = parser.parse_args()

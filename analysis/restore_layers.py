@@ -17,7 +17,6 @@ Example: python -m analysis.restore_layers outputs/cpu --policy grpo
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from analysis.figures.artifact import Artifact
 from analysis.figures.style import figure_style, new_figure, policy_style
 from analysis.run_data.intervals import EMPTY, Row, estimate_row, mean_estimate, paired_difference, statistics_of_totals
 from analysis.run_data.run_folder import Missing, Run, policy_label, read_json
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, file_sha256, keep_configuration, read_jsonl, run_main
 from eval.environments import evaluate
 from eval.suites.results import Estimate, case_values
@@ -222,11 +222,7 @@ def _figure(rows: list[dict[str, Any]], policies: list[str], gains: Mapping[str,
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m analysis.restore_layers",
-    )
+    parser = ScriptParser(__doc__, "python -m analysis.restore_layers")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--policy", action="append", help="which trained policy (default: all); may be given again")
     parser.add_argument("--limit", type=int, help="only the first N test environments")

@@ -23,6 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, read_environments
 from env_construction.rules.validation import REPLAY_RULES, STATIC_RULES, Finding, validate_environments
@@ -97,7 +98,7 @@ def judge(path: Path) -> Iterator[tuple[int, Environment, list[Finding]]]:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m env_construction.validate")
     parser.add_argument("file", type=Path, help="environments, JSONL or Parquet, the authors' format or ours")
     parser.add_argument("--out", type=Path, help="JSON report with every finding")
     parser.add_argument("--examples", type=int, default=2, help="findings to print for each rule (default: 2)")

@@ -14,7 +14,6 @@ Source: paper section 3.2; paper/README.md, "Reward for one model turn".
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import json
@@ -26,6 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, read_jsonl, run_main, write_jsonl
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.record_files import read_records
@@ -123,7 +123,7 @@ def _short(text: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m reward.score")
     parser.add_argument("--environments", type=Path, required=True, metavar="ENV.jsonl")
     parser.add_argument("--responses", type=Path, required=True, metavar="RESP.jsonl")
     parser.add_argument("--variant", choices=list(REWARDS), default="solve_f1", help="row of the reward table")

@@ -17,7 +17,7 @@ A second call repeats nothing that is finished; a call after a kill resumes. `po
 the analyses. Sizes of a model's training come from its row of `train/experiments.py`; a profile says how much data there is.
 
 Examples:
-    bash run_all.sh                                    the cpu profile: a tiny model, no GPU, no model hub, no key
+    bash run_all.sh                                    # the cpu profile: a tiny model, no GPU, no model hub, no key
     bash run_all.sh --profile smoke                    the same path in minutes; its numbers mean nothing
     bash run_all.sh --profile paper --dry-run          every command of the paper's twelve runs; nothing is run
     bash run_all.sh --experiment tiny-plain-grpo-solve-recall     one row of `python -m train.experiments`, in the same run folder
@@ -400,7 +400,9 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, terminated)
     if all(not pipeline.gpus_of(row) for row in pipeline.rows):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the CPU was asked for, whatever the machine has (train/trainer/devices.py)
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            ""  # the CPU was asked for, whatever the machine has (train/trainer/devices.py)
+        )
     if not options.dry_run:
         pipeline.prepare()
     try:

@@ -39,6 +39,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, json_text, keep_configuration, run_main
 from env_construction.environment.schema import Environment, read_environments
 from train.policies.prompts import load_tokenizer, render_prompt
@@ -387,7 +388,7 @@ def _plain_texts(states: list[Environment]) -> Iterator[str]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m train.warm_start")
     parser.add_argument("--environments", required=True, help="train environments (JSONL)")
     parser.add_argument("--dev", required=True, help="dev environments (JSONL): they decide when to stop")
     parser.add_argument("--out", required=True, help="checkpoint folder to write")

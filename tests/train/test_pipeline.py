@@ -42,7 +42,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def play(*arguments: str, failing: str = "") -> tuple[Pipeline, Recorder]:
-    pipeline = Pipeline(parse_options("", list(arguments)))
+    pipeline = Pipeline(parse_options("Example: bash run_all.sh", list(arguments)))
     pipeline.runner = recorder = Recorder(failing)  # type: ignore[assignment]
     pipeline.prepare()
     pipeline.run_stages()
@@ -92,7 +92,7 @@ def test_thinking_and_plain_runs_of_one_model_have_their_own_folders() -> None:
 
 def test_two_models_need_two_runs_outside_the_paper_profile() -> None:
     with pytest.raises(BadInput, match="one model per run"):
-        Pipeline(parse_options("", ["--experiment=tiny-plain-grpo qwen3-4b-plain-grpo"]))
+        Pipeline(parse_options("Example: bash run_all.sh", ["--experiment=tiny-plain-grpo qwen3-4b-plain-grpo"]))
 
 
 def test_a_second_call_repeats_nothing_and_another_seed_trains_again() -> None:
