@@ -15,6 +15,8 @@ SCRIPT = """
 import sys
 import deepspeed, torch
 
+# as in training on a CPU: it compiles for a minute, and waits for ever if an earlier build was killed
+sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
 deepspeed.init_distributed("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
 optimizer = {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}}
 for offload in ("cpu", "none"):
@@ -42,7 +44,7 @@ for offload in ("cpu", "none"):
 
 def test_backward_passes_add_up_until_the_step_with_and_without_offload(tmp_path) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "store")], capture_output=True, text=True, timeout=600,
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "store")], capture_output=True, text=True, timeout=300,
         env={**os.environ, "DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
              "MASTER_PORT": "0"},
     )  # fmt: skip
