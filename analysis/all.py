@@ -9,7 +9,6 @@ Example: python -m analysis.all outputs/cpu
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from analysis.figures.artifact import Artifact
 from analysis.run_data.run_folder import Missing, NotPlanned, Run
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 
 # In the order of the report.
@@ -79,9 +79,7 @@ def first_line(docstring: str | None) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m analysis.all"
-    )
+    parser = ScriptParser(__doc__, "python -m analysis.all")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/analysis)")
     arguments = parser.parse_args()

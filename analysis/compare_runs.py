@@ -8,7 +8,6 @@ Example: python -m analysis.compare_runs outputs/cpu outputs/cpu-seed2 --out out
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from analysis.figures.style import MARKS, PALETTE, figure_style, new_figure, sha
 from analysis.run_data.intervals import estimate_row, estimate_text, mean_estimate, paired_difference, row_estimate
 from analysis.run_data.labels import METRICS as SHOWN
 from analysis.run_data.run_folder import Run
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 
 METRICS = (*SHOWN, "completion_tokens")
@@ -90,11 +90,7 @@ def compare(runs: Sequence[Run]) -> Artifact:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m analysis.compare_runs",
-    )
+    parser = ScriptParser(__doc__, "python -m analysis.compare_runs")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of two runs or more")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     arguments = parser.parse_args()

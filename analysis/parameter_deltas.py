@@ -19,7 +19,6 @@ Example: python -m analysis.parameter_deltas --base outputs/cpu/start --trained 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +43,7 @@ from analysis.checkpoints.tensors import (
 from analysis.figures.artifact import Artifact, caption_text
 from analysis.figures.delta_figure import MEASURES, delta_figure
 from analysis.run_data.run_folder import Missing, Run
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 
 
@@ -266,11 +266,7 @@ def build(run: Run) -> list[Artifact]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m analysis.parameter_deltas",
-    )
+    parser = ScriptParser(__doc__, "python -m analysis.parameter_deltas")
     parser.add_argument("--base", type=Path, required=True, help="checkpoint folder before training")
     parser.add_argument("--trained", type=Path, required=True, help="checkpoint or LoRA adapter folder after training")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")

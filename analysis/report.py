@@ -12,7 +12,6 @@ Example: python -m analysis.report outputs/cpu
 
 from __future__ import annotations
 
-import argparse
 import base64
 import csv
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from analysis.run_data.intervals import estimate_text, mean_estimate, paired_dif
 from analysis.run_data.labels import METRICS, SCENARIOS
 from analysis.run_data.run_folder import Missing, Run, read_json
 from analysis.run_data.trajectories import viewer_data
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, json_text, run_main
 from eval.suites.results import Estimate
 
@@ -269,9 +269,7 @@ def render(run: Run, analysis: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m analysis.report"
-    )
+    parser = ScriptParser(__doc__, "python -m analysis.report")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--out", type=Path, help="file to write (default: RUN/report.html)")
     arguments = parser.parse_args()

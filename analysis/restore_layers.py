@@ -18,7 +18,6 @@ Example: python -m analysis.restore_layers outputs/cpu --policy grpo
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from analysis.figures.style import GREY, figure_style, new_figure, role_style, s
 from analysis.run_data.intervals import estimate_row, mean_estimate, paired_difference
 from analysis.run_data.labels import METRICS
 from analysis.run_data.run_folder import Missing, NotPlanned, Run, read_json
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 
 DEPTHS = ("lower", "middle", "upper")
@@ -183,9 +183,7 @@ def restore_main(
     docstring: str | None, module: str, measure_one: Callable[..., None], build_all: Callable[[Run], list[Artifact]]
 ) -> int:
     """The command line of both causal tests: measure what is not measured yet, then draw."""
-    parser = argparse.ArgumentParser(
-        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, prog=f"python -m {module}"
-    )
+    parser = ScriptParser(docstring, f"python -m {module}")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--policy", action="append", help="which trained policy (default: all); may be given again")
     parser.add_argument("--limit", type=int, help="only the first N test environments")

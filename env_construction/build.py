@@ -32,6 +32,7 @@ from env_construction.building.environment_builder import BuildConfiguration
 from env_construction.building.progress import SplitProgress
 from env_construction.building.statistics_figures import draw_figures
 from env_construction.building.workers import Chunk, ChunkBuilder, Job, Runner, open_runner, summarize
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, keep_configuration, run_main
 from env_construction.environment.schema import Environment, Split
 from env_construction.facts.levels import LEVELS
@@ -110,7 +111,7 @@ def _statistics(progress: SplitProgress) -> dict[str, Any]:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m env_construction.build")
     parser.add_argument("--author", default="facts", help=f"who writes: {' or '.join(AUTHORS)} (default: facts)")
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
     parser.add_argument("--n-train", type=int, help="training environments (default: 300; all --questions)")
@@ -225,5 +226,10 @@ def _publish(
     print(f"wrote {counts} environments to {arguments.out}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

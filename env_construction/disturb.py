@@ -29,6 +29,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 from env_construction.environment.schema import Environment, read_environments, write_environments
 
@@ -164,11 +165,7 @@ def disturbed(environment: Environment, level: str, seed: int) -> Environment:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m env_construction.disturb",
-    )
+    parser = ScriptParser(__doc__, "python -m env_construction.disturb")
     parser.add_argument("--data", type=Path, required=True, help="environments with a gold plan")
     parser.add_argument("--out", type=Path, required=True, help="folder of <level>.jsonl")
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS))

@@ -24,6 +24,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, read_environments
 from env_construction.rules.finding import Finding
@@ -104,7 +105,7 @@ def judge(path: Path, hash_seed: int = 0) -> Iterator[tuple[int, Environment, li
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m env_construction.validate")
     parser.add_argument("file", type=Path, help="environments, JSONL or Parquet, the authors' format or ours")
     parser.add_argument("--out", type=Path, help="JSON report with every finding")
     parser.add_argument("--examples", type=int, default=2, help="findings to print for each rule (default: 2)")
@@ -149,5 +150,10 @@ def main() -> int:
     return 1 if rejected else 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -21,7 +21,6 @@ Source: paper/README.md, "Evaluation"; defects 10 (no repeats, no intervals).
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, json_text, run_main
 from eval.suites.results import (
     LEVEL,
@@ -284,9 +284,7 @@ def _all_rows(path: str) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m eval.compare"
-    )
+    parser = ScriptParser(__doc__, "python -m eval.compare")
     parser.add_argument("a", help="result folder or results.jsonl: before")
     parser.add_argument("b", help="result folder or results.jsonl: after")
     parser.add_argument("--metrics", nargs="+", default=None, help="default: every numeric column that both have")

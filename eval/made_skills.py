@@ -13,20 +13,18 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import yaml
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, keep_configuration, run_main, write_jsonl
 from eval.suites.general_tasks import MADE_TASKS, find_subsets, task_configuration
 from train.teaching.made_skills import SKILLS, made_items
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m eval.made_skills"
-    )
+    parser = ScriptParser(__doc__, "python -m eval.made_skills")
     parser.add_argument("--out", required=True, help="output folder")
     parser.add_argument("--items", type=int, default=200, help="of each skill and split")
     parser.add_argument("--seed", type=int, default=0)

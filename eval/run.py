@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 from eval.suites.suite import POLICY_SETTINGS, DataMissing, one_policy
 
@@ -151,9 +152,7 @@ def run_suites(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m eval.run"
-    )
+    parser = ScriptParser(__doc__, "python -m eval.run")
     parser.add_argument(
         "--model", "--policy", required=True, help="a model folder, or any policy (eval.environments --help)"
     )
@@ -170,5 +169,10 @@ def main() -> int:
     return run_suites(parser.parse_args())
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -29,6 +29,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, read_jsonl, run_main, write_jsonl
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.record_files import is_parquet, read_records
@@ -227,7 +228,7 @@ def shares_of(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m reward.score")
     parser.add_argument("--environments", type=Path, required=True, metavar="ENV.jsonl")
     parser.add_argument("--responses", type=Path, required=True, metavar="RESP.jsonl")
     parser.add_argument("--variant", choices=list(REWARDS), default="solve_f1", help="row of the reward table")
@@ -271,5 +272,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

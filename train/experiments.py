@@ -20,17 +20,19 @@ transformers' layers do not tell packed sequences apart, so these rows train one
 Of the rows in paper/README.md, "Who uses it now": FTRL-GRPO is qwen3-8b-plain-grpo, outcome GRPO is qwen3-8b-plain-grpo-outcome.
 MatchTIR, TurnSight and DART-SD give every turn of an episode an advantage of its own, which OpenRLHF's one scalar cannot carry.
 Hyperparameters: paper section "Training" (paper/README.md); the flags that carry them are in `train/trainer/openrlhf_command.py`.
+
+Example: python -m train.experiments --json
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import itertools
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 
 
@@ -387,7 +389,7 @@ def matrix() -> list[Experiment]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m train.experiments")
     parser.add_argument("--json", action="store_true", help="one JSON object an experiment")
     arguments = parser.parse_args()
     from train.trainer.memory_plan import smallest_gpu  # which needs this module

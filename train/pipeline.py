@@ -20,7 +20,7 @@ the analyses. Sizes of a model's training come from its row of `train/experiment
 Choices are made on dev environments: experiments that are ablations are measured on them, unless --split test asks for the final figure.
 
 Examples:
-    bash run_all.sh                                    the cpu profile: tiny models, no GPU, no model hub, no key; all six claims
+    bash run_all.sh                                    # the cpu profile: tiny models, no GPU, no model hub, no key; all six claims
     bash run_all.sh --matrix --run matrix              every size, mode, algorithm, reward and control, three seeds; resumable
     bash run_all.sh --profile smoke                    the same path in minutes; its numbers mean nothing
     bash run_all.sh --profile paper --dry-run          every command of the paper's twelve runs; nothing is run

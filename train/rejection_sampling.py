@@ -27,6 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, file_sha256, keep_configuration, run_main, write_jsonl
 from env_construction.environment.schema import Environment
 from reward.rewards import REWARDS
@@ -120,11 +121,7 @@ def learn(model: Any, pad: int, sequences: list[Sequence], arguments: argparse.N
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m train.rejection_sampling",
-    )
+    parser = ScriptParser(__doc__, "python -m train.rejection_sampling")
     parser.add_argument("--policy-dir", required=True, help="checkpoint folder that samples and learns")
     parser.add_argument("--trajectories", required=True, help="trajectories.jsonl of train.collect_trajectories")
     parser.add_argument("--out", type=Path, required=True)

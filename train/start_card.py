@@ -10,11 +10,11 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 from train.teaching.warm_start_card import card
 
@@ -32,9 +32,7 @@ def read_summaries(kind: str, named: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.start_card"
-    )
+    parser = ScriptParser(__doc__, "python -m train.start_card")
     parser.add_argument("folder", help="the policy")
     parser.add_argument("--tools", nargs="*", default=[], metavar="MODE=FOLDER")
     parser.add_argument("--skills", nargs="*", default=[], metavar="MODE=FOLDER")

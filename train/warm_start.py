@@ -35,6 +35,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, json_text, keep_configuration, run_main
 from env_construction.environment.schema import read_environments
 from train.experiments import MODELS
@@ -158,7 +159,7 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m train.warm_start")
     parser.add_argument("--model", choices=OWN_MODELS, default="tiny", help="row of train.experiments: the shape")
     parser.add_argument("--environments", required=True, help="train environments (JSONL)")
     parser.add_argument("--dev", required=True, help="dev environments (JSONL): they decide when to stop")

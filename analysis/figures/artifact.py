@@ -6,7 +6,6 @@ same `build`. Where the data for it are not there, `build` raises `Missing` with
 
 from __future__ import annotations
 
-import argparse
 import csv
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import save_figure
 from analysis.run_data.run_folder import Missing, Run
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput
 
 _TEMPLATES = TemplateEnvironment(
@@ -126,11 +126,7 @@ def latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def script_main(docstring: str | None, module: str, build: Callable[[Run], list[Artifact]]) -> int:
     """The command line of a script that reads one run: `python -m analysis.NAME RUN_DIR [--out DIR]`."""
-    parser = argparse.ArgumentParser(
-        description=docstring,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"example: python -m {module} outputs/cpu",
-    )
+    parser = ScriptParser(docstring, f"python -m {module}")
     parser.add_argument("run", type=Path, help="folder of the run, such as outputs/cpu")
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/analysis)")
     arguments = parser.parse_args()

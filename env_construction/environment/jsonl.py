@@ -26,6 +26,7 @@ from pydantic_core import from_json
 
 _BUFFER = 1 << 18
 """Records are long: read through a small buffer, lines take three times as long."""
+INSTALL = "install what this step needs: bash setup.sh in a checkout, or pip install 'ftrl-tool-use[train,eval]'"
 
 
 class BadInput(Exception):
@@ -281,11 +282,14 @@ def file_sha256(path: Path | str) -> str:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a script's `main`; BadInput becomes one line on stderr and exit code 2."""
+    """Run a script's `main`; BadInput, and a package that is not installed, become one line on stderr and exit code 2."""
     try:
         code = main()
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; {INSTALL}", file=sys.stderr)
         sys.exit(2)
     sys.exit(code or 0)
 

@@ -284,6 +284,8 @@ def versions() -> dict[str, str]:
 def git_commit() -> str | None:
     """The commit of this repository, with `+changes` if tracked files differ from it; None outside a git checkout."""
     root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed: another repository may hold the virtual environment
+        return None
     try:
         commit = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True

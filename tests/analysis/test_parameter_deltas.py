@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,20 +280,9 @@ def test_caption_names_what_was_not_compared(tmp_path: Path) -> None:
     assert "too few layers to reach significance" in artifacts[-1].note
 
 
-def test_command_writes_table_figure_and_caption(made_run: Path, tmp_path: Path) -> None:
-    trained = made_run / "train" / "grpo" / "epoch2" / "checkpoint"
-    command = [
-        sys.executable,
-        "-m",
-        "analysis.parameter_deltas",
-        "--base",
-        str(made_run / "start"),
-        "--trained",
-        str(trained),
-    ]
-    subprocess.run(
-        [*command, "--out", str(tmp_path), "--spectral"], check=True, cwd=ROOT, capture_output=True, timeout=120
-    )
+def test_command_writes_table_figure_and_caption(made_run: Path, run_script: Any, tmp_path: Path) -> None:
+    models = ["--base", made_run / "start", "--trained", made_run / "train" / "grpo" / "epoch2" / "checkpoint"]
+    assert run_script("analysis.parameter_deltas", *models, "--out", tmp_path, "--spectral").returncode == 0
     assert {"parameter_deltas.csv", "parameter_deltas.png", "parameter_deltas.svg", "parameter_deltas.txt"} <= {
         p.name for p in tmp_path.iterdir()
     }

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from analysis import construction_stability
-from analysis.all import SCRIPTS, make_all
+from analysis.all import SCRIPTS
+from analysis.all import main as make_all
 from analysis.manifest import make_manifest
 from analysis.report import found_sentence, heading, headline, read_table, render, script_json
 from analysis.run_data.claims import claims
@@ -45,7 +46,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def analysis(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("analysis")
-    make_all(Run.open(made_run), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["analysis.all", str(made_run), "--out", str(folder)])
+        assert make_all() == 0
     return folder
 
 
@@ -531,24 +534,19 @@ def test_manifest_refuses_a_stage_without_a_number(made_run: Path, tmp_path: Pat
         make_manifest(run)
 
 
-def test_commands_write_report_and_manifest(made_run: Path, tmp_path: Path) -> None:
+def test_commands_write_report_and_manifest(made_run: Path, analysis: Path, run_script: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(made_run, run)
-    for module in ("all", "manifest", "report"):
-        subprocess.run(
-            [sys.executable, "-m", f"analysis.{module}", str(run)],
-            check=True,
-            cwd=ROOT,
-            capture_output=True,
-            timeout=120,
-        )
+    shutil.copytree(analysis, run / "analysis")
+    command = [sys.executable, "-m", "analysis.manifest", str(run)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
+    assert run_script("analysis.report", run).returncode == 0
     assert (run / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert "configuration" in json.loads((run / "manifest.json").read_text())
 
 
 @pytest.mark.parametrize("module", ["results_table", "report", "manifest", "all", "restore_layers"])
-def test_wrong_folder_is_one_line_and_exit_2(module: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", f"analysis.{module}", str(tmp_path / "absent")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def test_wrong_folder_is_one_line_and_exit_2(module: str, run_script: Any, tmp_path: Path) -> None:
+    done = run_script(f"analysis.{module}", tmp_path / "absent")
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 2 and len(errors) == 1 and "absent: no such folder" in errors[0]

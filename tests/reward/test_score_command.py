@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ def write(path: Path, *records: dict[str, Any]) -> Path:
     return path
 
 
-def score(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "reward.score", "--workers", "1", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+@pytest.fixture
+def score(run_script):
+    return partial(run_script, "reward.score", "--workers", 1)
 
 
 @pytest.fixture
@@ -53,7 +54,10 @@ def files(tmp_path):
 
 def test_scores_in_order_with_their_parts(files):
     environments, responses, out = files
-    done = score("--environments", environments, "--responses", responses, "--out", out)
+    command = [sys.executable, "-m", "reward.score", "--workers", "1", "--environments", environments]
+    done = subprocess.run(
+        [*command, "--responses", responses, "--out", out], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [set(row) for row in rows] == [{"id", "reward", "kind", "p", "q", "t", "fault"}] * 6
@@ -70,7 +74,7 @@ def test_scores_in_order_with_their_parts(files):
     assert "sandbox faults: 0" in done.stdout
 
 
-def test_variant_and_match_are_honoured(files):
+def test_variant_and_match_are_honoured(score, files):
     environments, responses, out = files
     done = score(
         "--environments", environments, "--responses", responses, "--out", out,
@@ -81,7 +85,7 @@ def test_variant_and_match_are_honoured(files):
     assert [(row["p"], row["q"], row["reward"]) for row in rows[:1] + rows[-1:]] == [(2, 1, 1.0), (2, 1, 1.0)]
 
 
-def test_explain_shows_each_call_its_output_and_what_it_solved(files):
+def test_explain_shows_each_call_its_output_and_what_it_solved(score, files):
     environments, responses, out = files
     done = score("--environments", environments, "--responses", responses, "--out", out, "--explain")
     assert done.returncode == 0, done.stderr
@@ -110,7 +114,7 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_writes_nothing_over(name, tmp_path):
+def test_bad_input_is_one_line_and_writes_nothing_over(score, name, tmp_path):
     environments, responses, complaint = BAD[name]
     if environments is not None:
         (tmp_path / "env.jsonl").write_text(environments, encoding="utf-8")
@@ -124,7 +128,7 @@ def test_bad_input_is_one_line_and_writes_nothing_over(name, tmp_path):
     assert out.read_text(encoding="utf-8") == "kept\n"
 
 
-def test_strict_refuses_empty_gold_at_load_time(tmp_path):
+def test_strict_refuses_empty_gold_at_load_time(score, tmp_path):
     environments = write(
         tmp_path / "env.jsonl", ENVIRONMENT, {**ENVIRONMENT, "id": "e2", "unsolved_set": '{"say": [""]}'}
     )
@@ -136,7 +140,7 @@ def test_strict_refuses_empty_gold_at_load_time(tmp_path):
     assert score(*arguments, "--match", "published").returncode == 0
 
 
-def test_the_output_may_not_be_an_input(files):
+def test_the_output_may_not_be_an_input(score, files):
     environments, responses, _ = files
     before = environments.read_bytes()
     done = score("--environments", environments, "--responses", responses, "--out", environments)
@@ -145,7 +149,7 @@ def test_the_output_may_not_be_an_input(files):
     assert environments.read_bytes() == before
 
 
-def test_help_shows_an_example():
+def test_help_shows_an_example(score):
     done = score("--help")
     assert done.returncode == 0
     assert "python -m reward.score --environments" in done.stdout

@@ -43,7 +43,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def play(*arguments: str, failing: str = "") -> tuple[Pipeline, Recorder]:
-    pipeline = Pipeline(parse_options("", list(arguments)))
+    pipeline = Pipeline(parse_options("Example: bash run_all.sh", list(arguments)))
     pipeline.runner = recorder = Recorder(failing)  # type: ignore[assignment]
     pipeline.prepare()
     pipeline.run_stages()
@@ -95,9 +95,9 @@ def test_thinking_and_plain_runs_of_one_model_have_their_own_folders() -> None:
 
 def test_downloaded_models_need_a_run_each_outside_the_paper_profile() -> None:
     with pytest.raises(BadInput, match="one model per run"):
-        Pipeline(parse_options("", ["--experiment=qwen3-4b-plain-grpo smollm2-135m-plain-grpo"]))
+        Pipeline(parse_options("Example: bash run_all.sh", ["--experiment=qwen3-4b-plain-grpo smollm2-135m-plain-grpo"]))
     with pytest.raises(BadInput, match="start from 2 models"):
-        Pipeline(parse_options("", ["--experiment=tiny-plain-grpo mini-plain-grpo", "--model=mine"]))
+        Pipeline(parse_options("Example: bash run_all.sh", ["--experiment=tiny-plain-grpo mini-plain-grpo", "--model=mine"]))
 
 
 def test_our_own_sizes_share_a_run_under_their_whole_names() -> None:
@@ -119,8 +119,8 @@ def test_a_start_that_is_not_shipped_is_refused_with_the_command_that_makes_it(m
     monkeypatch.setitem(SCALES, "unmade", TINY)
     line = ["--experiment=unmade-plain-grpo"]
     with pytest.raises(BadInput, match=r"unmade-plain-grpo: assets/unmade_policy .*train\.warm_start --model unmade"):
-        Pipeline(parse_options("", line))
-    Pipeline(parse_options("", [*line, "--from-scratch"]))
+        Pipeline(parse_options("Example: bash run_all.sh", line))
+    Pipeline(parse_options("Example: bash run_all.sh", [*line, "--from-scratch"]))
 
 
 def test_a_second_call_repeats_nothing_and_another_seed_trains_again() -> None:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from train.experiments import PAPER_ALGORITHMS, TEMPERATURE, matrix
 
 STAGES = (
@@ -104,13 +105,8 @@ def experiment_names(text: str) -> list[str]:
     return text.split()
 
 
-def parse_options(description: str | None, arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="bash run_all.sh",
-        allow_abbrev=False,
-    )
+def parse_options(docstring: str | None, arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = ScriptParser(docstring, "bash run_all.sh", allow_abbrev=False)
     add = parser.add_argument
     add("--profile", choices=sorted(PROFILES), default="cpu")
     add("--run", default="", help="folder below outputs/ (default: the profile's name)")

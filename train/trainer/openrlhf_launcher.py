@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from train.trainer import openrlhf_lora, openrlhf_on_cpu, without_compilers
 from train.trainer.adapt_after_import import AdaptAfterImport, Surroundings
 from train.trainer.shared_prompts import SHARED_PROMPTS
@@ -124,11 +125,7 @@ def run_trainer(flags: Sequence[str]) -> None:
 
 def parse_arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """This module's own options, and the trainer's flags after `--`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m train.trainer.openrlhf_launcher",
-    )
+    parser = ScriptParser(__doc__, "python -m train.trainer.openrlhf_launcher")
     parser.add_argument(
         "--gpus", type=int, required=True, help="GPUs of this machine that Ray hands out; 0 with --adapt cpu"
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from env_construction.environment.jsonl import BadInput
 from train.trainer import openrlhf_launcher
 from train.trainer.openrlhf_launcher import parse_arguments, worker_environment
 
@@ -112,13 +114,12 @@ def test_a_cluster_that_is_joined_gets_the_settings_and_the_interpreter(other_cl
 
 
 @pytest.mark.parametrize("missing", sorted(SETTINGS))
-def test_the_reward_file_refuses_to_load_without_its_settings(missing: str) -> None:
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("FTRL_")}
-    environ |= {key: value for key, value in SETTINGS.items() if key != missing}
-    code = f"import runpy; runpy.run_path({str(REWARD_FILE)!r})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, timeout=120)
-    assert result.returncode != 0
-    assert f"{missing} not set in this process: training has no default reward" in result.stderr
+def test_the_reward_file_refuses_to_load_without_its_settings(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in SETTINGS.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv(missing)
+    with pytest.raises(BadInput, match=f"{missing} not set in this process: training has no default reward"):
+        runpy.run_path(str(REWARD_FILE))
 
 
 def test_the_trainers_flags_stay_apart_from_the_launchers(capsys: pytest.CaptureFixture[str]) -> None:
