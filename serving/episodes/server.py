@@ -244,6 +244,15 @@ class EpisodeServer:
             raise EpisodeError("unknown_environment", f"index {index}: expected 0 to {len(some) - 1}")
         return some[index]
 
+    def environment_of(self, episode: str) -> Environment:
+        """The environment of a live episode, gold included: for faces, never for clients."""
+        with self._lock:
+            return self._find(episode).environment
+
+    def is_live(self, episode: str) -> bool:
+        with self._lock:
+            return episode in self._live and not self._is_late(self._live[episode], time.monotonic())
+
     def live(self) -> int:
         """How many episodes are live, after the idle ones have expired."""
         with self._lock:

@@ -123,7 +123,9 @@ def test_wrong_requests_are_typed_errors_and_disturb_nothing(environments, sandb
 
 def test_two_clients_on_one_episode_the_second_is_busy(environments, sandbox):
     slow = environments[0].model_copy(
-        update={"codes": {**environments[0].codes, "capital_of": "import time\ndef capital_of(country):\n    time.sleep(1)"}}
+        update={
+            "codes": {**environments[0].codes, "capital_of": "import time\ndef capital_of(country):\n    time.sleep(1)"}
+        }
     )
     server = serve([slow], sandbox)
     key = server.reset().episode
@@ -172,7 +174,10 @@ def test_a_fault_of_the_sandbox_is_no_fault_of_the_model(environments):
         server = serve(environments, broken)
         key = server.reset(id="atlas-single_hop").episode
         server.call(key, "capital_of", {"country": "Fiji"})
-        real, broken.run = broken.run, lambda codes, calls: [ToolResult(call.name, "fault", "gone", 0.0) for call in calls]
+        real, broken.run = (
+            broken.run,
+            lambda codes, calls: [ToolResult(call.name, "fault", "gone", 0.0) for call in calls],
+        )
         refused("sandbox_fault", server.call, key, "capital_of", {"country": "Fiji"})
         broken.run = real
         assert [turn.q for turn in server.finish(key).published.turns] == [1]
@@ -210,5 +215,3 @@ def test_the_core_needs_no_torch(tmp_path):
 
     code = "import sys, serving.episodes.server; sys.exit('torch' in sys.modules or 'mcp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False).returncode == 0
-
-
