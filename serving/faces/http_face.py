@@ -21,9 +21,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,8 +37,8 @@ STATUS: dict[ErrorCode, int] = {
     "unknown_split": 404,
     "unknown_environment": 404,
     "unknown_episode": 404,
-    "ended": 410,
-    "expired": 410,
+    "ended": 409,
+    "expired": 409,
     "busy": 409,
     "closed_turn": 409,
     "call_limit": 429,
@@ -49,21 +50,30 @@ STATUS: dict[ErrorCode, int] = {
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
+def _whole(value: Any) -> Any:
+    """1.0 is a whole number in JSON Schema."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# what every JSON reader keeps exactly
+_Whole = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53), BeforeValidator(_whole)]
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
 class Reset(_Body):
     split: str | None = None
-    index: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None = None
+    index: _Whole | None = None
     id: str | None = None
-    seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] = 0
+    seed: _Whole = 0
 
 
 class Call(_Body):
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     arguments: dict[str, Any] = Field(default_factory=dict)
-    turn: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None = None
+    turn: _Whole | None = None
 
 
 class Text(_Body):
@@ -107,9 +117,7 @@ class Splits(BaseModel):
     live: int
 
 
-class _Json(Response):
-    media_type = "application/json"
-
+class _Json(JSONResponse):
     def render(self, content: Any) -> bytes:
         return json_text(content).encode()
 

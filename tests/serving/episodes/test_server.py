@@ -205,7 +205,7 @@ def test_a_killed_server_resumes_from_its_log_with_the_same_rewards(raw, environ
         second.call(key, call.name, call.arguments, turn=1)
     outcome = asdict(second.finish(key, "The answer is 7737002."))
     assert digits(outcome["strict"]) == digits(expected(environment, texts_of(turns), "strict", sandbox))
-    with pytest.raises(BadInput, match="other configuration|another configuration"):
+    with pytest.raises(BadInput, match="another configuration"):
         EpisodeLog(tmp_path, "other data")
 
 

@@ -66,7 +66,7 @@ def test_wrong_requests_are_typed_and_the_episode_goes_on(data, server):
         refused(429, "call_limit", path, json=good)
         outcome = client.post(f"/episodes/{key}/finish", json={"text": "Suva"}).json()
         assert [turn["q"] for turn in outcome["strict"]["turns"]] == [0, 1, 0]
-        refused(410, "ended", path, json=good)
+        refused(409, "ended", path, json=good)
         assert client.get("/splits").json() == {
             "splits": {"test": client.get("/splits").json()["splits"]["test"]},
             "live": 0,
