@@ -14,7 +14,7 @@ from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
 from reward.episode_rewards import EPISODE_REWARDS
-from reward.scoring import EpisodeScore, advance, score_episode, score_results, sub_answers
+from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_results, sub_answers
 from reward.tool_calls import parse_turn, render_call
 
 
@@ -80,30 +80,35 @@ class Outcome:
 def outcome_of(environment: Environment, turns: Sequence[Turn], *, variant: str, sandbox: ToolSandbox) -> Outcome:
     """Score the turns of an episode, in order. A turn of calls none of which has a result was not made."""
     turns = [turn for turn in turns if turn.text is not None or any(turn.results)]
-    found = {match: _match_outcome(environment, turns, variant, match, sandbox) for match in MATCHES}
+    found = {
+        match: match_outcome(environment, _scores(environment, turns, variant, match, sandbox), match)
+        for match in MATCHES
+    }
     return Outcome(environment.id, variant, **found)
 
 
-def _match_outcome(
+def _scores(
     start: Environment, turns: Sequence[Turn], variant: str, match: str, sandbox: ToolSandbox
-) -> MatchOutcome:
-    state, scores, final = start, [], ""
+) -> list[TurnScore]:
+    state, scores = start, []
     for turn in turns:
         text, calls, results = turn.written()
         parsed = parse_turn(text, match)
         if list(parsed.calls) != calls:  # the two readings of a text can differ in what is a call
             results = sandbox.run_batch([SandboxJob(start.codes, parsed.calls)])[0] if parsed.calls else []
-        score = score_results(state, parsed, results, variant, match)
-        scores.append(score)
-        final = "" if parsed.calls else parsed.text
-        if score.fault:
+        scores.append(score_results(state, parsed, results, variant, match))
+        if scores[-1].fault:
             break
-        state = advance(state, score)
+        state = advance(state, scores[-1])
+    return scores
+
+
+def match_outcome(start: Environment, scores: Sequence[TurnScore], match: str) -> MatchOutcome:
+    """The outcome of an episode whose turns were scored under `match`, one after the other."""
     fault = bool(scores) and scores[-1].fault
     answered = bool(scores) and not fault and not scores[-1].parsed.calls
-    total = score_episode(
-        start.unsolved_count, scores, start.answer, final if answered else "", match, sub_answers(start)
-    )
+    final = scores[-1].parsed.text if answered else ""
+    total = score_episode(start.unsolved_count, scores, start.answer, final, match, sub_answers(start))
     rewards = [score.reward for score in scores]
     return MatchOutcome(
         answered=answered,
