@@ -32,7 +32,7 @@ from env_construction.environment.schema import Environment
 from reward.rewards import REWARDS
 from reward.score import read_gold
 from serving.exports.cards import write_card
-from serving.exports.labels import LABEL_REWARDS, LabelSettings
+from serving.exports.labels import LABEL_REWARDS, TURN, LabelSettings
 from serving.exports.packages import write_package
 from serving.exports.tables import FORMATS, as_text, features_of, sft_row, trl_rows, verl_rows, write_tables
 from train.collect_trajectories import read_trajectories
@@ -41,6 +41,7 @@ from train.policies.rollout import Episode, play
 from train.rl_prompts import PromptCounts, training_states
 
 PACKAGES = ("openenv", "verifiers")
+EPISODE = "turns"
 
 
 def main() -> int:
@@ -50,7 +51,8 @@ def main() -> int:
     if arguments.out.exists():
         raise BadInput(f"--out {arguments.out}: expected a new folder")
     environments = read_gold(arguments.data, "strict")
-    settings = LabelSettings(arguments.variant, arguments.match, arguments.reward)
+    reward = arguments.reward or (EPISODE if arguments.to in PACKAGES else TURN)
+    settings = LabelSettings(arguments.variant, arguments.match, reward)
     partial = arguments.out.with_name(arguments.out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     if arguments.to in PACKAGES:
@@ -118,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variant", choices=list(REWARDS), default="solve_f1", help="row of the reward table")
     parser.add_argument("--match", choices=list(MATCHES), default="published", help="how outputs are matched")
     parser.add_argument(
-        "--reward", choices=LABEL_REWARDS, default="turn", help="of one turn, or a reward of whole episodes"
+        "--reward",
+        choices=LABEL_REWARDS,
+        help=f"of one turn, or of whole episodes (default: {TURN}, for environment packages {EPISODE})",
     )
     parser.add_argument("--min-solve-f1", type=float, default=0.0, help="sft: keep conversations from this Solve-F1 on")
     parser.add_argument("--answer-correct", action="store_true", help="sft: keep conversations with the right answer")

@@ -39,6 +39,7 @@ from serving.episodes.errors import EpisodeError, ErrorCode
 from serving.episodes.log import EpisodeLog
 from serving.episodes.outcomes import Outcome, Turn, outcome_of
 
+SUBMIT = "submit_answer"
 REMEMBERED = 100_000
 """Episodes whose end is remembered, so that a late call gets a clear error."""
 
@@ -253,6 +254,11 @@ class EpisodeServer:
         with self._lock:
             return episode in self._live and not self._is_late(self._live[episode], time.monotonic())
 
+    def drop(self, episode: str) -> None:
+        """End an episode that nobody will finish; it is not scored."""
+        with self._lock:
+            self._drop(self._find(episode), "ended")
+
     def live(self) -> int:
         """How many episodes are live, after the idle ones have expired."""
         with self._lock:
@@ -381,6 +387,15 @@ class EpisodeServer:
             self._over.popitem(last=False)
         if self._log:
             self._log.ended(live.key, reason)
+
+
+def submit_name(environment: Environment) -> str:
+    """The name of the tool that takes the answer: one that no tool of the environment has."""
+    names = {tool.name for tool in environment.tools}
+    name = SUBMIT
+    while name in names:
+        name += "_"
+    return name
 
 
 def _restored(key: str, environment: Environment, turns: list[Turn], now: float) -> _Episode:

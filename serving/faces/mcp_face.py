@@ -24,9 +24,8 @@ from mcp.shared.exceptions import MCPError
 from env_construction.environment.jsonl import json_text
 from env_construction.environment.schema import Environment, ToolDocument
 from serving.episodes.errors import EpisodeError
-from serving.episodes.server import EpisodeServer
+from serving.episodes.server import EpisodeServer, submit_name
 
-SUBMIT = "submit_answer"
 TURN_KEY = "ftrl/turn"
 PROMPT = "question"
 _REMEMBERED = 100_000
@@ -131,15 +130,6 @@ class McpFace:
             if key in self._environments:
                 return self._environments[key]
             raise _error(error) from None
-
-
-def submit_name(environment: Environment) -> str:
-    """The name of the tool that takes the answer: one that no tool of the environment has."""
-    names = {tool.name for tool in environment.tools}
-    name = SUBMIT
-    while name in names:
-        name += "_"
-    return name
 
 
 def _tool(tool: ToolDocument) -> types.Tool:

@@ -11,8 +11,8 @@ from mcp.shared.exceptions import MCPError
 
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import ToolDocument
-from serving.episodes.server import EpisodeServer
-from serving.faces.mcp_face import McpFace, submit_name
+from serving.episodes.server import EpisodeServer, submit_name
+from serving.faces.mcp_face import McpFace
 from tests.serving.recorded_episodes import digits, episodes, expected, texts_of
 
 ROOT = Path(__file__).resolve().parents[3]
