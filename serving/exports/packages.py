@@ -43,8 +43,8 @@ def write_package(
     if settings.reward == TURN:
         raise BadInput(f"--reward {TURN}: an environment is played as a whole; choose a reward of whole episodes")
     shutil.copytree(Path(__file__).with_name(f"{kind}_package"), folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in CARRIED:
-        source, target = ROOT / name, folder / name
+    for path in CARRIED:
+        source, target = ROOT / path, folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
@@ -53,13 +53,13 @@ def write_package(
     shutil.copy(ROOT / "LICENSE", folder / "LICENSE")
     write_environments(folder / "environments.jsonl", list(environments.values()))
     (folder / "settings.json").write_text(json_text(vars(settings)) + "\n", encoding="utf-8")
-    own = [] if kind == "verifiers" else ["ftrl_tools", "ftrl_tools.server"]
+    name, inner = ("ftrl_tools", "server") if kind == "openenv" else ("ftrl_tools_v1", "servers")
     carried = [".".join(path.parent.relative_to(folder).parts) for path in folder.glob("*/**/__init__.py")]
-    packages = json.dumps(own + sorted({name for name in carried if name != "server"}))
-    for template, name in _FILLED.items():
+    packages = json.dumps([name, f"{name}.{inner}", *sorted(set(carried) - {inner})])
+    for template, filled in _FILLED.items():
         text = (folder / template).read_text(encoding="utf-8").replace('["{packages}"]', packages)
         for key, value in vars(settings).items():
             text = text.replace("{" + key + "}", value)
         (folder / template).unlink()
-        (folder / name).write_text(text, encoding="utf-8")
+        (folder / filled).write_text(text, encoding="utf-8")
     return dict(Counter(environment.split for environment in environments.values()))
