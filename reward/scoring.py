@@ -149,7 +149,7 @@ def score_turns(
 
     def score_next(results: Sequence[ToolResult]) -> None:
         place = len(scores)
-        scores.append(_score(items[place][0], turns[place], results, variant, match))
+        scores.append(score_results(items[place][0], turns[place], results, variant, match))
 
     with _CollectorPause(len(items)) as pause:
         rest = jobs()
@@ -215,9 +215,10 @@ def _answer_text(turn: ParsedTurn, match: str) -> str:
     return turn.text if match == "published" else turn.content
 
 
-def _score(
+def score_results(
     environment: Environment, turn: ParsedTurn, results: Sequence[ToolResult], variant: str, match: str
 ) -> TurnScore:
+    """The score of a turn whose calls were run already: one result for each of its calls, in order."""
     unsolved = {tool: answers.copy() for tool, answers in environment.unsolved_set.items()}
     t = sum(map(len, unsolved.values()))
     calls = turn.calls

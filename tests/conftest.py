@@ -87,6 +87,10 @@ def _environment(name: str, question: str, answer: str, steps: list[tuple[str, d
 
 @pytest.fixture
 def environments() -> list[Environment]:
+    return small_environments()
+
+
+def small_environments() -> list[Environment]:
     """One environment of each scenario: 1, 2, 2 and 5 sub-questions."""
     return [
         _environment(
