@@ -25,6 +25,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -127,7 +128,9 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
         "tools, thinking": [lesson.kind == "tools" and lesson.thinking for lesson in lessons],
         "made skills": [lesson.kind != "tools" for lesson in lessons],
     }
+    before = Path(arguments.continue_from) / "warm_start.json"
     return {
+        "before": json.loads(before.read_text(encoding="utf-8")) if before.is_file() else None,
         "command": shlex.join(sys.argv[1:]),
         "continued_from": arguments.continue_from,
         "parameters": parameters,

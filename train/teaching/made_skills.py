@@ -49,6 +49,7 @@ NAMES = (
 COLORS = ("red", "blue", "green", "black", "white", "brown", "pink", "gray")
 THINGS = ("cup", "pen", "key", "book", "ball", "coin", "lamp", "map")
 LETTERS = "ABCD"
+UNKNOWNS = "abcdefghkmnpqrstuvwxyz"
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,12 @@ def made_items(skill: str, split: str, count: int, seed: int) -> list[Item]:
 
 
 def lookup(rng: random.Random) -> Draft:
-    """A table of people and colors; asked for the color of a person, or for the person with a color."""
-    size = rng.randint(4, 5)
+    """A table of people and colors: asked for the color of a person, or for the person with a color; or where a name stands."""
+    if rng.random() < 0.6:
+        choices = rng.sample(NAMES, 4)
+        gold = rng.choice(choices)
+        return _choices(f"Which choice is {gold}?", choices, gold, gold)
+    size = 4
     rows = list(zip(rng.sample(NAMES, size), rng.sample(COLORS, size), strict=True))
     person, color = rng.choice(rows)
     table = ", ".join(f"{name} has {value}" for name, value in rows)
@@ -120,11 +125,15 @@ def lookup(rng: random.Random) -> Draft:
         ask, gold, others = f"Who has {color}?", person, [name for name, _ in rows if name != person]
     choices = [gold, *rng.sample(others, 3)]
     rng.shuffle(choices)
-    question = f"{table}.\n{ask}"
-    options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
+    return _choices(f"{table}.\n{ask}", choices, gold, f"{person} has {color}. {gold}")
+
+
+def _choices(question: str, choices: list[str], gold: str, thoughts: str) -> Draft:
+    """A question with four choices. A letter stands behind its choice, where a small model finds it by reading on."""
+    options = "\n".join(f"{choice} {letter}" for letter, choice in zip(LETTERS, choices, strict=True))
     letter = LETTERS[choices.index(gold)]
     doc = {"question": question, "choices": choices, "answer": choices.index(gold), "subject": "made"}
-    return Draft(f"{question}\n{options}\nAnswer:", f"{person} has {color}. {letter}. {gold}", letter, doc)
+    return Draft(f"{question}\n{options}\nAnswer:", f"{thoughts} {letter}.", letter, doc)
 
 
 def tracking(rng: random.Random) -> Draft:
@@ -160,21 +169,21 @@ def word_problem(rng: random.Random) -> Draft:
     lines: list[str] = []
     steps: list[str] = []
     if rng.random() < 0.4:
-        boxes, each = rng.randint(2, 6), rng.randint(2, 6)
+        boxes, each = rng.randint(2, 5), rng.randint(2, 5)
         total = boxes * each
         lines.append(f"{name} has {boxes} boxes with {each} {things} each.")
         steps.append(f"{boxes} * {each} = {total}")
     else:
-        total = rng.randint(3, 20)
+        total = rng.randint(1, 9)
         lines.append(f"{name} has {total} {things}.")
-    for _ in range(rng.randint(1, 2) - len(steps)):
+    for _ in range(rng.choice((1, 1, 2)) - len(steps)):
         if rng.random() < 0.5 or total == 0:
-            more = rng.randint(2, 10)
+            more = rng.randint(1, 9)
             lines.append(f"{name} gets {more} more.")
             steps.append(f"{total} + {more} = {total + more}")
             total += more
         else:
-            less = rng.randint(1, min(10, total))
+            less = rng.randint(1, min(9, total))
             lines.append(f"{name} gives away {less}.")
             steps.append(f"{total} - {less} = {total - less}")
             total -= less
@@ -189,16 +198,16 @@ def expression(rng: random.Random) -> Draft:
     """A sum with a product, a linear equation, or like terms."""
     kind = rng.randrange(3)
     if kind == 0:
-        a, b, c = rng.randint(2, 20), rng.randint(2, 5), rng.randint(2, 5)
+        a, b, c = rng.randint(1, 9), rng.randint(2, 5), rng.randint(2, 5)
         problem, thoughts, value = f"What is ${a} + {b} \\cdot {c}$?", f"{b} * {c} = {b * c}", str(a + b * c)
     elif kind == 1:
-        unknown = rng.choice("abcxyz")
-        x, b = rng.randint(1, 20), rng.randint(1, 20)
+        unknown = rng.choice(UNKNOWNS)
+        x, b = rng.randint(1, 9), rng.randint(1, 9)
         problem = f"Solve ${unknown} + {b} = {x + b}$."
         thoughts, value = f"{x + b} - {b} = {x}", str(x)
     else:
-        letter = rng.choice("abcxyz")
-        a, b = rng.randint(2, 20), rng.randint(2, 20)
+        letter = rng.choice(UNKNOWNS)
+        a, b = rng.randint(1, 9), rng.randint(1, 9)
         problem, thoughts, value = f"Simplify ${a}{letter} + {b}{letter}$.", f"{a} + {b} = {a + b}", f"{a + b}{letter}"
     answer = f"\\boxed{{{value}}}"
     doc = {"problem": problem, "solution": answer, "level": "made", "type": "made"}
