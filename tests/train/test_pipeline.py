@@ -101,13 +101,13 @@ def test_downloaded_models_need_a_run_each_outside_the_paper_profile() -> None:
 
 
 def test_our_own_sizes_share_a_run_under_their_whole_names() -> None:
-    pipeline, recorder = play("--experiment=tiny-plain-grpo mini-thinking-grpo")
+    pipeline, recorder = play("--experiment=tiny-plain-grpo mini-thinking-grpo", "--from-scratch")
     assert [pipeline.name_of(training) for training in pipeline.trainings] == ["tiny-plain-grpo", "mini-thinking-grpo"]
-    copied = [command[2:] for command in recorder.commands if command[0] == "cp"]
-    assert copied == [
-        ["assets/tiny_policy/.", "outputs/cpu/start-tiny"],
-        ["assets/mini_policy/.", "outputs/cpu/start-mini"],
-    ]
+    made = [command for command in recorder.commands if "train.warm_start" in command and "--model" in command]
+    assert {(command[command.index("--model") + 1], command[command.index("--out") + 1]) for command in made} == {
+        ("tiny", "outputs/cpu/start-tiny"),
+        ("mini", "outputs/cpu/start-mini"),
+    }
 
 
 BOTH = "--experiment=tiny-plain-grpo tiny-plain-reinforce++"
@@ -138,8 +138,7 @@ def test_the_default_run_has_what_each_claim_needs() -> None:
     _, recorder = play()
     roles = read_roles(Path("outputs/cpu"))
     main = {(role.model, role.mode, role.algorithm) for role in roles.values() if role.role == "trained"}
-    tiny = {("tiny", mode, algorithm) for mode in ("plain", "thinking") for algorithm in ("grpo", "reinforce++")}
-    assert main > tiny and {model for model, _, _ in main} == {"tiny", "mini"}
+    assert main == {("tiny", mode, algorithm) for mode in ("plain", "thinking") for algorithm in ("grpo", "reinforce++")}
     assert {role.variant for role in roles.values() if role.role == "ablation"} == {
         "solve_precision", "solve_recall", "solve_pr",
     }  # fmt: skip
@@ -147,7 +146,7 @@ def test_the_default_run_has_what_each_claim_needs() -> None:
         "more-supervised", "oracle-demonstrations", "rejection-sampling",
     }  # fmt: skip
     measured = [command[command.index("--out") + 1] for command in recorder.commands if "--policy" in command]
-    for name in ("tiny-plain", "tiny-thinking", "tiny-plain-grpo", "mini-thinking-grpo"):
+    for name in ("start", "start-thinking", "grpo", "thinking-reinforce++"):
         for suite in ("", "/unseen_relations", "/next_level", "/disturbed", "/general"):
             assert f"outputs/cpu/eval/{name}{suite}" in measured
 
@@ -179,8 +178,8 @@ def test_ablations_are_measured_on_dev_unless_told_otherwise() -> None:
 def test_the_matrix_trains_everything_with_three_seeds_and_all_controls() -> None:
     pipeline, _ = play("--matrix", "--run=matrix")
     names = [pipeline.name_of(training) for training in pipeline.trainings]
-    assert len(names) == len(set(names)) == 2 * (2 * 2 + 3) * 3
-    assert {"mini-thinking-reinforce++-seed2", "tiny-plain-grpo-solve-recall"} < set(names)
+    assert len(names) == len(set(names)) == (2 * 2 + 3) * 3
+    assert {"thinking-reinforce++-seed2", "grpo-solve-recall"} < set(names)
     controls = {role.control for role in read_roles(Path("outputs/matrix")).values() if role.role == "control"}
     assert controls == {"more-supervised", "oracle-demonstrations", "rejection-sampling", "shuffled"}
 
