@@ -67,8 +67,8 @@ def compare(runs: Sequence[Run]) -> Artifact:
     paired = any("solve_f1_minus_first" in row for row in rows)
     caption = (
         f"Solve-F1 of {len(runs)} runs ({', '.join(run.name for run in runs)}), n = {min(row['solve_f1_n'] for row in rows)} to {max(row['solve_f1_n'] for row in rows)} test "
-        f"environments each, 95% bootstrap intervals over cases. {f'Differences to {runs[0].name} are paired over the cases that both have. ' if paired else 'The runs share no test case, so no paired difference is given. '}"
-        "Source: eval/<policy>/results.jsonl of each run."
+        f"environments each, 95% intervals over cases. {f'Differences to {runs[0].name} are paired over the cases that both have. ' if paired else 'The runs share no test case, so no paired difference is given. '}"
+        f"{''.join(f'{run.name}: {said}' for run in runs if (said := run.faults_text()))}Source: eval/<policy>/results.jsonl of each run."
     )
     columns = ["Policy", "Run", "n", "Solve-P", "Solve-R", "Solve-F1", f"Solve-F1 − {runs[0].name} (paired)"]
     lines = [

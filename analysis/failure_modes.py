@@ -145,8 +145,8 @@ def build(run: Run) -> list[Artifact]:
     n = len({row["id"] for row in run.rows("start")})
     definitions = "; ".join(f"{name}: {ENDINGS[name]}" for name in shown if name != "success")
     caption = (
-        f"How episodes end, n = {n} test environments for each policy. {definitions}. Shares with 95% bootstrap intervals over cases, and their paired "
-        "difference to the start, are in the CSV. Source: eval/<policy>/results.jsonl."
+        f"How episodes end, n = {n} test environments for each policy. {definitions}. Shares with 95% intervals over cases, and their paired "
+        f"difference to the start, are in the CSV. {run.faults_text()}Source: eval/<policy>/results.jsonl."
     )
     return [Artifact("failure_modes", "What ends an episode", caption, rows, figure)]
 

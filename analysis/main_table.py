@@ -20,7 +20,7 @@ from analysis.figures.artifact import Artifact, markdown_table, script_main
 from analysis.figures.style import BLACK, BLUE, VERMILION, figure_style, new_figure, policy_style
 from analysis.run_data.run_folder import Missing, Run, policy_label
 from env_construction.environment.jsonl import run_main
-from eval.suites.results import Estimate
+from eval.statistics.estimates import Estimate
 
 PAPER_FILE = Path(__file__).resolve().parent / "paper_table2.csv"
 
@@ -95,7 +95,8 @@ def our_estimate(run: Run, policy: str, column: Column) -> Estimate | None:
     found = run.summary(policy, column.suite).get("metrics", {}).get(column.metric)
     if not found or found.get("value") is None:
         return None
-    return Estimate(100 * found["value"], 100 * found["low"], 100 * found["high"], found["n"])
+    value, low, high = (None if found[key] is None else 100 * found[key] for key in ("value", "low", "high"))
+    return Estimate(value, low, high, found["n"])
 
 
 def _arrow(value: float, before: float | None) -> str:
@@ -149,7 +150,7 @@ def _cells(row: dict[str, Any], latex: bool) -> list[str]:
             cells.append("--" if latex else "–")
             continue
         text = f"{value:.2f}"
-        if f"{column.key}_low" in row:
+        if row.get(f"{column.key}_low") is not None:
             text += f" [{row[f'{column.key}_low']:.1f}, {row[f'{column.key}_high']:.1f}]"
         if f"{column.key}_minus_paper" in row:
             text += f" ({row[f'{column.key}_minus_paper']:+.1f})"
@@ -225,7 +226,7 @@ def build(run: Run) -> list[Artifact]:
     n = max((row.get("solve_f1_n") or 0 for row in mine), default=0)
     caption = (
         f"Table 2 of the paper (percent; its numbers, published without intervals) with this run's {run.model_label()} beside it: n = {n} test environments, 95% "
-        "bootstrap intervals over cases in brackets; arrows compare with the untrained start. "
+        "intervals over cases in brackets; arrows compare with the untrained start. "
         + (
             "Differences to the paper stand in parentheses. "
             if own
@@ -233,6 +234,7 @@ def build(run: Run) -> list[Artifact]:
         )
         + (f"Not run here: {', '.join(absent)}. " if absent else "")
         + "ToolHop and RoTBench by the published scoring, tau-bench by its own. "
+        + "".join(run.faults_text(suite) for suite in dict.fromkeys(column.suite for column in COLUMNS))
         + "Source: analysis/paper_table2.csv and eval/<policy>/summary.json."
     )
     table = markdown_table(

@@ -175,6 +175,7 @@ def render(run: Run, analysis: Path) -> str:
         demonstrations=demonstration_note(run),
         claims=claims(run, analysis),
         headline=headline(run),
+        faults=run.faults_text(),
         sections=sections,
         missing=missing,
         manifest=manifest,

@@ -35,10 +35,12 @@ from analysis.run_data.intervals import EMPTY, Row, estimate_row, mean_estimate,
 from analysis.run_data.run_folder import Missing, Run, policy_label, read_json
 from env_construction.environment.jsonl import BadInput, file_sha256, keep_configuration, read_jsonl, run_main
 from eval.environments import evaluate
-from eval.suites.results import Estimate, case_values
+from eval.statistics.estimates import Estimate
+from eval.suites.results import case_values
 from eval.suites.suite import SAMPLING
 from train.policies.identity import checkpoint_identity
 from train.policies.specs import load_policy
+from train.stages.faults import fault_rows, rows_faults_text
 
 DEPTHS = ("lower", "middle", "upper")
 GROUPS = (*(f"{depth} {block}" for block in ("MLP", "attention") for depth in DEPTHS), "rest")
@@ -160,6 +162,17 @@ def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _mixtures_faults_text(run: Run, policies: Sequence[str]) -> str:
+    """What the evaluation of each mixture lost to faults, as Run.faults_text says it."""
+    said = ""
+    for policy in policies:
+        for file in sorted((run.path / "restore" / policy).glob("*/results.jsonl")):
+            rows = [row for _, row in read_jsonl(file, required=("id",))]
+            if text := rows_faults_text([*rows, *fault_rows(file.parent, rows)]):
+                said += f"{policy_label(policy)}, {file.parent.name}: {text}. "
+    return said
+
+
 def _measured_lower_layers(run: Run, policy: str) -> int | None:
     """How many layers the measured mixtures call lower; None where they do not say, as before that was recorded."""
     files = sorted((run.path / "restore" / policy).glob("*/configuration.json"))
@@ -184,15 +197,15 @@ def build(run: Run) -> list[Artifact]:
     depth = f"Lower: {layers_text(lower.pop())}; middle and upper: halves of the rest. " if len(lower) == 1 else ""
     caption = (
         f"Which weights carry the gain: share of the gain in Solve-F1 that is lost when a group's weights are put back to the start (restore), and that is there when only "
-        f"that group is taken from the trained model (only). Intervals are drawn from −300% to 400% and are whole in the CSV. n = {min(row['solve_f1_n'] for row in rows)} test environments, 95% bootstrap intervals over cases (paired ratio). "
-        f"{depth}{warning}Shares need not add up to 1. Source: restore/<policy>/<mode>-<group>/results.jsonl."
+        f"that group is taken from the trained model (only). Intervals are drawn from −300% to 400% and are whole in the CSV. n = {min(row['solve_f1_n'] for row in rows)} test environments, 95% intervals over cases (paired ratio). "
+        f"{depth}{warning}Shares need not add up to 1. {run.faults_text()}{_mixtures_faults_text(run, policies)}Source: restore/<policy>/<mode>-<group>/results.jsonl."
     )
     return [Artifact("restore_layers", "Which weights carry the gain", caption, rows, _figure(rows, policies, gains))]
 
 
 def _figure(rows: list[dict[str, Any]], policies: list[str], gains: Mapping[str, Estimate]) -> Any:
     # Ratios of a small gain can be huge; what lies outside these limits is in the CSV.
-    ends = [100 * row[key] for row in rows for key in ("share_low", "share_high") if row["share"] is not None]
+    ends = [100 * row[key] for row in rows for key in ("share_low", "share_high") if row[key] is not None]
     limits = (max(-300, min([-20, *ends])) - 8, min(400, max([120, *ends])) + 8)
     figure, axes_list = new_figure(1, len(policies), width=5.2 * len(policies), height=4.0, share_y=True)
     with figure_style():
@@ -205,6 +218,8 @@ def _figure(rows: list[dict[str, Any]], policies: list[str], gains: Mapping[str,
                 y = [-GROUPS.index(row["group"]) + shift for row in chosen]
                 axes.plot([100 * row["share"] for row in chosen], y, mark, color=colour, label=_MODE_LABELS[mode])
                 for place, row in zip(y, chosen, strict=True):
+                    if row["share_low"] is None:
+                        continue
                     axes.plot(
                         [100 * row["share_low"], 100 * row["share_high"]], [place, place], color=colour, linewidth=1.3
                     )

@@ -19,9 +19,10 @@ from analysis.run_data.intervals import estimate_row, estimate_text, mean_estima
 from analysis.run_data.run_folder import SCENARIO_LABELS, Missing, Run, policy_label
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import SCENARIOS
-from eval.compare import FACTORS, decompose, holm
+from eval.compare import FACTORS, decompose
 from eval.compare import paired_difference as tested_difference
-from eval.suites.results import Estimate
+from eval.environments import HEADLINES
+from eval.statistics.estimates import Estimate, add_holm, p_text
 
 METRICS = {
     "solve_p": "Solve-P",
@@ -62,17 +63,18 @@ def table_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _add_p_values(run: Run, rows: list[dict[str, Any]]) -> None:
-    """p of the difference to the start in Solve-F1, and Holm's correction over all policies compared here."""
+    """p of the difference to the start in the headline metrics, Holm-corrected over them and all policies but floor and ceiling."""
     if "start" not in run.policies:
         return
-    tested = {}
+    tested = []
     for row in rows:
-        if row["policy"] != "start":
-            found = tested_difference(run.rows("start"), run.rows(row["policy"]), "solve_f1")
-            tested[row["policy"]] = (row, found["p"] if found else 1.0)
-    adjusted = holm([p_value for _, p_value in tested.values()])
-    for (row, p_value), corrected in zip(tested.values(), adjusted, strict=True):
-        row |= {"solve_f1_p": p_value, "solve_f1_p_holm": corrected}
+        for metric in HEADLINES if row["policy"] not in ("start", "random", "oracle") else ():
+            if found := tested_difference(run.rows("start"), run.rows(row["policy"]), metric):
+                tested.append((row, metric, found))
+    add_holm([found for _, _, found in tested])
+    for row, metric, found in tested:
+        for key in ("p", "p_at_floor", "p_holm", "p_holm_at_floor"):
+            row[f"{metric}_{key}"] = found.get(key)
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
@@ -84,14 +86,23 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
             cells += [estimate_text(row_estimate(row, metric)) for metric in ("solve_p", "solve_r", "solve_f1")]
             paired = "solve_f1_minus_start"
             cells.append(estimate_text(row_estimate(row, paired), signed=True) if paired in row else "–")
-            cells.append(f"{row['solve_f1_p_holm']:.4f}" if "solve_f1_p_holm" in row else "–")
+            cells.append(_corrected(row, "solve_f1"))
             for metric in ("format_rate", "tool_rate", "argument_rate", "answer_correct"):
                 cells.append("n/a" if row[metric] is None else f"{row[metric]:.3f}")
+            cells.append(_corrected(row, "answer_correct"))
             lines.append(cells)
         heading = "All scenarios" if scope == "all" else SCENARIO_LABELS.get(scope, scope)
         columns = ["Policy", "n", "Solve-P", "Solve-R", "Solve-F1", "Solve-F1 − start (paired)", "p (Holm)"]
-        parts.append(f"### {heading}\n\n" + markdown_table([*columns, "Format", "Tool", "Argument", "Answer"], lines))
+        parts.append(
+            f"### {heading}\n\n"
+            + markdown_table([*columns, "Format", "Tool", "Argument", "Answer", "p of answer (Holm)"], lines)
+        )
     return "\n".join(parts)
+
+
+def _corrected(row: dict[str, Any], metric: str) -> str:
+    found = row.get(f"{metric}_p_holm")
+    return "–" if found is None else p_text(found, row[f"{metric}_p_holm_at_floor"])
 
 
 def build(run: Run) -> list[Artifact]:
@@ -120,9 +131,9 @@ def build(run: Run) -> list[Artifact]:
         axes.grid(axis="y", visible=False)
     n = max(row["solve_f1_n"] for row in overall)
     caption = (
-        f"Solve-F1 of every policy on the run's test environments, n = {n}. Points are means over cases, bars 95% percentile bootstrap "
-        f"intervals over cases (10,000 resamples, trials of a case kept together). {run.faults_text()}Random is the "
-        "floor, oracle plays the gold plan; paired differences to the start and their p-values (paired bootstrap, Holm over the policies) are in the table. Source: eval/<policy>/results.jsonl."
+        f"Solve-F1 of every policy on the run's test environments, n = {n}. Points are means over cases, bars 95% "
+        f"intervals over cases (trials of a case kept together). {run.faults_text()}Random is the "
+        "floor, oracle plays the gold plan; paired differences to the start are in the table, with p-values corrected (Holm) over Solve-F1 and answer accuracy of all policies but floor and ceiling. Source: eval/<policy>/results.jsonl."
     )
     table = Artifact(
         "results_table", "Results on the test environments", caption, rows, figure, {".md": _markdown(rows)}
@@ -180,7 +191,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
     caption = (
         f"Where the change of Solve-F1 against the start comes from, over the same n = {n} test environments: attempted calls, format (calls "
         "that parse), tool (a tool that still has an unsolved sub-answer) and argument (the call solves it). Shapley split of each case's Solve-F1, averaged, so that "
-        "the parts add up to the difference in the results table; 95% bootstrap intervals over cases. Accounting, not causes: leaving out calls that would miss lowers the "
+        "the parts add up to the difference in the results table; 95% intervals over cases. Accounting, not causes: leaving out calls that would miss lowers the "
         "attempts and raises the rates. Source: eval/<policy>/results.jsonl."
     )
     return [Artifact("gain_split", "What the gain is made of", caption, rows, figure)]

@@ -54,8 +54,8 @@ def build(run: Run) -> list[Artifact]:
     n = rows[0]["solve_f1_n"]
     caption = (
         f"Policies trained with the four rewards, measured on the same n = {n} test environments: precision against recall, calls per episode, and, over the RL "
-        "steps, calls (p) and solved sub-questions (q) a turn. Whiskers: 95% bootstrap intervals over cases; paired differences to the full reward are in the CSV. "
-        "Curves: one run each, running mean, no interval. Source: eval/<policy>/results.jsonl, train/<policy>/epoch<k>/train_log.jsonl."
+        "steps, calls (p) and solved sub-questions (q) a turn. Whiskers: 95% intervals over cases; paired differences to the full reward are in the CSV. "
+        f"Curves: one run each, running mean, no interval. {run.faults_text()}Source: eval/<policy>/results.jsonl, train/<policy>/epoch<k>/train_log.jsonl."
     )
     return [Artifact("reward_ablation", "The four rewards", caption, rows, _figure(run, rows))]
 

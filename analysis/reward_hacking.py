@@ -26,7 +26,7 @@ from analysis.run_data.run_folder import Missing, Run, is_ablation, is_control, 
 from env_construction.environment.jsonl import read_jsonl, run_main
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
-from eval.suites.results import Estimate
+from eval.statistics.estimates import Estimate
 from train.policies.rollout import play
 from train.policies.specs import load_policy
 from train.stages.faults import faults_text
@@ -126,7 +126,7 @@ def build(run: Run) -> list[Artifact]:
     caption = (
         "The same recorded turns scored with the published matching (substring) and with strict matching (whole tokens, errors never solve, maximum matching): "
         f"Solve-F1 at the start of each epoch (train environments, sampled) and of the final policy (test environments, greedy), n = {', '.join(str(row['solve_f1_gap_n']) for row in rows)} "
-        f"episodes. Bars: 95% bootstrap intervals over cases. Growth of the gap published − strict over the epochs: {growth}. {said}Source: train/<algorithm>/epoch<k>/trajectories.jsonl, "
+        f"episodes. Bars: 95% intervals over cases. Growth of the gap published − strict over the epochs: {growth}. {said}Source: train/<algorithm>/epoch<k>/trajectories.jsonl, "
         "eval/<policy>/results.jsonl, tools run again."
     )
     return [Artifact("reward_hacking", "Published against strict matching over training", caption, rows, _figure(rows))]

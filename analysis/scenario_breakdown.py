@@ -108,10 +108,8 @@ def build(run: Run) -> list[Artifact]:
     policies = ["start", *run.need_trained()]
     rows = grouped_rows(run, policies, lambda row: row.get("scenario"), "scenario")
     n = len({row["id"] for row in run.rows("start")})
-    interval = (
-        "Bars and whiskers: means over cases and 95% percentile bootstrap intervals over cases (10,000 resamples)."
-    )
-    source = "Source: eval/<policy>/results.jsonl; paired differences to the start are in the CSV."
+    interval = "Bars and whiskers: means over cases and 95% intervals over cases."
+    source = f"{run.faults_text()}Source: eval/<policy>/results.jsonl; paired differences to the start are in the CSV."
     artifacts = [
         Artifact(
             "scenario_breakdown",
@@ -132,7 +130,7 @@ def build(run: Run) -> list[Artifact]:
     if by_kind:
         caption = (
             f"Solve-F1 before and after training, by the number of sub-questions and by the number of tools offered, n = {n} test environments. "
-            f"Points are means over cases, whiskers 95% percentile bootstrap intervals over cases (10,000 resamples). {source}"
+            f"Points are means over cases, whiskers 95% intervals over cases. {source}"
         )
         all_rows = [row for found in by_kind.values() for row in found]
         artifacts.append(

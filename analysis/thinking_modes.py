@@ -21,7 +21,7 @@ from analysis.run_data.intervals import EMPTY, Row, estimate_row, mean_estimate,
 from analysis.run_data.run_folder import SCENARIO_LABELS, Missing, Run, policy_label
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import SCENARIOS
-from eval.suites.results import Estimate
+from eval.statistics.estimates import Estimate
 
 METRICS = ("solve_p", "solve_r", "solve_f1", "answer_correct")
 MODES = ("plain", "thinking")
@@ -78,7 +78,7 @@ def build(run: Run) -> list[Artifact]:
     n = rows[0]["solve_f1_plain_n"]
     caption = (
         f"Thinking against plain mode on the same n = {n} test environments: Solve-F1 by scenario, and completion tokens spent per solved sub-question. Whiskers: "
-        "95% bootstrap intervals over cases; paired differences are in the CSV. Source: eval/<policy>/results.jsonl."
+        f"95% intervals over cases; paired differences are in the CSV. {run.faults_text()}Source: eval/<policy>/results.jsonl."
     )
     return [Artifact("thinking_modes", "Thinking against plain mode", caption, rows, _figure(rows))]
 

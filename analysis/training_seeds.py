@@ -4,7 +4,7 @@ Inputs:  RUN/eval/<policy>/results.jsonl and RUN/eval/<policy>-seed<N>/results.j
 Outputs: RUN/analysis/training_seeds.{csv,txt,md,png,svg}: per policy and seed the paired difference to the start in Solve-P, Solve-R and
          Solve-F1; per policy the mean over seeds with two 95% intervals, since they answer two questions:
          `over seeds` (Student's t over the seeds' differences: another seed, the same test cases) and
-         `over cases` (bootstrap over cases of the seeds' mean: other test cases, the same seeds).
+         `over cases` (over cases of the seeds' mean: other test cases, the same seeds).
 Paper:   none; the paper and its users report one run each, without seeds.
 
 Example: python -m analysis.training_seeds outputs/cpu
@@ -16,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from analysis.figures.artifact import Artifact, markdown_table, script_main
 from analysis.figures.style import BLACK, figure_style, interval_bars, new_figure, policy_style
 from analysis.run_data.intervals import EMPTY, estimate_row, estimate_text, paired_difference, row_estimate
 from analysis.run_data.run_folder import Missing, Run, policy_label
 from env_construction.environment.jsonl import run_main
-from eval.suites.results import LEVEL, Estimate
+from eval.statistics.estimates import Estimate
+from eval.statistics.intervals import student_interval
 
 METRICS = {"solve_f1": "Solve-F1", "solve_p": "Solve-P", "solve_r": "Solve-R"}
 
@@ -33,9 +33,8 @@ def interval_over_seeds(differences: Sequence[float]) -> Estimate:
     if len(differences) < 2:
         return EMPTY
     values = np.asarray(differences, dtype=float)
-    reach = float(student.ppf(1 - LEVEL / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    mean = float(values.mean())
-    return Estimate(mean, mean - reach, mean + reach, len(values))
+    found = student_interval(values)
+    return Estimate(float(values.mean()), found.low, found.high, len(values))
 
 
 def pooled_rows(run: Run, policies: Sequence[str]) -> list[dict[str, Any]]:
@@ -71,9 +70,9 @@ def build(run: Run) -> list[Artifact]:
     counts = ", ".join(f"{policy_label(base)} {len(seeds)} seeds" for base, seeds in repeated.items())
     caption = (
         f"Paired difference in Solve-F1 to the start, one point for each training seed ({counts}); environments, start and the "
-        f"n = {rows[0]['solve_f1_minus_start_n']} test cases are the same. Thin bars: 95% bootstrap interval over cases of one seed. Black: mean over "
+        f"n = {rows[0]['solve_f1_minus_start_n']} test cases are the same. Thin bars: 95% interval over cases of one seed. Black: mean over "
         "seeds with Student's 95% interval over seeds, which covers the luck of the training and not that of the cases; the interval over cases of the "
-        "mean is in the table. Source: eval/<policy>/results.jsonl."
+        f"mean is in the table. {run.faults_text()}Source: eval/<policy>/results.jsonl."
     )
     return [
         Artifact("training_seeds", "Several training seeds", caption, rows, _figure(rows), {".md": _markdown(rows)})

@@ -201,7 +201,9 @@ def _lower_mlp(run: Run, analysis: Path) -> Claim:
         if (row["mode"], row["group"]) == ("only", "lower MLP")
     ]
     gained = [
-        row for row in restored if row["gain_low"] and float(row["gain_low"]) > 0 and row["share"] and row["lead"]
+        row
+        for row in restored
+        if row["gain_low"] and float(row["gain_low"]) > 0 and row["share_low"] and row["lead_low"]
     ]
     if gained:
         lines = [
