@@ -36,11 +36,11 @@ from env_construction.environment.jsonl import BadInput, json_text, run_main
 from eval.run import SUITES
 from eval.statistics.estimates import Estimate, add_holm, estimate_text, interval_text, number_text, p_text
 from eval.statistics.intervals import (
+    DIFFERENCE,
     LEVEL,
     SHARE,
     UNBOUNDED,
     combined_interval,
-    group_correlations,
     mean_interval,
 )
 from eval.statistics.paired import PairedTest, p_from_interval, paired_test, resolvable
@@ -144,16 +144,21 @@ def _grouped_difference(
     before, after = (len(sums) * ((sums / counts.sum(axis=0)) @ share) for sums in (sums_a, sums_b))
     if bounds != SHARE:
         return _difference(before, after, paired_test(before, after, None, bounds, seed, level))
-    tests = []
-    for place, there in enumerate((counts > 0).T):
-        size = counts[there, place]
-        tests.append(paired_test(sums_a[there, place] / size, sums_b[there, place] / size, size, bounds, seed, level))
-    if len(tests) == 1:
-        return _difference(before, after, tests[0])
-    gaps = (sums_b - sums_a).sum(axis=0) / counts.sum(axis=0)
-    correlations = group_correlations(sums_b - sums_a, counts)
-    interval = combined_interval(list(share), list(gaps), [test.interval for test in tests], correlations)
-    p_value = p_from_interval(float(share @ gaps), interval, level)
+
+    def tests_at(level: float) -> list[PairedTest]:
+        tests = []
+        for place, there in enumerate((counts > 0).T):
+            size = counts[there, place]
+            first, second = sums_a[there, place] / size, sums_b[there, place] / size
+            tests.append(paired_test(first, second, size, bounds, seed, level))
+        return tests
+
+    if len(share) == 1:
+        return _difference(before, after, tests_at(level)[0])
+    interval = combined_interval(
+        sums_b - sums_a, counts, share, lambda at: [test.interval for test in tests_at(at)], DIFFERENCE, level
+    )
+    p_value = p_from_interval(float((after - before).mean()), interval, level)
     return _difference(before, after, PairedTest(interval, p_value, False, "groups"))
 
 

@@ -5,14 +5,14 @@
 | yes/no, one per case | Wilson's score interval |
 | bounded (shares; differences of shares), fewer than FEW cases vary | pseudo-cases at both bounds: Agresti and Coull, Bonett and Price |
 | unbounded (turns, tokens, calls), fewer than FEW cases vary | Student's t; none without any spread |
-| anything else | percentile bootstrap over cases |
-| mean of the means of groups, bounded | the groups' own intervals put together (MOVER) |
+| anything else | percentile bootstrap over cases, expanded for small n as Student's t is |
+| mean of the means of groups, bounded | the groups' own intervals put together (the stratified Wilson interval, generalized) |
 
 A case varies if its value is not the most common one. A percentile bootstrap cannot know what the sample does not show: at 1 failure in 50
 it covers the truth in 63% of samples, and without a failure it has no width at all.
 
 Sources: Brown, Cai and DasGupta 2001 (Wilson, Agresti-Coull); Bonett and Price 2012, J. Educ. Behav. Stat. 37(4) (paired differences);
-Zou and Donner 2008, Stat. Med. 27(10), and Zou 2007, Psychol. Methods 12(4) (MOVER, with correlations).
+Hesterberg 2015, Am. Stat. 69(4), section 4.2 (expanded percentiles); Yan and Su 2010, Stat. Biopharm. Res. 2(3) (stratified Wilson).
 """
 
 from __future__ import annotations
@@ -92,9 +92,12 @@ def mean_interval(
     moved = varying(values)
     if moved >= FEW:
         draws = resampled_means((values * weights)[:, None], weights[:, None], seed)[:, 0]
-        return Interval(*percentiles(draws, level), "bootstrap", draws)
+        return Interval(*percentiles(draws, n, level), "bootstrap", draws)
     if bounds in (SHARE, DIFFERENCE):
-        return _with_pseudo_cases(values, weights, bounds, level)
+        shares = weights / weights.sum()
+        mean, equal_cases = float(shares @ values), float(1 / (shares**2).sum())
+        spread = equal_cases * float((shares**2 * (values - mean) ** 2).sum())
+        return _with_pseudo_cases(mean, equal_cases, spread, bounds, level)
     return student_interval(values, weights, bounds, level)
 
 
@@ -112,42 +115,65 @@ def student_interval(
     return Interval(mean - reach if bounds[0] is None else max(bounds[0], mean - reach), mean + reach, "t")
 
 
-def percentiles(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The ends of the percentile interval, as order statistics: `bootstrap_p` is below `level` just where they leave 0 out."""
-    place = int(len(draws) * level / 2) - 1
+def percentiles(draws: np.ndarray, cases: int, level: float = LEVEL) -> tuple[float, float]:
+    """The ends of the expanded percentile interval, as order statistics: bootstrap_p is below `level` just where they leave 0 out."""
+    tail = float(norm.cdf(student.ppf(level / 2, cases - 1) * np.sqrt(cases / (cases - 1))))
+    place = max(0, int(np.ceil(tail * (len(draws) + 1))) - 2)
     ordered = np.partition(draws, [place, len(draws) - 1 - place])
     return float(ordered[place]), float(ordered[len(draws) - 1 - place])
 
 
-def _with_pseudo_cases(values: np.ndarray, weights: np.ndarray, bounds: Bounds, level: float) -> Interval:
+def _with_pseudo_cases(mean: float, n: float, variance: float, bounds: Bounds, level: float) -> Interval:
     """The normal interval after cases were added at each bound: z^2 / 2 for a share, one for a difference.
 
-    Cases of unequal weight count as the number of equal ones that would know as much (Kish).
+    `n`: cases, those of unequal weight as the number of equal ones that would know as much (Kish); `variance` of one such case.
     """
     z = float(norm.ppf(1 - level / 2))
     lowest, highest = (float(bound) for bound in bounds if bound is not None)
     added = z**2 / 2 if bounds == SHARE else 1.0
-    shares = weights / weights.sum()
-    n = float(1 / (shares**2).sum())
-    mean = float(shares @ values)
-    spread = n * float((shares**2 * (values - mean) ** 2).sum())
     total = n + 2 * added
     centre = (n * mean + added * (lowest + highest)) / total
-    squares = n * (spread + (mean - centre) ** 2) + added * ((lowest - centre) ** 2 + (highest - centre) ** 2)
+    squares = n * (variance + (mean - centre) ** 2) + added * ((lowest - centre) ** 2 + (highest - centre) ** 2)
     reach = z * float(np.sqrt(squares)) / total
     return Interval(max(lowest, centre - reach), min(highest, centre + reach), "pseudo_cases")
 
 
+def bootstrap_p(draws: np.ndarray, cases: int) -> float:
+    """The level at which the expanded percentile interval of these resampled means reaches 0."""
+    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    quantile = norm.ppf((1 + beyond) / (1 + len(draws))) * np.sqrt((cases - 1) / cases)
+    return min(1.0, float(2 * student.cdf(quantile, cases - 1)))
+
+
 def combined_interval(
-    weights: Sequence[float], values: Sequence[float], intervals: Sequence[Interval], correlations: np.ndarray
+    sums: np.ndarray,
+    counts: np.ndarray,
+    share: np.ndarray,
+    intervals_at: Callable[[float], Sequence[Interval]],
+    bounds: Bounds = SHARE,
+    level: float = LEVEL,
 ) -> Interval:
-    """The interval of the weighted sum of estimates from the intervals of each (MOVER). Every interval must have ends."""
-    weight, value = np.array(weights, dtype=float), np.array(values, dtype=float)
-    below = weight * (value - np.array([interval.low for interval in intervals], dtype=float))
-    above = weight * (np.array([interval.high for interval in intervals], dtype=float) - value)
-    total = float(weight @ value)
-    low, high = (float(np.sqrt(reach @ correlations @ reach)) for reach in (below, above))
-    return Interval(total - low, total + high, "groups")
+    """The interval of a mean of bounded groups with weights `share`: the weighted sum of the groups' own at a lower common confidence.
+
+    `sums`, `counts`: (cases, groups); `intervals_at(level)` gives each group's interval. What is independent partly cancels, so the common
+    confidence is such that the sum of the reaches becomes the reach of the sum; like groups give about the interval of their cases
+    together. While fewer than FEW cases vary within the groups it holds the interval with pseudo-cases, too: many groups with a failure
+    or none each say less than they seem to.
+    """
+    whole = np.array([(found.low, found.high) for found in intervals_at(level)], dtype=float)
+    reach = share * (whole[:, 1] - whole[:, 0])
+    spread = np.sqrt(reach @ group_correlations(sums, counts) @ reach)
+    shared_level = 2 * float(norm.sf(norm.ppf(1 - level / 2) * spread / reach.sum()))
+    low, high = share @ np.array([(found.low, found.high) for found in intervals_at(shared_level)], dtype=float)
+    groups = [sums[there, place] / counts[there, place] for place, there in enumerate((counts > 0).T)]
+    if sum(varying(values) for values in groups) < FEW:
+        sizes = counts.sum(axis=0)
+        n = 1 / float((((counts / sizes) @ share) ** 2).sum())
+        residuals = ((sums - counts * (sums.sum(axis=0) / sizes)) / sizes) @ share
+        mean = float(share @ (sums.sum(axis=0) / sizes))
+        few = _with_pseudo_cases(mean, n, n * float((residuals**2).sum()), bounds, level)
+        low, high = np.min([low, few.low]), np.max([high, few.high])
+    return Interval(float(low), float(high), "groups")
 
 
 def group_correlations(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -181,12 +207,12 @@ def statistic_intervals(
     if pseudo and max(varying(column) for column in (sums / counts).T) < FEW:
         ends = np.vstack([np.zeros((2, sums.shape[1])), np.ones((2, sums.shape[1]))])
         sums, counts = np.vstack([sums / counts, ends]), np.ones((len(sums) + 4, sums.shape[1]))
-    intervals = []
+    cases, intervals = len(sums), []
     for value, draws in zip(values, statistic(resampled_means(sums, counts, seed)).T, strict=True):
         kept = draws[~np.isnan(draws)]
-        if np.isnan(value) or len(kept) < len(draws) / 2 or np.ptp(kept) < 1e-12:
+        if np.isnan(value) or cases < 2 or len(kept) < len(draws) / 2 or np.ptp(kept) < 1e-12:
             intervals.append(NO_INTERVAL)
             continue
-        low, high = percentiles(kept)
+        low, high = percentiles(kept, cases)
         intervals.append(Interval(min(low, float(value)), max(high, float(value)), "bootstrap"))
     return values, intervals

@@ -29,6 +29,7 @@ from eval.statistics.intervals import (
     UNBOUNDED,
     Bounds,
     Interval,
+    bootstrap_p,
     is_yes_no,
     mean_interval,
 )
@@ -62,8 +63,11 @@ def paired_test(
     found = mean_interval(differences, weights, DIFFERENCE if bounds == SHARE else UNBOUNDED, seed, level)
     mean = float(np.average(differences, weights=weights))
     if found.draws is not None:
-        p_value = bootstrap_p(found.draws)
-        return PairedTest(found, p_value, p_value <= 2 / (1 + len(found.draws)), "paired_bootstrap")
+        p_value, none_beyond = (
+            bootstrap_p(found.draws, len(differences)),
+            (found.draws > 0).all() or (found.draws < 0).all(),
+        )
+        return PairedTest(found, p_value, bool(none_beyond), "paired_bootstrap")
     if found.low is None or found.high is None:
         return PairedTest(found, None if abs(mean) > 1e-12 else 1.0, False, "none")
     if found.method == "t":
@@ -98,12 +102,6 @@ def _tango_upper(gained: int, lost: int, n: int, level: float) -> float:
         gained - lost
     ) / n + 1e-9  # at the estimate itself the variance can be 0, and the statistic without a meaning
     return float(bisect(gap, begin, 1.0, xtol=1e-12)) if begin < 1 and gap(1.0) < 0 else 1.0
-
-
-def bootstrap_p(draws: np.ndarray) -> float:
-    """Twice the share of resampled means on the other side of 0: the level at which the percentile interval reaches 0."""
-    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    return min(1.0, 2 * (1 + beyond) / (1 + len(draws)))
 
 
 def p_from_interval(value: float, interval: Interval, level: float = LEVEL) -> float:

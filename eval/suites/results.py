@@ -32,7 +32,6 @@ from eval.statistics.intervals import (
     Bounds,
     Interval,
     combined_interval,
-    group_correlations,
     mean_interval,
     statistic_intervals,
 )
@@ -187,13 +186,14 @@ def grouped_interval(sums: np.ndarray, counts: np.ndarray, share: np.ndarray, bo
     if bounds != SHARE:
         sizes = counts.sum(axis=0)
         return mean_interval(len(sums) * ((sums / sizes) @ share), None, bounds, seed)
-    present = [counts[:, place] > 0 for place in range(len(share))]
-    intervals = [
-        mean_interval(sums[there, place] / counts[there, place], counts[there, place], bounds, seed)
-        for place, there in enumerate(present)
-    ]
-    values = sums.sum(axis=0) / counts.sum(axis=0)
-    return combined_interval(list(share), list(values), intervals, group_correlations(sums, counts))
+
+    def intervals_at(level: float) -> list[Interval]:
+        return [
+            mean_interval(sums[there, place] / counts[there, place], counts[there, place], bounds, seed, level)
+            for place, there in enumerate((counts > 0).T)
+        ]
+
+    return combined_interval(sums, counts, share, intervals_at)
 
 
 def partial_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> dict[str, Any] | None:
