@@ -25,10 +25,12 @@ from analysis.run_data.intervals import estimate_text, mean_estimate, paired_dif
 from analysis.run_data.run_folder import Run, policy_label, read_json
 from analysis.run_data.trajectories import viewer_data
 from env_construction.environment.jsonl import BadInput, json_text, run_main
+from eval.statistics.estimates import p_text
 
 TABLE_ROWS = 300
 _SUFFIXES = ("_low", "_high", "_n")
 _ARROW = "_arrow"
+_FLOOR = "_at_floor"
 _WHOLE = ("layer", "n", "step", "epoch", "seed")
 
 
@@ -49,7 +51,7 @@ def _number(text: str) -> float | None:
 
 
 def _cell(row: dict[str, str], column: str, usual_n: str) -> tuple[str, str]:
-    """`(shown, value to sort by)`; an estimate shows its interval, and its n where that is not the row's usual one."""
+    """`(shown, value to sort by)`; an estimate shows its interval, and its n where that is not the row's usual one; a p-value, its floor."""
     text = row.get(column) or ""
     value = _number(text)
     if value is None or column in _WHOLE:
@@ -60,6 +62,10 @@ def _cell(row: dict[str, str], column: str, usual_n: str) -> tuple[str, str]:
         digits = 3 if abs(value) < 10 else 1
         shown = f"{value:.{digits}f} [{float(low):.{digits}f}, {float(high):.{digits}f}]"
         shown += f" (n={n})" if n and n != usual_n else ""
+    elif n and column + _SUFFIXES[0] in row:  # the paper's own numbers have neither
+        shown += " [n/a]"
+    elif column + _FLOOR in row:
+        shown = p_text(value, row[column + _FLOOR] == "True")
     return f"{shown} {row.get(column + _ARROW) or ''}".strip().replace("-", "−"), text
 
 
@@ -69,7 +75,7 @@ def read_table(path: Path) -> Table:
         rows = list(csv.DictReader(handle))
     columns = list(rows[0]) if rows else []
     parts = {f"{column}{suffix}" for column in columns for suffix in _SUFFIXES if f"{column}_low" in columns}
-    parts |= {f"{column}{_ARROW}" for column in columns}
+    parts |= {f"{column}{mark}" for column in columns for mark in (_ARROW, _FLOOR)}
     shown = [column for column in columns if column not in parts and any(row.get(column) for row in rows)]
     counts = [column for column in columns if column in parts and column.endswith("_n")]
     place = next((place for place, column in enumerate(shown) if f"{column}_low" in columns), 0)

@@ -144,6 +144,21 @@ def test_table_shows_an_arrow_beside_its_number(tmp_path: Path) -> None:
     assert [row[1] for row in table.rows] == [("12.5 ↑", "12.5"), ("3", "3")]
 
 
+def test_table_shows_p_values_at_the_floor_as_bounds_and_missing_intervals_as_missing(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "policy,turns,turns_low,turns_high,turns_n,x_p,x_p_at_floor\na,7,,,9,0.0007,True\nb,3.5,3,4,9,0.0312,False\n"
+        "paper,5,,,,,\n"
+    )
+    table = read_table(file)
+    assert table.columns == ["policy", "n", "turns", "x p"]
+    assert [[cell for cell, _ in row[2:]] for row in table.rows] == [
+        ["7 [n/a]", "< 0.0007"],
+        ["3.500 [3.000, 4.000]", "0.0312"],
+        ["5", ""],
+    ]
+
+
 def test_calls_are_solved_useless_or_failed() -> None:
     assert [call_state("x", "ok"), call_state(None, "ok"), call_state(None, "error"), call_state("x", "error")] == [
         "solved",
