@@ -17,10 +17,8 @@ Example: python -m analysis.general_retention outputs/qwen3-8b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any
 
-import numpy as np
 from scipy.stats import norm
 
 from analysis.figures.artifact import Artifact, caption_text, script_main
@@ -28,9 +26,10 @@ from analysis.figures.style import GREY, figure_style, new_figure, role_style, s
 from analysis.run_data.intervals import Row, estimate_row
 from analysis.run_data.run_folder import Missing, NotPlanned, Run
 from env_construction.environment.jsonl import run_main
-from eval.compare import holm
 from eval.compare import paired_difference as tested_difference
-from eval.suites.results import LEVEL, POWER, Estimate, GroupedMean, estimate, grouped_case_values, resampled_means
+from eval.statistics.estimates import Estimate, add_holm
+from eval.statistics.intervals import LEVEL, POWER
+from eval.suites.results import GroupedMean, estimate
 
 MARGIN_POINTS = 1.0
 LARGEST_MARGIN_POINTS = 3.0
@@ -48,23 +47,16 @@ LABELS = {
 ORDER = tuple(LABELS)
 
 
-def paired_gaps(after: Sequence[Row], before: Sequence[Row]) -> np.ndarray:
-    """(cases, 1) differences whose mean is the mean over benchmarks of their mean paired differences."""
-    metric = GroupedMean("correct", "correct", "task")
-    ids = {row["id"] for row in after} & {row["id"] for row in before}
-    mine, theirs = (grouped_case_values([row for row in rows if row["id"] in ids], metric) for rows in (after, before))
-    return np.array([[mine[case][0] - theirs[case][0]] for case in sorted(mine)])
+def retention(after: Sequence[Row], before: Sequence[Row], pooled: bool = False) -> dict[str, Any] | None:
+    """The paired difference of one benchmark, or of the mean of all, with `one_sided_low`, the lower end of the one-sided 95% interval."""
+    metric = GroupedMean("correct", "correct", "task") if pooled else "correct"
+    found, one_sided = (tested_difference(before, after, metric, level=level) for level in (LEVEL, 2 * LEVEL))
+    return found | {"one_sided_low": one_sided["low"]} if found and one_sided else None
 
 
-def one_sided_low(gaps: np.ndarray) -> float:
-    """Lower end of the one-sided 95% bootstrap interval of the mean."""
-    return float(np.quantile(resampled_means(gaps, np.ones_like(gaps), seed=0), LEVEL))
-
-
-def supported_margin(gaps: np.ndarray) -> float:
+def supported_margin(standard_error: float) -> float:
     """The margin in points, at which a model without a change is found non-inferior at 80% power, between 1 and 3 points."""
-    error = float(gaps.std(ddof=1)) / sqrt(len(gaps)) if len(gaps) > 1 else float("inf")
-    needed = 100 * float(norm.ppf(1 - LEVEL) + norm.ppf(POWER)) * error
+    needed = 100 * float(norm.ppf(1 - LEVEL) + norm.ppf(POWER)) * standard_error
     return min(max(MARGIN_POINTS, needed), LARGEST_MARGIN_POINTS)
 
 
@@ -80,8 +72,10 @@ def retention_rows(run: Run, policies: list[str]) -> list[dict[str, Any]]:
                 head = {"policy": policy, "label": run.label(policy), "task": task}
                 rows.append(head | _row(mine, theirs, task == POOLED))
     single = [row for row in rows if row["task"] != POOLED]
-    for row, adjusted in zip(single, holm([row["difference_p"] for row in single]), strict=True):
-        row["difference_p_holm"] = adjusted
+    tests = [{"p": row["difference_p"], "p_at_floor": row["difference_p_at_floor"]} for row in single]
+    add_holm(tests)
+    for row, test in zip(single, tests, strict=True):
+        row |= {"difference_p_holm": test["p_holm"], "difference_p_holm_at_floor": test["p_holm_at_floor"]}
     return rows
 
 
@@ -91,18 +85,18 @@ def _task_order(task: str) -> tuple[int, str]:
 
 def _row(mine: Sequence[Row], theirs: Sequence[Row], pooled: bool) -> dict[str, Any]:
     metric = GroupedMean("correct", "correct", "task")
-    found = tested_difference(theirs, mine, metric if pooled else "correct")
-    gaps = paired_gaps(mine, theirs)
-    margin = supported_margin(gaps) if pooled else MARGIN_POINTS
+    found = retention(mine, theirs, pooled)
+    if found is None:
+        raise ValueError("rows without a shared problem")
+    margin = supported_margin(found["standard_error"]) if pooled else MARGIN_POINTS
     row: dict[str, Any] = {}
     for name, rows in (("before", theirs), ("after", mine)):
         value = estimate_row(name, estimate(rows, metric if pooled else "correct"))
         row |= {key: _points(number, key) for key, number in value.items()}
-    if found:
-        gap = Estimate(found["difference"], found["low"], found["high"], found["n"])
-        row |= {key: _points(number, key) for key, number in estimate_row("difference", gap).items()}
-        row["difference_p"] = found["p"]
-    row["one_sided_low"] = 100 * one_sided_low(gaps)
+    gap = Estimate(found["difference"], found["low"], found["high"], found["n"])
+    row |= {key: _points(number, key) for key, number in estimate_row("difference", gap).items()}
+    row |= {"difference_p": found["p"], "difference_p_at_floor": found["p_at_floor"]}
+    row["one_sided_low"] = 100 * found["one_sided_low"]
     return row | {"margin": -margin, "non_inferior": row["one_sided_low"] > -margin}
 
 

@@ -20,7 +20,7 @@ from analysis.figures.artifact import Artifact, caption_text, latex_table, markd
 from analysis.run_data.intervals import paired_difference
 from analysis.run_data.run_folder import NotPlanned, Run
 from env_construction.environment.jsonl import run_main
-from eval.suites.results import Estimate
+from eval.statistics.estimates import Estimate
 
 PAPER_FILE = Path(__file__).resolve().parent / "paper_table2.csv"
 
@@ -98,7 +98,8 @@ def our_estimate(run: Run, policy: str, column: Column) -> Estimate | None:
     found = run.summary(policy, column.suite).get("metrics", {}).get(column.metric)
     if not found or found.get("value") is None:
         return None
-    return Estimate(100 * found["value"], 100 * found["low"], 100 * found["high"], found["n"])
+    value, low, high = (None if found[key] is None else 100 * found[key] for key in ("value", "low", "high"))
+    return Estimate(value, low, high, found["n"])
 
 
 def _arrow(value: float, before: float | None) -> str:

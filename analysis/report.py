@@ -29,12 +29,13 @@ from analysis.run_data.run_folder import Missing, Run, read_json
 from analysis.run_data.trajectories import viewer_data
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, json_text, run_main
-from eval.suites.results import Estimate
+from eval.statistics.estimates import Estimate, p_text
 
 TABLE_ROWS = 300
 SPELLED_OUT = 3
 """More trained policies than this are counted in the first sentence, not named."""
 _SUFFIXES = ("_low", "_high", "_n")
+_FLOOR = "_at_floor"
 _ARROW = "_arrow"
 _WHOLE = ("layer", "n", "step", "epoch", "seed", "percent")
 _HIDDEN = ("policy", "thinking_policy", "base", "start")  # where a label stands beside it
@@ -98,11 +99,13 @@ def _cell(row: dict[str, str], column: str, usual_n: str) -> tuple[str, str]:
     shown = f"{value:{sign},.0f}" if value == int(value) and abs(value) >= 10 else f"{value:{sign}.3g}"
     low, high, n = (row.get(column + suffix) or "" for suffix in _SUFFIXES)
     if column.endswith(("_p", "_p_holm", "p_value")):
-        shown = "< 0.001" if value < 0.001 else f"{value:.3f}"
+        shown = p_text(value, row.get(column + _FLOOR) == "True")
     elif _number(low) is not None and _number(high) is not None:
         digits = 3 if abs(value) < 10 else 1
         shown = f"{value:{sign}.{digits}f} [{float(low):{sign}.{digits}f}, {float(high):{sign}.{digits}f}]"
         shown += f" (n={n})" if n and n != usual_n else ""
+    elif n and column + _SUFFIXES[0] in row:  # the paper's own numbers have neither
+        shown += " [n/a]"
     elif "e" in shown:
         shown = f"{value:.2g}" if abs(value) >= 1e-4 else f"{value:.1e}"
     return f"{shown} {row.get(column + _ARROW) or ''}".strip().replace("-", "−"), text
@@ -114,7 +117,9 @@ def read_table(path: Path) -> Table:
         rows = list(csv.DictReader(handle))
     columns = list(rows[0]) if rows else []
     parts = {f"{column}{suffix}" for column in columns for suffix in _SUFFIXES if f"{column}_low" in columns}
-    parts |= {f"{column}{_ARROW}" for column in columns} | (set(_HIDDEN) if "label" in columns else set())
+    parts |= {f"{column}{mark}" for column in columns for mark in (_ARROW, _FLOOR)} | (
+        set(_HIDDEN) if "label" in columns else set()
+    )
     shown = [column for column in columns if column not in parts and any(row.get(column) for row in rows)]
     shown.sort(key=lambda column: column != "label")  # the policy first; the order of the others stays
     counts = [column for column in columns if column in parts and column.endswith("_n")]

@@ -146,7 +146,7 @@ def build(run: Run) -> list[Artifact]:
 
 def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
     # Ratios of a small gain can be huge; what lies outside these limits is in the table.
-    ends = [100 * row[key] for row in rows for key in ("share_low", "share_high") if row["share"] is not None]
+    ends = [100 * row[key] for row in rows for key in ("share_low", "share_high") if row[key] is not None]
     limits = (max(-300, min([-20, *ends])) - 8, min(400, max([120, *ends])) + 8)
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     columns = min(2, len(policies))
@@ -162,7 +162,8 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
                 face = color if mode == "only" else "white"
                 for row in chosen:
                     y = -GROUPS.index(row["group"]) + shift
-                    axes.plot([100 * row["share_low"], 100 * row["share_high"]], [y, y], color=color, linewidth=1.3)
+                    if row["share_low"] is not None:
+                        axes.plot([100 * row["share_low"], 100 * row["share_high"]], [y, y], color=color, linewidth=1.3)
                     axes.plot(100 * row["share"], y, mark, color=color, markerfacecolor=face)
             for place in (0, 100):
                 axes.axvline(place, color=GREY, linewidth=0.8, linestyle=":" if place else "-")

@@ -24,12 +24,12 @@ from analysis.run_data.labels import SCENARIOS as SCENARIO_LABELS
 from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import SCENARIOS
-from eval.compare import FACTORS, decompose, holm
+from eval.compare import FACTORS, decompose
 from eval.compare import paired_difference as tested_difference
-from eval.suites.results import Estimate
+from eval.environments import HEADLINES
+from eval.statistics.estimates import Estimate, add_holm, p_text
 
 METRICS = {**SHOWN, "format_rate": "Format", "tool_rate": "Tool", "argument_rate": "Argument"}
-TESTED = ("solve_f1", "answer_correct")
 
 
 def estimates(run: Run, policy: str, metric: str, scenario: str | None = None) -> tuple[Estimate, Estimate | None]:
@@ -62,14 +62,15 @@ def table_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _add_p_values(run: Run, rows: list[dict[str, Any]]) -> None:
-    """p of the differences to the start, and Holm's correction over all policies that have one (not floor and ceiling)."""
-    for metric in TESTED:
-        p_values = []
-        for row in rows:
-            found = tested_difference(run.rows(row["start"]), run.rows(row["policy"]), metric)
-            p_values.append(found["p"] if found else 1.0)
-        for row, p_value, corrected in zip(rows, p_values, holm(p_values), strict=True):
-            row |= {f"{metric}_p": p_value, f"{metric}_p_holm": corrected}
+    """p of the differences to the start, Holm-corrected over the headline metrics of all policies but floor and ceiling."""
+    tested = []
+    for row in rows:
+        for metric in HEADLINES:
+            if found := tested_difference(run.rows(row["start"]), run.rows(row["policy"]), metric):
+                tested.append((row, metric, found))
+    add_holm([found for _, _, found in tested])
+    for row, metric, found in tested:
+        row |= {f"{metric}_{key}": found.get(key) for key in ("p", "p_at_floor", "p_holm", "p_holm_at_floor")}
 
 
 COLUMNS = ("Policy", "n", *SHOWN.values(), "Solve-F1 − start", "Answer − start", "p (Solve-F1)", "p (answer)")
@@ -80,15 +81,16 @@ def _cells(row: dict[str, Any], interval: bool) -> list[str]:
     for metric in SHOWN:
         found = row_estimate(row, metric)
         bare = "n/a" if found.value is None else f"{found.value:.3f}"
-        cells.append(estimate_text(found) if interval and metric in TESTED else bare)
-    for metric in TESTED:
+        cells.append(estimate_text(found) if interval and metric in HEADLINES else bare)
+    for metric in HEADLINES:
         paired = f"{metric}_minus_start"
         cells.append(estimate_text(row_estimate(row, paired), signed=True) if paired in row else "–")
-    return cells + [_p_text(row.get(f"{metric}_p_holm")) for metric in TESTED]
+    return cells + [_corrected(row, metric) for metric in HEADLINES]
 
 
-def _p_text(p_value: float | None) -> str:
-    return "–" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+def _corrected(row: dict[str, Any], metric: str) -> str:
+    found = row.get(f"{metric}_p_holm")
+    return "–" if found is None else p_text(found, row[f"{metric}_p_holm_at_floor"])
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
@@ -108,7 +110,7 @@ def build(run: Run) -> list[Artifact]:
     overall = [row for row in rows if row["scope"] == "all"]
     figure, axes_list = new_figure(1, 2, height=1.0 + 0.27 * len(overall), share_y=True)
     with figure_style():
-        for axes, metric in zip(axes_list, TESTED, strict=True):
+        for axes, metric in zip(axes_list, HEADLINES, strict=True):
             for index, row in enumerate(overall):
                 found = row_estimate(row, metric)
                 if found.value is None or found.low is None or found.high is None:

@@ -26,7 +26,7 @@ from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import read_jsonl, run_main
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
-from eval.suites.results import Estimate
+from eval.statistics.estimates import Estimate
 from train.policies.rollout import play
 from train.policies.specs import load_policy
 from train.stages.faults import faults_text

@@ -23,7 +23,7 @@ from analysis.run_data.labels import METRICS, policy_label
 from analysis.run_data.run_folder import Missing, NotPlanned, Run
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import SCENARIOS
-from eval.suites.results import Estimate
+from eval.statistics.estimates import Estimate
 
 MODES = ("plain", "thinking")
 

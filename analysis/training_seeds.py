@@ -4,7 +4,7 @@ Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of policies that 
 Outputs: RUN/analysis/training_seeds.{csv,txt,md,png,svg,pdf}: per policy and seed the paired difference to its start in Solve-F1, answer
          accuracy, Solve-P, Solve-R and calls; per policy the mean over seeds with two 95% intervals, since they answer two questions:
          `over seeds` (Student's t over the seeds' differences: another seed, the same test cases) and
-         `over cases` (bootstrap over cases of the seeds' mean: other test cases, the same seeds).
+         `over cases` (over cases of the seeds' mean: other test cases, the same seeds).
 Paper:   none; the paper and its users report one run each, without seeds.
 
 Example: python -m analysis.training_seeds outputs/cpu
@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from analysis.figures.artifact import Artifact, caption_text, markdown_table, script_main
 from analysis.figures.style import GREY, figure_style, new_figure, role_style, shared_legend
@@ -24,7 +23,8 @@ from analysis.run_data.intervals import EMPTY, estimate_row, estimate_text, pair
 from analysis.run_data.labels import METRICS
 from analysis.run_data.run_folder import Missing, NotPlanned, Run
 from env_construction.environment.jsonl import run_main
-from eval.suites.results import LEVEL, Estimate
+from eval.statistics.estimates import Estimate
+from eval.statistics.intervals import student_interval
 
 DRAWN = ("solve_f1", "answer_correct")
 
@@ -34,9 +34,8 @@ def interval_over_seeds(differences: Sequence[float]) -> Estimate:
     if len(differences) < 2:
         return EMPTY
     values = np.asarray(differences, dtype=float)
-    reach = float(student.ppf(1 - LEVEL / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    mean = float(values.mean())
-    return Estimate(mean, mean - reach, mean + reach, len(values))
+    found = student_interval(values)
+    return Estimate(float(values.mean()), found.low, found.high, len(values))
 
 
 def pooled_rows(run: Run, policies: Sequence[str]) -> list[dict[str, Any]]:

@@ -33,12 +33,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from env_construction.environment.jsonl import BadInput, run_main
 from env_construction.sandbox.tool_sandbox import SandboxFault, ToolSandbox, shared_sandbox
@@ -71,14 +69,21 @@ from eval.suites.general_tasks import (
     load_problems,
     read_published_problems,
 )
-from eval.suites.results import LEVEL, case_values, resampled_means
+from eval.suites.results import GroupedMean, Metric
 from eval.suites.suite import GameFault, conversation, play_games, run_suite, suite_parser
 from train.policies.interface import Generation, Policy
 from train.policies.prompts import render_prompt
 
 SUITE = "general"
 MADE = "made"
-METRICS = ("correct", "strict", "published", "completion_tokens")
+HEADLINES = ("mean_of_tasks",)
+
+
+def metrics(tasks: Sequence[str]) -> tuple[Metric, ...]:
+    """The columns of a summary; the mean over the tasks is partial unless all six benchmarks, or all six made skills, were run."""
+    of = tuple(MADE_TASKS if set(tasks) <= set(MADE_TASKS) else BENCHMARKS)
+    mean = GroupedMean("mean_of_tasks", "correct", "task", of=of)
+    return ("correct", "strict", "published", mean, "completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -229,24 +234,6 @@ def thinking_is_opened(policy: Policy) -> bool:
     return render_prompt(tokenizer, [{"role": "user", "content": "?"}], [], thinking).rstrip().endswith("<think>")
 
 
-def mean_of_tasks(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """The plain mean of the benchmarks' accuracies, with a 95% bootstrap interval that resamples within each benchmark."""
-    values, draws, n = [], [], 0
-    for place, task in enumerate(TASKS):
-        cases = case_values([row for row in rows if row["task"] == task], "correct")
-        if not cases:
-            continue
-        sums = np.array([[sum(cases[case])] for case in sorted(cases)])
-        counts = np.array([[float(len(cases[case]))] for case in sorted(cases)])
-        values.append(float(sums.sum() / counts.sum()))
-        draws.append(resampled_means(sums, counts, seed + place)[:, 0])
-        n += len(cases)
-    if not values:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    low, high = np.quantile(np.mean(draws, axis=0), [LEVEL / 2, 1 - LEVEL / 2])
-    return {"value": float(np.mean(values)), "low": float(low), "high": float(high), "n": n}
-
-
 def _prompts_sha256(problems: Sequence[Problem]) -> str:
     """What was asked, as one hash: data, prompts and examples."""
     digest = hashlib.sha256()
@@ -301,7 +288,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         SUITE,
         case_ids=list(problems),
         play=play,
-        metrics=METRICS,
+        metrics=metrics(tasks),
         data_files=files,
         groups={"by_task": "task", "by_subset": "subset"},
         settings={
@@ -309,9 +296,9 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
             "prompts_sha256": _prompts_sha256(list(problems.values())),
         }
         | ({"split": arguments.split} if set(tasks) & set(MADE_TASKS) else {}),
-        shown=METRICS[:3],
+        shown=("correct", "strict", "published", "mean_of_tasks"),
         policy=policy,
-        extra=lambda rows: {"mean_of_tasks": mean_of_tasks(rows, arguments.seed), "coverage": coverage},
+        extra=lambda rows: {"coverage": coverage},
     )
     for name, count in coverage.items():
         if count["n"] < count["of"]:

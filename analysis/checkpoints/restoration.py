@@ -17,7 +17,8 @@ from analysis.run_data.intervals import EMPTY, Row, statistics_of_totals
 from analysis.run_data.run_folder import Run, read_json
 from env_construction.environment.jsonl import BadInput, file_sha256, keep_configuration, read_jsonl
 from eval.environments import evaluate
-from eval.suites.results import Estimate, case_values
+from eval.statistics.estimates import Estimate
+from eval.suites.results import case_values
 from eval.suites.suite import SAMPLING
 from train.policies.identity import checkpoint_identity
 from train.policies.specs import load_policy

@@ -252,8 +252,8 @@ def _lower_mlp(run: Run, analysis: Path) -> Claim:
         if (row["mode"], row["group"]) == ("only", "lower MLP")
     ]
     elements = [row for row in _read_csv(analysis / "restore_elements.csv") if row["order"] == "top"]
-    gained = [row for row in layers if _has_gain(row) and row["share"] and row["lead"]]
-    by_element = [row for row in elements if _has_gain(row) and row["random_minus"]]
+    gained = [row for row in layers if _has_gain(row) and row["share_low"] and row["lead_low"]]
+    by_element = [row for row in elements if _has_gain(row) and row["random_minus_low"]]
     if not layers and not elements:
         if not maps:
             return Claim(5, text, NOT_TESTED, "", "No pair of checkpoints was compared.")

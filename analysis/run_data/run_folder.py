@@ -19,7 +19,7 @@ from analysis.run_data import labels
 from env_construction.environment.jsonl import BadInput, read_jsonl
 from env_construction.environment.schema import Environment, read_environments
 from train.experiments import MODELS
-from train.stages.faults import fault_rows, rows_faults_text
+from train.stages.faults import fault_rows, one_sided_faults_text, rows_faults_text
 from train.stages.policy_roles import FILE, HOW_TO_WRITE, Role, content_of, read_roles
 
 ENVIRONMENTS_SUITE = "environments"
@@ -282,12 +282,22 @@ class Run:
         return self._rows[key]
 
     def faults_text(self, suite: str = ENVIRONMENTS_SUITE) -> str:
-        """What each policy's evaluation lost to faults, in the words of train.stages.faults, `. ` at the end; empty if nothing."""
-        said = ""
+        """What each policy's evaluation lost to faults, in the words of train.stages.faults, `. ` at the end; empty if nothing.
+
+        A warning follows for a policy whose comparison with its start lacks episodes that only one of them lost.
+        """
+        all_rows, said = {}, ""
         for policy in self.policies_of(suite):
             folder = self._suite_folder(policy, suite)
-            if folder is not None and (lost := fault_rows(folder, self.rows(policy, suite))):
-                said += f"{self.label(policy)}: {rows_faults_text([*self.rows(policy, suite), *lost])}. "
+            if folder is not None and (folder / "results.jsonl").is_file():
+                rows = self.rows(policy, suite)
+                all_rows[policy] = [*rows, *fault_rows(folder, rows)]
+                said += f"{self.label(policy)}: {text}. " if (text := rows_faults_text(all_rows[policy])) else ""
+        for policy, rows in all_rows.items():
+            start = self.roles[policy].start
+            if start in all_rows:
+                text = one_sided_faults_text(all_rows[start], rows, (self.label(start), self.label(policy)))
+                said += f"{text}. " if text else ""
         return said
 
     def summary(self, policy: str, suite: str = ENVIRONMENTS_SUITE) -> dict[str, Any]:

@@ -232,6 +232,21 @@ def test_table_shows_an_arrow_beside_its_number(tmp_path: Path) -> None:
     assert [row[1] for row in table.rows] == [("12.5 ↑", "12.5"), ("3", "3")]
 
 
+def test_table_shows_p_values_at_the_floor_as_bounds_and_missing_intervals_as_missing(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "policy,turns,turns_low,turns_high,turns_n,x_p,x_p_at_floor\na,7,,,9,0.0007,True\nb,3.5,3,4,9,0.0312,False\n"
+        "paper,5,,,,,\n"
+    )
+    table = read_table(file)
+    assert table.columns == ["policy", "n", "turns", "x p"]
+    assert [[cell for cell, _ in row[2:]] for row in table.rows] == [
+        ["7 [n/a]", "< 0.0007"],
+        ["3.500 [3.000, 4.000]", "0.0312"],
+        ["5", ""],
+    ]
+
+
 def test_calls_are_solved_useless_or_failed() -> None:
     assert [call_state("x", "ok"), call_state(None, "ok"), call_state(None, "error"), call_state("x", "error")] == [
         "solved",
@@ -319,9 +334,18 @@ def changed_rows(made_run: Path, run: Run, policy: str, change: Callable[[int, d
     return Run.open(run.path)
 
 
+def many_cases(run: Run, copies: int = 12) -> Run:
+    """Every case of the run several times over: 288, enough to rule out a difference of one point where nothing differs."""
+    for policy in run.policies:
+        path = run.path / "eval" / policy / "results.jsonl"
+        rows = [row for _, row in read_jsonl(path)]
+        write_jsonl(path, [row | {"id": f"{row['id']}-{k}"} for k in range(copies) for row in rows])
+    return Run.open(run.path)
+
+
 def test_gain_that_a_control_matches_is_not_credited_to_the_reward(made_run: Path, tmp_path: Path) -> None:
     policies = {"start": "start", "grpo": "grpo", "reinforce++": "reinforce++", "grpo-shuffled": "grpo"}
-    claim = claims(copy_policies(made_run, tmp_path, policies), tmp_path)[2]
+    claim = claims(many_cases(copy_policies(made_run, tmp_path, policies)), tmp_path)[2]
     assert (
         claim.verdict == PARTLY and "a control does as well as GRPO" in claim.evidence
     )  # REINFORCE++ has no control here
@@ -330,6 +354,8 @@ def test_gain_that_a_control_matches_is_not_credited_to_the_reward(made_run: Pat
 def test_gain_that_is_perhaps_a_controls_is_inconclusive_not_refuted(made_run: Path, tmp_path: Path) -> None:
     policies = {"start": "start", "grpo": "grpo", "reinforce++": "grpo", "more-supervised": "grpo"}
     run = copy_policies(made_run, tmp_path, policies)
+    assert claims(run, tmp_path)[2].verdict == INCONCLUSIVE  # 24 cases cannot show that the control does as well
+    run = many_cases(run)
     assert claims(run, tmp_path)[2].verdict == NOT_REPRODUCED  # the control has the very same scores
     path = tmp_path / "eval" / "more-supervised" / "results.jsonl"
     rows = [row for _, row in read_jsonl(path)]
@@ -354,7 +380,8 @@ def test_no_gain_at_all_is_not_reproduced_and_a_gain_of_one_is_partly(made_run: 
         ("one", {"start": "start", "grpo": "start", "reinforce++": "reinforce++"}, PARTLY),
     ):
         (tmp_path / name).mkdir()
-        assert claims(copy_policies(made_run, tmp_path / name, policies), tmp_path)[2].verdict == expected
+        run = copy_policies(made_run, tmp_path / name, policies)
+        assert claims(many_cases(run), tmp_path)[2].verdict == expected
 
 
 def test_one_algorithm_alone_does_not_test_the_claim_about_two(made_run: Path, tmp_path: Path) -> None:

@@ -199,10 +199,11 @@ def test_pooled_retention_can_be_won_without_a_change_and_is_lost_by_a_loss(made
                 right, other = (1, 0) if drawn < 0.03 + loss else (0, 1) if drawn > 0.97 else (either, either)
                 for rows, correct in ((before, right), (after, other)):
                     rows.append({"id": str(number), "trial": 0, "task": str(number % 6), "correct": correct})
-            gaps = general_retention.paired_gaps(after, before)
-            margin = general_retention.supported_margin(gaps)
+            found = general_retention.retention(after, before, pooled=True)
+            assert found is not None
+            margin = general_retention.supported_margin(found["standard_error"])
             assert 1.0 <= margin <= 3.0
-            count += 100 * general_retention.one_sided_low(gaps) > -margin
+            count += 100 * found["one_sided_low"] > -margin
         return count
 
     assert kept(0.0) >= 16  # 20 of 25 expected

@@ -122,7 +122,7 @@ def test_six_tasks_in_one_run_and_the_reference_answers_score_full_marks(data: P
     assert list(summary["by_task"]) == sorted(BENCHMARKS)
     for table in summary["by_task"].values():
         assert table["correct"]["value"] == table["strict"]["value"] == 1.0
-    assert summary["mean_of_tasks"]["value"] == 1.0
+    assert summary["metrics"]["mean_of_tasks"]["value"] == 1.0
     rows = read_rows(tmp_path / "out")
     assert len(rows) == 8 + 3 + 3 + 2 + 1 + 2
     assert {row["id"] for row in rows} >= {"mmlu/anatomy/0", "gsm8k/2", "humaneval/7", "mbpp/11", "math/algebra/1"}
