@@ -86,7 +86,9 @@ def compare(runs: Sequence[Run]) -> Artifact:
         + [estimate_text(row_estimate(row, f"{metric}_minus_first"), signed=True) for metric in DRAWN]
         for row in rows
     ]
-    return Artifact("compare_runs", "Runs side by side", caption, rows, figure, {".md": markdown_table(columns, lines)})
+    note = "".join(f"{run.name}: {said}" for run in runs if (said := run.faults_text()))
+    table = {".md": markdown_table(columns, lines)}
+    return Artifact("compare_runs", "Runs side by side", caption, rows, figure, table, note)
 
 
 def main() -> int:

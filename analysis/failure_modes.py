@@ -116,7 +116,7 @@ def build(run: Run) -> list[Artifact]:
     shown = [name for name in ENDINGS if any(row["ending"] == name and row["share"] for row in rows)]
     caption = caption_text("failure_modes", n=max(row["share_n"] for row in rows))
     definitions = "; ".join(f"{name}: {ENDINGS[name]}" for name in shown)
-    note = f"{definitions}. {caption_text('failure_note')}"
+    note = f"{definitions}. {caption_text('failure_note')} {run.faults_text()}"
     return [Artifact("failure_modes", "How episodes end", caption, rows, _figure(rows, shown), note=note)]
 
 

@@ -184,6 +184,7 @@ def build(run: Run) -> list[Artifact]:
     n = max((row.get("solve_f1_n") or 0 for row in mine), default=0)
     caption = caption_text("main_table", n=n)
     note = caption_text("main_note", absent=", ".join(absent), compared=", ".join(compared))
+    note += " " + "".join(run.faults_text(suite) for suite in dict.fromkeys(column.suite for column in COLUMNS))
     columns = ["Model", "Version", *(column.label for column in COLUMNS), "Avg"]
     table = markdown_table(
         columns, [[f"{row['model']} ({row['source']})", row["version"], *_cells(row)] for row in rows]

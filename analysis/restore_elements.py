@@ -115,7 +115,7 @@ def build(run: Run) -> list[Artifact]:
     if not rows:
         raise NotPlanned(f"no mixture was measured; `python -m analysis.restore_elements {run.path}` does it")
     caption = caption_text("restore_elements", n=min(row["solve_f1_n"] for row in rows))
-    note = weak_gain_text(run, rows) + caption_text("elements_note")
+    note = weak_gain_text(run, rows) + caption_text("elements_note") + " " + run.faults_text()
     title = "Do the weights that moved most carry the gain?"
     return [Artifact("restore_elements", title, caption, rows, _figure(run, rows), note=note)]
 

@@ -140,7 +140,7 @@ def build(run: Run) -> list[Artifact]:
     lower = {row["lower_layers"] for row in rows} - {None}
     depth = f"Lower: {layers_text(lower.pop())}; middle and upper: halves of the rest. " if len(lower) == 1 else ""
     caption = caption_text("restore_layers", n=min(row["solve_f1_n"] for row in rows))
-    note = depth + weak_gain_text(run, rows) + caption_text("restore_note")
+    note = depth + weak_gain_text(run, rows) + caption_text("restore_note") + " " + run.faults_text()
     return [Artifact("restore_layers", "Which weights carry the gain", caption, rows, _figure(run, rows), note=note)]
 
 

@@ -181,7 +181,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
             caption,
             rows,
             figure,
-            note=caption_text("gain_note"),
+            note=caption_text("gain_note") + " " + run.faults_text(),
         )
     ]
 

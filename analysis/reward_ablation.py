@@ -51,7 +51,7 @@ def build(run: Run) -> list[Artifact]:
                     row |= estimate_row(f"{metric}_minus_full", gap)
             rows.append(row)
     caption = caption_text("reward_ablation", n=rows[0]["solve_f1_n"])
-    note = caption_text("reward_note")
+    note = caption_text("reward_note") + " " + run.faults_text()
     return [Artifact("reward_ablation", "The four rewards", caption, rows, _figure(run, rows), note=note)]
 
 

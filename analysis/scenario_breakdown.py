@@ -93,7 +93,7 @@ def build(run: Run) -> list[Artifact]:
     """Raises Missing without a start and a trained policy."""
     rows = grouped_rows(run, lambda row: row.get("scenario"), "scenario")
     n = len({row["id"] for start in run.compared() for row in run.rows(start)})
-    note = caption_text("breakdown_note")
+    note = caption_text("breakdown_note") + " " + run.faults_text()
     artifacts = [
         Artifact(
             "scenario_breakdown", "Before and after training, by scenario", caption_text("scenario_breakdown", n=n),

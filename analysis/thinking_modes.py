@@ -82,7 +82,7 @@ def build(run: Run) -> list[Artifact]:
                 row |= estimate_row(f"tokens_per_solved_{mode}", tokens_per_solved(found))
             rows.append(row)
     caption = caption_text("thinking_modes", n=rows[0]["solve_f1_thinking_minus_plain_n"])
-    note = caption_text("thinking_note")
+    note = caption_text("thinking_note") + " " + run.faults_text()
     return [Artifact("thinking_modes", "Does thinking help?", caption, rows, _figure(run, rows), note=note)]
 
 

@@ -70,7 +70,7 @@ def build(run: Run) -> list[Artifact]:
     rows = [row for base, seeds in repeated.items() for row in seed_rows(run, base, seeds)]
     counts = sorted({len(seeds) for seeds in repeated.values()})
     caption = caption_text("training_seeds", seeds=" or ".join(map(str, counts)), n=rows[0]["solve_f1_minus_start_n"])
-    note = caption_text("seeds_note")
+    note = caption_text("seeds_note") + " " + run.faults_text()
     figure = _figure(run, rows)
     return [Artifact("training_seeds", "Other training seeds", caption, rows, figure, {".md": _markdown(rows)}, note)]
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from analysis import construction_stability
-from analysis.all import SCRIPTS
-from analysis.all import main as make_all
+from analysis.all import SCRIPTS, make_all
+from analysis.all import main as make_all_main
 from analysis.manifest import make_manifest
 from analysis.report import found_sentence, heading, headline, read_table, render, script_json
 from analysis.run_data.claims import claims
@@ -48,7 +48,7 @@ def analysis(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("analysis")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["analysis.all", str(made_run), "--out", str(folder)])
-        assert make_all() == 0
+        assert make_all_main() == 0
     return folder
 
 
@@ -216,7 +216,7 @@ def test_differences_carry_their_sign_and_a_label_replaces_the_name(tmp_path: Pa
     )
     table = read_table(file)
     assert table.columns[0] == "Policy" and len(table.columns) == 5
-    assert [cell for cell, _ in table.rows[0]] == ["GRPO", "Multi-hop", "9", "+0.100 [−0.050, +0.250]", "< 0.001"]
+    assert [cell for cell, _ in table.rows[0]] == ["GRPO", "Multi-hop", "9", "+0.100 [−0.050, +0.250]", "0.0004"]
 
 
 def test_a_tool_that_gives_an_error_back_has_failed() -> None:
@@ -239,7 +239,7 @@ def test_table_shows_p_values_at_the_floor_as_bounds_and_missing_intervals_as_mi
         "paper,5,,,,,\n"
     )
     table = read_table(file)
-    assert table.columns == ["policy", "n", "turns", "x p"]
+    assert table.columns == ["Policy", "n", "Turns", "X p"]
     assert [[cell for cell, _ in row[2:]] for row in table.rows] == [
         ["7 [n/a]", "< 0.0007"],
         ["3.500 [3.000, 4.000]", "0.0312"],
@@ -397,7 +397,7 @@ def test_out_of_domain_suites_are_parts_of_the_third_claim(made_run: Path, tmp_p
         write_jsonl(folder / "results.jsonl", [{"id": str(i), "trial": 0, "ac_published": correct} for i in range(30)])
         (folder / "summary.json").write_text("{}")
     claim = claims(Run.open(run.path), tmp_path)[2]
-    assert claim.verdict == REPRODUCED and "GRPO − start on toolhop: +1.000 [+1.000, +1.000] answers" in claim.evidence
+    assert claim.verdict == REPRODUCED and "GRPO − start on toolhop: +1.000 [+0.773, +1.000] answers" in claim.evidence
 
 
 @pytest.mark.parametrize(

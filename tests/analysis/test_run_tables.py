@@ -9,15 +9,26 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from analysis import main_table, results_table, scenario_breakdown, training_curves
+from analysis import (
+    compare_runs,
+    failure_modes,
+    main_table,
+    results_table,
+    reward_ablation,
+    scenario_breakdown,
+    training_curves,
+)
 from analysis.figures.style import role_style
 from analysis.run_data.intervals import estimate_text, paired_difference, statistics_of_totals
 from analysis.run_data.labels import method_label, policy_label
 from analysis.run_data.run_folder import Missing, NotPlanned, Run
 from env_construction.environment.jsonl import BadInput, write_jsonl
-from eval.suites.results import Estimate, write_summary
+from eval.statistics.estimates import Estimate, holm
+from eval.statistics.intervals import bootstrap_p
+from eval.suites.results import write_summary
 from train.experiments import experiment
 from train.stages.policy_roles import Role, trained_role, write_roles
 
@@ -47,7 +58,8 @@ def test_oracle_is_exactly_one_and_policies_stand_in_reading_order(run: Run) -> 
     rows = [row for row in results_table.table_rows(run) if row["scope"] == "all"]
     names = [row["policy"] for row in rows]
     assert names[:5] == ["random", "start", "more-supervised", "grpo", "reinforce++"] and names[-1] == "oracle"
-    assert rows[-1]["solve_f1"] == rows[-1]["solve_f1_low"] == 1.0
+    assert rows[-1]["solve_f1"] == rows[-1]["solve_f1_high"] == 1.0
+    assert 0.8 < rows[-1]["solve_f1_low"] < 1.0, "24 cases without a failure do not show that none can fail"
 
 
 def test_paired_difference_is_that_of_the_means_on_shared_cases(run: Run) -> None:
@@ -61,6 +73,17 @@ def test_holm_correction_never_lowers_a_p_value(run: Run) -> None:
     rows = [row for row in results_table.table_rows(run) if "solve_f1_p" in row]
     assert {row["policy"] for row in rows} == set(run.policies) - {"random", "start", "oracle"}
     assert all(row["solve_f1_p_holm"] >= row["solve_f1_p"] for row in rows)
+    family = [row[f"{metric}_p"] for row in rows for metric in ("solve_f1", "answer_correct")]
+    corrected = [row[f"{metric}_p_holm"] for row in rows for metric in ("solve_f1", "answer_correct")]
+    assert corrected == pytest.approx(holm(family))
+
+
+def test_p_values_at_the_floor_of_resampling_are_printed_as_bounds(run: Run) -> None:
+    (table, *_) = results_table.build(run)
+    floored = [row for row in table.rows if row.get("solve_f1_p_holm_at_floor")]
+    assert floored and all(row["solve_f1_p"] == bootstrap_p(np.ones(10_000), 24) for row in floored)
+    for row in floored:
+        assert f"| < {row['solve_f1_p_holm']:.4f} |" in table.texts[".md"]
 
 
 def test_gain_split_adds_up_to_the_difference_that_the_results_table_shows(run: Run) -> None:
@@ -99,6 +122,25 @@ def test_what_a_policy_lost_to_faults_stands_in_the_caption(made_run: Path, tmp_
     found = results_table.build(Run.open(copy))[0].note
     assert "GRPO: 1 of 25 episodes was lost to faults and is not scored (1 x server gone)." in found
     assert "lost to faults" not in results_table.build(Run.open(made_run))[0].note
+
+
+def test_every_table_says_in_the_same_words_what_was_lost_to_faults_and_warns_of_lost_pairs(
+    made_run: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(made_run, copy)
+    results = copy / "eval/grpo/results.jsonl"
+    first, *rest = results.read_text().splitlines(keepends=True)
+    results.write_text("".join(rest))
+    lost = {"id": json.loads(first)["id"], "trial": 0, "fault": "server gone"}
+    (copy / "eval/grpo/faults.jsonl").write_text(json.dumps(lost) + "\n")
+    run = Run.open(copy)
+    scripts = (results_table, scenario_breakdown, failure_modes, reward_ablation)
+    for note in [artifact.note for script in scripts for artifact in script.build(run)[:1]] + [
+        compare_runs.compare([run, Run.open(made_run)]).note
+    ]:
+        assert "GRPO: 1 of 24 episodes was lost to faults and is not scored (1 x server gone). " in note
+        assert "Warning: Start lost 0 episodes to faults that GRPO has, and GRPO lost 1 that Start has." in note
 
 
 def test_breakdown_pairs_within_each_scenario_and_size(run: Run) -> None:
