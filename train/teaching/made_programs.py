@@ -1,6 +1,6 @@
 """The little programs of the made skills: one expression of `x`, in words, as code, and as what it gives for three arguments.
 
-A program applies one or two operations, on whole numbers or on text. What it gives is computed from the operations, never from its
+A program applies one to three operations, on whole numbers or on text. What it gives is computed from the operations, never from its
 code, so that a test also tests the code.
 """
 
@@ -67,9 +67,9 @@ def _text(rng: random.Random) -> Operation:
 
 
 def draw_program(rng: random.Random) -> Program:
-    """A program of one operation, or, in two of three draws, of two."""
+    """A program of one operation, of two, or, in half of the draws, of three."""
     on_text = rng.random() < 0.4
-    operations = [(_text if on_text else _number)(rng) for _ in range(rng.choice((1, 2, 2)))]
+    operations = [(_text if on_text else _number)(rng) for _ in range(rng.choice((1, 2, 3, 3)))]
     code, atom = "x", True
     for operation in operations:
         code, atom = operation.code.format(x=code if atom else f"({code})"), operation.atom
