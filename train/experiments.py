@@ -175,7 +175,7 @@ ADAPTERS = Scale(64, 8, 128, 1, 1e-6, 1280, 384, 2)  # what 24 GB hold beside 8B
 ADAPTERS_THINKING = Scale(64, 8, 128, 1, 1e-6, 4096, 2048, 2)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2, token_budget=8 * (2048 + 256))
 SMALL_ON_CPU = Scale(8, 4, 16, 1, 2e-5, 1024, 192, 1)
-# Lengths: all prompts of demonstrators fit (the longest of 150 dev environments: 670 tokens plain, 804 thinking), and 99% of their turns.
+# Lengths: all prompts of demonstrators fit (the longest of 150 dev environments: 673 tokens plain, 808 thinking), and 99% of their turns.
 TINY = Scale(16, 8, 32, 16, 1e-4, 704, 128, 2)
 TINY_THINKING = replace(TINY, max_prompt=832, max_response=192)
 # REINFORCE++ compares a response with all others of the batch, not with those to its own prompt. Its gradient is noisier for that,

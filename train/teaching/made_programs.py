@@ -1,7 +1,8 @@
 """The little programs of the made skills: one expression of `x`, in words, as code, and as what it gives for three arguments.
 
-A program applies one or two operations, on whole numbers or on text. What it gives is computed from the operations, never from its
-code, so that a test also tests the code.
+A program applies one to three operations, on whole numbers or on text. What it gives is computed from the operations, never from its
+code, so that a test also tests the code. A number
+in it is given as a sum: copying words is not enough.
 """
 
 from __future__ import annotations
@@ -36,17 +37,18 @@ class Operation:
 
 
 def _number(rng: random.Random) -> Operation:
-    k = rng.randint(2, 20)
+    one, other = rng.randint(1, 9), rng.randint(1, 9)
+    k, shown = one + other, f"the sum of {one} and {other}"
     return rng.choice(
         (
-            Operation(f"add {k}", f"{{x}} + {k}", lambda x: x + k),
-            Operation(f"take away {k}", f"{{x}} - {k}", lambda x: x - k),
-            Operation(f"multiply by {k}", f"{{x}} * {k}", lambda x: x * k),
+            Operation(f"add {shown}", f"{{x}} + {k}", lambda x: x + k),
+            Operation(f"take away {shown}", f"{{x}} - {k}", lambda x: x - k),
+            Operation(f"multiply by {shown}", f"{{x}} * {k}", lambda x: x * k),
             Operation("double it", "{x} * 2", lambda x: x * 2),
             Operation("square it", "{x} ** 2", lambda x: x**2),
-            Operation(f"take the larger of it and {k}", f"max({{x}}, {k})", lambda x: max(x, k), atom=True),
-            Operation(f"take the smaller of it and {k}", f"min({{x}}, {k})", lambda x: min(x, k), atom=True),
-            Operation(f"take the rest after dividing by {k}", f"{{x}} % {k}", lambda x: x % k),
+            Operation(f"take the larger of it and {shown}", f"max({{x}}, {k})", lambda x: max(x, k), atom=True),
+            Operation(f"take the smaller of it and {shown}", f"min({{x}}, {k})", lambda x: min(x, k), atom=True),
+            Operation(f"take the rest after dividing by {shown}", f"{{x}} % {k}", lambda x: x % k),
         )
     )
 
@@ -67,9 +69,9 @@ def _text(rng: random.Random) -> Operation:
 
 
 def draw_program(rng: random.Random) -> Program:
-    """A program of one operation, or, in two of three draws, of two."""
+    """A program of one, two or three operations."""
     on_text = rng.random() < 0.4
-    operations = [(_text if on_text else _number)(rng) for _ in range(rng.choice((1, 2, 2)))]
+    operations = [(_text if on_text else _number)(rng) for _ in range(rng.choice((1, 2, 3)))]
     code, atom = "x", True
     for operation in operations:
         code, atom = operation.code.format(x=code if atom else f"({code})"), operation.atom

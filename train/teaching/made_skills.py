@@ -130,10 +130,10 @@ def lookup(rng: random.Random) -> Draft:
 
 def _choices(question: str, choices: list[str], gold: str, thoughts: str) -> Draft:
     """A question with four choices. A letter stands behind its choice, where a small model finds it by reading on."""
-    options = "\n".join(f"{choice} {letter}" for letter, choice in zip(LETTERS, choices, strict=True))
+    options = "\n".join(f"- {choice}: {letter}" for letter, choice in zip(LETTERS, choices, strict=True))
     letter = LETTERS[choices.index(gold)]
     doc = {"question": question, "choices": choices, "answer": choices.index(gold), "subject": "made"}
-    return Draft(f"{question}\n{options}\nAnswer:", f"{thoughts} {letter}.", letter, doc)
+    return Draft(f"{question}\n{options}\nAnswer:", f"{thoughts}: {letter}.", letter, doc)
 
 
 def tracking(rng: random.Random) -> Draft:

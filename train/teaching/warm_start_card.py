@@ -37,13 +37,35 @@ def measured_tables(measured: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def stages_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The reports of all runs that led to a policy, the first one first: `--continue-from` goes on from another's."""
+    before = report.get("before")
+    return [*(stages_of(before) if before else ()), report]
+
+
+def stage_text(report: Mapping[str, Any]) -> str:
+    """How one run of `train.warm_start` went, as Markdown."""
+    core = "one core" if report["device"] == "cpu" else "the GPU"
+    lessons = "\n".join(
+        f"| {kind} | {item['conversations']:,} | {item['tokens']:,} |" for kind, item in report["lessons"].items()
+    )
+    return f"""    python -m train.warm_start {report["command"]}
+
+Seed {report["seed"]}, {report["steps"]:,} updates on {report["tokens"]:,} tokens, {report["seconds"] / 60:.0f} minutes of {core} (evaluations apart); it stopped since {report["stopped"]}.
+{report.get("note", "")}
+
+| lessons | conversations | tokens |
+| --- | ---: | ---: |
+{lessons}"""
+
+
 def card(report: Mapping[str, Any], folder: Path, measured: Mapping[str, Mapping[str, Any]] | None = None) -> str:
     """The text of README.md."""
     mix = "\n".join(f"| {name} | {share:.0%} |" for name, share in report["demonstrations"]["mix"].items())
     hashes = "\n".join(f"- `{name}`: {file_sha256(folder / name)}" for name in HASHED if (folder / name).exists())
-    lessons = "\n".join(
-        f"| {kind} | {item['conversations']:,} | {item['tokens']:,} |" for kind, item in report["lessons"].items()
-    )
+    stages = stages_of(report)
+    made = "\n\n".join(map(stage_text, stages))
+    minutes = sum(stage["seconds"] for stage in stages) / 60
     figures = measured_tables(measured) if measured else "Not measured yet: `python -m train.start_card --help`."
     return f"""# A policy to start from, made here
 
@@ -64,14 +86,9 @@ already samples, good and bad.
 
 ## How it was made
 
-    python -m train.warm_start {report["command"]}
+{made}
 
-Seed {report["seed"]}, {report["steps"]:,} updates on {report["tokens"]:,} tokens, {report["seconds"] / 60:.0f} minutes of {"one core" if report["device"] == "cpu" else "the GPU"} (evaluations apart); it stopped since {report["stopped"]}.
-The same command remakes it, not bit for bit: the time decides when it ends. It learned from:
-
-| lessons | conversations | tokens |
-| --- | ---: | ---: |
-{lessons}
+{minutes:.0f} minutes of learning in all. The same commands remake it, not bit for bit: the time decides when they end.
 
 ## What it can do
 
