@@ -24,7 +24,9 @@ from typing import Any
 
 from pydantic_core import from_json
 
-INSTALL = "install what this step needs: bash setup.sh in a checkout, or pip install 'ftrl-tool-use[train,eval]'"
+INSTALL = (
+    "install what this step needs, in a checkout of this repository: bash setup.sh, or pip install '.[train,eval]'"
+)
 
 
 class BadInput(Exception):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from env_construction.environment.jsonl import JsonlWriter, dump_line, json_text, read_jsonl, write_jsonl
+from env_construction.environment.jsonl import JsonlWriter, dump_line, json_text, read_jsonl, run_main, write_jsonl
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -49,3 +51,16 @@ def test_files_hold_no_bare_nan(tmp_path: Path) -> None:
         [(_, read)] = read_jsonl(tmp_path / name)
         assert read["arguments"] == {"depth": None, "width": [None, None, 1.5]} and read["odd"] == "\ud800"
         assert "NaN" not in (tmp_path / name).read_text() and "Infinity" not in (tmp_path / name).read_text()
+
+
+def test_a_package_that_is_not_installed_is_one_line_that_says_how_to_get_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main() -> None:
+        importlib.import_module("a_package_that_nobody_has")
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(main)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: No module named 'a_package_that_nobody_has'; ") and "bash setup.sh" in line
