@@ -18,6 +18,12 @@ os.environ.update(
     FTRL_REWARD_VARIANT="solve_f1", FTRL_REWARD_MATCH="published", FTRL_REWARD_CONTROL="", FTRL_REWARD_SEED="0"
 )
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start trainers, engines and clusters go first: few tests that take long would end on one core (tests/run.sh)."""
+    items.sort(key=lambda item: "trainer" not in item.path.parts and item.path.stem != "test_vllm_policy")
+
+
 CODES = {
     "capital_of": """
 def capital_of(country, formal=False):

@@ -6,4 +6,4 @@ bash setup.sh
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 .venv/bin/ruff check .
 .venv/bin/mypy env_construction reward train eval analysis
-exec .venv/bin/python -m pytest tests --ignore=tests/benchmarks -n "$(nproc)" --dist loadfile "$@"
+exec .venv/bin/python -m pytest tests --ignore=tests/benchmarks -n "$(nproc)" --dist loadfile --no-loadscope-reorder "$@"

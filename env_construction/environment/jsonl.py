@@ -26,7 +26,9 @@ from pydantic_core import from_json
 
 _BUFFER = 1 << 18
 """Records are long: read through a small buffer, lines take three times as long."""
-INSTALL = "install what this step needs: bash setup.sh in a checkout, or pip install 'ftrl-tool-use[train,eval]'"
+INSTALL = (
+    "install what this step needs, in a checkout of this repository: bash setup.sh, or pip install '.[train,eval]'"
+)
 
 
 class BadInput(Exception):
