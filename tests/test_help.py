@@ -10,7 +10,7 @@ import pytest
 from env_construction.environment.command_line import ScriptParser, first_example
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("env_construction", "reward", "train", "eval", "analysis")
+FOLDERS = ("env_construction", "reward", "serving", "train", "eval", "analysis")
 SCRIPTS = sorted(
     f"{path.parent.name}.{path.stem}"
     for folder in FOLDERS
