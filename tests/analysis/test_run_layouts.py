@@ -99,7 +99,7 @@ def paper(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     cache = tmp_path_factory.mktemp("hub")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        Pipeline(parse_options("", ["--profile=paper"])).prepare()
+        Pipeline(parse_options("Example: bash run_all.sh", ["--profile=paper"])).prepare()
         for name in ("Qwen2.5-7B-Instruct", "Qwen2.5-14B-Instruct", "Qwen3-8B", "Qwen3-14B"):
             kept = cache / f"models--Qwen--{name}"
             shutil.copytree(made_run / "start", kept / "snapshots" / "abc")

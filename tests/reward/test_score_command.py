@@ -164,6 +164,11 @@ def large(path: Path, *more: dict[str, Any]) -> Path:
     return write(path, *records, *more)
 
 
+def in_a_process(*arguments):
+    command = [sys.executable, "-m", "reward.score", "--workers", "1", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
 def test_several_processes_score_a_large_file_as_one_does(tmp_path, capfd):
     environments = large(tmp_path / "env.jsonl")
     texts = [PARIS, "It is Lima.", PARIS + PARIS, ""]
@@ -172,7 +177,9 @@ def test_several_processes_score_a_large_file_as_one_does(tmp_path, capfd):
     written = []
     for workers in ("1", "3"):
         out = tmp_path / f"{workers}.jsonl"
-        done = score("--environments", environments, "--responses", responses, "--out", out, "--workers", workers)
+        done = in_a_process(
+            "--environments", environments, "--responses", responses, "--out", out, "--workers", workers
+        )
         assert done.returncode == 0, done.stderr
         written.append((out.read_bytes(), done.stdout.replace(str(out), "")))
     assert written[0] == written[1]
@@ -196,7 +203,7 @@ def test_bad_input_in_a_large_file_is_one_line_too(more, answers, complaint, tmp
     environments = large(tmp_path / "env.jsonl", more)
     responses = write(tmp_path / "resp.jsonl", {"id": answers, "response": PARIS})
     out = tmp_path / "out.jsonl"
-    done = score("--environments", environments, "--responses", responses, "--out", out, "--workers", "2")
+    done = in_a_process("--environments", environments, "--responses", responses, "--out", out, "--workers", "2")
     assert done.returncode == 2
     assert complaint in done.stderr.splitlines()[-1]
     assert not out.exists()
