@@ -100,7 +100,7 @@ class Pipeline(Plan):
         self.run(
             f"measure_{name}", "eval.environments", "--policy", policy, "--seed", self.options.seed,
             "--data", data or self.environments / f"{self.split}.jsonl",
-            "--out", self.out / "eval" / name / suite, "--limit", self.profile.eval_limit if not data else "",
+            "--out", self.out / "eval" / name / suite, *(() if data else ("--limit", self.profile.eval_limit)),
             "--max-turns", MAX_TURNS, "--max-new-tokens", row.scale.max_response, "--thinking" if row.thinking else "",
             tag=self._tag(name),
         )  # fmt: skip

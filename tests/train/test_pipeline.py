@@ -70,6 +70,9 @@ def test_every_command_is_one_that_its_script_accepts(arguments: list[str], monk
             monkeypatch.setattr(sys, "argv", [command[2], *command[3:]])
             module.parse_arguments()
             parsed += 1
+        elif module is not None and hasattr(module, "parser"):
+            module.parser().parse_args(command[3:])
+            parsed += 1
     assert parsed
 
 
