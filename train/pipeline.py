@@ -399,7 +399,7 @@ class Pipeline(Plan):
             yield "controls", f"the same time with {', '.join(self.controls)}", self.run_controls, out / "compare"
         if profile.suites:
             yield "suites", "measure the suites of Table 2 whose data are there", self.run_suites, out / "eval"
-        if not self.rows[0].episode:
+        if self.backend == "vllm" and not self.rows[0].episode:
             what = "compare the rollout engine's log-probabilities with the trainer's"
             yield "logprob_gap", what, self.logprob_gap, out / "train"
         yield "analyse", "tables and figures of everything for which data is there", self.analyse, out / "analysis"
