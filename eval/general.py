@@ -86,6 +86,9 @@ def metrics(tasks: Sequence[str]) -> tuple[Metric, ...]:
     return ("correct", "strict", "published", mean, "completion_tokens")
 
 
+METRICS = metrics(tuple(BENCHMARKS))
+
+
 @dataclass(frozen=True)
 class Grade:
     """`answer`: what was found in the text, "" if nothing; `failure`: why it does not count, "" if it does."""
