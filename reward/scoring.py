@@ -7,15 +7,19 @@ Source: paper/README.md, "Reward for one model turn" and the metrics over an epi
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from env_construction.environment.jsonl import BadInput
-from env_construction.environment.matching import MATCHES, answer_in_text, assign, only_answer_in_text
+from env_construction.environment.matching import MATCHES, answer_in_text, assign, call_key, only_answer_in_text
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolResult, ToolSandbox, shared_sandbox
 from reward.rewards import REWARDS
@@ -235,7 +239,8 @@ def score_results(
     for tool, places in places_of.items():
         answers = unsolved[tool]
         arguments = [calls[place].arguments for place in places] if match == "strict" else None
-        chosen = assign(answers, [results[place] for place in places], match, arguments)
+        earlier = earlier_calls(environment.messages, tool) if match == "strict" else ()
+        chosen = assign(answers, [results[place] for place in places], match, arguments, earlier)
         taken = {index for indices in chosen for index in indices}
         if not taken:
             continue
@@ -266,6 +271,25 @@ def score_results(
         else {},
         parsed=turn,
     )
+
+
+def earlier_calls(messages: Sequence[Mapping[str, Any]], tool: str) -> set[tuple[str, str]]:
+    """The calls to a tool in earlier turns of a conversation, each as its `call_key` and what came back.
+
+    Each assistant message's calls are answered, in order, by the tool messages behind it.
+    """
+    calls: set[tuple[str, str]] = set()
+    open_calls: deque[Mapping[str, Any]] = deque()
+    for message in messages:
+        if message.get("role") != "tool":
+            open_calls = deque(call["function"] for call in message.get("tool_calls") or ())
+        elif open_calls and (function := open_calls.popleft())["name"] == tool:
+            arguments = function["arguments"]
+            if isinstance(arguments, str):  # as OpenAI's servers write them
+                with contextlib.suppress(ValueError):
+                    arguments = json.loads(arguments)
+            calls.add((call_key(arguments), str(message.get("content", ""))))
+    return calls
 
 
 def _states_answer(environment: Environment, text: str, match: str) -> bool:
