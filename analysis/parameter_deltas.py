@@ -14,8 +14,8 @@ Reading: stored weights change by whole units in the last place. Below about thr
          stored change overstates the true one (analysis.checkpoints.tensor_change says by how much).
 Paper:   section 5 and its heat map of parameter changes (claim: the MLPs of layers 0 to 2 change most).
 
-Example: python -m analysis.parameter_deltas --base outputs/cpu/start --trained outputs/cpu/train/grpo/epoch2/checkpoint
-             \\ --out outputs/cpu/analysis
+Example: python -m analysis.parameter_deltas --base outputs/cpu/start --trained outputs/cpu/train/grpo/epoch2/checkpoint \\
+    --out outputs/cpu/analysis
 """
 
 from __future__ import annotations

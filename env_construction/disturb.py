@@ -13,8 +13,8 @@ that run.
 | union | one of slight, then one of medium, and one of heavy |
 
 Example:
-    python -m env_construction.disturb --data outputs/cpu/environments/test.jsonl --out
-    outputs/cpu/environments/disturbed
+    python -m env_construction.disturb --data outputs/cpu/environments/test.jsonl \\
+        --out outputs/cpu/environments/disturbed
 
 RoTBench: arXiv 2401.08326, section 3 (its fifth level, clean, is the input).
 """

@@ -6,8 +6,8 @@ all sub-questions of its parts, which the call checks prove.
 In: JSONL of the stage before. Out: the same drafts with `tools` and `calls`.
 
 Example:
-    python -m env_construction.function_integration --in outputs/demo/2_documents.jsonl --out
-    outputs/demo/3_integration.jsonl
+    python -m env_construction.function_integration --in outputs/demo/2_documents.jsonl \\
+        --out outputs/demo/3_integration.jsonl
 """
 
 from __future__ import annotations

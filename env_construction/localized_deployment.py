@@ -8,8 +8,8 @@ In: JSONL of the stage before. Out: the same drafts with `codes`, and with --env
 in the sandbox (those that break a rule are counted and left out).
 
 Example:
-    python -m env_construction.localized_deployment --in outputs/demo/4_scaling.jsonl --out
-        outputs/demo/5_deployment.jsonl \ --environments outputs/demo/environments.jsonl
+    python -m env_construction.localized_deployment --in outputs/demo/4_scaling.jsonl \\
+        --out outputs/demo/5_deployment.jsonl --environments outputs/demo/environments.jsonl
 """
 
 from __future__ import annotations

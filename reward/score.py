@@ -9,8 +9,8 @@ what came back and which sub-answer it solved. A large file of environments is r
 scores the responses to its own (`SHARE_BYTES`); the result is the same.
 
 Example:
-    python -m reward.score --environments env.jsonl --responses resp.jsonl --variant solve_f1 --match published --out
-    S.jsonl
+    python -m reward.score --environments env.jsonl --responses resp.jsonl --variant solve_f1 --match published \\
+        --out S.jsonl
 Source: paper section 3.2; paper/README.md, "Reward for one model turn".
 """
 

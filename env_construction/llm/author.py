@@ -11,9 +11,9 @@ Facts are the model's: nothing here tells whether they are true. Where the build
 train, dev and half of test unless switched off) they are invented on purpose, so that no policy can answer from memory.
 
 Example (a key, where one is needed, in OPENAI_API_KEY; prices in USD per million tokens):
-    python -m env_construction.build --author llm --base-url https://api.openai.com/v1 --model gpt-4o --questions
-        questions.txt \ --level paper --concurrency 16 --budget 20 --price-in 2.5 --price-out 10 --out
-        outputs/mine/environments
+    python -m env_construction.build --author llm --base-url https://api.openai.com/v1 --model gpt-4o \\
+        --questions questions.txt --level paper --concurrency 16 --budget 20 --price-in 2.5 --price-out 10 \\
+        --out outputs/mine/environments
     python -m env_construction.build --author llm --base-url http://localhost:8000/v1 --model Qwen/Qwen3-14B \
         --domains "museums,river ships" --n-train 200 --n-dev 20 --n-test 40 --out outputs/museums/environments
 """
