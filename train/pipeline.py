@@ -1,6 +1,6 @@
 """The whole experiment as one resumable pipeline: `bash run_all.sh` makes the environment and calls this.
 
-    environments -> start -> measure_start -> train -> measure_trained -> controls -> suites -> logprob_gap -> analyse -> report
+    environments -> start -> measure_start -> train -> measure_trained -> controls -> restoration -> suites -> logprob_gap -> analyse -> report
 
 | stage | what it does | where it writes, below outputs/<run>/ |
 | --- | --- | --- |
@@ -10,6 +10,7 @@
 | train | per epoch: collect with the current policy, make prompts, train with OpenRLHF | train/<name>/epoch<k>/ |
 | measure_trained | measure again: same code, same cases, paired differences | eval/, compare/ |
 | controls | the first training's rivals, with its time: supervised learning of three kinds, RL with shuffled rewards | controls/, eval/, compare/ |
+| restoration | put groups of the first training's weights back to the start and measure what is left of its gain | restore/ |
 | suites | the suites of the paper's Table 2 whose data are there, starts and trained policies | eval/<name>/<suite>/ |
 | logprob_gap | how far the rollout engine's log-probabilities are from the trainer's | train/<name>/epoch<k>/logprob_gap.json |
 | analyse | tables and figures of everything for which data is there | analysis/ |
@@ -347,6 +348,17 @@ class Pipeline(Plan):
             )  # fmt: skip
             policy = str(checkpoint)
 
+    def restore(self) -> None:
+        """Both tests of where the gain sits: by groups of layers, and by the size of the change (analysis/restore_*.py)."""
+        first = self.name_of(self.trainings[0])
+        self.side_by_side_do(
+            lambda by=by: self.run(  # type: ignore[misc]
+                f"restore_{by}", f"analysis.restore_{by}", self.out, "--policy", first, "--limit", self.profile.restored,
+                tag=self._tag(by),
+            )
+            for by in ("layers", "elements")
+        )
+
     def run_suites(self) -> None:
         """Table 2's suites for starts and trained policies. What has no data is named, and tried again by the next call."""
         policies = {self.start_name(row): (self.start_of(row), row) for row in self.rows}
@@ -398,6 +410,9 @@ class Pipeline(Plan):
         yield "measure_trained", "measure again: same code, same cases, paired", self.measure_trained, out / "compare"
         if self.controls:
             yield "controls", f"the same time with {', '.join(self.controls)}", self.run_controls, out / "compare"
+        if profile.restored and self.split == "test" and self.name_of(self.trainings[0]) not in self.failed:
+            what = "put groups of weights back to the start: where does the gain sit?"
+            yield "restoration", what, self.restore, out / "restore"
         if profile.suites:
             yield "suites", "measure the suites of Table 2 whose data are there", self.run_suites, out / "eval"
         if self.backend == "vllm" and not self.rows[0].episode:
@@ -411,7 +426,7 @@ class Pipeline(Plan):
         key: dict[str, Any] = {"stage": stage}
         if stage == "measure_start":
             key |= {"starts": sorted({self.start_name(row) for row in self.rows})}
-        if stage in ("train", "measure_trained", "controls", "suites", "logprob_gap"):
+        if stage in ("train", "measure_trained", "controls", "restoration", "suites", "logprob_gap"):
             key |= {"trainings": [self.name_of(training) for training in self.trainings]}
         if stage == "controls":
             key |= {"controls": list(self.controls)}

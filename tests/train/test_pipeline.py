@@ -154,7 +154,7 @@ def test_the_default_run_has_what_each_claim_needs() -> None:
     assert {role.control for role in roles.values() if role.role == "control"} == {
         "more-supervised", "oracle-demonstrations", "rejection-sampling",
     }  # fmt: skip
-    measured = [command[command.index("--out") + 1] for command in recorder.commands if "--policy" in command]
+    measured = [command[command.index("--out") + 1] for command in recorder.commands if "--max-new-tokens" in command]
     for name in ("start", "start-thinking", "grpo", "thinking-reinforce++"):
         for suite in ("", "/unseen_relations", "/next_level", "/disturbed", "/general"):
             assert f"outputs/cpu/eval/{name}{suite}" in measured
@@ -207,6 +207,16 @@ def test_a_control_has_the_epochs_prompts_and_samples_of_its_training() -> None:
     # the second round starts where the first ended, and the last one makes the policy that is measured
     assert rounds[1][rounds[1].index("--policy-dir") + 1] == rounds[0][rounds[0].index("--checkpoint") + 1]
     assert rounds[1][rounds[1].index("--checkpoint") + 1] == "outputs/cpu/controls/rejection-sampling"
+
+
+def test_both_restoration_tests_are_made_for_the_first_training_on_test_environments_only() -> None:
+    _, recorder = play()
+    restored = [command for command in recorder.commands if "restore_" in command[2]]
+    assert sorted(command[2] for command in restored) == ["analysis.restore_elements", "analysis.restore_layers"]
+    for command in restored:
+        assert command[3:] == ["outputs/cpu", "--policy", "grpo", "--limit", str(PROFILES["cpu"].restored)]
+    _, dev = play("--experiment=tiny-plain-grpo-strict")
+    assert not [module for module in dev.modules() if "restore" in module]
 
 
 def test_suites_without_data_do_not_end_a_run() -> None:

@@ -22,6 +22,7 @@ STAGES = (
     "train",
     "measure_trained",
     "controls",
+    "restoration",
     "suites",
     "logprob_gap",
     "analyse",
@@ -48,6 +49,8 @@ class Profile:
     """Environments of each suite out of domain: unseen relations, the next level up, disturbed names."""
     skills: int = 0
     """Items of each made skill, which stand for the general benchmarks."""
+    restored: int = 0
+    """Test environments of the two tests that put weights back: 20 mixtures of the first training and its start are measured."""
     suites: bool = False
     """Measure the suites of the paper's Table 2 whose data are there."""
     controls: tuple[str, ...] = ()
@@ -75,11 +78,11 @@ MATRIX = tuple(
 )  # fmt: skip
 MATRIX_SEEDS = (0, 1, 2)
 PROFILES = {
-    "smoke": Profile(TINY[:1], 200, 12, 16, "compact", 16, 32, 100, outside=4, skills=4,
+    "smoke": Profile(TINY[:1], 200, 12, 16, "compact", 16, 32, 100, outside=4, skills=4, restored=4,
         controls=("rejection-sampling",), warm_minutes=1.5),
     "cpu": Profile(
         (*TINY, *(f"tiny-plain-grpo-{reward}" for reward in REWARDS)),
-        2000, 300, 300, "compact", 240, 384, 300, test_seed=271126, outside=100, skills=100,
+        2000, 300, 300, "compact", 240, 384, 300, test_seed=271126, outside=100, skills=100, restored=150,
         controls=("more-supervised", "oracle-demonstrations", "rejection-sampling"), parallel=True,
     ),
     "small": Profile(
