@@ -353,9 +353,15 @@ class Pipeline(Plan):
         first = self.name_of(self.trainings[0])
         self.side_by_side_do(
             lambda by=by: self.run(  # type: ignore[misc]
-                f"restore_{by}", f"analysis.restore_{by}", self.out, "--policy", first, "--limit", self.profile.restored,
+                f"restore_{by}",
+                f"analysis.restore_{by}",
+                self.out,
+                "--policy",
+                first,
+                "--limit",
+                self.profile.restored,
                 tag=self._tag(by),
-            )
+            )  # fmt: skip
             for by in ("layers", "elements")
         )
 

@@ -144,7 +144,9 @@ def main() -> int:
     if arguments.samples < 2:
         raise BadInput(f"--samples {arguments.samples}: expected at least 2, the best is one that beats others")
     settings = {
-        key: value for key, value in vars(arguments).items() if key not in ("out", "checkpoint", "policy_dir", "trajectories")
+        key: value
+        for key, value in vars(arguments).items()
+        if key not in ("out", "checkpoint", "policy_dir", "trajectories")
     }
     keep_configuration(arguments.out, settings | {"trajectories_sha256": file_sha256(arguments.trajectories)})
     if (arguments.out / "done.json").exists():
