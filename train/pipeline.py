@@ -46,6 +46,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -351,19 +352,13 @@ class Pipeline(Plan):
     def restore(self) -> None:
         """Both tests of where the gain sits: by groups of layers, and by the size of the change (analysis/restore_*.py)."""
         first = self.name_of(self.trainings[0])
-        self.side_by_side_do(
-            lambda by=by: self.run(  # type: ignore[misc]
-                f"restore_{by}",
-                f"analysis.restore_{by}",
-                self.out,
-                "--policy",
-                first,
-                "--limit",
-                self.profile.restored,
-                tag=self._tag(by),
-            )  # fmt: skip
-            for by in ("layers", "elements")
-        )
+        limit = ("--limit", self.profile.restored)
+
+        def restore_by(part: str) -> None:
+            tag = self._tag(part)
+            self.run(f"restore_{part}", f"analysis.restore_{part}", self.out, "--policy", first, *limit, tag=tag)
+
+        self.side_by_side_do(partial(restore_by, part) for part in ("layers", "elements"))
 
     def run_suites(self) -> None:
         """Table 2's suites for starts and trained policies. What has no data is named, and tried again by the next call."""
