@@ -1,4 +1,4 @@
-"""Check what a run left: files present, oracle exactly 1.0, OpenRLHF's checkpoint differs from the start, the report opens.
+"""Check the output of a run: files exist, oracle scores 1.0, checkpoints differ from the start, the report parses.
 
 Example: python .ci/check_run.py outputs/smoke
 """
@@ -22,15 +22,15 @@ def main() -> None:
     for name in ("solve_p", "solve_r", "solve_f1"):
         assert oracle[name]["value"] == 1.0, f"the oracle's {name} is {oracle[name]['value']}, not 1.0"
     checkpoints = sorted(run.glob("train/*/epoch*/checkpoint/model.safetensors"))
-    assert checkpoints, "no checkpoint of OpenRLHF"
+    assert checkpoints, f"{run}: no train/*/epoch*/checkpoint/model.safetensors; OpenRLHF saved no checkpoint"
     start = load_file(run / "start/model.safetensors")
     for path in checkpoints:
         trained = load_file(path)
         changed = sum(bool((trained[name] != start[name]).any()) for name in start if name in trained)
-        assert changed, f"{path} equals the start"
+        assert changed, f"{path} is identical to the start; training changed no weight"
         print(f"{path}: {changed} of {len(start)} tensors changed")
     HTMLParser().feed((run / "report.html").read_text(encoding="utf-8"))
-    print(f"{run}: all that a run must leave is there; oracle 1.0")
+    print(f"{run}: all required files exist; the oracle scores 1.0")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The environments as others use them: OpenEnv's and verifiers' own tools on our packages, TRL on our data, schemathesis on our HTTP.
-# Their packages disagree with each other's and with ours, so each gets a virtual environment of its own (.ci/faces.txt).
+# Test the environments as others use them: the tools of OpenEnv and verifiers on our packages, TRL on our data,
+# schemathesis on our HTTP server. Their packages conflict with each other and with ours, so each has a separate virtual
+# environment (.ci/faces.txt).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD work=$(mktemp -d)
@@ -9,7 +10,7 @@ trap '[ -z "$server" ] || kill "$server"; rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 pins() { sed -n "s/^$1: //p" .ci/faces.txt; }
-# an environment with pytest and a face's packages; what follows the name goes to pip as well
+# make_venv NAME [PIP ARGUMENTS...]: a virtual environment with the packages of NAME in .ci/faces.txt
 make_venv() {
   local name=$1
   shift
@@ -31,12 +32,15 @@ for kind in openenv verifiers; do
   cp -r "$work/$kind-package" "$work/$kind-source" # pip builds in the folder that it installs
   make_venv "$kind" pytest==9.2.0 "$work/$kind-source"
 done
-FTRL_OPENENV_PACKAGE="$work/openenv-package" "$work/openenv/bin/python" -m pytest -q tests/serving/trainers/test_openenv.py
-FTRL_VERIFIERS_PACKAGE="$work/verifiers-package" "$work/verifiers/bin/python" -m pytest -q tests/serving/trainers/test_verifiers.py
+FTRL_OPENENV_PACKAGE="$work/openenv-package" \
+  "$work/openenv/bin/python" -m pytest -q tests/serving/trainers/test_openenv.py
+FTRL_VERIFIERS_PACKAGE="$work/verifiers-package" \
+  "$work/verifiers/bin/python" -m pytest -q tests/serving/trainers/test_verifiers.py
 
-# TRL takes what the project has pinned of torch, transformers and datasets, and adds itself
+# TRL uses the project's pinned torch, transformers and datasets
 make_venv trl --no-deps
-"$root/.venv/bin/python" -c 'import site; print(site.getsitepackages()[0])' >"$(echo "$work"/trl/lib/python3*/site-packages)/project.pth"
+packages=$(echo "$work"/trl/lib/python3*/site-packages)
+"$root/.venv/bin/python" -c 'import site; print(site.getsitepackages()[0])' >"$packages/project.pth"
 "$work/trl/bin/python" -m pytest -q tests/serving/trainers/test_trl.py
 
 make_venv http

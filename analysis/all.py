@@ -1,8 +1,8 @@
-"""Make every table and figure for which a run has data, and say which are missing and why.
+"""Create every table and figure for which a run has data, and list the missing ones with the reason.
 
 Inputs:  the folder of a run.
-Outputs: RUN/analysis/*.{csv,txt,md,tex,png,svg,pdf}, and RUN/analysis/index.json (the report reads it): what was made
-         by which script, what is missing and why, and what this run was not meant to have.
+Outputs: RUN/analysis/*.{csv,txt,md,tex,png,svg,pdf}, and RUN/analysis/index.json, which analysis.report reads: the
+         artifacts of each script, what is missing and why, and what the run did not plan.
 
 Example: python -m analysis.all outputs/cpu
 """
@@ -41,17 +41,17 @@ SCRIPTS = (
 
 
 def make_all(run: Run, out: Path, scripts: tuple[str, ...] = SCRIPTS) -> dict[str, Any]:
-    """Write all artifacts into `out`; returns the index that is written beside them."""
+    """Write all artifacts and index.json into `out` and return the index."""
     made: list[dict[str, Any]] = []
     missing: list[dict[str, str]] = [
-        {"script": f"eval/{name}", "shows": run.label(name), "reason": "it has no results on the test environments"}
+        {"script": f"eval/{name}", "shows": run.label(name), "reason": "no results on the test environments"}
         for name in run.unmeasured
     ]
     missing += [
         {
             "script": name,
             "shows": "a folder of eval/ or train/",
-            "reason": "policies.json does not say what it is, so it is left out",
+            "reason": "policies.json does not define its role, so it is left out",
         }
         for name in run.unlisted
     ]
@@ -74,25 +74,25 @@ def make_all(run: Run, out: Path, scripts: tuple[str, ...] = SCRIPTS) -> dict[st
 
 
 def first_line(docstring: str | None) -> str:
-    """The first line of a script's docstring, without the full stop: what the script shows."""
+    """The first line of a script's docstring without the period: what the script shows."""
     return (docstring or "").strip().split("\n", 1)[0].rstrip(".:")
 
 
 def main() -> int:
     parser = ScriptParser(__doc__, "python -m analysis.all")
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--out", type=Path, help="where to write (default: RUN/analysis)")
+    parser.add_argument("--out", type=Path, help="output folder (default: RUN/analysis)")
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
     out = arguments.out or run.path / "analysis"
     index = make_all(run, out)
     for entry in index["made"]:
-        print(f"made     {entry['name']}: {entry['title']} ({', '.join(entry['files'])})")
+        print(f"written      {entry['name']}: {entry['title']} ({', '.join(entry['files'])})")
     for entry in index["missing"]:
-        print(f"missing  {entry['script']}: {entry['reason']}")
+        print(f"missing      {entry['script']}: {entry['reason']}")
     for entry in index["not_planned"]:
-        print(f"no part  {entry['script']}: {entry['reason']}")
-    print(f"wrote {len(index['made'])} tables and figures into {out}, {len(index['missing'])} missing")
+        print(f"not planned  {entry['script']}: {entry['reason']}")
+    print(f"wrote {len(index['made'])} tables and figures to {out}, {len(index['missing'])} missing")
     return 0
 
 

@@ -1,8 +1,7 @@
-"""Any two or more runs side by side: every policy's scores, and paired differences where the test environments are the
-same.
+"""Compare two or more runs: each policy's scores, and paired differences if runs share test environments.
 
 Inputs:  RUN/eval/<policy>/results.jsonl of each run.
-Outputs: in --out, compare_runs.{csv,txt,md,png,svg}. The first run is the reference of the differences.
+Outputs: in --out, compare_runs.{csv,txt,md,png,svg,pdf}. The first run is the reference for the differences.
 
 Example: python -m analysis.compare_runs outputs/cpu outputs/cpu-seed2 --out outputs/compared
 """
@@ -26,7 +25,7 @@ DRAWN = ("solve_f1", "answer_correct")
 
 
 def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per policy and run; differences to the first run over shared cases, where there are any."""
+    """One row per policy and run, with differences to the first run over the cases that they share, if any."""
     policies = list(dict.fromkeys(policy for run in runs for policy in run.policies))
     rows = []
     for policy in policies:
@@ -45,12 +44,13 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def compare(runs: Sequence[Run]) -> Artifact:
     """Raises BadInput for fewer than two runs, two of the same name, or a run without results."""
     if len(runs) < 2:
-        raise BadInput("compare_runs needs two runs or more")
+        raise BadInput(f"expected two or more runs, got {len(runs)}; pass the folders of the runs to compare")
     if len({run.name for run in runs}) < len(runs):
-        raise BadInput(f"two of the runs have the same name: {', '.join(run.name for run in runs)}")
+        names = ", ".join(run.name for run in runs)
+        raise BadInput(f"two of the runs have the same name: {names}; rename a folder or pass each run once")
     for run in runs:
         if not run.policies:
-            raise BadInput(f"{run.path}: no policy was evaluated in this run")
+            raise BadInput(f"{run.path}: no policy was evaluated in this run; evaluate one with `python -m eval.run`")
     rows = comparison_rows(runs)
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     labels = [next(row["label"] for row in rows if row["policy"] == policy) for policy in policies]
@@ -94,8 +94,8 @@ def compare(runs: Sequence[Run]) -> Artifact:
 
 def main() -> int:
     parser = ScriptParser(__doc__, "python -m analysis.compare_runs")
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of two runs or more")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of two or more runs")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     arguments = parser.parse_args()
     artifact = compare([Run.open(path) for path in arguments.runs])
     print(f"{artifact.title}: wrote {', '.join(str(path) for path in artifact.write(arguments.out))}")

@@ -1,10 +1,11 @@
-"""Are the built environments stable? Every one is replayed again, in fresh processes and under another hash seed.
+"""Test whether the built environments are stable: replay each one in new processes with another hash seed.
 
-The build keeps only what its own gold plan solves, so that an oracle scores 1 by construction and proves nothing. Here
-the environments are judged anew by the replay rules of `python -m env_construction.validate`, in fresh processes and
-under another hash seed than the build's: tools load, gold calls give what was recorded, twice alike and fast, the gold
-plan scores 1, each answer needs its call. What breaks one on this machine counts against the claim. Beside it stand
-what the build itself rejected, and the levels that were built.
+The build keeps only environments that the gold plan solves, so the oracle's perfect score proves nothing. This script
+checks the environments again with the replay rules of `python -m env_construction.validate`. The replay uses new
+processes and another hash seed than the build. The rules require that the tools load, that the gold calls return the
+recorded outputs quickly and reproducibly, that the gold plan scores 1, and that each answer needs its call. An
+environment that breaks a rule on this machine counts against the claim. The table also has the number of candidates
+that the build rejected, and the levels that were built.
 
 Inputs:  RUN/environments*/{train,dev,test}.jsonl: every set of environments of the run, with configuration.json and
          statistics.json.
@@ -49,7 +50,7 @@ def build(run: Run) -> list[Artifact]:
                     head | _row(path) | {"rejected_by_build": sum(rejected.values()) if rejected is not None else None}
                 )
     if not rows:
-        raise Missing("environments/{train,dev,test}.jsonl are not there")
+        raise Missing("environments/{train,dev,test}.jsonl do not exist")
     total, unstable, skipped = (sum(row[key] for row in rows) for key in ("replayed", "unstable", "not_replayed"))
     caption = caption_text("construction_stability", stable=total - unstable, total=total)
     note = caption_text("stability_note", skipped=skipped)
@@ -67,7 +68,7 @@ def _row(path: Path) -> dict[str, Any]:
     for _, _, findings in tqdm(judge(path, HASH_SEED), desc=what, unit="env", disable=None, leave=False):
         fatal = {finding.rule for finding in findings if finding.fatal}
         broken.update(fatal)
-        replayable = fatal <= STABILITY_RULES  # what breaks a rule of the build is not replayed by the judge
+        replayable = fatal <= STABILITY_RULES  # `judge` does not replay environments that break a build rule
         replayed += replayable
         skipped += not replayable
         unstable += bool(fatal) and replayable

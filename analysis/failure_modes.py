@@ -1,7 +1,7 @@
-"""What kind of error ends an episode, before and after training.
+"""Classify how episodes end, before and after training.
 
 Inputs:  RUN/policies.json, RUN/eval/<policy>/results.jsonl (transcripts and turn scores), RUN/environments/test.jsonl.
-Outputs: RUN/analysis/failure_modes.{csv,txt,png,svg,pdf}: share of episodes per way of ending, with intervals.
+Outputs: RUN/analysis/failure_modes.{csv,txt,png,svg,pdf}: share of episodes per class, with intervals.
 Paper:   section 5 (error analysis); the classes are defined in ENDINGS.
 
 Example: python -m analysis.failure_modes outputs/cpu
@@ -23,15 +23,15 @@ from analysis.run_data.run_folder import Run
 from env_construction.environment.jsonl import run_main
 
 ENDINGS = {
-    "success": "everything solved and, where there is one, the answer given",
-    "wrong tool": "the last call that solved nothing named an unknown tool or one with nothing left to solve; then it stopped or ran out of turns",
-    "wrong argument": "the same, but the tool was right: its arguments were not",
-    "repeated call": "the same, and the call had been made before with the same arguments",
-    "malformed": "the last turn holds a call that cannot be read",
-    "empty or cut off": "the last turn is empty or hit the limit of tokens, or the prompt outgrew the context",
-    "hallucinated answer": "it answered with a name or number that neither the question nor any tool output holds",
-    "wrong answer": "everything was solved, the answer is wrong but made of what was seen",
-    "gave up": "it stopped with sub-questions open, after calls that all helped or without any call",
+    "success": "all sub-questions solved and the answer correct, if the environment has one",
+    "wrong tool": "the last call solved nothing, and its tool is unknown or has no open sub-answer",
+    "wrong argument": "the last call solved nothing; the tool was right but the arguments were wrong",
+    "repeated call": "the last call solved nothing and repeats an earlier call with the same arguments",
+    "malformed": "the last turn contains a call that cannot be parsed",
+    "empty or cut off": "the last turn is empty or reached the token limit, or the prompt exceeded the context length",
+    "hallucinated answer": "the answer contains a name or number that is in neither the question nor a tool output",
+    "wrong answer": "all sub-questions solved; the answer is wrong but uses only names and numbers that were shown",
+    "gave up": "the policy stopped with open sub-questions after a call that solved one, or without any call",
 }
 _NAMED = re.compile(r"\b(?:[A-Z][\w'-]+|\d[\d,.]*)")
 
@@ -55,7 +55,7 @@ def _calls(row: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
 
 
 def _invented(row: Mapping[str, Any]) -> bool:
-    """Whether the final text names something that nothing before it named. A sentence's first word does not count."""
+    """Whether the final text has a name or number that no earlier message has. A sentence's first word is ignored."""
     messages = list(row.get("transcript") or [])
     if not messages or messages[-1].get("role") != "assistant":
         return False
@@ -65,7 +65,7 @@ def _invented(row: Mapping[str, Any]) -> bool:
 
 
 def ending(row: Mapping[str, Any], needed: Mapping[str, int]) -> str:
-    """The class of an episode, a key of ENDINGS. `needed` counts the sub-answers of each tool at the start."""
+    """The class of an episode, a key of ENDINGS. `needed` counts the initially unsolved sub-answers of each tool."""
     solved_all = int(row.get("solved") or 0) >= int(row.get("sub_questions") or 0)
     if solved_all and row.get("answer_correct") in (True, 1, None):
         return "success"
@@ -121,7 +121,7 @@ def build(run: Run) -> list[Artifact]:
 
 
 def _figure(rows: list[dict[str, Any]], shown: list[str]) -> Any:
-    """Shares in percent, policies from top to bottom: a table whose shades show where the large ones are."""
+    """Shares in percent, one row per policy: a table with darker cells for larger shares."""
     labels = list(dict.fromkeys(row["label"] for row in rows))
     grid = np.full((len(labels), len(shown)), np.nan)
     for row in rows:

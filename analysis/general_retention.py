@@ -1,14 +1,14 @@
-"""General capability before and after training: six benchmarks, each alone and all together, with a non-inferiority
-test.
+"""General capability before and after training: six benchmarks, separately and pooled, with a non-inferiority test.
 
-A policy is kept (non-inferior) when the lower end of the one-sided 95% interval of after - before lies above the
-margin. "Not significantly worse" would not do: a small sample is never significantly worse. The test that counts is the
-pooled one, on the mean of the benchmarks' means. Its margin is what the problems support: the loss that a model without
-any change rules out in 80% of cases, at least 1 point and at most 3. Each benchmark alone is shown with a margin of 1
-point, and its p-value is Holm-corrected over all benchmarks and policies, since one of many is easily worse by chance.
+A policy is non-inferior if the lower end of the one-sided 95% interval of after - before is above the margin. "Not
+significantly worse" would be too weak, because a small sample is hardly ever significantly worse. The decisive test is
+the pooled one, on the mean of the benchmark means. Its margin depends on the number of problems: it is the loss that a
+model without any change rules out with 80% power, but at least 1 point and at most 3. Each single benchmark has a
+margin of 1 point. Its p-value is Holm-corrected over all benchmarks and policies, because one of many is easily worse
+by chance.
 
 Inputs:  RUN/policies.json and RUN/eval/<policy>/general/results.jsonl: one row per problem with `id`, `task` and
-         `correct`. The tasks are the paper's six benchmarks, or the six made skills of this repository's own models.
+         `correct`. The tasks are the paper's six benchmarks, or six synthetic skills for this repository's models.
 Outputs: RUN/analysis/general_retention.{csv,txt,png,svg,pdf}.
 Paper:   section 4.5 (general capability: MMLU, BBH, GSM8K, MATH, HumanEval, MBPP).
 
@@ -49,8 +49,9 @@ ORDER = tuple(LABELS)
 
 
 def retention(after: Sequence[Row], before: Sequence[Row], pooled: bool = False) -> dict[str, Any] | None:
-    """The paired difference of one benchmark, or of the mean of all, with `one_sided_low`, the lower end of the
-    one-sided 95% interval.
+    """The paired difference of one benchmark, or of the mean over all benchmarks if `pooled`.
+
+    `one_sided_low` is the lower end of the one-sided 95% interval. None if the rows share no problem.
     """
     metric = GroupedMean("correct", "correct", "task") if pooled else "correct"
     found, one_sided = (tested_difference(before, after, metric, level=level) for level in (LEVEL, 2 * LEVEL))
@@ -58,17 +59,13 @@ def retention(after: Sequence[Row], before: Sequence[Row], pooled: bool = False)
 
 
 def supported_margin(standard_error: float) -> float:
-    """The margin in points, at which a model without a change is found non-inferior at 80% power, between 1 and 3
-    points.
-    """
+    """The margin at which an unchanged model is found non-inferior with 80% power, limited to 1 to 3 points."""
     needed = 100 * float(norm.ppf(1 - LEVEL) + norm.ppf(POWER)) * standard_error
     return min(max(MARGIN_POINTS, needed), LARGEST_MARGIN_POINTS)
 
 
 def retention_rows(run: Run, policies: list[str]) -> list[dict[str, Any]]:
-    """One row per policy and benchmark, then one for all benchmarks (task POOLED), in points; each policy against its
-    own start.
-    """
+    """One row per policy and benchmark, then one for all benchmarks (task POOLED). In points, relative to the start."""
     rows: list[dict[str, Any]] = []
     for policy in policies:
         before = run.rows(str(run.start_of(policy, SUITE)), SUITE)
@@ -112,11 +109,14 @@ def _points(value: Any, key: str) -> Any:
 
 
 def build(run: Run) -> list[Artifact]:
-    """Raises Missing unless a start and a policy trained from it went through the general suite."""
+    """Raises Missing unless the general suite measured a start and a policy trained from it."""
     there = run.policies_of(SUITE)
     policies = [name for name in there if run.roles[name].role == "trained" and run.start_of(name, SUITE)]
     if not policies:
-        reason = "the general suites were not run before and after training (python -m eval.general, into eval/<policy>/general/)"
+        reason = (
+            "the general suites were not run before and after training "
+            "(run python -m eval.general with --out eval/<policy>/general/)"
+        )
         raise Missing(reason) if there else NotPlanned(reason)
     rows = retention_rows(run, policies)
     if not rows:
@@ -128,12 +128,12 @@ def build(run: Run) -> list[Artifact]:
         n=min((row["difference_n"] for row in pooled), default=0),
     )  # fmt: skip
     note = caption_text("retention_note") + " " + run.faults_text(SUITE)
-    title = "General capability, before and after training"
+    title = "General capability before and after training"
     return [Artifact("general_retention", title, caption, rows, _figure(run, rows, [*tasks, POOLED]), note=note)]
 
 
 def _figure(run: Run, rows: list[dict[str, Any]], tasks: list[str]) -> Any:
-    """A panel for each start: benchmarks from top to bottom, policies beside each other."""
+    """One panel per start: a row per benchmark, with the policies side by side."""
     starts = list(dict.fromkeys(run.roles[row["policy"]].start for row in rows))
     columns = min(2, len(starts))
     lines = -(-len(starts) // columns)
@@ -155,7 +155,7 @@ def _figure(run: Run, rows: list[dict[str, Any]], tasks: list[str]) -> Any:
                 margin = next((row["margin"] for row in chosen if row["task"] == POOLED), None)
                 if margin is not None:
                     place = 1 - len(tasks) - shift
-                    label = "largest loss allowed" if index == 0 else None
+                    label = "largest allowed loss" if index == 0 else None
                     axes.plot(margin, place, "|", color=GREY, markersize=12, markeredgewidth=2, label=label)
             axes.axvline(0, color=GREY, linewidth=0.8)
             axes.set_title(run.start_label(start))

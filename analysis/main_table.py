@@ -1,12 +1,12 @@
-"""The paper's Table 2 with this run's numbers beside it: every model and metric, intervals, differences, arrows.
+"""The paper's Table 2 together with this run's numbers: all models and metrics, intervals, differences, arrows.
 
 Inputs:  analysis/paper_table2.csv (the paper's numbers, percent), RUN/policies.json and
          RUN/eval/<policy>/[<suite>/]summary.json.
-Outputs: RUN/analysis/main_table.{csv,md,tex,txt}, for runs with a model of the paper; others have results_table. An
-         arrow says in which direction training moved a number from its own start: in our rows only where the interval
-         of the difference excludes 0. The difference to the paper is given only where model, data and prompts are the
-         paper's (`comparable`).
-Paper:   Table 2 (section 4.2). Avg is the plain mean of the eight metric columns.
+Outputs: RUN/analysis/main_table.{csv,md,tex,txt}, for runs with a model of the paper; other runs have results_table. An
+         arrow shows the direction of change from the start. Our rows have one only if the interval of the difference
+         excludes 0. The difference to the paper is given only if model, data and prompts are the paper's
+         (`comparable`).
+Paper:   Table 2 (section 4.2). Avg is the unweighted mean of the eight metric columns.
 
 Example: python -m analysis.main_table outputs/cpu
 """
@@ -29,10 +29,10 @@ PAPER_FILE = Path(__file__).resolve().parent / "paper_table2.csv"
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of Table 2 and where this repository's summaries hold it: the published scoring, since the paper's cells
-    have it.
+    """A metric of Table 2 and its key in this repository's summaries.
 
-    tau-bench is the exception: its own semantics count, not the inverted check of the published code.
+    The metrics use the published scoring, as the paper does. The exception is tau-bench, which uses its own semantics
+    instead of the inverted check of the published code.
     """
 
     key: str
@@ -73,7 +73,7 @@ def untrained_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, 
 
 
 def counterpart(run: Run, policy: str) -> tuple[str, str] | None:
-    """`(family, version)` of the paper's row that a policy reproduces; None for what the paper does not have."""
+    """`(family, version)` of the paper's row that a policy reproduces; None if the paper has no such row."""
     role = run.roles[policy]
     family = _FAMILIES.get(role.model)
     if family is None:
@@ -89,16 +89,16 @@ def counterpart(run: Run, policy: str) -> tuple[str, str] | None:
 
 
 def comparable(run: Run, suite: str) -> bool:
-    """Whether a number may be held against the paper's: on the authors' environments, and on RoTBench, which brings its
-    prompts.
+    """Whether a number is comparable with the paper's: on the authors' environments, and on RoTBench.
 
-    The prompts of ToolHop and of tau-bench's user are in words of our own, so those numbers are no comparison.
+    RoTBench includes its prompts. We wrote the prompts for ToolHop and for tau-bench's user, so those numbers are not
+    comparable.
     """
     return suite == "rotbench" or (suite == "environments" and run.configuration().get("data") == "published")
 
 
 def our_estimate(run: Run, policy: str, column: Column) -> Estimate | None:
-    """A metric from the policy's summary, in percent; None where the suite was not run."""
+    """A metric from the policy's summary, in percent; None if the suite was not run."""
     found = run.summary(policy, column.suite).get("metrics", {}).get(column.metric)
     if not found or found.get("value") is None:
         return None
@@ -113,7 +113,7 @@ def _arrow(value: float, before: float | None) -> str:
 
 
 def _our_arrow(run: Run, policy: str, column: Column) -> str:
-    """An arrow where the paired difference to the start is shown, none where its interval holds 0."""
+    """An arrow for the paired difference to the start; empty if its interval contains 0."""
     start = run.start_of(policy, column.suite)
     if start is None:
         return ""
@@ -123,8 +123,9 @@ def _our_arrow(run: Run, policy: str, column: Column) -> str:
 
 
 def table_rows(run: Run) -> list[dict[str, Any]]:
-    """The paper's rows, then ours; each metric with arrow, ours with interval, n and, where comparable, difference to
-    the paper.
+    """The paper's rows, then ours. Each metric has an arrow.
+
+    Our rows also have the interval, n and, if comparable, the difference to the paper.
     """
     paper = paper_rows()
     rows: list[dict[str, Any]] = []
@@ -180,9 +181,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def build(run: Run) -> list[Artifact]:
-    """Raises NotPlanned for a run without a model of the paper: its numbers would invite a comparison that means
-    nothing.
-    """
+    """Raises NotPlanned for a run without a model of the paper, because a comparison would be meaningless."""
     if not any(counterpart(run, policy) for policy in run.policies):
         raise NotPlanned("no model of the paper was evaluated in this run (bash run_all.sh --profile paper)")
     rows = table_rows(run)
@@ -208,7 +207,7 @@ def build(run: Run) -> list[Artifact]:
     return [
         Artifact(
             "main_table",
-            "The paper's Table 2, and this run",
+            "The paper's Table 2 and this run",
             caption,
             rows,
             texts={".md": table, ".tex": latex},

@@ -1,4 +1,4 @@
-"""Write manifest.json: what made a run, so that it can be repeated.
+"""Write manifest.json: the settings, versions and seeds of a run, so that it can be reproduced.
 
 Inputs:  RUN/configuration.json, RUN/stages.jsonl (`{"stage", "seconds", "finished"}`, written by run_all.sh),
          RUN/start/warm_start.json, the installed packages, this repository's commit.
@@ -37,7 +37,7 @@ FURTHER_PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that a result may depend on; those not installed are left out."""
+    """Versions of the packages that a result may depend on, without those that are not installed."""
     found = versions()
     for package in FURTHER_PACKAGES:
         try:
@@ -48,14 +48,16 @@ def package_versions() -> dict[str, str]:
 
 
 def stage_seconds(run: Run) -> list[dict[str, Any]]:
-    """One entry per stage in the order of first completion; a stage that was run again adds up its seconds."""
+    """One entry per stage in the order of first completion. The seconds of repeated stages are added up."""
     path = run.path / "stages.jsonl"
     stages: dict[str, dict[str, Any]] = {}
     for number, row in read_jsonl(path, required=("stage", "seconds")) if path.is_file() else ():
         try:
             seconds = float(row["seconds"])
         except (TypeError, ValueError):
-            raise BadInput(f"{path}:{number}: key 'seconds': expected a number, got {row['seconds']!r}") from None
+            raise BadInput(
+                f"{path}:{number}: key 'seconds': expected a number, got {row['seconds']!r}; correct or delete the line"
+            ) from None
         entry = stages.setdefault(str(row["stage"]), {"stage": str(row["stage"]), "seconds": 0.0, "calls": 0})
         entry["seconds"] += seconds
         entry["calls"] += 1
@@ -64,7 +66,7 @@ def stage_seconds(run: Run) -> list[dict[str, Any]]:
 
 
 def find_seeds(value: Any, place: str = "") -> dict[str, Any]:
-    """Every entry whose key ends in `seed` or `seeds`, by dotted place."""
+    """Every entry whose key ends in `seed` or `seeds`, by dotted path."""
     found: dict[str, Any] = {}
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -77,7 +79,7 @@ def find_seeds(value: Any, place: str = "") -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Processor count, memory and system: what a time in this manifest was measured on."""
+    """Core count, memory and system of the machine on which the manifest's times were measured."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     return {
         "system": platform.system(),
@@ -88,7 +90,7 @@ def machine() -> dict[str, Any]:
 
 
 def make_manifest(run: Run, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The manifest as a JSON object; `extra` adds to the configuration that was found."""
+    """The manifest as a JSON object; `extra` is added to the recorded configuration."""
     configuration = run.configuration() | dict(extra or {})
     sources = {"configuration": configuration, "warm_start": run.warm_start()}
     for policy in run.policies:
@@ -110,10 +112,10 @@ def make_manifest(run: Run, extra: Mapping[str, Any] | None = None) -> dict[str,
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`KEY=VALUE`; a value that is JSON is taken as such, any other as text. Raises BadInput."""
+    """Parse `KEY=VALUE`. The value is parsed as JSON if possible and is text otherwise. Raises BadInput."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise BadInput(f"--set {text!r}: expected KEY=VALUE")
+        raise BadInput(f"--set {text!r}: expected KEY=VALUE, such as --set seed=1")
     try:
         return key, json.loads(value)
     except ValueError:
@@ -133,7 +135,7 @@ def main() -> int:
     partial = path.with_name("manifest.json.partial")
     partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
-    print(f"wrote {path} ({len(manifest['stages'])} stages, {manifest['seconds']:.0f} s in all)")
+    print(f"wrote {path} ({len(manifest['stages'])} stages, {manifest['seconds']:.0f} s in total)")
     return 0
 
 

@@ -1,21 +1,21 @@
-"""Where training changed the weights: by layer and module kind, beside the error of rounding.
+"""Measure where training changed the weights, by layer and module kind, relative to the rounding error.
 
 Inputs:  two checkpoint folders (safetensors, sharded or not; the trained one may be a LoRA adapter). Tensors are
-         streamed in small pieces, never a whole model, nor even a whole tensor, in memory.
-Outputs: in --out, parameter_deltas.csv (one row per layer and module kind), parameter_tensors.csv (one row per tensor;
-         what is missing, extra, reshaped or of a type without numbers has its own status; a head tied to the embeddings
-         counts once, as embeddings), parameter_tests.csv (exact permutation tests of
-         "lower-layer MLP changes most"), heat maps {png,svg,pdf} and captions. `--spectral` adds the stable rank of
-         each change. Of a run, each trained policy is compared with its own start.
+         streamed in small pieces, so that neither a model nor a complete tensor has to fit in memory.
+Outputs: in --out, parameter_deltas.csv (one row per layer and module kind), parameter_tensors.csv (one row per tensor),
+         parameter_tests.csv (exact permutation tests of "lower-layer MLPs change most"), heat maps {png,svg,pdf} and
+         captions. Missing, extra, reshaped and non-numeric tensors have a separate status. A head that is tied to the
+         embeddings counts once, as embeddings. `--spectral` adds the stable rank of each change. `analysis.all`
+         compares each trained policy of a run with its start.
 Measures: relative Frobenius norm ||new - old|| / ||old||; the elementwise mean of |new - old| / (|old| + 1e-8), which
-         the first author's companion code takes; the share of weights that changed. They can disagree: the second is
-         ruled by weights near zero.
-Reading: stored weights change by whole units in the last place. Below about three times the column `rounding_floor` the
-         stored change overstates the true one (analysis.checkpoints.tensor_change says by how much).
+         the first author's companion code uses; the share of weights that changed. They can disagree, because weights
+         near zero dominate the second one.
+Rounding: stored weights change by whole units in the last place. Below about three times the column `rounding_floor`,
+         the stored change overstates the true change (analysis.checkpoints.tensor_change has the amounts).
 Paper:   section 5 and its heat map of parameter changes (claim: the MLPs of layers 0 to 2 change most).
 
-Example: python -m analysis.parameter_deltas --base outputs/cpu/start --trained outputs/cpu/train/grpo/epoch2/checkpoint \\
-    --out outputs/cpu/analysis
+Example: python -m analysis.parameter_deltas --out outputs/cpu/analysis \\
+    --base outputs/cpu/start --trained outputs/cpu/train/grpo/epoch2/checkpoint
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from env_construction.environment.jsonl import BadInput, run_main
 
 @dataclass(frozen=True)
 class TensorDelta:
-    """One tensor's change. `status` is `compared`, or says why there are no sums."""
+    """One tensor's change. `status` is `compared`, or the reason why `sums` is missing."""
 
     name: str
     dtype: str
@@ -74,7 +74,7 @@ def _refusal(base: StoredTensor | None, trained: StoredTensor | None) -> str | N
 
 
 def compare_checkpoints(base_folder: Path, trained_folder: Path, spectral: bool = False) -> list[TensorDelta]:
-    """Every tensor of either checkpoint, sorted by name. Raises BadInput for a folder that is no checkpoint."""
+    """Every tensor of either checkpoint, sorted by name. Raises BadInput if a folder is not a checkpoint."""
     base = without_tied_head(checkpoint_tensors(base_folder), base_folder)
     size = sum(tensor.bytes for tensor in base.values())
     bar = tqdm(total=2 * size, unit="B", unit_scale=True, desc="compare", disable=None, leave=False)
@@ -96,7 +96,7 @@ def compare_checkpoints(base_folder: Path, trained_folder: Path, spectral: bool 
             continue
         rank = stable_rank(base[name], trained[name], sums[name].change_squared) if spectral else None
         finite = sums[name].relative == sums[name].relative
-        status = "compared" if finite else "not finite: NaN or infinity in one of them"
+        status = "compared" if finite else "not finite: NaN or infinity in one of the tensors"
         deltas.append(TensorDelta(name, _types(base[name], trained[name]), known.shape, status, sums[name], rank))
     return deltas
 
@@ -108,7 +108,7 @@ def _types(base: StoredTensor, trained: StoredTensor) -> str:
 def _compare_adapter(base: dict[str, StoredTensor], folder: Path, on_bytes: Callable[[int], Any]) -> list[TensorDelta]:
     updates, unknown = lora_updates(folder, base)
     targets = {update.target: update for update in updates}
-    deltas = [TensorDelta(name, "", (), "in the adapter, but fits no base tensor") for name in unknown]
+    deltas = [TensorDelta(name, "", (), "in the adapter, but matches no base tensor") for name in unknown]
     for name, tensor in base.items():
         if name not in targets:
             deltas.append(TensorDelta(name, tensor.dtype, tensor.shape, "frozen: not in the adapter"))
@@ -121,7 +121,7 @@ def _compare_adapter(base: dict[str, StoredTensor], folder: Path, on_bytes: Call
 
 
 def grouped(deltas: list[TensorDelta], group_of: Callable[[str], Any]) -> dict[Any, Sums]:
-    """Sums of all compared tensors by group; the relative change of a group is that of its tensors laid end to end."""
+    """Sums of all compared tensors by group. A group's relative change is that of its concatenated tensors."""
     parts: dict[Any, list[Sums]] = {}
     for delta in deltas:
         if delta.sums is not None and delta.status == "compared":
@@ -130,9 +130,7 @@ def grouped(deltas: list[TensorDelta], group_of: Callable[[str], Any]) -> dict[A
 
 
 def sums_row(sums: Sums) -> dict[str, Any]:
-    """The columns of a table: the three measures, the mean absolute change, and the size of a rounding error
-    (`rounding_floor`).
-    """
+    """Table columns: the three measures, the mean absolute change, and the rounding error (`rounding_floor`)."""
     return {
         "elements": sums.elements,
         "relative_change": sums.relative,
@@ -145,7 +143,7 @@ def sums_row(sums: Sums) -> dict[str, Any]:
 
 
 def claim_tests(deltas: list[TensorDelta]) -> list[PermutationResult]:
-    """The exact tests of the paper's claim on each layer's MLP and attention, in each measure."""
+    """The exact tests of the paper's claim for each measure, with the MLP and attention of each layer as units."""
     cells = grouped(deltas, lambda name: (layer_of(name), block_of(name)))
     tests = []
     for measure, label in MEASURES.items():
@@ -164,10 +162,12 @@ def claim_tests(deltas: list[TensorDelta]) -> list[PermutationResult]:
 def delta_artifacts(
     base: Path, trained: Path, suffix: str = "", label: str = "", spectral: bool = False
 ) -> list[Artifact]:
-    """Heat maps with table, tests, and the list of tensors, for one pair of checkpoints."""
+    """Heat maps with their table, the list of tensors, and the tests, for one pair of checkpoints."""
     deltas = compare_checkpoints(base, trained, spectral)
     if not any(delta.status == "compared" for delta in deltas):
-        raise BadInput(f"{base} and {trained} have no tensor in common that can be compared")
+        raise BadInput(
+            f"{base} and {trained} share no tensor that can be compared; pass two checkpoints of the same model"
+        )
     cells = grouped(deltas, lambda name: (layer_of(name), kind_of(name)))
     order = sorted(cells, key=lambda cell: (cell[0] is None, cell[0] or 0, KINDS.index(cell[1])))
     rows = [{"layer": layer, "kind": kind} | sums_row(cells[layer, kind]) for layer, kind in order]
@@ -180,7 +180,8 @@ def delta_artifacts(
     types = ", ".join(sorted({delta.dtype for delta in compared}))
     caption = caption_text("parameter_deltas", relative=everything.relative, changed=everything.changed_share)
     note = (
-        f"n = {len(compared)} tensors with {everything.elements:,} elements stored as {types}. {_rounding_sentence(everything, list(cells.values()))}"
+        f"n = {len(compared)} tensors with {everything.elements:,} elements stored as {types}. "
+        f"{_rounding_sentence(everything, list(cells.values()))}"
         f"{_odd_sentence(odd)}{caption_text('deltas_note')} Source: {base.name}/ and {trained.name}/ (safetensors)."
     )
     tensor_rows = [_tensor_row(delta, spectral) for delta in deltas]
@@ -218,13 +219,15 @@ def delta_artifacts(
 
 
 def _rounding_sentence(everything: Sums, cells: list[Sums]) -> str:
-    """What rounding to the stored type does to the changes shown; empty where they are far above it."""
+    """How rounding to the stored type affects the changes; empty if all are far above the rounding error."""
     near = sum(0 < cell.relative < ROUNDING_MATTERS * cell.rounding_floor for cell in cells)
     if not near:
         return ""
     return (
-        f"In {near} of {len(cells)} cells the change is below {ROUNDING_MATTERS} times the rounding error of the stored type ({everything.rounding_floor:.2e} over all): there it overstates "
-        "the true change (far below the error it is about the root of true change times unit in the last place) and mostly shows which weights sat near a rounding boundary. "
+        f"In {near} of {len(cells)} cells the change is below {ROUNDING_MATTERS} times the rounding error of the "
+        f"stored type ({everything.rounding_floor:.2e} overall). There it overstates the true change and mostly shows "
+        "which weights were near a rounding boundary. Far below the rounding error, it is about the square root of the "
+        "true change times the unit in the last place. "
     )
 
 
@@ -254,7 +257,7 @@ def _tensor_row(delta: TensorDelta, spectral: bool) -> dict[str, Any]:
 
 
 def build(run: Run) -> list[Artifact]:
-    """Every policy that was trained (controls too) against its own start. Raises Missing without two checkpoints."""
+    """Compare every trained policy, controls included, with its start. Raises Missing without two checkpoints."""
     names = [name for name in dict.fromkeys([*run.epochs, *run.policies]) if run.roles[name].start]
     pairs = {name: (run.checkpoint(run.roles[name].start), run.checkpoint(name)) for name in names}
     artifacts = []
@@ -263,7 +266,7 @@ def build(run: Run) -> list[Artifact]:
             artifacts += delta_artifacts(start, trained, suffix=f"_{name}", label=run.label(name))
     if not artifacts:
         raise Missing(
-            "no pair of checkpoints is there: the start and train/<policy>/epoch<k>/checkpoint/ with *.safetensors"
+            "no pair of checkpoints exists (the start, and train/<policy>/epoch<k>/checkpoint/ with *.safetensors)"
         )
     return artifacts
 
@@ -272,8 +275,8 @@ def main() -> int:
     parser = ScriptParser(__doc__, "python -m analysis.parameter_deltas")
     parser.add_argument("--base", type=Path, required=True, help="checkpoint folder before training")
     parser.add_argument("--trained", type=Path, required=True, help="checkpoint or LoRA adapter folder after training")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--spectral", action="store_true", help="also the stable rank of each change (slow)")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    parser.add_argument("--spectral", action="store_true", help="add the stable rank of each change (slow)")
     arguments = parser.parse_args()
     for artifact in delta_artifacts(arguments.base, arguments.trained, spectral=arguments.spectral):
         print(f"{artifact.title}: wrote {', '.join(str(path) for path in artifact.write(arguments.out))}")

@@ -1,11 +1,11 @@
-"""report.html: what a run found, in one sentence and then in detail, in one self-contained file.
+"""Write report.html: the findings of a run in one self-contained page.
 
-The order is a newcomer's: what was found, the terms, the summary table, verdicts on the paper's claims, a section per
-figure with its tables, trajectories to read, what is missing, how it was made.
+The order suits a newcomer: the main finding, the terms, the summary table, verdicts on the paper's claims, one section
+per figure with its tables, example episodes, missing results, and how the run was produced.
 
-Inputs:  RUN/analysis/ as `python -m analysis.all RUN` made it (index.json, CSV, SVG, captions), RUN/manifest.json,
-         RUN/eval/<policy>/results.jsonl and RUN/environments/test.jsonl for the trajectory viewer.
-Outputs: RUN/report.html. No network: figures, style and script are inside.
+Inputs:  RUN/analysis/ as written by `python -m analysis.all RUN` (index.json, CSV, SVG, captions), RUN/manifest.json,
+         RUN/eval/<policy>/results.jsonl and RUN/environments/test.jsonl for the episode viewer.
+Outputs: RUN/report.html. It needs no network: figures, style and script are embedded.
 
 Example: python -m analysis.report outputs/cpu
 """
@@ -33,32 +33,75 @@ from eval.statistics.estimates import Estimate, p_text
 
 TABLE_ROWS = 300
 SPELLED_OUT = 3
-"""More trained policies than this are counted in the first sentence, not named."""
+"""With more trained policies than this, the first sentence gives counts instead of names."""
 _SUFFIXES = ("_low", "_high", "_n")
 _FLOOR = "_at_floor"
 _ARROW = "_arrow"
 _WHOLE = ("layer", "n", "step", "epoch", "seed", "percent")
-_HIDDEN = ("policy", "thinking_policy", "base", "start")  # where a label stands beside it
+_HIDDEN = ("policy", "thinking_policy", "base", "start")  # the label column names the policy
 _WORDS = {
     **METRICS,
     "format_rate": "Turns whose calls parse",
     "tool_rate": "Right tool",
     "argument_rate": "Right argument",
-    "label": "Policy",
-    "solve_f1_gain": "Change of Solve-F1",
+    "tokens_per_solved": "Tokens per solved sub-question",
     "p": "p",
     "p_holm": "p (Holm)",
-    "elementwise_change": "Elementwise mean change",
-    "changed_share": "Share changed",
-    "relative_change": "Relative norm of the change",
-    "by": "Grouped by",
+    "minus_full": "minus Solve-F1 reward",
 }
-_SIGNED = ("minus", "gain", "difference", "attempts", "lead")
+"""Parts of a column's name."""
+_HEADINGS = {  # complete names of columns
+    "label": "Policy",
+    "by": "Grouped by",
+    "point": "Episodes",
+    "minus_start": "Change from the start",
+    "minus_trained": "Change from the trained model",
+    "attempts": "Due to number of calls",
+    "format": "Due to calls that parse",
+    "tool": "Due to right tool",
+    "argument": "Due to right argument",
+    "attempts_start": "Number of calls, start",
+    "attempts_after": "Number of calls, after",
+    "format_start": "Calls that parse, start",
+    "format_after": "Calls that parse, after",
+    "tool_start": "Right tool, start",
+    "tool_after": "Right tool, after",
+    "argument_start": "Right argument, start",
+    "argument_after": "Right argument, after",
+    "solve_f1_gain": "Change in Solve-F1",
+    "difference_p": "Difference, p",
+    "difference_p_holm": "Difference, p (Holm)",
+    "one_sided_low": "One-sided lower bound",
+    "non_inferior": "Non-inferior",
+    "elements": "Number of weights",
+    "relative_change": "Relative norm of the change",
+    "elementwise_change": "Elementwise mean change",
+    "mean_absolute_change": "Mean absolute change",
+    "changed_share": "Share changed",
+    "change_over_floor": "Change / rounding floor",
+    "p_value": "p",
+    "smallest_possible_p": "Smallest possible p",
+    "share": "Share",
+    "share_lost": "Share of the gain lost",
+    "lead": "Difference to the best other group",
+    "random_minus": "Loss beyond random weights",
+    "put_back_changed": "Restored weights that had changed",
+    "lower_mlp_share": "Restored weights in lower MLPs",
+    "lower_mlp_of_all": "All weights in lower MLPs",
+    "gain": "Gain of the policy",
+    "toolhop_ac": "ToolHop AC",
+    "tau_bench_pass1": "tau-bench pass^1",
+    "rotbench_ts": "RoTBench TS",
+    "rotbench_pi": "RoTBench PI",
+    "rotbench_cf": "RoTBench CF",
+}
+_SIGNED = ("minus", "gain", "difference", "lead")
+_SIGNED_COLUMNS = ("attempts", "format", "tool", "argument")
 
 
 @dataclass
 class Table:
-    """A table for the page: plain cells with the value to sort by."""
+    """A table for the page. Each cell is `(shown text, value to sort by)`."""
 
     columns: list[str]
     rows: list[list[tuple[str, str]]] = field(default_factory=list)
@@ -73,38 +116,36 @@ def _number(text: str) -> float | None:
 
 
 def heading(column: str) -> str:
-    """A column of a CSV in words: `solve_f1_minus_start` becomes `Solve-F1 − start`."""
-    if column in _WORDS:
-        return _WORDS[column]
+    """The heading of a CSV column: `solve_f1_minus_start` becomes `Solve-F1 − start`."""
+    if found := _HEADINGS.get(column) or _WORDS.get(column):
+        return found
     for metric in sorted(_WORDS, key=len, reverse=True):
         if column.startswith(f"{metric}_"):
-            rest = column[len(metric) + 1 :]
-            tail = _WORDS.get(rest, rest.replace("_", " "))
-            return (
-                f"{_WORDS[metric]}{' −' if rest.startswith('minus_') else ','} {tail.removeprefix('minus ')}".replace(
-                    " minus ", " − "
-                )
-            )
+            rest = column[len(metric) + 1 :].replace("_over_seeds", ", over seeds")
+            tail = _WORDS.get(rest, rest.replace("_", " ")).replace(" minus ", " − ")
+            return f"{_WORDS[metric]}{' −' if tail.startswith('minus ') else ','} {tail.removeprefix('minus ')}"
     words = column.replace("_minus_", " − ").replace("_", " ").strip()
     return words[:1].upper() + words[1:]
 
 
 def _cell(row: dict[str, str], column: str, usual_n: str) -> tuple[str, str]:
-    """`(shown, value to sort by)`; an estimate shows its interval, and its n where that is not the row's usual one."""
+    """`(shown, value to sort by)`. An estimate shows its interval, and its n if that differs from the row's n."""
     text = row.get(column) or ""
     value = _number(text)
     if value is None or column in _WHOLE:
         return SCENARIOS.get(text, {"True": "yes", "False": "no"}.get(text, text)), text
-    sign = "+" if any(part in column for part in _SIGNED) and not column.endswith(("_p", "_p_holm")) else ""
+    is_p = column.endswith(("_p", "_p_holm", "p_value")) and column not in METRICS
+    signed = column in _SIGNED_COLUMNS or any(part in column for part in _SIGNED)
+    sign = "+" if signed and not is_p else ""
     shown = f"{value:{sign},.0f}" if value == int(value) and abs(value) >= 10 else f"{value:{sign}.3g}"
     low, high, n = (row.get(column + suffix) or "" for suffix in _SUFFIXES)
-    if column.endswith(("_p", "_p_holm", "p_value")):
+    if is_p:
         shown = p_text(value, row.get(column + _FLOOR) == "True")
     elif _number(low) is not None and _number(high) is not None:
         digits = 3 if abs(value) < 10 else 1
         shown = f"{value:{sign}.{digits}f} [{float(low):{sign}.{digits}f}, {float(high):{sign}.{digits}f}]"
         shown += f" (n={n})" if n and n != usual_n else ""
-    elif n and column + _SUFFIXES[0] in row:  # the paper's own numbers have neither
+    elif n and column + _SUFFIXES[0] in row:  # the paper's own numbers have no n and no interval
         shown += " [n/a]"
     elif "e" in shown:
         shown = f"{value:.2g}" if abs(value) >= 1e-4 else f"{value:.1e}"
@@ -112,8 +153,10 @@ def _cell(row: dict[str, str], column: str, usual_n: str) -> tuple[str, str]:
 
 
 def read_table(path: Path) -> Table:
-    """A CSV as a table: `x`, `x_low`, `x_high`, `x_n`, `x_arrow` become one column, the first n one of its own; empty
-    columns are left out.
+    """A CSV as a table.
+
+    `x`, `x_low`, `x_high`, `x_n` and `x_arrow` become one column. The first n gets a separate column. Empty columns are
+    left out.
     """
     with path.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
@@ -123,7 +166,7 @@ def read_table(path: Path) -> Table:
         set(_HIDDEN) if "label" in columns else set()
     )
     shown = [column for column in columns if column not in parts and any(row.get(column) for row in rows)]
-    shown.sort(key=lambda column: column != "label")  # the policy first; the order of the others stays
+    shown.sort(key=lambda column: column != "label")  # the policy first; the sort is stable for the others
     counts = [column for column in columns if column in parts and column.endswith("_n")]
     place = next((place for place, column in enumerate(shown) if f"{column}_low" in columns), 0)
     table = Table([heading(column) for column in shown], left_out=max(0, len(rows) - TABLE_ROWS))
@@ -137,13 +180,13 @@ def read_table(path: Path) -> Table:
 
 
 def data_address(path: Path) -> str:
-    """The file as a data: address, so that the page needs nothing beside itself."""
+    """The file as a data: URL, so that the page needs no other file."""
     kind = {".svg": "image/svg+xml", ".png": "image/png"}[path.suffix]
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def script_json(value: Any) -> Markup:
-    """JSON that can stand inside a <script> element: nothing in it can end the element."""
+    """JSON that is safe inside a <script> element: nothing in it can end the element."""
     text = json_text(value)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -153,7 +196,7 @@ def script_json(value: Any) -> Markup:
 def read_sections(analysis: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, str]]]]:
     """`(sections, index)` from the folder that `analysis.all` wrote. Raises BadInput without one.
 
-    A section has a figure and one or more tables: an artifact without a figure joins the one before it, if the same
+    A section has a figure and one or more tables. An artifact without a figure joins the section before it if the same
     script made both.
     """
     if not (analysis / "index.json").is_file():
@@ -177,12 +220,12 @@ def read_sections(analysis: Path) -> tuple[list[dict[str, Any]], dict[str, list[
 
 
 HEADLINE_GAPS = ("solve_f1", "answer_correct")
+TOOL_VERBS = {1: "improved", -1: "worsened", 0: "did not clearly change"}
+ANSWER_VERBS = {1: "raised", -1: "lowered", 0: "did not clearly change"}
 
 
 def headline(run: Run) -> list[dict[str, str]]:
-    """The figures at the top: Solve-F1 and answer accuracy of each policy, their paired differences to the start, and
-    what they cost.
-    """
+    """Rows of the summary table: scores of each policy, paired differences to the start, and calls per case."""
     lines = []
     for policy in run.policies:
         rows = run.rows(policy)
@@ -202,9 +245,7 @@ def headline(run: Run) -> list[dict[str, str]]:
 
 
 def found_sentence(run: Run) -> str:
-    """What the run found, in one sentence with the gain and what it cost; empty without a trained policy beside its
-    start.
-    """
+    """The main finding in one sentence: changes of tool use and answers. Empty if no trained policy has a start."""
     try:
         pairs = [(start, policy) for start, policies in run.compared().items() for policy in policies]
     except Missing:
@@ -216,16 +257,16 @@ def found_sentence(run: Run) -> str:
     if len(changes) > SPELLED_OUT:
         moves = [[_moved(found[place]) for found in changes.values()] for place in range(len(HEADLINE_GAPS))]
         return (
-            f"Of {len(changes)} trained policies, {moves[0].count(1)} use tools better than their start and {moves[0].count(-1)} worse; "
-            f"{moves[1].count(1)} answer more questions and {moves[1].count(-1)} answer fewer."
+            f"Of {len(changes)} trained policies, {moves[0].count(1)} use tools better than their start and "
+            f"{moves[0].count(-1)} use them worse; {moves[1].count(1)} answer more questions correctly and "
+            f"{moves[1].count(-1)} answer fewer."
         )
     said = []
     for policy, (tool_use, answers) in changes.items():
-        both = f"{_verb(tool_use)} tool use (Solve-F1 {estimate_text(tool_use, 2, signed=True)})"
+        tools = f"{TOOL_VERBS[_moved(tool_use)]} tool use (Solve-F1 {estimate_text(tool_use, 2, signed=True)})"
+        share = f"{ANSWER_VERBS[_moved(answers)]} the share of correct answers"
         joint = "but" if _moved(answers) == -_moved(tool_use) != 0 else "and"
-        said.append(
-            f"{run.label(policy)} {both} {joint} {_verb(answers)} the share of right answers ({estimate_text(answers, 2, signed=True)})"
-        )
+        said.append(f"{run.label(policy)} {tools} {joint} {share} ({estimate_text(answers, 2, signed=True)})")
     return "; ".join(said) + "."
 
 
@@ -233,28 +274,25 @@ def _moved(gap: Estimate) -> int:
     return 0 if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high else 1 if gap.low > 0 else -1
 
 
-def _verb(gap: Estimate) -> str:
-    return {1: "raised", -1: "lowered", 0: "did not clearly change"}[_moved(gap)]
-
-
 def _short(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.2f}"
 
 
 def demonstration_note(run: Run) -> str:
-    """What the starting policy was taught on, from warm_start.json: the mixed quality is part of the design."""
+    """The demonstrations that the start was trained on, from warm_start.json. Their mixed quality is by design."""
     mix = (run.warm_start().get("demonstrations") or {}).get("mix")
     if not mix:
         return ""
     shown = ", ".join(f"{name} {100 * share:.0f}%" for name, share in mix.items())
     return (
-        "The starting policy was taught by demonstrations of mixed quality, on purpose: it can copy and write calls, but it behaves "
-        f"badly, as a base model might, so that the reward has something to choose between (share of turns: {shown})."
+        "The start was trained on demonstrations of mixed quality, on purpose: it can write valid calls, but it makes "
+        "mistakes as a base model might, so that the reward can select among good and bad behavior "
+        f"(share of turns: {shown})."
     )
 
 
 def render(run: Run, analysis: Path) -> str:
-    """The whole page as HTML."""
+    """The complete page as HTML."""
     sections, index = read_sections(analysis)
     templates = TemplateEnvironment(
         loader=FileSystemLoader(Path(__file__).resolve().parent / "templates"),

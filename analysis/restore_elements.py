@@ -1,16 +1,14 @@
-"""The authors' causal test: put the most changed, the least changed or random weights back, and measure what is left of
-the gain.
+"""Causal test by weight: restore the most changed, least changed or random weights and measure the remaining gain.
 
-All elements of the model are ranked by |new - old| / (|old| + 1e-8); the top, the bottom or a random k percent of them
-are put back to the start (ParamRestore, arXiv 2509.16596). If the gain sits in the weights that moved most, putting the
-top back loses more than putting as many random ones back. `lower_mlp_share` says which part of the elements put back
-lies in the MLPs of the lowest layers, which the paper's claim is about, and `lower_mlp_of_all` which part of all
-elements does.
+All elements of the model are ranked by |new - old| / (|old| + 1e-8). The top, bottom or random k percent are restored
+to the start (ParamRestore, arXiv 2509.16596). If the most changed weights carry the gain, restoring the top loses more
+than restoring as many random ones. `lower_mlp_share` is the share of the restored elements that are in the MLPs of the
+lowest layers, the subject of the paper's claim. `lower_mlp_of_all` is that share among all elements.
 
-Inputs:  RUN/policies.json, the checkpoints of a policy and of its start, RUN/environments/test.jsonl; the evaluation's
+Inputs:  RUN/policies.json, the checkpoints of a policy and of its start, RUN/environments/test.jsonl. The evaluation
          settings are those of RUN/eval/<policy>/configuration.json.
-Outputs: RUN/restore/<policy>/elements-<order>-<percent>/results.jsonl (resumable; the mixed weights are deleted again),
-         and RUN/analysis/restore_elements.{csv,txt,png,svg,pdf}.
+Outputs: RUN/restore/<policy>/elements-<order>-<percent>/results.jsonl (resumable; the mixed weights are deleted
+         afterwards), and RUN/analysis/restore_elements.{csv,txt,png,svg,pdf}.
 Paper:   section 5; this is the test of the authors' companion code, not of the paper.
 
 Example: python -m analysis.restore_elements outputs/cpu --policy grpo
@@ -46,7 +44,7 @@ def folder_name(order: str, percent: int) -> str:
 
 
 class ElementWriter:
-    """Writes one mixture, and beside it how many elements were put back and where they lie."""
+    """Writes one mixture, and a file with the number of restored elements and their share in the lower MLPs."""
 
     def __init__(self, order: str, percent: int) -> None:
         self.order, self.percent = order, percent
@@ -72,9 +70,7 @@ class ElementWriter:
 
 
 def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 64) -> None:
-    """Make and evaluate every mixture of a policy that has no complete results yet. Raises BadInput without
-    checkpoints.
-    """
+    """Write and evaluate every mixture of a policy without complete results. Raises BadInput without checkpoints."""
     mixtures = {
         folder_name(order, percent): (ElementWriter(order, percent), {"order": order, "percent": percent})
         for percent in PERCENTS
@@ -84,9 +80,7 @@ def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 6
 
 
 def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
-    """One row per mixture that was measured. `random_minus` is what putting these back loses in Solve-F1 beyond as many
-    random ones.
-    """
+    """One row per measured mixture. `random_minus` is the loss in Solve-F1 beyond that of as many random weights."""
     start, trained = run.rows(run.roles[policy].start), run.rows(policy)
     gain = estimate_row("gain", paired_difference(trained, start, "solve_f1"))
     rows: list[dict[str, Any]] = []
@@ -119,15 +113,15 @@ def build(run: Run) -> list[Artifact]:
     """From the mixtures measured so far. Raises NotPlanned when there are none."""
     rows = [row for policy in restored_policies(run) for row in policy_rows(run, policy)]
     if not rows:
-        raise NotPlanned(f"no mixture was measured; `python -m analysis.restore_elements {run.path}` does it")
+        raise NotPlanned(f"no mixture was measured; run `python -m analysis.restore_elements {run.path}`")
     caption = caption_text("restore_elements", n=min(row["solve_f1_n"] for row in rows))
     note = weak_gain_text(run, rows) + caption_text("elements_note") + " " + run.faults_text()
-    title = "Do the weights that moved most carry the gain?"
+    title = "Do the weights that changed most carry the gain?"
     return [Artifact("restore_elements", title, caption, rows, _figure(run, rows), note=note)]
 
 
 def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
-    """A panel per policy: Solve-F1 after putting back, orders from left to right, filled for the larger share."""
+    """One panel per policy: Solve-F1 after restoring, by order; filled marks show the larger share."""
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     columns = min(3, len(policies))
     lines = -(-len(policies) // columns)
@@ -146,7 +140,7 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
             for name, style in ((run.roles[policy].start, ":"), (policy, "-")):
                 height = mean_estimate(run.rows(name), "solve_f1").value
                 if height is not None:
-                    label = f"{'trained' if style == '-' else 'start'}, nothing put back"
+                    label = f"{'trained' if style == '-' else 'start'}, nothing restored"
                     axes.axhline(height, color=GREY, linewidth=1, linestyle=style, label=label)
             axes.set_xticks(range(len(ORDERS)), ORDERS)
             axes.set_title(run.label(policy).replace(": ", ":\n"), fontsize=9)
@@ -154,7 +148,7 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
             axes.set_visible(False)
         for percent in PERCENTS:
             face = GREY if percent == PERCENTS[-1] else "white"
-            axes_list[0].plot([], [], "o", color=GREY, markerfacecolor=face, label=f"{percent}% put back")
+            axes_list[0].plot([], [], "o", color=GREY, markerfacecolor=face, label=f"{percent}% restored")
         axes_list[0].set_ylabel("Solve-F1 (mean)")
         shared_legend(figure, axes_list, columns=2)
     return figure

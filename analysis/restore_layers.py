@@ -1,18 +1,18 @@
-"""The causal test of "the gain comes from lower-layer MLPs": put groups of weights back, measure what is left of the
-gain.
+"""Causal test by layer: restore groups of weights to the start and measure how much of the gain remains.
 
-For each group of tensors (MLP and attention of the lower, middle and upper layers; and all that lies outside:
-embeddings, head, norms) two models are made and measured on the test environments:
-- `restore`: the trained model with the group's weights put back to the start. What of the gain is lost?
-- `only`: the start with the group's weights taken from the trained model. What of the gain is there already?
-Lower are the layers of the claim, 0 to 2 (permutation_test.lower_count); middle and upper are the halves of the rest,
-which in a deep model hold many more weights: that the lower ones lead them is the harder to show. Shares need not add
-up to 1: groups work together. This goes beyond the paper, which reads the claim off a heat map (section 5).
-analysis.restore_elements is the other causal test.
+It tests the claim that the gain comes from lower-layer MLPs. The groups of tensors are the MLP and the attention of the
+lower, middle and upper layers, and all other tensors (embeddings, head, norms). For each group, two mixed models are
+written and evaluated on the test environments:
+- `restore`: the trained model with the group's weights restored to the start. How much of the gain is lost?
+- `only`: the start with the group's weights from the trained model. How much of the gain does it have?
+The lower layers are those of the claim, 0 to 2 (permutation_test.lower_count). The middle and upper layers are the two
+halves of the remaining layers. In a deep model they hold many more weights, which makes a lead of the lower layers
+harder to show. Shares need not add up to 1 because groups interact. This test goes beyond the paper, which bases the
+claim on a heat map (section 5). analysis.restore_elements is the other causal test.
 
-Inputs:  RUN/policies.json, the checkpoints of a policy and of its start, RUN/environments/test.jsonl; the evaluation's
+Inputs:  RUN/policies.json, the checkpoints of a policy and of its start, RUN/environments/test.jsonl. The evaluation
          settings are those of RUN/eval/<policy>/configuration.json.
-Outputs: RUN/restore/<policy>/<mode>-<group>/results.jsonl (resumable; the mixed weights are deleted again), and
+Outputs: RUN/restore/<policy>/<mode>-<group>/results.jsonl (resumable; the mixed weights are deleted afterwards), and
          RUN/analysis/restore_layers.{csv,txt,png,svg,pdf}.
 
 Example: python -m analysis.restore_layers outputs/cpu --policy grpo
@@ -43,13 +43,13 @@ DEPTHS = ("lower", "middle", "upper")
 GROUPS = (*(f"{depth} {block}" for block in ("MLP", "attention") for depth in DEPTHS), "rest")
 MODES = ("restore", "only")
 _MODE_LABELS = {
-    "restore": "lost when the group is put back",
-    "only": "there with the group alone",
+    "restore": "lost if the group is restored",
+    "only": "kept with only the group trained",
 }
 
 
 def group_of(name: str, layers: int) -> str:
-    """The group that a tensor belongs to, one of GROUPS, in a model of `layers` layers."""
+    """The group of a tensor, one of GROUPS, in a model with `layers` layers."""
     layer, block = layer_of(name), block_of(name)
     if layer is None or block not in ("MLP", "attention"):
         return "rest"
@@ -60,7 +60,7 @@ def group_of(name: str, layers: int) -> str:
 
 
 def chooser(mode: str, group: str, layers: int) -> Callable[[str], bool]:
-    """Which tensors of a mixture come from the trained model."""
+    """A predicate for the tensors of a mixture that come from the trained model."""
     return lambda name: (group_of(name, layers) == group) == (mode == "only")
 
 
@@ -69,14 +69,12 @@ def folder_name(mode: str, group: str) -> str:
 
 
 def layer_count(folder: Path) -> int:
-    """How many transformer layers a checkpoint has."""
+    """Number of transformer layers of a checkpoint."""
     return 1 + max((layer for name in checkpoint_tensors(folder) if (layer := layer_of(name)) is not None), default=-1)
 
 
 def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 64) -> None:
-    """Make and evaluate every mixture of a policy that has no complete results yet. Raises BadInput without
-    checkpoints.
-    """
+    """Write and evaluate every mixture of a policy without complete results. Raises BadInput without checkpoints."""
     layers = layer_count(checkpoints(run, policy)[0])
     mixtures = {
         folder_name(mode, group): (
@@ -90,10 +88,10 @@ def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 6
 
 
 def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
-    """One row per mode and group that was measured, with the policy's whole gain beside it.
+    """One row per measured mode and group, together with the policy's total gain.
 
-    `lead` (mode `only`) is the paired difference in Solve-F1 to the best other group: the claim that one group
-    carries most of the gain stands if its interval lies above 0.
+    `lead` (mode `only`) is the paired difference in Solve-F1 to the best other group. The claim that one group carries
+    most of the gain holds if its interval is above 0.
     """
     start, trained = run.rows(run.roles[policy].start), run.rows(policy)
     gain = estimate_row("gain", paired_difference(trained, start, "solve_f1"))
@@ -119,19 +117,19 @@ def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
 
 
 def _measured_lower_layers(run: Run, policy: str) -> int | None:
-    """How many layers the measured mixtures call lower; None where they do not say, as before that was recorded."""
+    """Number of lower layers of the measured mixtures; None if they did not record it, as in older runs."""
     files = sorted((run.path / "restore" / policy).glob("*/configuration.json"))
     found = {settings["lower_layers"] for file in files if (settings := read_json(file)).get("lower_layers")}
     return found.pop() if len(found) == 1 else None
 
 
 def restored_policies(run: Run) -> list[str]:
-    """The trained policies beside their starts, repeats with other seeds left out. Raises Missing."""
+    """The trained policies with an evaluated start, without repeats by other seeds. Raises Missing."""
     return [policy for policies in run.compared().values() for policy in policies]
 
 
 def weak_gain_text(run: Run, rows: list[dict[str, Any]]) -> str:
-    """Which policies have no gain to attribute; empty where all have one."""
+    """A sentence on policies without a gain to attribute; empty if all have one."""
     weak = {row["label"] for row in rows if row["gain_low"] is None or row["gain_low"] <= 0}
     return f"The gain of {', '.join(sorted(weak))} is not significant, so its shares mean little. " if weak else ""
 
@@ -140,16 +138,18 @@ def build(run: Run) -> list[Artifact]:
     """From the mixtures measured so far. Raises NotPlanned when there are none."""
     rows = [row for policy in restored_policies(run) for row in policy_rows(run, policy)]
     if not rows:
-        raise NotPlanned(f"no mixture was measured; `python -m analysis.restore_layers {run.path}` does it")
+        raise NotPlanned(f"no mixture was measured; run `python -m analysis.restore_layers {run.path}`")
     lower = {row["lower_layers"] for row in rows} - {None}
-    depth = f"Lower: {layers_text(lower.pop())}; middle and upper: halves of the rest. " if len(lower) == 1 else ""
+    depth = ""
+    if len(lower) == 1:
+        depth = f"Lower: {layers_text(lower.pop())}. Middle and upper: the two halves of the remaining layers. "
     caption = caption_text("restore_layers", n=min(row["solve_f1_n"] for row in rows))
     note = depth + weak_gain_text(run, rows) + caption_text("restore_note") + " " + run.faults_text()
-    return [Artifact("restore_layers", "Which weights carry the gain", caption, rows, _figure(run, rows), note=note)]
+    return [Artifact("restore_layers", "Which weights carry the gain?", caption, rows, _figure(run, rows), note=note)]
 
 
 def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
-    # Ratios of a small gain can be huge; what lies outside these limits is in the table.
+    # Ratios of a small gain can be huge. The table has the values outside these limits.
     ends = [100 * row[key] for row in rows for key in ("share_low", "share_high") if row[key] is not None]
     limits = (max(-300, min([-20, *ends])) - 8, min(400, max([120, *ends])) + 8)
     policies = list(dict.fromkeys(row["policy"] for row in rows))
@@ -187,13 +187,13 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
 def restore_main(
     docstring: str | None, module: str, measure_one: Callable[..., None], build_all: Callable[[Run], list[Artifact]]
 ) -> int:
-    """The command line of both causal tests: measure what is not measured yet, then draw."""
+    """Run either causal test: evaluate the mixtures that have no results yet, then draw."""
     parser = ScriptParser(docstring, f"python -m {module}")
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--policy", action="append", help="which trained policy (default: all); may be given again")
-    parser.add_argument("--limit", type=int, help="only the first N test environments")
+    parser.add_argument("--policy", action="append", help="trained policy to test; repeatable (default: all)")
+    parser.add_argument("--limit", type=int, help="use only the first N test environments")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--out", type=Path, help="where to write (default: RUN/analysis)")
+    parser.add_argument("--out", type=Path, help="output folder (default: RUN/analysis)")
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
     try:

@@ -1,9 +1,9 @@
-"""The run's own results: floor, start, controls, trained policies and oracle on the test environments.
+"""Results of floor, start, controls, trained policies and oracle on the run's test environments.
 
 Inputs:  RUN/eval/<policy>/results.jsonl of every evaluated policy, RUN/policies.json.
 Outputs: RUN/analysis/results_table.{csv,md,tex,txt,png,svg,pdf}: Solve-F1, answer accuracy, Solve-P, Solve-R and calls
-         with 95% intervals, the paired differences of each policy to the start it was trained from with their p-values,
-         overall and by scenario; gain_split.{csv,txt,png,svg,pdf}: that difference in Solve-F1 split into number of
+         with 95% intervals, and the paired differences of each policy to its start with p-values, overall and by
+         scenario. RUN/analysis/gain_split.{csv,txt,png,svg,pdf}: the difference in Solve-F1, split into number of
          calls, format (calls that parse), tool (right tool) and argument (right argument).
 Paper:   Table 2 (section 4) for the metrics; intervals, controls and the split are ours.
 
@@ -33,7 +33,7 @@ METRICS = {**SHOWN, "format_rate": "Format", "tool_rate": "Tool", "argument_rate
 
 
 def estimates(run: Run, policy: str, metric: str, scenario: str | None = None) -> tuple[Estimate, Estimate | None]:
-    """`(mean, paired difference to its start)` of a metric; no difference for a start, floor and ceiling."""
+    """`(mean, paired difference to the start)` of a metric; the difference is None for start, floor and ceiling."""
     rows = [row for row in run.rows(policy) if scenario in (None, row.get("scenario"))]
     mean = mean_estimate(rows, metric)
     start = run.start_of(policy)
@@ -62,9 +62,7 @@ def table_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _add_p_values(run: Run, rows: list[dict[str, Any]]) -> None:
-    """p of the differences to the start, Holm-corrected over the headline metrics of all policies but floor and
-    ceiling.
-    """
+    """Add p of the differences to the start, Holm-corrected over the headline metrics of all policies in `rows`."""
     tested = []
     for row in rows:
         for metric in HEADLINES:
@@ -105,9 +103,9 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def build(run: Run) -> list[Artifact]:
-    """The results table, and the gain split where there is a start and something to compare with it."""
+    """The results table, and the gain split if a start and a policy trained from it were evaluated."""
     if not run.policies:
-        raise Missing("no policy was evaluated: eval/<policy>/results.jsonl is not there")
+        raise Missing("no policy was evaluated: eval/<policy>/results.jsonl does not exist")
     rows = table_rows(run)
     overall = [row for row in rows if row["scope"] == "all"]
     figure, axes_list = new_figure(1, 2, height=1.0 + 0.27 * len(overall), share_y=True)
@@ -154,7 +152,7 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
         row |= estimate_row("solve_f1_gain", _estimate(split["solve_f1_gain"]))
         for name in FACTORS:
             row |= estimate_row(name, _estimate(split["shares"][name]))
-            row |= {f"{name}_rate_start": split["rates"][name]["a"], f"{name}_rate": split["rates"][name]["b"]}
+            row |= {f"{name}_start": split["rates"][name]["a"], f"{name}_after": split["rates"][name]["b"]}
         rows.append(row)
     figure, axes_list = new_figure(1, len(FACTORS) + 1, height=1.0 + 0.27 * len(rows), share_x=True, share_y=True)
     titles = {
@@ -170,16 +168,16 @@ def _gain_artifacts(run: Run) -> list[Artifact]:
                 axes.plot([row[f"{name}_low"], row[f"{name}_high"]], [-index, -index], color=color, linewidth=1.6)
                 axes.plot(row[name], -index, mark, color=color, markersize=5)
             axes.axvline(0, color=GREY, linewidth=0.8)
-            axes.set_title(titles.get(name, "in all"), fontsize=8)
+            axes.set_title(titles.get(name, "total"), fontsize=8)
             axes.xaxis.set_major_locator(MaxNLocator(2))
             axes.grid(axis="y", visible=False)
         axes_list[0].set_yticks([-index for index in range(len(rows))], [row["label"] for row in rows])
-        figure.supxlabel("change of Solve-F1 (95% interval)", fontsize=10)
+        figure.supxlabel("change in Solve-F1 (95% interval)", fontsize=10)
     caption = caption_text("gain_split", n=rows[0]["solve_f1_gain_n"])
     return [
         Artifact(
             "gain_split",
-            "Where the change of Solve-F1 comes from",
+            "Sources of the change in Solve-F1",
             caption,
             rows,
             figure,

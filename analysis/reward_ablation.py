@@ -1,9 +1,8 @@
-"""The four rewards side by side: Solve-F1 (the paper's) against Solve-P, Solve-R and Solve-PR.
+"""Compare the four rewards: Solve-F1 (the paper's), Solve-P, Solve-R and Solve-PR.
 
-Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of policies that differ in the reward's variant alone.
-         How calls and solved sub-questions develop over training is in training_curves.
-Outputs: RUN/analysis/reward_ablation.{csv,txt,png,svg,pdf}: Solve-F1, answer accuracy and calls; precision and recall
-in the table.
+Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of policies that differ only in the reward variant.
+Outputs: RUN/analysis/reward_ablation.{csv,txt,png,svg,pdf}: Solve-F1, answer accuracy and calls; the table adds Solve-P
+         and Solve-R. training_curves shows how calls and solved sub-questions change during training.
 Paper:   section 4.3 (ablation of the reward).
 
 Example: python -m analysis.reward_ablation outputs/cpu
@@ -24,7 +23,7 @@ DRAWN = ("solve_f1", "answer_correct", "calls")
 
 
 def variants(run: Run) -> dict[str, dict[str, str]]:
-    """Per policy trained with the paper's reward: `{variant: policy}` of its ablations; only policies that have one."""
+    """`{policy with the paper's reward: {variant: its ablation}}` of every policy with at least one ablation."""
     found = {}
     for base in run.trained:
         others = {run.roles[name].variant: name for name in run.same_but(base, "variant")}
@@ -38,7 +37,7 @@ def build(run: Run) -> list[Artifact]:
     found = variants(run)
     if not found:
         names = " ".join(f"-{name}" for name in ("solve-precision", "solve-recall", "solve-pr"))
-        reason = f"no policy was trained with another reward (rows of train.experiments that end in {names})"
+        reason = f"no policy was trained with another reward (experiments in train.experiments that end in {names})"
         raise Missing(reason) if run.planned("variant") else NotPlanned(reason)
     rows = []
     for base, others in found.items():
@@ -53,7 +52,7 @@ def build(run: Run) -> list[Artifact]:
             rows.append(row)
     caption = caption_text("reward_ablation", n=rows[0]["solve_f1_n"])
     note = caption_text("reward_note") + " " + run.faults_text()
-    return [Artifact("reward_ablation", "The four rewards", caption, rows, _figure(run, rows), note=note)]
+    return [Artifact("reward_ablation", "Comparison of rewards", caption, rows, _figure(run, rows), note=note)]
 
 
 def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:

@@ -1,8 +1,8 @@
-"""Does the policy learn to exploit the matching? Scores under `published` and `strict` matching, over training.
+"""Test whether the policy learns to exploit loose matching: scores with `published` and `strict` matching.
 
-The episodes that the policy played at the start of each epoch (train environments), and the final evaluation (test
-environments), are replayed turn by turn through the same rollout, tools run again, once with each matching. A gap that
-grows over training would mean that the policy learns to please the loose matching rather than to solve.
+The script replays the episodes from the start of each epoch (train environments) and from the final evaluation (test
+environments). It runs them turn by turn through the same rollout, including the tools, once with each matching. A gap
+that grows during training would mean that the policy learns to exploit the loose matching instead of solving tasks.
 
 Inputs:  RUN/policies.json, RUN/train/<policy>/epoch<k>/trajectories.jsonl, RUN/eval/<policy>/results.jsonl,
          RUN/environments/test.jsonl.
@@ -32,15 +32,15 @@ from train.policies.rollout import play
 from train.policies.specs import load_policy
 from train.stages.faults import faults_text
 
-MOST_EPISODES = 400  # of one epoch: enough for an interval of about 0.03, and a bounded time
+MOST_EPISODES = 400  # Per epoch. Enough for an interval of about 0.03 in bounded time.
 
 
 def rescored(environments: Sequence[Environment], recorded: Path, match: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Recorded turns played again under a matching, first trial only: rows and the texts of the faults.
+    """Replay the first trial of recorded turns with a matching: returns `(rows, texts of the faults)`.
 
-    Rows are `id`, `outcome`, `solve_f1`, `reward` (mean over turns). Episodes that were too long or ran out of turns
-    end so again, with their score. One that a fault ends is played once more; one that ends so twice is lost, and has
-    no row.
+    Rows have `id`, `outcome`, `solve_f1` and `reward` (mean over turns). Episodes that were too long or reached the
+    turn limit end the same way and keep their score. An episode that ends with a fault is replayed once more. If the
+    fault occurs again, the episode is lost and has no row.
     """
     policy, limit = load_policy(f"replay:{recorded}"), _turn_limit(recorded)
     episodes = play(policy, environments, match=match, max_turns=limit)
@@ -63,7 +63,7 @@ def rescored(environments: Sequence[Environment], recorded: Path, match: str) ->
 
 
 def _turn_limit(recorded: Path) -> int:
-    """The limit of turns that the recorded episodes ran into; one more than the longest where none did."""
+    """The turn limit that a recorded episode reached, or one more than the longest episode if none did."""
     longest = reached = 0
     for _, row in read_jsonl(recorded):
         turns = row["turns"] if isinstance(row.get("turns"), list) else row.get("turn_scores") or ()
@@ -73,7 +73,7 @@ def _turn_limit(recorded: Path) -> int:
 
 
 def _points(run: Run) -> list[tuple[str, str, list[Environment], Path]]:
-    """`(policy, point, environments, file of recorded turns)` of everything that can be replayed."""
+    """`(policy, point, environments, file of recorded turns)` of all recordings that can be replayed."""
     found = []
     for policy, epochs in run.epochs.items():
         if run.roles[policy].role != "trained" or run.roles[policy].seed:
@@ -98,7 +98,7 @@ def build(run: Run) -> list[Artifact]:
     """Raises Missing without recorded trajectories."""
     points = _points(run)
     if not any(point.startswith("epoch") for _, point, _, _ in points):
-        raise Missing("train/<policy>/epoch<k>/trajectories.jsonl is not there")
+        raise Missing("train/<policy>/epoch<k>/trajectories.jsonl does not exist")
     rows: list[dict[str, Any]] = []
     gaps: dict[tuple[str, str], list[dict[str, Any]]] = {}
     lost: list[str] = []
@@ -129,9 +129,7 @@ def build(run: Run) -> list[Artifact]:
     caption = caption_text("reward_hacking", n=n)
     note = caption_text("hacking_note", growth=_growth(run, gaps)) + " " + said
     return [
-        Artifact(
-            "reward_hacking", "Does it learn to please the matching?", caption, rows, _figure(run, rows), note=note
-        )
+        Artifact("reward_hacking", "Does training exploit the matching?", caption, rows, _figure(run, rows), note=note)
     ]
 
 
@@ -142,7 +140,7 @@ def _growth(run: Run, gaps: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
         if len(epochs) > 1:
             change: Estimate = paired_difference(gaps[policy, epochs[-1]], gaps[policy, epochs[0]], "gap")
             sentences.append(f"{run.label(policy)} {estimate_text(change, signed=True)}")
-    return "; ".join(sentences) or "not known with one epoch"
+    return "; ".join(sentences) or "unknown with one epoch"
 
 
 def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:

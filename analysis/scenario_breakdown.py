@@ -1,10 +1,9 @@
-"""Solve-F1, answer accuracy and the rest before and after training, by scenario, by number of sub-questions and by
-number of tools.
+"""Results before and after training by scenario, by number of sub-questions and by number of tools.
 
 Inputs:  RUN/eval/<policy>/results.jsonl, RUN/policies.json; RUN/environments/test.jsonl for the number of tools.
-Outputs: RUN/analysis/scenario_breakdown.*, size_sub_questions.* and size_tools.* (csv, txt, png, svg, pdf). Each
-         trained policy is paired with the start of its own model and mode; a run with several has a row of panels for
-         each.
+Outputs: RUN/analysis/scenario_breakdown.*, size_sub_questions.* and size_tools.* (csv, txt, png, svg, pdf): Solve-F1,
+         answer accuracy, Solve-P, Solve-R and calls. Each trained policy is paired with the start of its model and
+         mode. A run with several starts has one row of panels per start.
 Paper:   section 4.2 (results by scenario); intervals and paired differences are ours.
 
 Example: python -m analysis.scenario_breakdown outputs/cpu
@@ -28,7 +27,7 @@ DRAWN = ("solve_f1", "answer_correct")
 
 
 def grouped_rows(run: Run, group_of: Callable[[Mapping[str, Any]], Any], kind: str) -> list[dict[str, Any]]:
-    """One row per start, group and policy: mean of each metric, and the paired difference to the start."""
+    """One row per start, group and policy: the mean of each metric and the paired difference to the start."""
     result = []
     for start, policies in run.compared().items():
         for group in sorted({group_of(row) for row in run.rows(start)} - {None}, key=_group_order):
@@ -55,7 +54,7 @@ def _group_order(group: Any) -> tuple[int, Any]:
 
 
 def _figure(run: Run, rows: list[dict[str, Any]], xlabel: str = "") -> Any:
-    """A row of panels for each start: Solve-F1 and answer accuracy by group."""
+    """One row of panels per start: Solve-F1 and answer accuracy by group."""
     starts = list(dict.fromkeys(row["start"] for row in rows))
     groups = sorted({row["group"] for row in rows}, key=_group_order)
     figure, axes_list = new_figure(len(starts), len(DRAWN), height=0.9 + 2.2 * len(starts), share_x=True, share_y=True)
@@ -99,7 +98,7 @@ def build(run: Run) -> list[Artifact]:
     artifacts = [
         Artifact(
             "scenario_breakdown", "Before and after training, by scenario", caption_text("scenario_breakdown", n=n),
-            rows, _figure(run, rows), note=note,
+            rows, _figure(run, rows), note=caption_text("scenario_note") + " " + note,
         )
     ]  # fmt: skip
     tools = {case: len(environment.tools) for case, environment in run.environments().items()}

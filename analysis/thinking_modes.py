@@ -1,10 +1,10 @@
-"""Thinking against plain mode: scores by scenario, and tokens spent per solved sub-question.
+"""Compare thinking mode with plain mode: scores by scenario, and tokens per solved sub-question.
 
-Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl. A pair is two policies that differ in the mode alone:
-         the untrained model in both modes, and what each algorithm made of it in both modes, on the same test
-         environments.
+Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl. A pair is two policies that differ only in the mode: the
+         untrained model in both modes, or the models trained by one algorithm in both modes. Both were evaluated on the
+         same test environments.
 Outputs: RUN/analysis/thinking_modes.{csv,txt,png,svg,pdf}.
-Paper:   Table 2, reasoning against non-reasoning rows (claim: thinking is not reliably better at tool use).
+Paper:   Table 2, reasoning and non-reasoning rows (claim: thinking is not reliably better at tool use).
 
 Example: python -m analysis.thinking_modes outputs/qwen3-8b
 """
@@ -38,7 +38,7 @@ def mode_pairs(run: Run) -> list[tuple[str, str]]:
 
 
 def pair_label(run: Run, policy: str) -> str:
-    """What both policies of a pair are: their label without the mode."""
+    """The common label of a pair: the policy's label without the mode."""
     roles = {name: replace(role, mode="") for name, role in run.roles.items()}
     return policy_label(roles[policy], roles)
 
@@ -59,7 +59,7 @@ def tokens_per_solved(rows: Sequence[Row]) -> Estimate:
 
 
 def build(run: Run) -> list[Artifact]:
-    """Raises Missing without a policy that was measured in both modes."""
+    """Raises Missing without a policy that was evaluated in both modes."""
     pairs = mode_pairs(run)
     if not pairs:
         reason = "no policy was evaluated in both modes, plain and thinking"

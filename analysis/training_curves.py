@@ -1,10 +1,10 @@
-"""Training curves: reward, KL, response length, truncation and faults per step, and the prompts of each epoch.
+"""Training curves: reward, KL, response length, truncation and faults per step, and the prompts per epoch.
 
-Inputs:  RUN/train/<policy>/epoch<k>/train_log.jsonl (one row per step: `step`, `epoch`, and the trainer's metrics under
-         its own names) and prompts_summary.json.
-Outputs: RUN/analysis/training_curves.{csv,txt,png,svg,pdf}: every series in the table. Drawn are those that change, a
-         panel each, in a run of one model and mode; in a run of several, the three of SELECTED, a row of panels for
-         each model and mode.
+Inputs:  RUN/train/<policy>/epoch<k>/train_log.jsonl (one row per step: `step`, `epoch`, and metrics with the trainer's
+         names) and prompts_summary.json.
+Outputs: RUN/analysis/training_curves.{csv,txt,png,svg,pdf}. The table has every series. For a run with one model and
+         mode, the figure has one panel for each series that changes. For a run with several, it has one row of panels
+         per model and mode, with the three series in SELECTED.
 Paper:   section 4.4 (training dynamics).
 
 Example: python -m analysis.training_curves outputs/cpu
@@ -21,9 +21,9 @@ from analysis.figures.style import figure_style, new_figure, role_style, shared_
 from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import run_main
 
-# What is drawn -> the names it may have in the log; the first that is there is taken. Names are those of OpenRLHF
-# 0.11.2 and of the reward's own logs (reward/openrlhf_reward.py). `true_reward` comes first: of a control it is what
-# the policy would have earned.
+# Series -> its possible names in the log, of which the first match is used. The names are those of OpenRLHF 0.11.2 and
+# of the reward's logs (reward/openrlhf_reward.py). `true_reward` comes first because a control is trained on another
+# reward, and the curve should show the one that the policy would have earned.
 SERIES: dict[str, tuple[str, ...]] = {
     "reward": ("true_reward", "reward", "rewards", "reward_mean"),
     "calls per turn": ("p",),
@@ -33,7 +33,7 @@ SERIES: dict[str, tuple[str, ...]] = {
     "empty (share)": ("kind_empty",),
     "KL to the epoch's start": ("kl", "kl_loss"),
     "response length (tokens)": ("response_length", "response_lengths"),
-    "cut off (share)": ("truncated", "truncated_rate", "response_clip_ratio"),
+    "truncated (share)": ("truncated", "truncated_rate", "response_clip_ratio"),
     "reward faults (share)": ("fault", "faults"),
     "reward spread (s.d.)": ("group_reward_std",),
     "policy loss": ("policy_loss", "act_loss"),
@@ -47,11 +47,11 @@ NOT_DRAWN = (
     "sandbox time (ms per response)",
     "reward faults (share)",
     "policy loss",
-)  # of the machine, not of the policy
+)  # They describe the machine and the optimizer, not the policy's behavior.
 
 
 def series_value(row: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
-    """The first of `names` in a log row that holds a number; a prefix such as `train/` does not matter."""
+    """The value of the first of `names` that is a number in a log row. A prefix such as `train/` is ignored."""
     short = {str(key).rsplit("/", 1)[-1]: value for key, value in row.items()}
     for name in names:
         value = row.get(name, short.get(name))
@@ -61,9 +61,7 @@ def series_value(row: Mapping[str, Any], names: tuple[str, ...]) -> float | None
 
 
 def step_rows(run: Run, policy: str) -> list[dict[str, Any]]:
-    """All steps of a policy's training, numbered on over the epochs: `policy`, `epoch`, `step`, then one column per
-    series.
-    """
+    """All steps of a policy's training, numbered across epochs: `policy`, `epoch`, `step`, one column per series."""
     rows: list[dict[str, Any]] = []
     for epoch in run.epochs.get(policy, []):
         for found in epoch.log():
@@ -79,7 +77,7 @@ def step_rows(run: Run, policy: str) -> list[dict[str, Any]]:
 
 
 def running_mean(values: list[float], window: int) -> list[float]:
-    """Mean of the last `window` values at each position (fewer at the beginning)."""
+    """Mean of the last `window` values at each position, or of all values so far if there are fewer."""
     return [
         sum(values[max(0, i + 1 - window) : i + 1]) / len(values[max(0, i + 1 - window) : i + 1])
         for i in range(len(values))
@@ -91,7 +89,7 @@ def build(run: Run) -> list[Artifact]:
     logs = {policy: rows for policy in run.epochs if (rows := step_rows(run, policy))}
     changing = [label for label in SERIES if _changes([row[label] for rows in logs.values() for row in rows])]
     if not changing:
-        raise Missing("train/<policy>/epoch<k>/train_log.jsonl is not there, or holds none of the known metrics")
+        raise Missing("train/<policy>/epoch<k>/train_log.jsonl does not exist or has none of the known metrics")
     steps = sorted({len(rows) for rows in logs.values()})
     caption = caption_text(
         "training_curves", policies=len(logs), steps=" to ".join(map(str, (steps[0], steps[-1])[: len(steps)]))
@@ -102,7 +100,7 @@ def build(run: Run) -> list[Artifact]:
 
 
 def _changes(values: list[float | None]) -> bool:
-    """Whether a series has a curve to show: a constant has none."""
+    """Whether a series has more than one distinct value."""
     return len({value for value in values if value is not None}) > 1
 
 

@@ -1,12 +1,11 @@
-"""The same training with several seeds: how much of a gain is the seed's luck, and the mean over seeds with its
-interval.
+"""Repeat a training with several seeds: the gain of each seed, and the mean over seeds with its interval.
 
-Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of policies that differ in the seed alone
+Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of policies that differ only in the seed
          (`run_all.sh --train-seed N`).
-Outputs: RUN/analysis/training_seeds.{csv,txt,md,png,svg,pdf}: per policy and seed the paired difference to its start in
-         Solve-F1, answer accuracy, Solve-P, Solve-R and calls; per policy the mean over seeds with two 95% intervals,
-         since they answer two questions: `over seeds` (Student's t over the seeds' differences: another seed, the same
-         test cases) and `over cases` (over cases of the seeds' mean: other test cases, the same seeds).
+Outputs: RUN/analysis/training_seeds.{csv,txt,md,png,svg,pdf}: for each policy and seed, the paired difference to the
+         start in Solve-F1, answer accuracy, Solve-P, Solve-R and calls. For each policy, the mean over seeds has two
+         95% intervals. `over seeds` (Student's t over the seeds' differences) covers other seeds on the same test
+         cases. `over cases` (over cases, of the seeds' mean) covers other test cases with the same seeds.
 Paper:   none; the paper and its users report one run each, without seeds.
 
 Example: python -m analysis.training_seeds outputs/cpu
@@ -32,7 +31,7 @@ DRAWN = ("solve_f1", "answer_correct")
 
 
 def interval_over_seeds(differences: Sequence[float]) -> Estimate:
-    """Mean and 95% interval of Student's t over one difference a seed; EMPTY with fewer than two seeds."""
+    """Mean and 95% interval of Student's t over one difference per seed; EMPTY with fewer than two seeds."""
     if len(differences) < 2:
         return EMPTY
     values = np.asarray(differences, dtype=float)
@@ -41,9 +40,7 @@ def interval_over_seeds(differences: Sequence[float]) -> Estimate:
 
 
 def pooled_rows(run: Run, policies: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of all seeds as if they were trials of the same cases: a case's seeds are then averaged and drawn
-    together.
-    """
+    """The rows of all seeds as trials of the same cases, so that a case's seeds are averaged and resampled together."""
     return [{**row, "trial": f"{policy}:{row['trial']}"} for policy in policies for row in run.rows(policy)]
 
 
@@ -66,7 +63,7 @@ def seed_rows(run: Run, base: str, seeds: Mapping[int, str]) -> list[dict[str, A
 
 
 def build(run: Run) -> list[Artifact]:
-    """Raises Missing unless a policy was trained with two seeds or more."""
+    """Raises Missing unless a policy was trained with two or more seeds."""
     repeated = {base: seeds for base, seeds in run.training_seeds().items() if len(seeds) > 1 and run.start_of(base)}
     if not repeated:
         reason = "no training was repeated with another seed (run_all.sh --train-seed 1)"
@@ -76,7 +73,8 @@ def build(run: Run) -> list[Artifact]:
     caption = caption_text("training_seeds", seeds=" or ".join(map(str, counts)), n=rows[0]["solve_f1_minus_start_n"])
     note = caption_text("seeds_note") + " " + run.faults_text()
     figure = _figure(run, rows)
-    return [Artifact("training_seeds", "Other training seeds", caption, rows, figure, {".md": _markdown(rows)}, note)]
+    texts = {".md": _markdown(rows)}
+    return [Artifact("training_seeds", "Variation over training seeds", caption, rows, figure, texts, note)]
 
 
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""What training did to the weights: tensors, their change, mixtures of two checkpoints.
+"""Compare and mix checkpoints: tensors, their change, mixtures of two checkpoints.
 
-Works on files, without loading a model.
+All functions work on files and load no model.
 """

@@ -1,9 +1,9 @@
-"""Which elements of a model changed most, ranked over the whole model by |new - old| / (|old| + 1e-8).
+"""Select the elements that changed most, ranked over the complete model by |new - old| / (|old| + 1e-8).
 
-That is the ranking of ParamRestore (arXiv 2509.16596), in single precision. The k-th value is found exactly in two
-passes over the tensors: a count by the upper 16 bits of the value (bits of floats of one sign sort like the floats),
-then by the lower 16 bits in the one class that holds it. Of elements that tie with it, which bf16 makes many of, a
-seeded share is taken.
+This is the ranking of ParamRestore (arXiv 2509.16596), in single precision. Two passes over the tensors find the exact
+k-th value. The first counts by the upper 16 bits of the value (the bits of floats of one sign sort like the floats).
+The second counts by the lower 16 bits within the class that contains the k-th value. bf16 causes many ties with that
+value, of which a seeded random share is selected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SMALL = 1e-8
 
 
 def relative_bits(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
-    """The bits of each element's relative change as whole numbers that sort alike."""
+    """The bits of each element's relative change as integers, which sort like the floats."""
     old = before.float()
     ratio = (after.float() - old).abs() / (old.abs() + SMALL)
     return ratio.flatten().contiguous().numpy().view(np.int32)
@@ -30,7 +30,7 @@ def relative_bits(before: torch.Tensor, after: torch.Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Selection:
-    """The elements of one order: all beyond `threshold` (bits), and the share `ties` of those that equal it."""
+    """The elements of one order: all beyond `threshold` (bits), and a share `ties` of those equal to it."""
 
     order: str
     share: float
@@ -39,7 +39,7 @@ class Selection:
     seed: int
 
     def mask(self, name: str, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """Which elements of the tensor are selected."""
+        """A boolean mask of the selected elements, with the shape of the tensor."""
         draw = np.random.default_rng([self.seed, zlib.crc32(name.encode())]).random(before.numel())
         if self.order == "random":
             chosen = draw < self.share
@@ -76,7 +76,7 @@ def _all_bits(pairs: dict[str, Pair]) -> Iterator[np.ndarray]:
 
 
 def _place(counts: np.ndarray, wanted: int, order: str) -> tuple[int, int]:
-    """`(class that holds the last wanted element, how many are wanted of it)`, counted from the top or the bottom."""
+    """`(class of the last selected element, number selected from it)`, counted from the top or the bottom."""
     places = np.arange(len(counts))[:: -1 if order == "top" else 1]
     passed = np.cumsum(counts[places])
     index = min(int(np.searchsorted(passed, wanted)), len(places) - 1)

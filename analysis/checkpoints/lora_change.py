@@ -1,9 +1,8 @@
-"""The change that a LoRA adapter (PEFT folder) makes to a base checkpoint, without merging the two on disk or in
-memory.
+"""The change that a LoRA adapter (PEFT folder) makes to a base checkpoint, without merging them on disk or in memory.
 
 An adapter's update of a weight W of shape (out, in) is s B A, with B (out, rank), A (rank, in), and s = lora_alpha /
-rank (or / sqrt(rank) with `use_rslora`). It is formed a few rows at a time, added to the base rows and rounded to the
-base's precision, as merging would; then the same sums are taken as for a full checkpoint.
+rank (or / sqrt(rank) with `use_rslora`). The code forms the update a few rows at a time, adds it to the base rows and
+rounds to the precision of the base, as merging would. It then computes the same sums as for a full checkpoint.
 """
 
 from __future__ import annotations
@@ -52,9 +51,7 @@ def _factor(tensor: StoredTensor, reader: TensorReader) -> torch.Tensor:
 
 
 def _pattern(patterns: dict[str, Any], module: str, default: float) -> float:
-    """PEFT's rank_pattern and alpha_pattern: the first key that the module's name ends with, as a regular
-    expression.
-    """
+    """The value of the first pattern that matches the end of the module's name, as PEFT's alpha_pattern does."""
     for key, value in patterns.items():
         if re.match(rf"(.*\.)?({key})$", module) or fnmatch.fnmatch(module, f"*.{key}"):
             return float(value)
@@ -62,12 +59,12 @@ def _pattern(patterns: dict[str, Any], module: str, default: float) -> float:
 
 
 def lora_updates(folder: Path, base: dict[str, StoredTensor]) -> tuple[list[LoraUpdate], list[str]]:
-    """The updates of an adapter folder, and names of its tensors that fit nothing in `base`. Raises BadInput."""
+    """`(updates of an adapter folder, names of its tensors that match nothing in `base`)`. Raises BadInput."""
     path = folder / "adapter_config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise BadInput(f"{path}: expected JSON") from None
+        raise BadInput(f"{path}: expected JSON; save the adapter again with PEFT's save_pretrained") from None
     if config.get("peft_type", "LORA") != "LORA" or config.get("use_dora"):
         raise BadInput(f"{path}: only plain LoRA adapters can be compared; merge this one into a checkpoint first")
     tensors = checkpoint_tensors(folder)
@@ -86,7 +83,10 @@ def lora_updates(folder: Path, base: dict[str, StoredTensor]) -> tuple[list[Lora
     updates = []
     for (module, embedding), found in sides.items():
         if set(found) != {"A", "B"}:
-            raise BadInput(f"{folder}: module {module!r} has only lora_{next(iter(found))}, expected lora_A and lora_B")
+            raise BadInput(
+                f"{folder}: module {module!r} has only lora_{next(iter(found))}, expected lora_A and lora_B; "
+                "save the adapter again"
+            )
         up, down = found["B"], found["A"]
         rank = down.shape[0]
         alpha = _pattern(config.get("alpha_pattern") or {}, module, float(config.get("lora_alpha", rank)))
@@ -95,13 +95,16 @@ def lora_updates(folder: Path, base: dict[str, StoredTensor]) -> tuple[list[Lora
             up, down = down.T.contiguous(), up.T.contiguous()
         expected, given = base[f"{module}.weight"].shape, (up.shape[0], down.shape[1])
         if expected != given:
-            raise BadInput(f"{folder}: the update of {module!r} has shape {given}, the base weight {expected}")
+            raise BadInput(
+                f"{folder}: the update of {module!r} has shape {given}, but the base weight has {expected}; "
+                "pass the base model that the adapter was trained on"
+            )
         updates.append(LoraUpdate(f"{module}.weight", up, down, scale))
     return updates, unknown
 
 
 def compare_update(tensor: StoredTensor, update: LoraUpdate, on_bytes: Callable[[int], Any] | None = None) -> Sums:
-    """Sums of a base tensor against itself with the update merged, a few rows at a time."""
+    """Sums over the change from a base tensor to the same tensor with the update merged, a few rows at a time."""
     reader, parts = TensorReader(), []
     rows, columns = tensor.shape
     step = max(1, PIECE // columns)

@@ -1,6 +1,4 @@
-"""Write a checkpoint that is part of one and part of another, tensor by tensor or element by element (never a model in
-memory).
-"""
+"""Mix two checkpoints into one, tensor by tensor or element by element, without loading a model into memory."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from analysis.checkpoints.tensors import StoredTensor, checkpoint_tensors, tie_e
 from env_construction.environment.jsonl import BadInput
 
 COPY_BYTES = 16 << 20
-# What a checkpoint folder holds beside the weights: configuration, tokenizer, chat template.
+# Files of a checkpoint folder other than the weights: configuration, tokenizer, chat template.
 MODEL_FILES = (
     "config.json",
     "generation_config",
@@ -32,8 +30,10 @@ Pair = tuple[StoredTensor, StoredTensor]
 
 
 def paired_tensors(base: Path, trained: Path) -> dict[str, Pair]:
-    """`{name: (base's tensor, trained's tensor)}`, a tied head counted once. Raises BadInput where the two do not hold
-    the same tensors in the same types and shapes: a mixture would then not be a model.
+    """`{name: (base tensor, trained tensor)}`, with a tied head counted once.
+
+    Raises BadInput unless both checkpoints have the same tensors with the same types and shapes, because a mixture
+    would not be a valid model.
     """
     one, other = tie_embeddings(*(without_tied_head(checkpoint_tensors(folder), folder) for folder in (base, trained)))
     differing = sorted(
@@ -49,9 +49,9 @@ def paired_tensors(base: Path, trained: Path) -> dict[str, Pair]:
 
 
 def write_mixed(base: Path, trained: Path, out: Path, from_trained: Callable[[str], bool]) -> int:
-    """Write `out/model.safetensors` with the tensors that `from_trained` names from `trained`, all others from `base`.
+    """Write `out/model.safetensors` with the tensors selected by `from_trained` from `trained`, the others from `base`.
 
-    Configuration and tokenizer files come from `base`. Returns how many tensors came from `trained`. Raises BadInput.
+    Configuration and tokenizer files come from `base`. Returns the number of tensors from `trained`. Raises BadInput.
     """
     pairs = paired_tensors(base, trained)
     chosen = {name: pair[1] if from_trained(name) else pair[0] for name, pair in pairs.items()}
@@ -62,9 +62,7 @@ def write_mixed(base: Path, trained: Path, out: Path, from_trained: Callable[[st
 def write_elementwise(
     base: Path, trained: Path, out: Path, put_back: Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> None:
-    """Write the trained model with some elements put back to the base: those where `put_back(name, old, new)` is
-    true.
-    """
+    """Write the trained model with the elements restored to the base for which `put_back(name, old, new)` is true."""
     pairs = paired_tensors(base, trained)
 
     def mixed() -> Iterator[Iterable[bytes]]:

@@ -1,13 +1,14 @@
-"""Exact permutation test of the paper's claim that the MLP of the lowest layers changes most (section 5).
+"""Exact permutation tests of the paper's claim that the MLPs of the lowest layers change most (section 5).
 
-The units are cells, one per layer and block (attention or MLP), each with its relative change. Two tests, both
+The units are cells, one per layer and block (attention or MLP), each with its relative change. Both tests are
 one-sided:
-- `among MLPs`: is the mean change of the k lowest layers' MLPs above that of the other MLPs? All C(L, k) choices of k
-  layers.
-- `among all blocks`: the same k cells against all other cells, attention included. All C(2L, k) choices of k cells.
-k is 3, as in the paper (layers 0 to 2), or a third of the layers (at least 1) where there are fewer than 7. The
-smallest p-value that a test can give is 1 / number of choices; above 0.05 the model has too few layers for the claim to
-be significant at all.
+- `among MLPs`: is the mean change of the MLPs of the k lowest layers above that of the other MLPs? The test uses all
+  C(L, k) choices of k layers.
+- `among all blocks`: the same k cells are compared with all other cells, including attention. The test uses all
+  C(2L, k) choices of k cells.
+k is 3, as in the paper (layers 0 to 2), or a third of the layers (at least 1) in models with fewer than 7 layers. The
+smallest possible p-value is 1 / number of choices. If it is above 0.05, the model has too few layers for a significant
+result.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class PermutationResult:
         return self.smallest_p <= LEVEL
 
     def sentence(self) -> str:
-        head = f"{self.name}, {self.measure}: {layers_text(self.lower_layers)} of {self.cells} cells, difference {self.difference:+.2e}, "
+        cells = f"{layers_text(self.lower_layers)} of {self.cells} cells"
+        head = f"{self.name}, {self.measure}: {cells}, difference {self.difference:+.2e}, "
         if not self.can_be_significant:
             few = f"too few layers to reach significance (smallest possible p = {self.smallest_p:.3f})"
             return head + f"p = {self.p_value:.3f}; {few}"
@@ -49,7 +51,7 @@ class PermutationResult:
 
 
 def lower_count(layers: int) -> int:
-    """How many layers count as lower: the paper's three, unless that were half of the layers or more."""
+    """Number of layers that count as lower: the paper's three, or fewer if three is half of the layers or more."""
     return LOWER_LAYERS if layers > 2 * LOWER_LAYERS else max(1, layers // 3)
 
 
@@ -59,9 +61,9 @@ def layers_text(count: int) -> str:
 
 
 def exact_test(name: str, values: Sequence[float], chosen: int, measure: str = "") -> PermutationResult:
-    """Is the mean of the first `chosen` values above that of the others, over all choices of as many cells?
+    """Test whether the mean of the first `chosen` values is above that of the others, over all choices of cells.
 
-    A difference that ties with the observed one (up to rounding) counts as at least as large.
+    A difference that equals the observed one up to rounding counts as at least as large.
     """
     array = np.asarray(values, dtype=float)
     choices = comb(len(array), chosen)
@@ -84,9 +86,7 @@ def exact_test(name: str, values: Sequence[float], chosen: int, measure: str = "
 def lower_mlp_tests(
     mlp: Mapping[int, float], attention: Mapping[int, float], measure: str = "relative norm"
 ) -> list[PermutationResult]:
-    """Both tests, from the change of each layer's MLP and attention in one measure; [] with fewer than two layers of
-    MLP.
-    """
+    """Both tests, from the change of each layer's MLP and attention in one measure; [] with fewer than two MLPs."""
     layers = sorted(mlp)
     if len(layers) < 2:
         return []

@@ -1,6 +1,6 @@
-"""Measure mixtures of a start and a trained model, and the share of the gain that each keeps or loses.
+"""Evaluate mixtures of a start and a trained model, and compute the share of the gain that each keeps or loses.
 
-A mixture's results lie in RUN/restore/<policy>/<name>/ (resumable); its weights are deleted again.
+The results of a mixture are in RUN/restore/<policy>/<name>/ (resumable). Its weights are deleted after the evaluation.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ Writer = Callable[[Path, Path, Path], Any]
 
 
 def checkpoints(run: Run, policy: str) -> tuple[Path, Path]:
-    """The weights of a policy's start and of the policy. Raises BadInput where one is not there."""
+    """`(folder of the start's weights, folder of the policy's weights)`. Raises BadInput if one is missing."""
     names = run.roles[policy].start, policy
     found = [run.checkpoint(name) for name in names if name]
     if len(found) < 2 or found[0] is None or found[1] is None:
-        raise BadInput(f"{run.path}: no checkpoint of {names[0] or 'a start'!r} or of {policy!r}; both are needed")
+        raise BadInput(
+            f"{run.path}: no checkpoint of {names[0] or 'a start'!r} or of {policy!r}; the test needs both, "
+            f"so copy them into the run, such as train/{policy}/epoch<k>/checkpoint/"
+        )
     return found[0], found[1]
 
 
@@ -43,13 +46,11 @@ def measure_mixtures(
     limit: int | None = None,
     batch_size: int = 64,
 ) -> None:
-    """Make and evaluate every mixture `{name: (writer, its settings)}` that has no complete results yet. Raises
-    BadInput.
-    """
+    """Write and evaluate every mixture `{name: (writer, its settings)}` without complete results. Raises BadInput."""
     start, trained = checkpoints(run, policy)
     environments = list(run.environments().values())[:limit]
     if not environments:
-        raise BadInput(f"{run.path / 'environments' / 'test.jsonl'}: no such file, or empty")
+        raise BadInput(f"{run.path / 'environments' / 'test.jsonl'}: missing or empty; restore the run's environments")
     evaluated = run.path / "eval" / policy / "configuration.json"
     settings = read_json(evaluated) if evaluated.is_file() else {}
     contents = {
@@ -76,7 +77,7 @@ def measure_mixtures(
 
 
 def mixture_rows(run: Run, policy: str, name: str) -> list[dict[str, Any]]:
-    """The result rows of a mixture; [] where it was not measured."""
+    """The result rows of a mixture; [] if it was not measured."""
     path = run.path / "restore" / policy / name / "results.jsonl"
     return [row for _, row in read_jsonl(path, required=("id",))] if path.is_file() else []
 
@@ -84,7 +85,7 @@ def mixture_rows(run: Run, policy: str, name: str) -> list[dict[str, Any]]:
 def share_of_gain(
     start: Sequence[Row], trained: Sequence[Row], mixed: Sequence[Row], lost: bool, metric: str = "solve_f1"
 ) -> Estimate:
-    """Share of the gain that a mixture has already, or (`lost`) has not, over cases that all three have."""
+    """Share of the gain that a mixture has or, if `lost`, lacks, over the cases that all three share."""
     values = [
         {case: sum(v) / len(v) for case, v in case_values(rows, metric).items()} for rows in (start, trained, mixed)
     ]

@@ -1,8 +1,8 @@
-"""Stable rank of a change D = trained - base: ||D||_F^2 / sigma_1^2, from 1 (rank one) to min(shape) (all directions
-alike).
+"""Stable rank of a change D = trained - base: ||D||_F^2 / sigma_1^2.
 
-The largest singular value sigma_1 comes from block power iteration on D^T D; D is formed a few rows at a time in every
-pass, so that the memory does not grow with the tensor. It needs several passes over both files: `--spectral` is slow.
+It ranges from 1 (rank one) to min(shape) (all directions equal). The largest singular value sigma_1 comes from block
+power iteration on D^T D. Every pass forms D a few rows at a time, so memory does not grow with the tensor. Several
+passes over both files make `--spectral` slow.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def _rows(reader: TensorReader, tensor: StoredTensor, first: int, last: int) -> 
 
 
 def stable_rank(base: StoredTensor, trained: StoredTensor, change_squared: float, seed: int = 0) -> float | None:
-    """Stable rank of the change of a matrix; None for what is no matrix or did not change.
+    """Stable rank of the change of a matrix; None if the tensor is not a matrix or did not change.
 
-    sigma_1 is iterated until it grows by less than a thousandth (at most 30 passes), so the result is an upper bound
-    that is tight to about a part in 500.
+    The iteration stops when sigma_1 grows by less than 0.1% (at most 30 passes). The result is therefore an upper bound
+    with a relative error of about 1/500.
     """
     if len(base.shape) != 2 or not change_squared > 0:
         return None

@@ -1,19 +1,19 @@
-"""How much one tensor changed, streamed from disk in small pieces by a compiled loop.
+"""Measure how much a tensor changed, streaming it from disk in small pieces through a compiled loop.
 
-One pass over both files gives, in double precision over single-precision pieces: the sum of squared changes, of
-absolute changes, of elementwise relative changes |new - old| / (|old| + 1e-8) and of squared base values, how many
-elements changed, and the sum of squared units in the last place (ulp) of the base values. The last gives the rounding
-floor: the relative error of rounding to the stored precision, sqrt(sum ulp^2 / 12) / ||base||. Nothing larger than a
-piece is ever held, whatever the tensor's size.
+One pass over both files computes sums in double precision over single-precision pieces: squared changes, absolute
+changes, elementwise relative changes |new - old| / (|old| + 1e-8), squared base values, the number of changed elements,
+and squared units in the last place (ulp) of the base values. The last sum yields the rounding floor, the relative error
+of rounding to the stored precision: sqrt(sum ulp^2 / 12) / ||base||. Memory never holds more than one piece of each
+file, regardless of the tensor's size.
 
 The elementwise mean is the measure of the first author's ParamRestore (arXiv 2509.16596), here in single precision.
-Weights near zero rule it: one that moves from 1e-6 to 1e-4 counts as much as a hundred that double.
+Weights near zero dominate it: one that moves from 1e-6 to 1e-4 counts as much as a hundred that double.
 
-What the floor means. A weight that training does not move is stored alike, so rounding by itself changes nothing, and a
-change far below the floor is visible. But it is not the true one: a weight that moves by d << ulp is stored as its
-neighbor with probability d / ulp, and then moves by a whole ulp. The stored change is thus about sqrt(true change x
-ulp), larger than the true one, and mostly shows which weights sat near a rounding boundary. Measured in bf16 (normal
-weights, floor 1.66e-3, normal steps):
+How to read the floor: a weight that training does not move is stored unchanged, so rounding alone changes nothing, and
+a change far below the floor is visible. But the stored change is not the true change. A weight that moves by d << ulp
+is stored as its neighbor with probability d / ulp, and then moves by one ulp. The stored change is thus about
+sqrt(true change x ulp). It is larger than the true change and mostly shows which weights were near a rounding boundary.
+Measured in bf16 (normal weights, floor 1.66e-3, normal steps):
 
     true relative change    1e-5     1e-4     1e-3     3e-3     1e-2
     stored                  1.9e-4   6.0e-4   1.9e-3   3.7e-3   1.0e-2
@@ -35,8 +35,8 @@ from numba.extending import intrinsic
 
 from analysis.checkpoints.tensors import ITEM_BYTES, StoredTensor
 
-PIECE = 1 << 19  # elements read at once: both pieces stay in the processor's caches
-# In the loops uint16 holds the bits of bf16 and int16 those of fp16; float32 is itself.
+PIECE = 1 << 19  # Elements per read: both pieces fit in the processor's caches.
+# In the loops, uint16 holds the bits of bf16 and int16 those of fp16.
 _ARRAY_TYPE = {"BF16": np.uint16, "F16": np.int16, "F32": np.float32}
 ROUNDING_MATTERS = 3
 MANTISSA_BITS = {"BF16": 7, "F16": 10, "F32": 23, "F64": 52}
@@ -56,9 +56,7 @@ class Sums:
 
     @property
     def relative(self) -> float:
-        """Relative Frobenius change, ||trained - base|| / ||base||; 0/0 is 0, and a change of an all-zero base is
-        inf.
-        """
+        """Relative Frobenius change ||trained - base|| / ||base||; 0/0 is 0, any other change of a zero base is inf."""
         if self.base_squared == 0:
             return 0.0 if self.change_squared == 0 else float("inf")
         return (
@@ -82,9 +80,7 @@ class Sums:
 
     @property
     def rounding_floor(self) -> float:
-        """Relative error of rounding to the stored precision; below about ROUNDING_MATTERS times it, `relative`
-        overstates.
-        """
+        """Relative rounding error of the stored type. `relative` overstates changes below ROUNDING_MATTERS times it."""
         return sqrt(self.ulp_squared / 12 / self.base_squared) if self.base_squared > 0 else 0.0
 
 
@@ -93,7 +89,7 @@ NOTHING = Sums(0, 0.0, 0.0, 0.0, 0.0, 0)
 
 @intrinsic
 def _single(typing_context: Any, value: Any) -> Any:
-    """The float32 that a stored element stands for."""
+    """The float32 value of a stored element."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits, single = arguments[0], ir.FloatType()
@@ -119,7 +115,7 @@ def _binade(typing_context: Any, value: Any) -> Any:
     return types.float32(types.float32), generate
 
 
-# Reassociation lets the loop use vector registers; NaN and infinity keep their meaning and show in the sums.
+# Reassociation lets the loop use vector registers. NaN and infinity still propagate to the sums.
 @njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True)
 def _block_sums(base: Any, trained: Any, out: Any) -> None:
     squared = absolute = base_squared = binade_squared = elementwise = np.float32(0)
@@ -144,27 +140,25 @@ def _block_sums(base: Any, trained: Any, out: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def _piece_sums(base: Any, trained: Any, out: Any) -> None:
-    # Blocks of 4096 keep the single-precision sums accurate; their totals are double.
+    # Blocks of 4096 keep the single-precision sums accurate; the totals are in double precision.
     for start in range(0, base.shape[0], 4096):
         _block_sums(base[start : start + 4096], trained[start : start + 4096], out)
 
 
 def comparable(dtype: str) -> bool:
-    """Whether elements of this type are read as numbers here (float types of 16, 32 and 64 bits)."""
+    """Whether this module can compare elements of this type (float types of 16, 32 and 64 bits)."""
     return dtype in MANTISSA_BITS
 
 
 class TensorReader:
-    """Reads pieces of stored tensors into one reused buffer; files stay open until `close`."""
+    """Reads pieces of stored tensors into a reused buffer. Files stay open until `close`."""
 
     def __init__(self) -> None:
         self._files: dict[Any, int] = {}
         self._buffer = np.empty(0, dtype=np.uint8)
 
     def read(self, tensor: StoredTensor, start: int, count: int) -> np.ndarray:
-        """Elements `start` to `start + count`, valid until the next read: bits as described above, F64 rounded to
-        float32.
-        """
+        """Elements `start` to `start + count` as `_ARRAY_TYPE` (F64 rounded to float32), valid until the next read."""
         if tensor.path not in self._files:
             self._files[tensor.path] = os.open(tensor.path, os.O_RDONLY)
         size = ITEM_BYTES[tensor.dtype]
@@ -177,7 +171,7 @@ class TensorReader:
                 self._files[tensor.path], [memoryview(view)[filled:]], tensor.offset + start * size + filled
             )
             if not got:
-                raise OSError(f"{tensor.path}: ended while reading tensor {tensor.name!r}")
+                raise OSError(f"{tensor.path}: the file ended inside tensor {tensor.name!r}; copy the checkpoint again")
             filled += got
         if tensor.dtype == "F64":
             return view.view(np.float64).astype(np.float32)
@@ -190,14 +184,14 @@ class TensorReader:
 
 
 def piece_sums(base: np.ndarray, trained: np.ndarray, dtype: str) -> Sums:
-    """Sums over two pieces of equal length, in the loop's array types; `dtype` is the coarser stored precision."""
+    """Sums over two pieces of equal length with array types of the loop; `dtype` is the coarser stored type."""
     out = np.zeros(6)
     _piece_sums(base, trained, out)
     return Sums(len(base), out[0], out[1], out[2], out[3] * 4.0 ** -MANTISSA_BITS[dtype], int(out[4]), out[5])
 
 
 def coarser(one: str, other: str) -> str:
-    """The stored type with fewer bits of mantissa: its rounding blurs a change."""
+    """The stored type with fewer mantissa bits, whose rounding limits the comparison."""
     return min(one, other, key=lambda dtype: MANTISSA_BITS[dtype])
 
 
@@ -206,10 +200,10 @@ def compare_tensors(
     threads: int | None = None,
     on_bytes: Callable[[int], Any] | None = None,
 ) -> list[Sums]:
-    """Sums of each `(base, trained)` pair of equal shape. `on_bytes` hears of every piece that was read.
+    """Sums of each `(base, trained)` pair of equal shape. `on_bytes` is called with the size of every piece read.
 
-    Pieces are shared out over `threads` (default: the cores, at most 4); sums are added in order, so that the result
-    does not depend on the number of threads.
+    The pieces are distributed over `threads` (default: number of cores, at most 4). Sums are added in a fixed order, so
+    the result does not depend on the number of threads.
     """
     pairs = list(pairs)
     threads = threads or min(4, os.cpu_count() or 1)
@@ -249,7 +243,7 @@ def compare_tensors(
 
 
 def total(parts: Iterable[Sums]) -> Sums:
-    """Sum of several Sums, correctly rounded, so that their order does not matter."""
+    """Sum of several Sums. It is correctly rounded, so the order does not matter."""
     parts = list(parts)
     return Sums(
         elements=sum(part.elements for part in parts),

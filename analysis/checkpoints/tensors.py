@@ -1,8 +1,8 @@
-"""Where each tensor of a checkpoint lies on disk, without loading any of them.
+"""Locate the tensors of a checkpoint on disk without loading them.
 
-Reads the headers of a Hugging Face folder's safetensors files, one file or sharded. Format: 8 bytes little-endian
-header length, a JSON header `{name: {dtype, shape, data_offsets}}`, then the data (safetensors specification,
-"Format").
+The code reads the headers of the safetensors files of a Hugging Face folder, sharded or not. File format: 8 bytes
+little-endian header length, a JSON header `{name: {dtype, shape, data_offsets}}`, then the data (safetensors
+specification, "Format").
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LAYER = re.compile(r"\b(?:layers|h|blocks)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor on disk: `elements` items of `dtype` from byte `offset` of `path`."""
+    """One tensor on disk: `elements` items of `dtype`, starting at byte `offset` of `path`."""
 
     name: str
     dtype: str
@@ -50,13 +50,13 @@ class StoredTensor:
 
 
 def layer_of(name: str) -> int | None:
-    """Number of the transformer layer that a tensor belongs to, None outside the layers."""
+    """Index of the transformer layer that a tensor belongs to; None outside the layers."""
     match = _LAYER.search(name)
     return int(match.group(1)) if match else None
 
 
 def kind_of(name: str) -> str:
-    """Kind of module, one of KINDS; q_norm and k_norm count as norms, a projection's bias as the projection."""
+    """Kind of module, one of KINDS. q_norm and k_norm count as norms, a projection's bias as the projection."""
     match = _PROJECTION.search(name)
     if match:
         return match.group(1) or match.group(2)
@@ -68,65 +68,77 @@ def kind_of(name: str) -> str:
 
 
 def block_of(name: str) -> str:
-    """attention, MLP, norms, embeddings, head or other."""
+    """Block of a tensor: attention, MLP, norms, embeddings, head or other."""
     kind = kind_of(name)
     return BLOCKS.get(kind, kind)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Tensors of one safetensors file by name. Raises BadInput for a file that is cut off or is none."""
+    """Tensors of one safetensors file by name. Raises BadInput if the file is truncated or not safetensors."""
     size = path.stat().st_size
     with path.open("rb") as handle:
         prefix = handle.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
         if not 0 < length <= size - 8:
-            raise BadInput(f"{path}: not a safetensors file (its header would be {length} bytes, the file has {size})")
+            raise BadInput(
+                f"{path}: not a safetensors file (it states a header of {length} bytes, but has {size} bytes); "
+                "copy or download it again"
+            )
         try:
             header: dict[str, Any] = json.loads(handle.read(length))
         except ValueError:
-            raise BadInput(f"{path}: not a safetensors file (its header is no JSON)") from None
+            raise BadInput(
+                f"{path}: not a safetensors file (its header is not JSON); copy or download it again"
+            ) from None
     tensors = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         start, stop = entry["data_offsets"]
         if entry["dtype"] not in ITEM_BYTES:
-            raise BadInput(f"{path}: tensor {name!r} has the unknown type {entry['dtype']!r}")
+            raise BadInput(
+                f"{path}: tensor {name!r} has the unknown type {entry['dtype']!r}; expected one of "
+                f"{', '.join(ITEM_BYTES)}"
+            )
         if 8 + length + stop > size:
-            raise BadInput(f"{path}: cut off in tensor {name!r} (needs {8 + length + stop} bytes, the file has {size})")
+            raise BadInput(
+                f"{path}: truncated in tensor {name!r} (it needs {8 + length + stop} bytes, but the file has {size}); "
+                "copy or download it again"
+            )
         tensors[name] = StoredTensor(name, entry["dtype"], tuple(entry["shape"]), path, 8 + length + start)
         if tensors[name].bytes != stop - start:
-            raise BadInput(f"{path}: tensor {name!r} has {stop - start} bytes, its shape {entry['shape']} needs others")
+            raise BadInput(
+                f"{path}: tensor {name!r} has {stop - start} bytes, but shape {entry['shape']} needs "
+                f"{tensors[name].bytes}; save the checkpoint again"
+            )
     return tensors
 
 
 def checkpoint_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint folder by name. Raises BadInput, also for a shard that the index names and is
-    absent.
-    """
+    """All tensors of a checkpoint folder by name. Raises BadInput, also if a shard named in the index is missing."""
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such checkpoint folder")
+        raise BadInput(f"{folder}: no such folder; pass a checkpoint folder with *.safetensors")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError):
-            raise BadInput(f"{index}: expected a JSON object with 'weight_map'") from None
+            raise BadInput(f"{index}: expected a JSON object with key 'weight_map'; download it again") from None
         paths = [folder / name for name in sorted(set(weight_map.values()))]
     else:
         weight_map = {}
         single = folder / "model.safetensors"
         paths = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     if not paths:
-        raise BadInput(f"{folder}: no *.safetensors file in it")
+        raise BadInput(f"{folder}: no *.safetensors file; pass a checkpoint folder in the safetensors format")
     tensors: dict[str, StoredTensor] = {}
     for path in paths:
         if not path.is_file():
-            raise BadInput(f"{path}: no such file, but {index.name} names it")
+            raise BadInput(f"{path}: no such file, but {index.name} names it; download the missing shard")
         tensors |= read_header(path)
     for name in weight_map:
         if name not in tensors:
-            raise BadInput(f"{index}: names tensor {name!r}, which is in none of its files")
+            raise BadInput(f"{index}: tensor {name!r} is in none of the named files; download the checkpoint again")
     return tensors
 
 
@@ -136,10 +148,10 @@ def _head_and_embeddings(tensors: dict[str, StoredTensor]) -> tuple[StoredTensor
 
 
 def without_tied_head(tensors: dict[str, StoredTensor], folder: Path) -> dict[str, StoredTensor]:
-    """The tensors but for a head that is only a second copy of the embeddings, so that tied weights count once.
+    """The tensors without a head that is a copy of the embeddings, so that tied weights count once.
 
-    A head is a copy where the folder's config.json ties it (loading then ignores a stored head), or its bytes are those
-    of the embeddings.
+    A head is a copy if the folder's config.json ties it (loading then ignores a stored head) or if its bytes equal
+    those of the embeddings.
     """
     head, embeddings = _head_and_embeddings(tensors)
     if head is None or embeddings is None or (head.shape, head.dtype) != (embeddings.shape, embeddings.dtype):
@@ -157,7 +169,7 @@ def _config_ties(folder: Path) -> bool:
         config = json.loads(path.read_text(encoding="utf-8"))
         return bool({**(config.get("text_config") or {}), **config}.get("tie_word_embeddings"))
     except (ValueError, TypeError, AttributeError):
-        raise BadInput(f"{path}: expected a JSON object") from None
+        raise BadInput(f"{path}: expected a JSON object; download the file again") from None
 
 
 def _same_bytes(one: StoredTensor, other: StoredTensor, block: int = 16 << 20) -> bool:
@@ -174,9 +186,9 @@ def _same_bytes(one: StoredTensor, other: StoredTensor, block: int = 16 << 20) -
 def tie_embeddings(
     base: dict[str, StoredTensor], trained: dict[str, StoredTensor]
 ) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
-    """Both checkpoints with a head, if one of them has one: the other's embeddings, tied to its head, stand in for it.
+    """Give both checkpoints a head if one of them has one: the embeddings of the other serve as its tied head.
 
-    They do so only where they have the head's shape.
+    This applies only if the embeddings have the shape of the head.
     """
     result = []
     for mine, other in ((base, trained), (trained, base)):

@@ -1,4 +1,4 @@
-"""How figures look and how each is written: style, formats, captions.
+"""Style, captions and file formats of figures.
 
-PNG, SVG and the data behind them.
+Each figure is written as PNG, SVG and PDF, with its data as CSV.
 """

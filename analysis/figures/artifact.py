@@ -1,8 +1,7 @@
-"""What every analysis script makes: a table (CSV), a figure (PNG, SVG and PDF) and a caption (TXT), under one name.
+"""The output of every analysis script: a table (CSV), a figure (PNG, SVG and PDF) and a caption (TXT) with one name.
 
-A script has `build(run) -> list[Artifact]`, pure but for reading, and hands it to `script_main`; `analysis.all` calls
-the same `build`. Where the data for it are not there, `build` raises `Missing` with the reason, which is reported, not
-hidden.
+A script defines `build(run) -> list[Artifact]`, which only reads, and passes it to `script_main`. `analysis.all` calls
+the same `build`. If data are missing, `build` raises `Missing` with the reason, which the report shows.
 """
 
 from __future__ import annotations
@@ -31,18 +30,17 @@ _TEMPLATES = TemplateEnvironment(
 
 
 def caption_text(name: str, **values: Any) -> str:
-    """The caption `name` of templates/captions.j2: what the reader sees and what it means; the script's docstring has
-    the method.
-    """
+    """The caption `name` of templates/captions.j2, on one line."""
     module: Any = _TEMPLATES.get_template("captions.j2").module
     return " ".join(str(getattr(module, name)(**values)).split())
 
 
 @dataclass
 class Artifact:
-    """One table or figure. `rows` become the CSV; `note` is its footnote: method, source, what was lost to faults.
+    """One table or figure.
 
-    `texts` are further files by suffix, such as `{".md": "..."}`.
+    `rows` become the CSV. `note` is the footnote: method, source, results lost to faults. `texts` are further files by
+    suffix, such as `{".md": "..."}`.
     """
 
     name: str
@@ -54,8 +52,9 @@ class Artifact:
     note: str = ""
 
     def write(self, folder: Path) -> list[Path]:
-        """Write all files of the artifact into `folder`; returns their paths. The caption file: title, caption,
-        footnote.
+        """Write all files of the artifact into `folder` and return their paths.
+
+        The caption file holds title, caption and footnote, separated by blank lines.
         """
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / self.name
@@ -83,7 +82,7 @@ def format_cell(value: Any) -> str:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows with the union of their keys as columns, in order of first appearance."""
+    """Write rows as CSV. The columns are the union of the rows' keys, in order of first appearance."""
     rows = list(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", encoding="utf-8", newline="") as handle:
@@ -105,7 +104,7 @@ _LATEX = {"−": "$-$", "–": "--", "≥": r"$\geq$", "↑": r"$\uparrow$", "�
 
 
 def latex_text(text: str) -> str:
-    """Plain text as LaTeX prints it."""
+    """Plain text, escaped for LaTeX."""
     text = re.sub(r"([#$%&_{}])", r"\\\1", text).replace("^", r"\^{}")
     for sign, written in _LATEX.items():
         text = text.replace(sign, written)
@@ -113,10 +112,9 @@ def latex_text(text: str) -> str:
 
 
 def latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A booktabs table that is as wide as the text at most (packages booktabs and adjustbox); the first column is
-    left-aligned.
+    """A booktabs table, at most as wide as the text (packages booktabs, adjustbox, makecell).
 
-    A cell's interval stands below its value in small print.
+    The first column is left-aligned. The interval of a cell is below its value in small print.
     """
     lines = [r"% \usepackage{booktabs,adjustbox,makecell}", r"\begin{adjustbox}{max width=\linewidth}"]
     lines += [r"\begin{tabular}{l" + "r" * (len(columns) - 1) + "}", r"\toprule"]
@@ -131,10 +129,10 @@ def latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def script_main(docstring: str | None, module: str, build: Callable[[Run], list[Artifact]]) -> int:
-    """The command line of a script that reads one run: `python -m analysis.NAME RUN_DIR [--out DIR]`."""
+    """Run a script that reads one run: `python -m analysis.NAME RUN_DIR [--out DIR]`."""
     parser = ScriptParser(docstring, f"python -m {module}")
     parser.add_argument("run", type=Path, help="folder of the run, such as outputs/cpu")
-    parser.add_argument("--out", type=Path, help="where to write (default: RUN/analysis)")
+    parser.add_argument("--out", type=Path, help="output folder (default: RUN/analysis)")
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
     out = arguments.out or run.path / "analysis"

@@ -1,4 +1,4 @@
-"""The heat maps of parameter changes: layers by module kinds, as in the paper's figure, once in each measure."""
+"""Heat maps of parameter changes: layers by module kinds, as in the paper's figure, one per measure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from analysis.checkpoints.tensors import BLOCKS
 from analysis.figures.style import DIVERGING_MAP, figure_style, new_figure
 
 MEASURES = {"relative": "relative norm", "elementwise": "elementwise mean", "changed_share": "share changed"}
-"""Attributes of Sums, and what they are called."""
-CELL_TEXT_LAYERS = 12  # with more layers, numbers in the cells would not be readable
+"""Attributes of Sums and their names in figures and tables."""
+CELL_TEXT_LAYERS = 12  # With more layers, numbers in the cells are too small to read.
 LARGEST_RATIO = 2.0
 LEAST_CONTRAST = 1.02
 
@@ -21,9 +21,7 @@ LEAST_CONTRAST = 1.02
 def _ratios(
     cells: Mapping[tuple[int | None, str], Sums], layers: list[int], kinds: list[str], measure: str
 ) -> np.ndarray:
-    """(layers, kinds) changes over their median; over their mean where the median is 0, as where few weights
-    changed.
-    """
+    """(layers, kinds) changes divided by their median, or by their mean if the median is 0 (few weights changed)."""
     grid = np.full((max(1, len(layers)), max(1, len(kinds))), np.nan)
     for (layer, kind), sums in cells.items():
         if layer in layers and kind in kinds:
@@ -34,11 +32,11 @@ def _ratios(
 
 
 def delta_figure(cells: Mapping[tuple[int | None, str], Sums]) -> Figure:
-    """A heat map per measure: the change of each weight matrix over the median of all of them, so that 1 is usual.
+    """One heat map per measure: the change of each weight matrix divided by the median over all matrices.
 
-    Norms, embeddings and head are in the table alone: their change is of another size, and would hide that of the
-    layers. A measure that is the same everywhere is left out: if every weight changed, the share of changed weights
-    shows nothing.
+    Norms, embeddings and head are only in the table. Their change has a different scale and would hide that of the
+    layers. A measure that is equal everywhere is left out: if every weight changed, the share of changed weights shows
+    nothing.
     """
     kinds = [kind for kind in BLOCKS if any(found == kind for _, found in cells)]
     layers = sorted({layer for layer, kind in cells if layer is not None and kind in kinds})

@@ -1,9 +1,9 @@
-"""The one style of all figures: colors, marks, fonts, axes, and how a figure is saved.
+"""The style of all figures: colors, marks, fonts, axes, and how a figure is saved.
 
-Colors are Okabe and Ito's eight (distinguishable with the common kinds of color blindness). A color stands for one
-thing in all figures: an algorithm, the start, a control, a bound. What is compared inside one policy (modes, matchings,
-measures) is told by filled and hollow marks instead. All figures have one width, so that their fonts stay equal
-wherever they are scaled alike. Saved files are reproducible byte for byte: no dates, and a fixed salt for SVG ids.
+Colors are the eight of Okabe and Ito, which people with common kinds of color blindness can distinguish. A color means
+the same in all figures: an algorithm, the start, a control, a bound. Comparisons within one policy (modes, matchings,
+measures) use filled and hollow marks instead. All figures have the same width, so that their fonts have the same size.
+Saved files are reproducible byte for byte: they have no dates and a fixed salt for SVG ids.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "++", "oo")
 WIDTH = 6.3
-"""Inches, of every figure: the text width of a paper's page."""
+"""Width of every figure in inches: the text width of a paper's page."""
 
 _ROLES = {"floor": (GREY, "x", "..."), "start": (BLACK, "o", ""), "ceiling": (GREEN, "*", "")}
 _CONTROLS = {
@@ -61,7 +61,7 @@ _RC: dict[Any, Any] = {
     "lines.markersize": 5.5,
     "svg.hashsalt": "ftrl",
     "svg.fonttype": "path",
-    "pdf.fonttype": 42,  # text as text: it can be searched, and a journal can edit it
+    "pdf.fonttype": 42,  # text stays text, so that it can be searched and edited
     "savefig.facecolor": "white",
 }
 SEQUENTIAL_MAP = "cividis"
@@ -70,15 +70,13 @@ DIVERGING_MAP = "PuOr"
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Everything drawn inside takes the house style; matplotlib's settings are restored afterwards."""
+    """Apply the style to everything drawn in this context; matplotlib's settings are restored afterwards."""
     with matplotlib.rc_context(_RC):
         yield
 
 
 def role_style(role: Role) -> tuple[str, str, str]:
-    """`(color, mark, hatch)` of a policy. The color says the algorithm, or what it is instead; an ablation has its
-    algorithm's color.
-    """
+    """`(color, mark, hatch)` of a policy. The color shows the algorithm or, without one, the role."""
     if role.role in _ROLES:
         return _ROLES[role.role]
     if role.control:
@@ -98,7 +96,7 @@ def new_figure(
 
 
 def shared_legend(figure: Figure, axes_list: Sequence[Axes], columns: int = 3) -> None:
-    """One legend above all panels, each entry once."""
+    """Add one legend above all panels, with each entry once."""
     entries = {
         label: handle for axes in axes_list for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -116,7 +114,7 @@ def interval_bars(
     high: Sequence[float | None],
     color: str,
 ) -> None:
-    """Thin 95% interval bars around points that are already drawn; a point without a value gets none."""
+    """Draw thin 95% interval bars around points that are already drawn. A point without a value gets no bar."""
     for place, middle, bottom, top in zip(x, value, low, high, strict=True):
         if middle is not None and bottom is not None and top is not None:
             reach = [[max(0.0, middle - bottom)], [max(0.0, top - middle)]]
@@ -126,7 +124,7 @@ def interval_bars(
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png (200 dots an inch), .svg (text as paths, for the page) and .pdf (text as text, for a paper)."""
+    """Write `stem`.png (200 dpi), .svg (text as paths, for the page) and .pdf (text as text, for a paper)."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     no_date: dict[str, dict[str, Any]] = {
         ".png": {"Software": None},

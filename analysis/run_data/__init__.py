@@ -1,4 +1,4 @@
-"""How a run is read: its folder, its trajectories, its claims, intervals and verdicts.
+"""Read a run: its folder, trajectories, claims, intervals and verdicts.
 
 Nothing here draws.
 """

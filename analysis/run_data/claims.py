@@ -1,9 +1,9 @@
-"""The paper's six claims, each with the verdict that this run's data allow, and the evidence.
+"""The paper's six claims: the verdict that this run's data support, and the evidence.
 
-Verdicts: `reproduced` (every part holds), `partly` (some parts hold), `not reproduced` (none holds and one is refuted),
-`inconclusive` (the intervals leave it open), `not tested`; analysis.run_data.verdicts has the rule. `scope` says how
-far a verdict reaches. A tiny model can show that the method works as described; it says nothing about the size of the
-effect on the paper's models.
+Verdicts: `reproduced` (every part holds), `partly` (some parts hold), `not reproduced` (no part holds and at least one
+is refuted), `inconclusive` (the intervals are too wide to decide), `not tested`. analysis.run_data.verdicts has the
+rule. `scope` states which models and data a verdict covers. A tiny model can show that the method works as described,
+but it says nothing about the effect size on the paper's models.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OUT_OF_DOMAIN = {
     "unseen_relations": ("solve_f1", "Solve-F1"),
     "next_level": ("solve_f1", "Solve-F1"),
     "disturbed": ("solve_f1", "Solve-F1"),
-    "toolhop": ("ac_published", "answers"),
+    "toolhop": ("ac_published", "answer correctness"),
     "rotbench": ("cf_published", "content filling"),
     "tau_bench": ("reward", "reward"),
 }
@@ -65,7 +65,7 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _construction(run: Run, analysis: Path) -> Claim:
-    text = "A five-stage pipeline builds stable tool environments automatically, with no online tool behind them."
+    text = "A five-stage pipeline automatically builds stable tool environments that need no online tools."
     rows = _read_csv(analysis / "construction_stability.csv")
     parts: list[int | None] = [None]
     if rows:
@@ -74,14 +74,15 @@ def _construction(run: Run, analysis: Path) -> Claim:
         )
         broken = "; ".join(f"{row['split']}: {row['rules_broken']}" for row in rows if row["rules_broken"])
         evidence = (
-            f"{total} built environments, replayed again in fresh processes and under another hash seed: {total - unstable} behave as built"
+            f"{total} built environments were replayed in new processes with another hash seed: "
+            f"{total - unstable} behave as built"
             + (f"; {skipped} could not be replayed" if skipped else "")
             + (f" ({broken})" if broken else "")
             + "."
         )
         rejected = [int(row["rejected_by_build"]) for row in rows if row.get("rejected_by_build")]
         if rejected:
-            evidence += f" The build itself rejected {sum(rejected)} candidates."
+            evidence += f" The build had already rejected {sum(rejected)} candidates."
         parts = [1] if not unstable else [1, -1] if total - unstable >= MOSTLY_STABLE * total else [-1]
         parts += [None] if skipped else []
         parts = parts if total else [None]
@@ -91,28 +92,28 @@ def _construction(run: Run, analysis: Path) -> Claim:
         played = run.rows(ceiling)
         perfect = sum(float(row["solve_f1"]) == 1.0 for row in played)
         evidence += f" The oracle scores Solve-F1 = 1 on {perfect} of {len(played)} test environments"
-        evidence += ", as it must: the build keeps only what its gold plan solves." if perfect == len(played) else "."
+        expected = ", as expected: the build keeps only environments that the gold plan solves."
+        evidence += expected if perfect == len(played) else "."
         parts += [-1] if perfect < len(played) else []
     levels = list(dict.fromkeys(row["level"] for row in rows if row.get("level")))
     where = f"; {'levels' if len(levels) > 1 else 'level'} {', '.join(levels)}" if levels else ""
-    return Claim(1, text, verdict(parts), f"with the fact author, not with an LLM as author{where}", evidence)
+    return Claim(1, text, verdict(parts), f"environments by the fact author, not by an LLM author{where}", evidence)
 
 
 def _gaps(after: Sequence[Row], before: Sequence[Row]) -> tuple[list[int | None], str]:
-    """Directions of the paired differences in METRICS, and their text with the change in calls."""
+    """Directions of the paired differences in METRICS, and their text, which includes the change in calls."""
     found = {metric: paired_difference(after, before, metric) for metric in METRICS}
-    said = ", ".join(f"{estimate_text(gap, signed=True)} {METRICS[metric]}" for metric, gap in found.items())
+    said = ", ".join(f"{METRICS[metric]} {estimate_text(gap, signed=True)}" for metric, gap in found.items())
     calls = paired_difference(after, before, COST)
-    return [
-        direction(gap) for gap in found.values()
-    ], f"{said}, {estimate_text(calls, digits=2, signed=True)} calls per case"
+    directions = [direction(gap) for gap in found.values()]
+    return directions, f"{said}, calls per case {estimate_text(calls, digits=2, signed=True)}"
 
 
 def _reward_balance(run: Run) -> Claim:
-    text = "A verifiable reward, computed from the environment alone, balances precision of tool use and completeness."
+    text = "A verifiable reward, computed only from the environment, balances precision and completeness of tool use."
     sides = variants(run)
     if not sides:
-        return Claim(2, text, NOT_TESTED, "", "The four rewards were not trained side by side in this run.")
+        return Claim(2, text, NOT_TESTED, "", "This run trained no policy with another reward.")
     lines: list[str] = []
     parts: list[int | None] = []
     for base, others in sides.items():
@@ -129,7 +130,10 @@ def _reward_balance(run: Run) -> Claim:
 
 
 def _training_gain(run: Run) -> Claim:
-    text = "With it, GRPO and REINFORCE++ both improve tool use, in domain and out of domain, by about 10 points on average."
+    text = (
+        "With this reward, GRPO and REINFORCE++ both improve tool use by about 10 points on average, "
+        "in domain and out of domain."
+    )
     seeds = run.training_seeds()
     main = [
         name
@@ -137,7 +141,7 @@ def _training_gain(run: Run) -> Claim:
         if run.roles[name].role == "trained" and run.roles[name].algorithm in MAIN_ALGORITHMS and run.start_of(name)
     ]
     if not main:
-        return Claim(3, text, NOT_TESTED, "", "No trained policy was evaluated beside its start.")
+        return Claim(3, text, NOT_TESTED, "", "No trained policy was evaluated together with its start.")
     lines: list[str] = []
     notes: list[str] = []
     parts: list[int | None] = []
@@ -164,7 +168,7 @@ def _training_gain(run: Run) -> Claim:
 
 
 def _one_gain(run: Run, name: str, seeds: list[str]) -> tuple[list[int | None], str, list[str]]:
-    """Parts, evidence and remarks on one trained policy: its gain, its controls, and what became of its answers."""
+    """Parts, evidence and remarks on one trained policy: its gain, its controls and its answer accuracy."""
     before, label = run.rows(run.roles[name].start), run.label(name)
     together = pooled_rows(run, seeds)
     directions, said = _gaps(together, before)
@@ -172,25 +176,23 @@ def _one_gain(run: Run, name: str, seeds: list[str]) -> tuple[list[int | None], 
     notes = []
     leads = [direction(paired_difference(run.rows(name), run.rows(rival), "solve_f1")) for rival in _rivals(run, name)]
     if gained == 1 and -1 in leads:
-        notes.append(f"a control does as well as {label}, so its gain is not the reward's")
+        notes.append(f"a control does as well as {label}, so the reward cannot be credited with the gain")
     elif gained == 1 and 0 in leads:
-        notes.append(f"{label} is not shown to be ahead of a control")
+        notes.append(f"{label} is not shown to be better than a control")
     parts: list[int | None] = [min([gained, *leads], key=lambda part: 0 if part is None else part)]
     lost = paired_difference(together, before, "answer_correct")
     if lost.high is not None and lost.high < 0:
         parts.append(-1)
-        notes.append(f"{label} answers fewer questions than its start")
+        notes.append(f"{label} answers fewer questions correctly than its start")
     return parts, f"{label} − start: {said}", notes
 
 
 def _rivals(run: Run, policy: str) -> list[str]:
-    """Controls that share a policy's start, and its algorithm where they have one: what they gain is not the
-    reward's.
-    """
+    """Controls with the policy's start and, if they have one, its algorithm. Their gain is not due to the reward."""
     mine = run.roles[policy]
     return [
         name
-        for name in run.beside(mine.start)
+        for name in run.paired_with(mine.start)
         if run.roles[name].role == "control" and run.roles[name].algorithm in ("", mine.algorithm)
     ]
 
@@ -205,7 +207,7 @@ def _out_of_domain(run: Run, policies: Sequence[str]) -> tuple[list[int | None],
             if name in measured and start:
                 gap = paired_difference(run.rows(name, suite), run.rows(start, suite), metric)
                 parts.append(direction(gap))
-                said.append(f"{run.label(name)} − start on {suite}: {estimate_text(gap, signed=True)} {label}")
+                said.append(f"{run.label(name)} − start on {suite}: {label} {estimate_text(gap, signed=True)}")
     return parts or [None], said
 
 
@@ -216,10 +218,11 @@ def _general(run: Run, analysis: Path) -> Claim:
     if not pooled:
         return Claim(4, text, NOT_TESTED, "", "The general suites were not run before and after training.")
     tasks = list(dict.fromkeys(row["task"] for row in rows if row["task"] != POOLED))
-    kind = "benchmarks" if set(tasks) <= BENCHMARKS.keys() else "made skills"
+    kind = "benchmarks" if set(tasks) <= BENCHMARKS.keys() else "synthetic skills"
     lines = [
-        f"{run.label(row['policy'])}: mean of {len(tasks)} {kind} {_signed(row['difference'], 1)} "
-        f"[{_signed(row['difference_low'], 1)}, {_signed(row['difference_high'], 1)}] points, margin {_signed(row['margin'], 1)}"
+        f"{run.label(row['policy'])}: mean change on {len(tasks)} {kind} {_signed(row['difference'], 1)} "
+        f"[{_signed(row['difference_low'], 1)}, {_signed(row['difference_high'], 1)}] points, "
+        f"margin {_signed(row['margin'], 1)}"
         for row in pooled
     ]
     parts: list[int | None] = [
@@ -239,14 +242,15 @@ def _general(run: Run, analysis: Path) -> Claim:
         lines.append(f"only {len(tasks)} of the six {kind} were run")
         parts.append(None)
     if parts.count(0) == len(pooled):
-        lines.append("too few problems to rule a loss out")
-    what = "" if kind == "benchmarks" else "; on six made skills that stand for the benchmarks"
+        lines.append("too few problems to rule out a loss")
+    what = "" if kind == "benchmarks" else "; six synthetic skills replace the benchmarks"
     return Claim(4, text, verdict(parts), _scope(run) + what, "; ".join(lines) + ".")
 
 
 def _lower_mlp(run: Run, analysis: Path) -> Claim:
     text = (
-        "The gain comes from updates to lower-layer MLP parameters (layers 0-2), read as better context understanding."
+        "The gain comes from updates to lower-layer MLP parameters (layers 0-2), "
+        "which the paper interprets as better context understanding."
     )
     maps = _heat_maps(analysis)
     layers = [
@@ -260,32 +264,34 @@ def _lower_mlp(run: Run, analysis: Path) -> Claim:
     if not layers and not elements:
         if not maps:
             return Claim(5, text, NOT_TESTED, "", "No pair of checkpoints was compared.")
-        causal = "No weights were put back to test it, and a heat map alone cannot show a cause."
+        causal = "No weights were restored to the start as a test, and a heat map alone cannot show a cause."
         return Claim(5, text, NOT_TESTED, "", f"{causal} {maps}")
     if not gained and not by_element:
-        evidence = f"Weights were put back, but no trained policy has a significant gain to attribute. {maps}".strip()
+        evidence = f"Weights were restored, but no trained policy has a significant gain to attribute. {maps}".strip()
         return Claim(5, text, NOT_TESTED, "", evidence)
     lines = [
-        f"{run.label(row['policy'])}: the start with only the MLPs of {_tested_layers(row)} of the trained model has {100 * float(row['share']):.0f}% of the gain "
-        f"[{100 * float(row['share_low']):.0f}, {100 * float(row['share_high']):.0f}], against the best other group "
-        f"{_signed(row['lead'])} [{_signed(row['lead_low'])}, {_signed(row['lead_high'])}] in Solve-F1"
+        f"{run.label(row['policy'])}: the start with only the MLPs of {_tested_layers(row)} from the trained model has "
+        f"{100 * float(row['share']):.0f}% of the gain "
+        f"[{100 * float(row['share_low']):.0f}, {100 * float(row['share_high']):.0f}]; difference to the best other "
+        f"group: Solve-F1 {_signed(row['lead'])} [{_signed(row['lead_low'])}, {_signed(row['lead_high'])}]"
         for row in gained
     ]
     parts: list[int | None] = [_side(row["lead_low"], row["lead_high"]) for row in gained]
     for row in by_element:
         enriched = float(row["lower_mlp_share"]) / max(1e-9, float(row["lower_mlp_of_all"]))
         lines.append(
-            f"{run.label(row['policy'])}: putting the top {row['percent']}% of the weights back loses {_signed(row['random_minus'])} "
-            f"[{_signed(row['random_minus_low'])}, {_signed(row['random_minus_high'])}] Solve-F1 more than random ones, and {enriched:.1f} times as many of "
-            "them as of all weights lie in the lower MLPs"
+            f"{run.label(row['policy'])}: restoring the top {row['percent']}% of the weights loses "
+            f"{_signed(row['random_minus'])} [{_signed(row['random_minus_low'])}, {_signed(row['random_minus_high'])}] "
+            f"Solve-F1 more than restoring random ones; lower MLPs hold {enriched:.1f} times as large a share of the "
+            "top weights as of all weights"
         )
         side = _side(row["random_minus_low"], row["random_minus_high"])
-        # that the top weights carry the gain speaks for the claim only where they lie in the lower MLPs
+        # Top weights that carry the gain support the claim only if the lower MLPs hold more than their share of them.
         parts.append(side if side != 1 or enriched > 1 else -1)
     if not gained:
         parts.append(None)
-    end = ". The intervals leave it open" if not any(parts) else ""
-    scope = _scope(run) + "; causal tests by putting weights back"
+    end = ". The intervals are too wide to decide" if not any(parts) else ""
+    scope = _scope(run) + "; causal tests by restoring weights to the start"
     return Claim(5, text, verdict(parts), scope, "; ".join(lines) + end + (f". {maps}" if maps else "."))
 
 
@@ -294,35 +300,35 @@ def _has_gain(row: dict[str, str]) -> bool:
 
 
 def _side(low: str, high: str) -> int:
-    """+1 if an interval lies above 0, -1 if below, 0 if it holds 0."""
+    """+1 if an interval is above 0, -1 if it is below 0, 0 if it contains 0."""
     return 1 if float(low) > 0 else -1 if float(high) < 0 else 0
 
 
 def _heat_maps(analysis: Path) -> str:
-    """How many heat maps agree with the claim, measure by measure; empty without one."""
+    """How many heat maps agree with the claim, for each measure; empty if there are none."""
     tests = [row for path in sorted(analysis.glob("parameter_tests_*.csv")) for row in _read_csv(path)]
     if not tests:
         return ""
     if not any(row["can_be_significant"] == "True" for row in tests):
         smallest = min(float(row["smallest_possible_p"]) for row in tests)
-        return f"The model has too few layers for the heat maps' test: the smallest p-value that it can give is {smallest:.3f}."
+        return f"The model has too few layers to test the heat maps: the smallest possible p-value is {smallest:.3f}."
     lower = ", ".join(sorted({layers_text(int(row["lower_layers"])) for row in tests}))
     said = []
     for measure in dict.fromkeys(row["measure"] for row in tests):
         mine = [row for row in tests if row["measure"] == measure]
         said.append(f"{measure} {sum(float(row['p_value']) <= 0.05 for row in mine)} of {len(mine)}")
-    return f"Heat maps, exact tests of 'the MLPs of {lower} change most' that are significant: {', '.join(said)}."
+    return f"Heat maps: exact tests of 'the MLPs of {lower} change most' are significant for {', '.join(said)}."
 
 
 def _tested_layers(row: dict[str, str]) -> str:
     lower = row.get("lower_layers")
-    return layers_text(int(lower)) if lower else "the lower layers (not recorded which)"
+    return layers_text(int(lower)) if lower else "the lower layers (numbers not recorded)"
 
 
 def _thinking(run: Run, analysis: Path) -> Claim:
-    text = "Thinking mode of today's open models is not reliably better at tool use than non-thinking mode."
+    text = "For current open models, thinking mode is not reliably better at tool use than non-thinking mode."
     rows = _read_csv(analysis / "thinking_modes.csv")
-    # "Not reliably" is about every model: one for which the gain is bounded by the margin is enough.
+    # "Not reliably" is a statement about every model, so one model whose gain is below the margin is enough.
     gap = "solve_f1_thinking_minus_plain"
     pairs = [row for row in rows if row["scope"] == "all" and row.get(f"{gap}_low")]
     if not pairs:
@@ -332,8 +338,8 @@ def _thinking(run: Run, analysis: Path) -> Claim:
     answers = "answer_correct_thinking_minus_plain"
     lines = []
     for row in pairs:
-        said = f"{row['label']}: thinking − plain {_interval(row, gap)} Solve-F1"
-        lines.append(said + (f", {_interval(row, answers)} answer accuracy" if row.get(f"{answers}_low") else ""))
+        said = f"{row['label']}, thinking − plain: Solve-F1 {_interval(row, gap)}"
+        lines.append(said + (f", answer accuracy {_interval(row, answers)}" if row.get(f"{answers}_low") else ""))
     kinds = {row.get("trained") for row in pairs}
     which = (
         "; untrained and trained" if len(kinds) > 1 else "; trained only" if kinds == {"True"} else "; untrained only"
@@ -357,11 +363,11 @@ def _signed(number: str, digits: int = 3) -> str:
 
 
 def _scope(run: Run) -> str:
-    return f"in small ({run.model_label()})" if run.is_tiny else f"on {run.model_label()}"
+    return f"at small scale ({run.model_label()})" if run.is_tiny else f"on {run.model_label()}"
 
 
 def claims(run: Run, analysis: Path) -> list[Claim]:
-    """All six verdicts; `analysis` is the folder with the tables that `analysis.all` made."""
+    """All six verdicts; `analysis` is the folder with the tables that `analysis.all` wrote."""
     return [
         _construction(run, analysis),
         _reward_balance(run),

@@ -1,7 +1,6 @@
-"""Estimates as the columns of a table: those of eval.suites.results and eval.compare, so that a table never disagrees
-with a summary.json.
+"""Estimates as table columns. They come from eval.suites.results and eval.compare, so tables agree with summary.json.
 
-Comparisons of two policies are paired on the case.
+Comparisons of two policies are paired by case.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def estimate_row(prefix: str, found: Estimate) -> dict[str, Any]:
 
 
 def row_estimate(row: Row, prefix: str) -> Estimate:
-    """The estimate that `estimate_row` wrote; EMPTY where the columns are not there."""
+    """The estimate that `estimate_row` wrote; EMPTY if the columns do not exist."""
     n = row.get(f"{prefix}_n") or 0
     return Estimate(row[prefix], row[f"{prefix}_low"], row[f"{prefix}_high"], n) if n else EMPTY
 
@@ -38,9 +37,7 @@ def mean_estimate(rows: Sequence[Row], metric: str) -> Estimate:
 
 
 def paired_difference(after: Sequence[Row], before: Sequence[Row], metric: str) -> Estimate:
-    """Mean over the cases that both have of after - before, trials of a case averaged first; EMPTY without such a
-    case.
-    """
+    """Mean of after - before over the shared cases, after averaging each case's trials; EMPTY without a shared case."""
     found = compare.paired_difference(before, after, metric)
     return Estimate(found["difference"], found["low"], found["high"], found["n"]) if found else EMPTY
 
@@ -50,9 +47,9 @@ def statistics_of_totals(
 ) -> list[Estimate]:
     """Statistics of summed columns (such as ratios of totals), with bootstrap intervals over cases.
 
-    `groups` maps a case to its columns; `statistic` maps (resamples, columns) of per-case means, which are totals up to
-    a common factor, to (resamples, outputs). Returns one estimate per output, EMPTY where the statistic is NaN, without
-    an interval where the cases do not differ.
+    `groups` maps a case to its columns. `statistic` maps (resamples, columns) to (resamples, outputs); its input holds
+    per-case means, which are totals up to a common factor. Returns one estimate per output. An estimate is EMPTY if the
+    statistic is NaN, and has no interval if all cases are equal.
     """
     if not groups:
         return []

@@ -1,4 +1,4 @@
-"""What policies, models and scenarios are called in tables and figures, from their roles."""
+"""Names of policies, models and scenarios in tables and figures, derived from their roles."""
 
 from __future__ import annotations
 
@@ -37,25 +37,23 @@ METRICS = {
     "solve_r": "Solve-R",
     "calls": "Calls per case",
 }
-"""What stands beside Solve-F1 wherever it is shown: a gain is shown with what it cost."""
+"""The metrics shown together with Solve-F1, so that a gain is always shown with its cost."""
 
 
 def model_label(model: str) -> str:
-    """A model as its publisher writes it; `tiny`, `mini` and your own keep their names."""
+    """A model's name as its publisher writes it; `tiny`, `mini` and your own models keep their names."""
     known = MODELS.get(model)
     return known.start.rpartition("/")[2] if known and known.start else model or "unnamed model"
 
 
-def made_here(model: str) -> bool:
-    """Whether the model is one of this repository's own small ones, whose scores say nothing about the paper's
-    models.
-    """
+def is_small_model(model: str) -> bool:
+    """Whether the model is one of this repository's small models, whose scores say nothing about the paper's models."""
     known = MODELS.get(model)
     return model in ("tiny", "mini") or (known is not None and not known.start)
 
 
 def method_label(role: Role) -> str:
-    """What was done to a model: `Start`, `GRPO`, `GRPO, Solve-R reward, seed 2`."""
+    """How a policy was trained: `Start`, `GRPO`, `GRPO, Solve-R reward, seed 2`."""
     if role.role == "floor":
         return "Random (floor)"
     if role.role == "ceiling":
@@ -77,7 +75,7 @@ def method_label(role: Role) -> str:
 
 
 def start_label(role: Role, roles: Mapping[str, Role]) -> str:
-    """Model and mode, as far as a run has several: `Qwen3-8B, thinking`; empty where it has one."""
+    """Model and mode if the run has several of them: `Qwen3-8B, thinking`; empty otherwise."""
     models = {other.model for other in roles.values() if other.model}
     modes = {other.mode for other in roles.values() if other.model == role.model}
     parts = [model_label(role.model)] if role.model and len(models) > 1 else []
@@ -86,6 +84,6 @@ def start_label(role: Role, roles: Mapping[str, Role]) -> str:
 
 
 def policy_label(role: Role, roles: Mapping[str, Role]) -> str:
-    """Model and mode where a run has several, and what was done: `Qwen3-8B, thinking: GRPO`."""
+    """Model and mode if the run has several, and how the policy was trained: `Qwen3-8B, thinking: GRPO`."""
     head = start_label(role, roles)
     return f"{head}: {method_label(role)}" if head else method_label(role)

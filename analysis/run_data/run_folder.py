@@ -1,9 +1,9 @@
-"""Read the folder of one run: which policies were evaluated, their rows, the environments, the training logs.
+"""Read the folder of one run: the evaluated policies, their result rows, the environments, the training logs.
 
-Layout (made by run_all.sh): `policies.json`, `environments/{train,dev,test}.jsonl`, `start/`,
+Layout (written by run_all.sh): `policies.json`, `environments/{train,dev,test}.jsonl`, `start/`,
 `train/<policy>/epoch<k>/`, `eval/<policy>/{results.jsonl,summary.json}` (further suites in `eval/<policy>/<suite>/`),
-`compare/`, `analysis/`. What a policy is stands in `policies.json` (train/stages/policy_roles.py); its folder's name
-means nothing.
+`compare/`, `analysis/`. `policies.json` defines the role of each policy (train/stages/policy_roles.py). Folder names
+carry no meaning.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _NOT_SETTINGS = {"role": "", "policy": "", "start": "", "experiment": "", "conte
 
 
 class Missing(Exception):
-    """The data for a table or figure are not there; the message says which and why."""
+    """The data for a table or figure are missing. The message names the data and the reason."""
 
 
 class NotPlanned(Missing):
-    """The run was not meant to have these data: nothing is wrong. The message says what would make them."""
+    """The run did not plan these data, so this is no error. The message says how to produce them."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -57,30 +57,33 @@ class Epoch:
     path: Path
 
     def log(self) -> list[dict[str, Any]]:
-        """Rows of train_log.jsonl, [] where there is none."""
+        """Rows of train_log.jsonl, [] if there is none."""
         path = self.path / "train_log.jsonl"
         return [row for _, row in read_jsonl(path)] if path.is_file() else []
 
     def prompts_summary(self) -> dict[str, Any]:
-        """What the prompt builder kept and dropped, {} where it left no summary."""
+        """What the prompt builder kept and dropped, {} if it wrote no summary."""
         names = ("prompts_summary.json", "prompts.summary.json")
         return next((read_json(self.path / name) for name in names if (self.path / name).is_file()), {})
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, opened for reading. Files are read on first use and kept."""
+    """A run's folder, opened for reading. Files are read on first use and cached."""
 
     path: Path
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
-        """Raises BadInput where there is no such folder, or nothing of a run in it."""
+        """Raises BadInput if the folder does not exist or holds no run."""
         path = Path(path)
         if not path.is_dir():
-            raise BadInput(f"{path}: no such folder; give the folder of a run, such as outputs/cpu")
+            raise BadInput(f"{path}: no such folder; pass the folder of a run, such as outputs/cpu")
         if not any((path / name).is_dir() for name in ("eval", "train", "environments")):
-            raise BadInput(f"{path}: not the folder of a run (no eval/, train/ or environments/ in it)")
+            raise BadInput(
+                f"{path}: not the folder of a run (it has no eval/, train/ or environments/); "
+                "pass the folder of a run, such as outputs/cpu"
+            )
         return cls(path)
 
     @property
@@ -88,7 +91,7 @@ class Run:
         return self.path.resolve().name
 
     def configuration(self) -> dict[str, Any]:
-        """What the run was asked to do: configuration.json, or that part of manifest.json; {} without either."""
+        """The run's settings: configuration.json, or that part of manifest.json; {} without either."""
         for path, key in ((self.path / "configuration.json", None), (self.path / "manifest.json", "configuration")):
             if path.is_file():
                 found = read_json(path)
@@ -96,16 +99,16 @@ class Run:
         return {}
 
     def warm_start(self) -> dict[str, Any]:
-        """start/warm_start.json: how the starting policy was taught; {} for a run that starts from another model."""
+        """start/warm_start.json: how the start was trained; {} for a run that starts from another model."""
         path = self.path / "start" / "warm_start.json"
         return read_json(path) if path.is_file() else {}
 
     @cached_property
     def roles(self) -> dict[str, Role]:
-        """What each policy is. Raises BadInput where the run does not say it."""
+        """The role of each policy. Raises BadInput without policies.json."""
         found = read_roles(self.path)
         if not found:
-            raise BadInput(f"{self.path / FILE}: no such file, it says what each policy of the run is; {HOW_TO_WRITE}")
+            raise BadInput(f"{self.path / FILE}: no such file; it defines each policy of the run; {HOW_TO_WRITE}")
         return found
 
     @property
@@ -119,11 +122,11 @@ class Run:
 
     @property
     def is_tiny(self) -> bool:
-        """Whether every model is one of this repository's own, whose scores say nothing about the paper's models."""
-        return bool(self.models) and all(labels.made_here(model) for model in self.models)
+        """Whether all models are this repository's small ones, whose scores say nothing about the paper's models."""
+        return bool(self.models) and all(labels.is_small_model(model) for model in self.models)
 
     def model_label(self) -> str:
-        """What the run's models are, for headings."""
+        """The names of the run's models, for headings."""
         return ", ".join(labels.model_label(model) for model in self.models) or "no model"
 
     def label(self, policy: str) -> str:
@@ -131,15 +134,15 @@ class Run:
         return labels.policy_label(self.roles[policy], self.roles)
 
     def method(self, policy: str) -> str:
-        """The name of a policy where its model and mode stand beside it already."""
+        """The name of a policy without its model and mode."""
         return labels.method_label(self.roles[policy])
 
     def start_label(self, start: str) -> str:
-        """Model and mode of a start where the run has several; empty where it has one."""
+        """Model and mode of a start if the run has several of them; empty otherwise."""
         return labels.start_label(self.roles[start], self.roles)
 
     def _rank(self, policy: str) -> tuple[Any, ...]:
-        """Reading order: floor, then model by model (smallest first) and mode by mode, the start first, ceiling."""
+        """Reading order: floor, then by model (smallest first) and mode with the start first, then ceiling."""
         role = self.roles[policy]
         known = MODELS.get(role.model)
         kind = {"floor": -1, "start": 0, "trained": 2, "ablation": 3, "control": 4 if role.algorithm else 1}
@@ -158,7 +161,7 @@ class Run:
 
     @cached_property
     def policies(self) -> list[str]:
-        """Policies with results on the run's own test split, in reading order."""
+        """Policies with results on the run's test split, in reading order."""
         return self.policies_of(ENVIRONMENTS_SUITE)
 
     def _evaluated(self, suite: str) -> list[str]:
@@ -167,9 +170,7 @@ class Run:
         return [folder.name for folder in folders if folder.is_dir() and self._suite_folder(folder.name, suite)]
 
     def policies_of(self, suite: str) -> list[str]:
-        """Policies with results on a suite, in reading order. Raises BadInput for results of other weights than the
-        role's.
-        """
+        """Policies with results on a suite, in reading order. Raises BadInput if other weights were measured."""
         names = [name for name in self._evaluated(suite) if name in self.roles]
         for name in names:
             self._check_content(name, suite)
@@ -177,9 +178,7 @@ class Run:
 
     @property
     def unlisted(self) -> list[str]:
-        """Folders of eval/ and train/ that policies.json does not name: what they are is not known, so they are left
-        out.
-        """
+        """Folders of eval/ and train/ that are not in policies.json. Their role is unknown, so they are left out."""
         found = {path.name for part in ("eval", "train") for path in (self.path / part).glob("*/") if path.is_dir()}
         return sorted(found - self.roles.keys()) if found else []
 
@@ -191,8 +190,8 @@ class Run:
         measured = content_of(read_json(path).get("policy_content") or {})
         if measured and measured != self.roles[name].content:
             raise BadInput(
-                f"{path}: measured the weights {measured[:12]}, but {FILE} says that {name!r} is {self.roles[name].content[:12]}; "
-                "measure it again, or write what it is"
+                f"{path}: the results are for weights {measured[:12]}, but {FILE} says that {name!r} has weights "
+                f"{self.roles[name].content[:12]}; evaluate {name!r} again, or correct {FILE}"
             )
 
     @property
@@ -202,16 +201,16 @@ class Run:
 
     @property
     def trained(self) -> list[str]:
-        """Evaluated policies that RL made with the paper's reward, each training seed by itself."""
+        """Evaluated policies that RL trained with the paper's reward, one entry per training seed."""
         return [name for name in self.policies if self.roles[name].role == "trained"]
 
     def start_of(self, policy: str, suite: str = ENVIRONMENTS_SUITE) -> str | None:
-        """The start that a policy is paired with, if that was evaluated; None for a start, floor and ceiling."""
+        """The start that a policy is paired with, if it was evaluated; None for a start, floor and ceiling."""
         start = self.roles[policy].start
         return start if start and self._suite_folder(start, suite) else None
 
     def same_but(self, policy: str, *fields: str) -> list[str]:
-        """Evaluated policies that equal `policy` in all settings but these, which differ in at least one of them."""
+        """Evaluated policies that differ from `policy` in at least one of `fields` and in no other setting."""
         blank = dict.fromkeys(fields, "")
         mine = self.roles[policy]
 
@@ -226,7 +225,7 @@ class Run:
         ]
 
     def planned(self, *fields: str) -> bool:
-        """Whether policies.json names two policies that differ in these settings alone, evaluated or not."""
+        """Whether policies.json names two policies that differ only in these settings, evaluated or not."""
         blank = dict.fromkeys(fields, "")
         seen: dict[Role, Role] = {}
         for role in self.roles.values():
@@ -237,13 +236,11 @@ class Run:
 
     @property
     def unmeasured(self) -> list[str]:
-        """Policies of policies.json without results on the run's test environments."""
+        """Policies in policies.json without results on the run's test environments."""
         return [name for name in self.roles if name not in self.policies]
 
     def training_seeds(self) -> dict[str, dict[int, str]]:
-        """`{policy of the lowest seed: {training seed: its evaluated repeat}}` of every policy that RL made, controls
-        included.
-        """
+        """`{policy of the lowest seed: {training seed: policy}}` of every evaluated RL policy, controls included."""
         found: dict[str, dict[int, str]] = {}
         for name in self.policies:
             role = self.roles[name]
@@ -256,9 +253,7 @@ class Run:
         return [name for name in self.same_but(policy, "seed") if self.roles[name].seed < self.roles[policy].seed]
 
     def compared(self) -> dict[str, list[str]]:
-        """`{start: trained policies}`, repeats with other seeds left out; raises Missing when no trained policy stands
-        beside its start.
-        """
+        """`{start: trained policies}` without repeats by other seeds. Raises Missing without a policy and its start."""
         found: dict[str, list[str]] = {}
         for name in self.trained:
             start = self.start_of(name)
@@ -266,13 +261,13 @@ class Run:
                 found.setdefault(start, []).append(name)
         if not found:
             raise Missing(
-                "no trained policy was evaluated beside its start: eval/ holds "
+                "no trained policy was evaluated together with its start; eval/ holds "
                 + (", ".join(self.policies) or "nothing")
             )
         return found
 
-    def beside(self, start: str) -> list[str]:
-        """All evaluated policies that a start is paired with: trained, ablations and controls, every seed."""
+    def paired_with(self, start: str) -> list[str]:
+        """All evaluated policies that are paired with a start: trained, ablations and controls, every seed."""
         return [name for name in self.policies if self.start_of(name) == start]
 
     @cached_property
@@ -280,7 +275,7 @@ class Run:
         return {}
 
     def rows(self, policy: str, suite: str = ENVIRONMENTS_SUITE) -> list[dict[str, Any]]:
-        """Result rows of a policy; infrastructure faults are left out (`faults_text` tells them). Raises Missing."""
+        """Result rows of a policy without infrastructure faults (`faults_text` reports those). Raises Missing."""
         key = (policy, suite)
         if key not in self._rows:
             folder = self._suite_folder(policy, suite)
@@ -291,10 +286,10 @@ class Run:
         return self._rows[key]
 
     def faults_text(self, suite: str = ENVIRONMENTS_SUITE) -> str:
-        """What each policy's evaluation lost to faults, in the words of train.stages.faults, `. ` at the end; empty if
-        nothing.
+        """What each policy's evaluation lost to faults, as sentences that end in `. `; empty if nothing was lost.
 
-        A warning follows for a policy whose comparison with its start lacks episodes that only one of them lost.
+        train.stages.faults words them. A warning follows if faults removed an episode from only one side of a
+        comparison with the start.
         """
         all_rows, said = {}, ""
         for policy in self.policies_of(suite):
@@ -311,7 +306,7 @@ class Run:
         return said
 
     def summary(self, policy: str, suite: str = ENVIRONMENTS_SUITE) -> dict[str, Any]:
-        """summary.json of a policy on a suite, {} where there is none."""
+        """summary.json of a policy on a suite, {} if there is none."""
         folder = self._suite_folder(policy, suite)
         path = folder / "summary.json" if folder else None
         return read_json(path) if path and path.is_file() else {}
@@ -321,7 +316,7 @@ class Run:
         return {}
 
     def environments(self, split: str = "") -> dict[str, Environment]:
-        """Environments of a split (default: the one that was measured) by id, {} where the file is not there."""
+        """Environments of a split (default: the evaluated one) by id, {} if the file does not exist."""
         split = split or str(self.configuration().get("split") or "test")
         if split not in self._environments:
             path = self.path / "environments" / f"{split}.jsonl"
@@ -345,21 +340,19 @@ class Run:
         return dict(sorted(found.items(), key=lambda item: self._rank(item[0])))
 
     def checkpoint(self, policy: str) -> Path | None:
-        """Folder with the weights of a policy: the last epoch's checkpoint, or what its role names; None where there is
-        none.
-        """
+        """Folder with a policy's weights: the last epoch's checkpoint, or the one its role names; None without one."""
         named = self.roles[policy].policy
         folders = [epoch.path / "checkpoint" for epoch in reversed(self.epochs.get(policy, []))]
-        # a run folder may have been moved since, so what lies in it is looked for by its name there
+        # The run folder may have been moved, so the recorded folder name is also tried inside the run.
         folders += [self.path / Path(named).name, Path(named), *_cached(named)] if named else []
         return next((folder for folder in folders if any(folder.glob("*.safetensors"))), None)
 
 
 def _cached(name: str) -> Sequence[Path]:
-    """The folder of a hub name in the local cache, if it is there."""
+    """The folder of a hub model in the local cache, if it is there."""
     import huggingface_hub
 
     try:
         return [Path(huggingface_hub.snapshot_download(name, local_files_only=True))]
-    except (OSError, ValueError):  # not in the cache, or no hub name
+    except (OSError, ValueError):  # not in the cache, or not a hub name
         return []

@@ -1,7 +1,7 @@
-"""Result rows -> what the report's trajectory viewer shows: turns, calls coloured by what became of them, rewards.
+"""Convert result rows to the data of the report's episode viewer: turns, rewards, calls colored by outcome.
 
-A call is `solved` (it solves a sub-answer), `failed` (the tool raised, was unknown, timed out, or gave an error back)
-or `useless` (it ran and solved nothing). Long texts are cut, and say so.
+A call is `solved` (it solves a sub-answer), `failed` (the tool raised, was unknown, timed out, or returned an error) or
+`useless` (it ran and solved nothing). Long texts are cut and end with the number of omitted characters.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ TEXT_LIMIT, OUTPUT_LIMIT, DOCUMENT_LIMIT = 1500, 500, 300
 
 
 def shorten(text: Any, limit: int) -> str:
-    """`text` with at most `limit` characters; what was cut is counted at the end."""
+    """The first `limit` characters of `text`, followed by the number of omitted characters."""
     text = "" if text is None else text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
     return text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit} more characters)"
 
 
 def call_state(solved: Any, status: str, output: Any = None) -> str:
-    """`solved`, `failed` or `useless`. A tool that gives `{"error": ...}` back ran, but failed."""
+    """`solved`, `failed` or `useless`. A tool that returns `{"error": ...}` has failed."""
     if solved is not None:
         return "solved"
     return "useless" if status == "ok" and not _reports_error(output) else "failed"
@@ -50,7 +50,7 @@ def _call(call: Mapping[str, Any], solved: Any, status: str, output: Any) -> dic
 
 
 def episode_view(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One episode of a result row as the viewer takes it."""
+    """The episode of a result row in the viewer's format."""
     scores = list(row.get("turn_scores") or [])
     messages = list(row.get("transcript") or [])
     spoken = [place for place, message in enumerate(messages) if message.get("role") == "assistant"]
@@ -127,11 +127,10 @@ def environment_view(environment: Environment) -> dict[str, Any]:
 
 
 def viewer_data(run: Run, limit: int = 120) -> dict[str, Any]:
-    """Everything the viewer needs: at most `limit` test environments, in turn from each scenario, and every policy's
-    episode.
+    """All data of the viewer: up to `limit` test environments, equally many per scenario, and each policy's episodes.
 
     Returns `{"environments": [...], "policies": [{"name", "label", "role", "start"}], "episodes": {policy: {id:
-    episode}}, "of": total}`.
+    episode}}, "of": number of test environments}`.
     """
     environments = list(run.environments().values())
     queues = [[item for item in environments if item.scenario == scenario] for scenario in (*SCENARIOS, None)]

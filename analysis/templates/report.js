@@ -1,6 +1,6 @@
 "use strict";
 
-// Sortable tables: every heading becomes a button; rows are sorted by data-value where there is one, else by the text.
+// Sortable tables: every heading becomes a button. Rows are sorted by data-value if there is one, else by their text.
 function sortValue(cell) {
   const raw = cell.dataset.value !== undefined ? cell.dataset.value : cell.textContent.trim().replace(/\u2212/g, "-");
   const number = Number.parseFloat(raw);
@@ -33,7 +33,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// In print every table is open but the long ones; on the screen it is as the reader left it.
+// Printing opens all tables except the long ones. Afterwards the page is as the reader left it.
 let opened = [];
 addEventListener("beforeprint", () => {
   opened = [...document.querySelectorAll("details:not([open]):not(.long)")];
@@ -50,42 +50,78 @@ function element(name, attributes, ...children) {
 
 const data = JSON.parse(document.getElementById("viewer-data").textContent);
 const byId = (id) => document.getElementById(id);
-const SCENARIOS = { single_hop: "Single-hop", parallel_single_hop: "Parallel single-hop", multi_hop: "Multi-hop", parallel_multi_hop: "Parallel multi-hop" };
+const SCENARIOS = {
+  single_hop: "Single-hop",
+  parallel_single_hop: "Parallel single-hop",
+  multi_hop: "Multi-hop",
+  parallel_multi_hop: "Parallel multi-hop",
+};
 const MARKS = { solved: "✓", useless: "○", failed: "✗" };
 
 function option(value, text) { return element("option", { value }, text); }
 
-function score(value) { return value === null || value === undefined ? "n/a" : Number(value).toFixed(2).replace("-", "\u2212"); }
+function score(value) {
+  return value === null || value === undefined ? "n/a" : Number(value).toFixed(2).replace("-", "\u2212");
+}
 
 function count(number, word) { return `${number} ${word}${number === 1 ? "" : "s"}`; }
 
 function showCall(call) {
   const head = `${MARKS[call.state]} ${call.name}(${call.arguments})`;
-  const note = call.state === "failed" ? (call.status === "ok" ? "reported an error" : `failed: ${call.status}`) : call.state === "useless" ? "ran, solved nothing" : "solved a sub-question";
+  const failure = call.status === "ok" ? "returned an error" : `failed: ${call.status}`;
+  const note = { solved: "solved a sub-question", useless: "ran but solved nothing", failed: failure }[call.state];
   return element("div", { class: `call ${call.state}`, title: note }, element("code", {}, head),
     element("span", { class: "output" }, "→ ", element("code", {}, call.output)));
 }
 
+function showTurn(turn, index) {
+  const kind = String(turn.kind).replaceAll("_", " ");
+  const solved = `${count(turn.p, "call")}, ${turn.q} of ${turn.t} open sub-questions solved`;
+  const said = turn.text || (turn.calls.length ? "" : "(empty)");
+  return element("article", { class: "turn" },
+    element("h4", {}, element("span", {}, `Turn ${index + 1} (${kind})`),
+      element("span", {}, `reward ${score(turn.reward)}: ${solved}`)),
+    turn.thinking ? element("details", {}, element("summary", {}, "thinking"),
+      element("div", { class: "said" }, turn.thinking)) : "",
+    said ? element("div", { class: "said" }, said) : "",
+    ...turn.calls.map(showCall));
+}
+
 function showTurns(policy, id) {
   const episode = (data.episodes[policy] || {})[id];
-  if (!episode) return [element("p", {}, "This policy has no episode of this environment.")];
-  const answered = episode.answer_correct === null || episode.answer_correct === undefined ? "" : `, answer ${episode.answer_correct ? "correct" : "wrong"}`;
-  const summary = `Solve-P ${score(episode.solve_p)}, Solve-R ${score(episode.solve_r)}, Solve-F1 ${score(episode.solve_f1)}: ${episode.solved} of ${count(episode.sub_questions, "sub-question")} in ${count(episode.calls, "call")}${answered}; ended: ${episode.outcome}`;
-  const turns = episode.turns.map((turn, index) => element("article", { class: "turn" },
-    element("h4", {}, element("span", {}, `Turn ${index + 1} (${String(turn.kind).replaceAll("_", " ")})`), element("span", {}, `reward ${score(turn.reward)}: ${count(turn.p, "call")}, ${turn.q} of ${turn.t} open sub-questions solved`)),
-    turn.thinking ? element("details", {}, element("summary", {}, "thinking"), element("div", { class: "said" }, turn.thinking)) : "",
-    turn.text ? element("div", { class: "said" }, turn.text) : turn.calls.length ? "" : element("div", { class: "said" }, "(empty)"),
-    ...turn.calls.map(showCall)));
-  return [element("p", { class: "caption" }, summary), ...turns];
+  if (!episode) return [element("p", {}, "This policy has no episode in this environment.")];
+  const unknown = episode.answer_correct === null || episode.answer_correct === undefined;
+  const answered = unknown ? "" : `, answer ${episode.answer_correct ? "correct" : "wrong"}`;
+  const scores = `Solve-P ${score(episode.solve_p)}, Solve-R ${score(episode.solve_r)}, `
+    + `Solve-F1 ${score(episode.solve_f1)}`;
+  const solved = `${episode.solved} of ${count(episode.sub_questions, "sub-question")} solved`;
+  const summary = `${scores}: ${solved} in ${count(episode.calls, "call")}${answered}; outcome: ${episode.outcome}`;
+  return [element("p", { class: "caption" }, summary), ...episode.turns.map(showTurn)];
+}
+
+function planTable(plan) {
+  const headings = ["Sub-question", "Gold call", "Answer"].map((text) => element("th", {}, text));
+  const rows = plan.map((step) => element("tr", {}, element("td", {}, step.question),
+    element("td", {}, element("code", {}, step.call)), element("td", {}, step.answer)));
+  return element("table", { class: "plan" }, element("thead", {}, element("tr", {}, ...headings)),
+    element("tbody", {}, ...rows));
+}
+
+function toolItem(tool) {
+  const parameters = tool.parameters.map((name) => (tool.required.includes(name) ? name : name + "?")).join(", ");
+  return element("li", {}, element("code", {}, `${tool.name}(${parameters})`), ` ${tool.description}`);
 }
 
 function showQuestion(environment) {
-  const plan = element("table", { class: "plan" }, element("thead", {}, element("tr", {}, element("th", {}, "Sub-question"), element("th", {}, "Gold call"), element("th", {}, "Gives"))),
-    element("tbody", {}, ...environment.plan.map((step) => element("tr", {}, element("td", {}, step.question), element("td", {}, element("code", {}, step.call)), element("td", {}, step.answer)))));
-  const tools = element("ul", {}, ...environment.tools.map((tool) => element("li", {}, element("code", {}, `${tool.name}(${tool.parameters.map((name) => tool.required.includes(name) ? name : name + "?").join(", ")})`), ` ${tool.description}`)));
-  return [element("h3", {}, "Question"), element("p", { class: "said" }, environment.question), element("p", {}, "Answer: ", element("strong", {}, environment.answer === null ? "none given" : environment.answer)),
-    element("details", { open: "" }, element("summary", {}, `Gold plan (${count(environment.plan.length, "step")})`), environment.plan.length ? element("div", { class: "scroll" }, plan) : element("p", {}, "This environment has no gold plan.")),
-    element("details", {}, element("summary", {}, `Tools (${environment.tools.length})`), tools)];
+  const steps = environment.plan.length;
+  const plan = steps ? element("div", { class: "scroll" }, planTable(environment.plan))
+    : element("p", {}, "This environment has no gold plan.");
+  const answer = environment.answer === null ? "none given" : environment.answer;
+  return [element("h3", {}, "Question"), element("p", { class: "said" }, environment.question),
+    element("p", {}, "Answer: ", element("strong", {}, answer)),
+    element("details", { open: "" }, element("summary", {}, `Gold plan (${count(steps, "step")})`), plan),
+    element("details", {}, element("summary", {}, `Tools (${environment.tools.length})`),
+      element("ul", {}, ...environment.tools.map(toolItem)))];
 }
 
 function shownEnvironments() {
@@ -124,10 +160,14 @@ if (data.environments.length && data.policies.length) {
   byId("viewer").hidden = false;
   document.querySelector("#trajectories .noscript").hidden = true;
   const shown = data.environments.length;
-  byId("viewer-scope").textContent = `${shown} of ${data.of} test environments, first trial. Keys: Alt with left or right arrow steps through them.`;
-  byId("scenario").append(option("", "all"), ...Object.keys(SCENARIOS).filter((name) => data.environments.some((item) => item.scenario === name)).map((name) => option(name, SCENARIOS[name])));
+  byId("viewer-scope").textContent = `${shown} of ${data.of} test environments, first trial. `
+    + "Press Alt with the left or right arrow key to go to the previous or next one.";
+  const scenarios = Object.keys(SCENARIOS).filter((name) => data.environments.some((item) => item.scenario === name));
+  byId("scenario").append(option("", "all"), ...scenarios.map((name) => option(name, SCENARIOS[name])));
   const names = data.policies.map((policy) => policy.name);
-  for (const side of ["left", "right"]) byId(side).append(...data.policies.map((policy) => option(policy.name, policy.label)));
+  for (const side of ["left", "right"]) {
+    byId(side).append(...data.policies.map((policy) => option(policy.name, policy.label)));
+  }
   const trained = data.policies.find((policy) => policy.role === "trained" && names.includes(policy.start));
   byId("left").value = trained ? trained.start : names[0];
   byId("right").value = trained ? trained.name : names[names.length - 1];
@@ -136,9 +176,13 @@ if (data.environments.length && data.policies.length) {
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
   byId("viewer").addEventListener("keydown", (event) => {
-    if (event.altKey && (event.key === "ArrowLeft" || event.key === "ArrowRight")) { event.preventDefault(); step(event.key === "ArrowLeft" ? -1 : 1); }
+    if (event.altKey && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
+      event.preventDefault();
+      step(event.key === "ArrowLeft" ? -1 : 1);
+    }
   });
   fillEnvironments();
 } else {
-  document.querySelector("#trajectories .noscript").textContent = "This run has no evaluated test environments to show.";
+  const message = "This run has no evaluated test environments to show.";
+  document.querySelector("#trajectories .noscript").textContent = message;
 }

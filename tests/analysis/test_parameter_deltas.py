@@ -220,7 +220,7 @@ def test_truncated_file_is_refused_with_its_name(tmp_path: Path) -> None:
     folder = save(tmp_path / "a", model(0, torch.float32))
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(BadInput, match=r"model\.safetensors: cut off in tensor"):
+    with pytest.raises(BadInput, match=r"model\.safetensors: truncated in tensor"):
         checkpoint_tensors(folder)
     file.write_bytes(b"\xff" * 64)
     with pytest.raises(BadInput, match="not a safetensors file"):

@@ -247,7 +247,7 @@ def test_no_difference_to_the_paper_on_environments_that_are_not_the_papers(pape
 def test_every_claim_of_the_papers_layout_is_judged_in_its_scope(paper: Run) -> None:
     found = {claim.number: claim for claim in claims(paper, paper.path / "analysis")}
     assert {number for number, claim in found.items() if claim.verdict == "not tested"} == {2}
-    assert all("in small" not in claim.scope for claim in found.values())
+    assert all("small scale" not in claim.scope for claim in found.values())
     assert "Qwen3-8B, thinking: GRPO − start" in found[3].evidence and found[3].evidence.count("− start:") == 12
     assert "benchmarks" in found[4].evidence and found[4].evidence.count("margin") == 12
     assert (
@@ -259,11 +259,11 @@ def test_every_claim_of_the_papers_layout_is_judged_in_its_scope(paper: Run) -> 
 def test_every_claim_of_the_small_layout_is_judged_in_small(small: Run) -> None:
     found = {claim.number: claim for claim in claims(small, small.path / "analysis")}
     assert all(claim.verdict != "not tested" for claim in found.values())
-    assert all("in small (" in found[number].scope for number in range(2, 7))
+    assert all("at small scale (" in found[number].scope for number in range(2, 7))
     assert found[2].evidence.count("with the Solve-F1 reward −") == 6  # three other rewards of both algorithms
     assert "control tiny, plain: More supervised steps − start" in found[3].evidence and "seeds each" in found[3].scope
-    assert "made skills" in found[4].evidence and "made skills" in found[4].scope
-    assert "putting the top 20% of the weights back" in found[5].evidence and "relative norm" in found[5].evidence
+    assert "synthetic skills" in found[4].evidence and "synthetic skills" in found[4].scope
+    assert "restoring the top 20% of the weights" in found[5].evidence and "relative norm" in found[5].evidence
     for number in (2, 3):
         assert "answer accuracy" in found[number].evidence and "calls per case" in found[number].evidence
 
@@ -277,8 +277,8 @@ def test_a_policy_that_was_not_measured_is_missing_and_one_without_a_role_is_lef
     shutil.copytree(run / "eval" / "grpo", run / "eval" / "grpo-old")
     index = make_all(Run.open(run), run / "analysis", ("results_table",))
     assert {entry["script"]: entry["reason"] for entry in index["missing"]} == {
-        "eval/reinforce++": "it has no results on the test environments",
-        "grpo-old": "policies.json does not say what it is, so it is left out",
+        "eval/reinforce++": "no results on the test environments",
+        "grpo-old": "policies.json does not define its role, so it is left out",
     }
     assert "grpo-old" not in {row["policy"] for row in results_table.table_rows(Run.open(run))}
 

@@ -237,7 +237,7 @@ def test_the_difference_to_the_paper_is_given_on_the_papers_environments_alone(m
     run = paper_run(made_run, tmp_path / "built", "built")
     (artifact,) = main_table.build(run)
     assert not any("_minus_paper" in key for row in artifact.rows for key in row)
-    assert "No number here may be held against the paper's" in artifact.note
+    assert "No number here is comparable with the paper's" in artifact.note
     lines = [line for line in artifact.texts[".tex"].splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in lines} == {10}
 
@@ -278,7 +278,7 @@ def test_a_run_without_results_says_what_is_missing(made_run: Path, tmp_path: Pa
     shutil.copy(made_run / "policies.json", tmp_path)
     with pytest.raises(Missing, match=r"eval/<policy>/results\.jsonl"):
         results_table.build(Run.open(tmp_path))
-    with pytest.raises(Missing, match="no trained policy was evaluated beside its start"):
+    with pytest.raises(Missing, match="no trained policy was evaluated together with its start"):
         scenario_breakdown.build(Run.open(tmp_path))
     with pytest.raises(Missing, match=r"train_log\.jsonl"):
         training_curves.build(Run.open(tmp_path))
@@ -403,5 +403,5 @@ def test_results_of_other_weights_than_the_roles_are_refused(made_run: Path, tmp
         if right:
             assert Run.open(tmp_path).policies == ["start"]
         else:
-            with pytest.raises(BadInput, match=r"measured the weights bbbbbbbbbbbb, but policies\.json says"):
+            with pytest.raises(BadInput, match=r"the results are for weights bbbbbbbbbbbb, but policies\.json says"):
                 _ = Run.open(tmp_path).policies

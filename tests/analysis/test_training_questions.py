@@ -227,7 +227,7 @@ def test_runs_are_paired_where_they_share_cases(made_run: Path, tmp_path: Path) 
 
 
 def test_one_run_cannot_be_compared(made_run: Path) -> None:
-    with pytest.raises(BadInput, match="two runs or more"):
+    with pytest.raises(BadInput, match="expected two or more runs, got 1"):
         compare_runs.compare([Run.open(made_run)])
     with pytest.raises(BadInput, match="same name"):
         compare_runs.compare([Run.open(made_run), Run.open(made_run)])

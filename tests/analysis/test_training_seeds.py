@@ -64,7 +64,7 @@ def test_the_verdict_takes_all_seeds_together(repeated: Run, tmp_path: Path) -> 
     """With a third seed that undoes the gain, the mean difference over the seeds is what the claim shows."""
     gain = paired_difference(repeated.rows("grpo"), repeated.rows("start"), "solve_f1").value
     evidence = claims(repeated, tmp_path)[2].evidence
-    assert gain is not None and f"GRPO − start: +{2 * gain / 3:.3f}" in evidence
+    assert gain is not None and f"GRPO − start: Solve-F1 +{2 * gain / 3:.3f}" in evidence
 
 
 def test_without_a_repeat_the_reason_is_given(made_run: Path) -> None:
