@@ -29,6 +29,7 @@ SCRIPTS = (
     "training_curves",
     "main_table",
     "failure_modes",
+    "lost_answers",
     "reward_hacking",
     "reward_ablation",
     "thinking_modes",

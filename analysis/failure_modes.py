@@ -36,7 +36,7 @@ ENDINGS = {
 _NAMED = re.compile(r"\b(?:[A-Z][\w'-]+|\d[\d,.]*)")
 
 
-def _calls(row: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
+def calls_of(row: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
     """`(name with arguments, solved something, name)` of every call, in order."""
     calls = []
     scores = list(row.get("turn_scores") or [])
@@ -52,6 +52,14 @@ def _calls(row: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
                 )
             )
     return calls
+
+
+def needed_answers(run: Run) -> dict[str, dict[str, int]]:
+    """`{case: {tool: number of its sub-answers at the start}}` of the measured environments."""
+    return {
+        case: {tool: len(answers) for tool, answers in environment.unsolved_set.items()}
+        for case, environment in run.environments().items()
+    }
 
 
 def _invented(row: Mapping[str, Any]) -> bool:
@@ -77,7 +85,7 @@ def ending(row: Mapping[str, Any], needed: Mapping[str, int]) -> str:
         return "empty or cut off"
     if solved_all:
         return "hallucinated answer" if _invented(row) else "wrong answer"
-    calls = _calls(row)
+    calls = calls_of(row)
     if calls and not calls[-1][1]:
         left = dict(needed)
         for _, solved, name in calls:
@@ -93,10 +101,7 @@ def build(run: Run) -> list[Artifact]:
     """Raises Missing without a start and a trained policy."""
     run.compared()
     policies = [name for name in run.policies if run.roles[name].role not in ("floor", "ceiling")]
-    needed = {
-        case: {tool: len(answers) for tool, answers in environment.unsolved_set.items()}
-        for case, environment in run.environments().items()
-    }
+    needed = needed_answers(run)
     classed: dict[str, list[dict[str, Any]]] = {}
     for policy in policies:
         classed[policy] = []
