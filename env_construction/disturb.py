@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import keyword
 import random
 import string
@@ -80,8 +81,7 @@ def _wrapped(source: str, old: str, new: str, parameters: Names, extra: str) -> 
     if found is None or found.args.posonlyargs or found.args.vararg or found.args.kwarg:
         raise BadInput(f"tool {old!r}: expected one function of that name with named parameters")
     inner = f"original_{old}"
-    signature = ast.parse(ast.unparse(found)).body[0]
-    assert isinstance(signature, ast.FunctionDef)
+    signature = copy.deepcopy(found)
     for node in ast.walk(tree):  # recursive calls too
         if isinstance(node, ast.Name) and node.id == old:
             node.id = inner

@@ -129,10 +129,9 @@ class Pipeline(Plan):
         self.run(log, "eval.compare", evaluated / start, evaluated / name, "--out", target)
 
     def warm_start(
-        self, log: str, folder: Path, row: Experiment, minutes: float, continue_from: str, *more: str
+        self, log: str, folder: Path, row: Experiment, seed: int, minutes: float, continue_from: str, *more: str
     ) -> None:
         """Supervised learning: `continue_from` a checkpoint, or from scratch."""
-        seed = self.options.seed + bool(continue_from and not self.teach)
         self.run(
             log, "train.warm_start", "--environments", self.environments / "train.jsonl",
             "--dev", self.environments / "dev.jsonl", "--out", folder,
@@ -266,9 +265,9 @@ class Pipeline(Plan):
             if self.start_of(row) != str(start):
                 print(f"  {model} comes trained: {self.start_of(row)}")
             elif self.teach:
-                self.warm_start("start", start, row, TEACHING_MINUTES, self.teach)
+                self.warm_start("start", start, row, self.options.seed, TEACHING_MINUTES, self.teach)
             elif self.options.from_scratch:
-                self.warm_start("start", start, row, self.profile.warm_minutes, "")
+                self.warm_start("start", start, row, self.options.seed, self.profile.warm_minutes, "")
             else:
                 self.runner.run("start", ["cp", "-R", f"{shipped_policy(row)}/.", str(start)])
 
@@ -324,8 +323,8 @@ class Pipeline(Plan):
         self.compare("controls", self.start_name(first), name)
 
     def _more_lessons(self, folder: Path, *more: str) -> None:
-        first = self.trainings[0]
-        self.warm_start("controls", folder, first.row, self.train_minutes(first), self.start_of(first.row), *more)
+        first, seed = self.trainings[0], self.options.seed + 1  # other lessons than the start had
+        self.warm_start("controls", folder, first.row, seed, self.train_minutes(first), self.start_of(first.row), *more)
 
     def _reject(self, folder: Path) -> None:
         """Rejection sampling with the first training's epochs, prompts and samples per prompt."""
@@ -335,16 +334,18 @@ class Pipeline(Plan):
             place = folder.with_name(f"{folder.name}-epoch{epoch}")
             seed = self.options.seed + 100 * training.seed + epoch
             self._collect("controls", row, policy, place, seed)
-            last = epoch == scale.epochs
+            # beside the trajectories, whose folder has a configuration of its own
+            learned = place / "learned"
+            checkpoint = folder if epoch == scale.epochs else learned / "checkpoint"
             self.run(
                 "controls", "train.rejection_sampling", "--policy-dir", policy, "--trajectories", place / "trajectories.jsonl",
-                "--out", place, "--checkpoint", folder if last else place / "checkpoint",
+                "--out", learned, "--checkpoint", checkpoint,
                 "--samples", scale.samples_per_prompt, "--max-prompts", self.profile.max_prompts,
                 "--max-prompt-tokens", scale.max_prompt, "--max-new-tokens", scale.max_response, "--seed", seed,
                 "--learning-rate", scale.learning_rate, "--minutes", f"{self.train_minutes(training) / scale.epochs:g}",
                 "--thinking" if row.thinking else "", tag=self._tag(folder.name),
             )  # fmt: skip
-            policy = str(place / "checkpoint")
+            policy = str(checkpoint)
 
     def run_suites(self) -> None:
         """Table 2's suites for starts and trained policies. What has no data is named, and tried again by the next call."""
@@ -466,9 +467,8 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, terminated)
     if all(not pipeline.gpus_of(row) for row in pipeline.rows):
-        os.environ["CUDA_VISIBLE_DEVICES"] = (
-            ""  # the CPU was asked for, whatever the machine has (train/trainer/devices.py)
-        )
+        # the CPU was asked for, whatever the machine has (train/trainer/devices.py)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not options.dry_run:
         pipeline.prepare()
     try:

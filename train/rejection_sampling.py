@@ -11,7 +11,7 @@ Learning stops at --minutes, or earlier where the loss on a tenth of the kept re
 only make the control worse.
 
 Example:
-    python -m train.rejection_sampling --policy-dir outputs/cpu/start --out outputs/cpu/rejection-sampling/epoch1 \\
+    python -m train.rejection_sampling --policy-dir outputs/cpu/start --out outputs/cpu/rejection-sampling/epoch1/learned \\
         --trajectories outputs/cpu/rejection-sampling/epoch1/trajectories.jsonl --max-prompts 384 --minutes 5
 """
 
@@ -144,7 +144,7 @@ def main() -> int:
     if arguments.samples < 2:
         raise BadInput(f"--samples {arguments.samples}: expected at least 2, the best is one that beats others")
     settings = {
-        key: value for key, value in vars(arguments).items() if key not in ("out", "policy_dir", "trajectories")
+        key: value for key, value in vars(arguments).items() if key not in ("out", "checkpoint", "policy_dir", "trajectories")
     }
     keep_configuration(arguments.out, settings | {"trajectories_sha256": file_sha256(arguments.trajectories)})
     if (arguments.out / "done.json").exists():

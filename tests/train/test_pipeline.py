@@ -201,6 +201,9 @@ def test_a_control_has_the_epochs_prompts_and_samples_of_its_training() -> None:
     for command in rounds:
         assert command[command.index("--samples") + 1] == str(scale.samples_per_prompt)
         assert command[command.index("--max-prompts") + 1] == str(PROFILES["cpu"].max_prompts)
+        # each of the two steps keeps the configuration of its folder
+        trajectories = Path(command[command.index("--trajectories") + 1])
+        assert Path(command[command.index("--out") + 1]) != trajectories.parent
     # the second round starts where the first ended, and the last one makes the policy that is measured
     assert rounds[1][rounds[1].index("--policy-dir") + 1] == rounds[0][rounds[0].index("--checkpoint") + 1]
     assert rounds[1][rounds[1].index("--checkpoint") + 1] == "outputs/cpu/controls/rejection-sampling"

@@ -16,6 +16,8 @@ from train.experiments import Experiment, experiment
 from train.stages.policy_roles import Role, start_role, trained_role
 from train.stages.profiles import MATRIX, MATRIX_SEEDS, OVERRIDES, OWN, PROFILES, Profile
 
+OUTSIDE = ("unseen_relations", "next_level", "disturbed")
+CONTROLS = ("more-supervised", "oracle-demonstrations", "rejection-sampling", "shuffled")
 GIB_OF_A_TRAINING = 5
 """Memory of a training of our own models on a CPU, with all its processes."""
 
@@ -174,7 +176,3 @@ class Plan:
                 policy = str(self.out / "controls" / control)
                 roles[name] = replace(roles[first], role="control", control=control, policy=policy, start=first)
         return roles
-
-
-OUTSIDE = ("unseen_relations", "next_level", "disturbed")
-CONTROLS = ("more-supervised", "oracle-demonstrations", "rejection-sampling", "shuffled")

@@ -75,7 +75,8 @@ MATRIX = tuple(
 )  # fmt: skip
 MATRIX_SEEDS = (0, 1, 2)
 PROFILES = {
-    "smoke": Profile(TINY[:1], 200, 12, 16, "compact", 16, 32, 100, outside=4, skills=4, warm_minutes=1.5),
+    "smoke": Profile(TINY[:1], 200, 12, 16, "compact", 16, 32, 100, outside=4, skills=4,
+        controls=("rejection-sampling",), warm_minutes=1.5),
     "cpu": Profile(
         (*TINY, *(f"tiny-plain-grpo-{reward}" for reward in REWARDS)),
         2000, 300, 300, "compact", 240, 384, 300, test_seed=271126, outside=100, skills=100,
