@@ -37,9 +37,9 @@ from env_construction.environment.jsonl import (
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment, read_environments
 from train.policies.identity import policy_identity
-from train.policies.rollout import Episode, cut_off_text, play, require_played
+from train.policies.rollout import Episode, cut_off_text, play
 from train.policies.specs import load_policy
-from train.stages.faults import faults_line
+from train.stages.faults import faults_line, require_played
 from train.trainer.devices import DEVICES
 
 

@@ -53,9 +53,8 @@ from eval.suites.games import OnRow, PlayCases
 from eval.suites.results import Metric, read_rows, summarize, table_text, write_summary
 from train.policies.identity import policy_identity
 from train.policies.interface import Policy, TemplatedPolicy
-from train.policies.rollout import require_played
 from train.policies.specs import SPECS, load_policy
-from train.stages.faults import faults_line, faults_text
+from train.stages.faults import faults_line, faults_text, require_played
 
 SAMPLING = ("seed", "temperature", "max_new_tokens", "max_prompt_tokens", "thinking", "dtype")
 """What decides what a policy says: recorded with the results."""

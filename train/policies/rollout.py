@@ -9,11 +9,8 @@ Source: paper/README.md, "Training" and "Reward for one model turn".
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
-from env_construction.environment.jsonl import BadInput
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_turns, sub_answers
@@ -62,19 +59,6 @@ def cut_off_text(cut: int, turns: int, limit: int) -> str:
         return ""
     share = f"{cut} of {turns} turns ({cut / turns:.1%})"
     return f"{share} were cut off at {limit} tokens (--max-new-tokens); a call that is cut off scores as malformed\n"
-
-
-def require_played(faults: Counter[str], episodes: int, held: int, out: Path | str) -> None:
-    """Raises BadInput if each of a call's `episodes` ended in a fault (`faults` counts them by their text).
-
-    The few that a former call left over may fail again: no error, as long as more of them are `held` by the folder.
-    """
-    if faults and faults.total() == episodes > held:
-        words, count = faults.most_common(1)[0]
-        raise BadInput(
-            f"{out}: no episode of {episodes} could be played; {count} times: {' '.join(words.split())} "
-            "(see faults.jsonl; the same command plays them again)"
-        )
 
 
 def play(
