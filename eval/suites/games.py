@@ -42,11 +42,12 @@ class SuiteGame(Game):
         raise NotImplementedError
 
     def row(self, outcome: str) -> dict[str, Any]:
-        """The suite's columns of the result row: numbers or None for the metrics, `calls`, and `failure` (its kind, or "").
+        """The suite's columns of the row: numbers or None for the metrics, `calls`, and `failure` (its kind, or "").
 
-        Called once, at the end, unless there was a fault. Added to it are id, trial, seed, outcome, turns, completion_tokens,
-        seconds, transcript, and `turn_scores` (the raw text and tokens of each turn, which `replay:` reads). A `turn_scores` of
-        the suite's own, one dictionary per turn, is merged into it; `transcript` and `failure` of the suite's own are kept.
+        Called once, at the end, unless there was a fault. Added to it are id, trial, seed, outcome, turns,
+        completion_tokens, seconds, transcript, and `turn_scores` (the raw text and tokens of each turn, which `replay:`
+        reads). A `turn_scores` of the suite's own, one dictionary per turn, is merged into it; `transcript` and
+        `failure` of the suite's own are kept.
         """
         raise NotImplementedError
 
@@ -88,8 +89,8 @@ def game_player(
 ) -> PlayCases:
     """A function that plays (case id, trial) pairs as games and hands over a row for each as it ends, faults too.
 
-    `arguments`: --seed and --in-flight of the suite. `threads`: see play_games. An error that a game did not expect is a fault
-    of that game alone, with its text; BadInput ends the run.
+    `arguments`: --seed and --in-flight of the suite. `threads`: see play_games. An error that a game did not expect is
+    a fault of that game alone, with its text; BadInput ends the run.
     """
 
     def play(policy: Policy, plays: Sequence[Play], on_row: OnRow) -> None:
@@ -151,7 +152,7 @@ def _row(game: SuiteGame, seed: int) -> dict[str, Any]:
 
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, str]:
-    """What `act` returns, and the fault's text if it failed (empty if it did not). BadInput is the user's to see: it is raised."""
+    """What `act` returns, and the fault's text, empty if there was none. BadInput is raised: the user has to see it."""
     try:
         return act(), ""
     except BadInput:

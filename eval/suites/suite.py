@@ -27,8 +27,9 @@ is one case in play, and needs to know nothing of batches, seeds, threads, files
         def row(self, outcome):                             # the suite's columns
             return {"correct": ..., "failure": "" if ... else "wrong"}
 
+    make_game = lambda case_id, trial: CoinGame(cases[case_id], trial)
     run_suite(arguments, SUITE, case_ids=[...], metrics=("correct",), data_files=[path], policy=policy,
-              play=game_player(arguments, lambda case_id, trial: CoinGame(cases[case_id], trial), max_turns=30, threads=32))
+              play=game_player(arguments, make_game, max_turns=30, threads=32))
 
 Source: paper/README.md, "Evaluation", defect 10 (no batches, no seeds, no repeats, no intervals).
 """

@@ -1,11 +1,11 @@
-"""The engine that plays everything: many games at once, each turn generated in a batch, for collection and every evaluation.
+"""The engine of collection and of every evaluation: many games in play at once, each turn generated in a batch.
 
-A game is one case in play: an environment (train/policies/rollout.py), a question or a conversation (eval/suites/games.py). It
-knows nothing of batches, seeds, threads and workers; all of that is here.
+A game is one case in play: an environment (train/policies/rollout.py), a question or a conversation
+(eval/suites/games.py). It knows nothing of batches, seeds, threads and workers; all of that is here.
 
-Seeds depend on the run's seed, the case's id, the trial and the turn alone: the result does not depend on how many games are in
-flight, nor on where a run was cut off. (Of a sampled model the seeds are fixed, and the batch's composition can still change last
-bits of its logits: see train/policies/local_policies.py.)
+Seeds depend on the run's seed, the case's id, the trial and the turn alone: the result does not depend on how many
+games are in flight, nor on where a run was cut off. (Of a sampled model the seeds are fixed, and the batch's
+composition can still change last bits of its logits: see train/policies/local_policies.py.)
 
 Source: paper/README.md, "Training", and defect 10 (one prompt at a time, no seeds).
 """
@@ -28,9 +28,9 @@ class Game:
     """One case in play. `state` is what the policy sees next; a turn that ends the game sets `done`.
 
     The engine fills in `generations` (the turns so far) and, at the end, `seconds` (in flight) and `outcome`: `ended`,
-    `max_turns`, `too_long` (the prompt left no room for another turn), or `fault` with its text in `fault`. A game that is made
-    with a fault is over at once. `gold_turn`, where a case has one, is the raw text of the right turn in the present state: the
-    oracle plays it and must get full marks.
+    `max_turns`, `too_long` (the prompt left no room for another turn), or `fault` with its text in `fault`. A game that
+    is made with a fault is over at once. `gold_turn`, where a case has one, is the raw text of the right turn in the
+    present state: the oracle plays it and must get full marks.
     """
 
     gold_turn: Callable[[], str] | None = None
@@ -57,10 +57,11 @@ def turn_seed(seed: int, case_id: str, trial: int, turn: int) -> int:
 
 
 def take_turns(ready: list[int], room: int, kept: int) -> list[int]:
-    """Take at most `room` out of `ready` (the latest played last), first those that have waited longest among the last `kept`.
+    """Take at most `room` of `ready` (the latest played last): of its last `kept`, those that have waited longest.
 
-    A policy keeps what it computed for about twice as many games as it has room for, and no more are begun. Prompts grow,
-    and then its room shrinks below what was begun: those played longest ago wait, and the others find their former turns.
+    A policy keeps what it computed for about twice as many games as it has room for, and no more are begun. Prompts
+    grow, and then its room shrinks below what was begun: those played longest ago wait, and the others find their
+    former turns.
     """
     first = max(0, len(ready) - kept)
     taken = ready[first : first + room]
@@ -80,20 +81,23 @@ def play_games(
     max_turns: int,
     threads: int = 0,
 ) -> None:
-    """Play the games of the places 0 to `count` - 1; `on_end(place, game)` is called as each ends, from its stream's thread.
+    """Play the games of the places 0 to `count` - 1; `on_end(place, game)` is called as each ends.
 
-    A game is made when there is room for it and dropped when it has ended; at most `in_flight` exist at once. Turns of all
-    running games are generated together. `hear(games)` lets each take its newest generation (parse it, run tools, update `state`,
-    perhaps set `done`), in order; it yields the text of the infrastructure's fault for each, empty where there was none.
-    `threads` 0: one `hear` takes all turns that came together, and every run makes the same batches. More: turns are heard one
-    by one in that many threads, and a policy that streams is not kept waiting for a slow game (a simulated user, a server)
-    while it has other turns to write.
+    It is called from the thread of the game's stream: a policy with several workers calls it from several threads.
+    A game is made when there is room for it and dropped when it has ended; at most `in_flight` exist at once. Turns of
+    all running games are generated together. `hear(games)` lets each take its newest generation (parse it, run tools,
+    update `state`, perhaps set `done`), in order; it yields the text of the infrastructure's fault for each, empty
+    where there was none. `threads` 0: one `hear` takes all turns that came together, and every run makes the same
+    batches. More: turns are heard one by one in that many threads, and a policy that streams is not kept waiting for a
+    slow game (a simulated user, a server) while it has other turns to write.
     """
-    streams = isinstance(policy, StreamingPolicy)
-    workers = max(1, min(policy.workers, count)) if isinstance(policy, StreamingPolicy) else 1
-    stream = policy.stream if isinstance(policy, StreamingPolicy) else partial(_whole_batches, policy, in_flight)
+    stream: Callable[[Exchange], None]
+    if isinstance(policy, StreamingPolicy):
+        stream, workers, wait_for_all = policy.stream, max(1, min(policy.workers, count)), False
+    else:
+        stream, workers, wait_for_all = partial(_whole_batches, policy, in_flight), 1, True
     pool = ThreadPoolExecutor(max_workers=threads) if threads > 0 else None
-    settings = _Settings(make_game, hear, on_end, seed, max(1, in_flight // workers), max_turns, pool, not streams)
+    settings = _Settings(make_game, hear, on_end, seed, max(1, in_flight // workers), max_turns, pool, wait_for_all)
     # which worker plays a game depends on its place alone, so that batches are the same in every run
     tables = [_Table(settings, iter(range(worker, count, workers))) for worker in range(workers)]
     try:

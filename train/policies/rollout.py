@@ -1,7 +1,8 @@
 """Own environments in play: each turn is scored by the reward's own scorer, its tool calls run in the sandbox.
 
-Training (collection) and evaluation play through this one function, so the two can never disagree. An episode ends with the first
-turn without a parsed call, or after `max_turns`. How games are played, and their seeds: train/policies/games.py.
+Training (collection) and evaluation play through this one function, so the two can never disagree. An episode ends with
+the first turn without a parsed call, or after `max_turns`. How games are played, and their seeds:
+train/policies/games.py.
 
 Source: paper/README.md, "Training" and "Reward for one model turn".
 """
@@ -19,9 +20,9 @@ from train.policies.interface import Policy
 
 
 class Episode(Game):
-    """An environment in play. `prefixes[i]` is the state before turn i, `turns[i]` its score, `state` what came of the last one.
+    """An environment in play. `state` is the environment after the turns so far.
 
-    Where it ends by itself, its outcome is `answered`.
+    `prefixes[i]` is the state before turn i, `turns[i]` its score. Where it ends by itself, its outcome is `answered`.
     """
 
     def __init__(self, start: Environment, trial: int = 0, seed: int = 0, match: str = "published") -> None:
@@ -52,8 +53,8 @@ class Episode(Game):
 def cut_off_text(cut: int, turns: int, limit: int) -> str:
     """A line on the turns that ended at the limit of `limit` tokens, empty where none did.
 
-    A call that is cut off is malformed and scores below a turn without any: where the limit is too short for a tokenizer, the
-    reward teaches to call less.
+    A call that is cut off is malformed and scores below a turn without any: where the limit is too short for a
+    tokenizer, the reward teaches to call less.
     """
     if not cut:
         return ""

@@ -1,4 +1,4 @@
-"""One episode of training with the environment in the loop: the episode of train/policies/rollout.py, taking one turn at a time.
+"""One episode of training with the environment in the loop: that of train/policies/rollout.py, one turn at a time.
 
 It ends with the first turn without a parsed call, after `max_turns`, or when its conversation has grown too long.
 Source: paper/README.md, "Training"; the reward of an episode: reward/episode_rewards.py.
@@ -31,7 +31,7 @@ TURNS_VARIABLE = "FTRL_EPISODE_MAX_TURNS"
 
 @dataclass(frozen=True)
 class EpisodeSettings:
-    """`turn`: the settings of each turn's reward; `reward`: a row of EPISODE_REWARDS; `max_turns`: the limit of an episode."""
+    """`turn`: settings of each turn's reward; `reward`: a row of EPISODE_REWARDS; `max_turns`: its limit."""
 
     turn: RewardSettings
     reward: str = "turns"
@@ -39,7 +39,7 @@ class EpisodeSettings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> EpisodeSettings:
-        """Read FTRL_REWARD_* and FTRL_EPISODE_*. Raises BadInput naming the variable, its value and what was expected."""
+        """Read FTRL_REWARD_* and FTRL_EPISODE_*. Raises BadInput: the variable, its value, what was expected."""
         reward = environ.get(EPISODE_REWARD_VARIABLE, "")
         if not reward:
             raise BadInput(
@@ -100,7 +100,8 @@ class ToolEpisode(Episode):
 
 
 def episode_logs(episode: ToolEpisode | None, settings: EpisodeSettings) -> dict[str, float]:
-    """What is logged of an episode, the same keys every time: sums over its turns, shares of its turns by kind, the settings.
+    """What is logged of an episode, the same keys every time: sums over its turns, shares of its turns by kind, the
+    settings.
 
     None is an episode that could not even begin, which is a fault.
     """

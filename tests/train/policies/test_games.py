@@ -115,8 +115,12 @@ def test_how_games_end() -> None:
     played(policy, [*games, unmade])
     found = [(game.outcome, game.fault, len(game.generations)) for game in [*games, unmade]]
     assert found == [
-        ("ended", "", 2), ("max_turns", "", 4), ("too_long", "", 0), ("fault", "server gone", 0), ("fault", "no database", 0),
-    ]  # fmt: skip
+        ("ended", "", 2),
+        ("max_turns", "", 4),
+        ("too_long", "", 0),
+        ("fault", "server gone", 0),
+        ("fault", "no database", 0),
+    ]
     assert "unmade" not in {request.case_id for [batches] in [policy.asked] for batch in batches for request in batch}
     assert all(game.seconds >= 0 for game in games)
 
