@@ -23,7 +23,7 @@ from typing import Any
 from scipy.stats import norm
 
 from analysis.figures.artifact import Artifact, caption_text, script_main
-from analysis.figures.style import GREY, figure_style, new_figure, role_style, shared_legend
+from analysis.figures.style import GREY, figure_style, panel_grid, role_style, shared_legend
 from analysis.run_data.intervals import Row, estimate_row
 from analysis.run_data.run_folder import Missing, NotPlanned, Run
 from env_construction.environment.jsonl import run_main
@@ -135,12 +135,9 @@ def build(run: Run) -> list[Artifact]:
 def _figure(run: Run, rows: list[dict[str, Any]], tasks: list[str]) -> Any:
     """One panel per start: a row per benchmark, with the policies side by side."""
     starts = list(dict.fromkeys(run.roles[row["policy"]].start for row in rows))
-    columns = min(2, len(starts))
-    lines = -(-len(starts) // columns)
-    height = 0.9 + (0.7 + 0.36 * len(tasks)) * lines
-    figure, axes_list = new_figure(lines, columns, height=height, share_x=True, share_y=True)
+    figure, axes_list = panel_grid(len(starts), 2, 0.7 + 0.36 * len(tasks), share_x=True, share_y=True)
     with figure_style():
-        for axes, start in zip(axes_list, starts, strict=False):
+        for axes, start in zip(axes_list, starts, strict=True):
             policies = list(dict.fromkeys(row["policy"] for row in rows if run.roles[row["policy"]].start == start))
             for index, policy in enumerate(policies):
                 color, mark, _ = role_style(run.roles[policy])
@@ -160,8 +157,6 @@ def _figure(run: Run, rows: list[dict[str, Any]], tasks: list[str]) -> Any:
             axes.axvline(0, color=GREY, linewidth=0.8)
             axes.set_title(run.start_label(start))
             axes.grid(axis="y", visible=False)
-        for axes in axes_list[len(starts) :]:
-            axes.set_visible(False)
         names = [LABELS.get(task, task.replace("_", " ")) for task in tasks]
         axes_list[0].set_yticks([-place for place in range(len(tasks))], names)
         figure.supxlabel("after − before (points, 95% interval)", fontsize=10)

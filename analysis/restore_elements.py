@@ -28,7 +28,7 @@ from analysis.checkpoints.permutation_test import lower_count
 from analysis.checkpoints.restoration import measure_mixtures, mixture_rows, share_of_gain
 from analysis.checkpoints.tensors import block_of, layer_of
 from analysis.figures.artifact import Artifact, caption_text
-from analysis.figures.style import GREY, figure_style, interval_bars, new_figure, role_style, shared_legend
+from analysis.figures.style import GREY, figure_style, interval_bars, panel_grid, role_style, shared_legend
 from analysis.restore_layers import layer_count, restore_main, restored_policies, weak_gain_text
 from analysis.run_data.intervals import estimate_row, mean_estimate, paired_difference
 from analysis.run_data.labels import METRICS
@@ -123,11 +123,9 @@ def build(run: Run) -> list[Artifact]:
 def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
     """One panel per policy: Solve-F1 after restoring, by order; filled marks show the larger share."""
     policies = list(dict.fromkeys(row["policy"] for row in rows))
-    columns = min(3, len(policies))
-    lines = -(-len(policies) // columns)
-    figure, axes_list = new_figure(lines, columns, height=0.9 + 2.1 * lines, share_x=True, share_y=True)
+    figure, axes_list = panel_grid(len(policies), 3, 2.1, share_x=True, share_y=True)
     with figure_style():
-        for axes, policy in zip(axes_list, policies, strict=False):
+        for axes, policy in zip(axes_list, policies, strict=True):
             color, mark, _ = role_style(run.roles[policy])
             for percent, shift in zip(PERCENTS, (-0.1, 0.1), strict=True):
                 chosen = [row for row in rows if (row["policy"], row["percent"]) == (policy, percent)]
@@ -144,8 +142,6 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
                     axes.axhline(height, color=GREY, linewidth=1, linestyle=style, label=label)
             axes.set_xticks(range(len(ORDERS)), ORDERS)
             axes.set_title(run.label(policy).replace(": ", ":\n"), fontsize=9)
-        for axes in axes_list[len(policies) :]:
-            axes.set_visible(False)
         for percent in PERCENTS:
             face = GREY if percent == PERCENTS[-1] else "white"
             axes_list[0].plot([], [], "o", color=GREY, markerfacecolor=face, label=f"{percent}% restored")

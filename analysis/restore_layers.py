@@ -32,7 +32,7 @@ from analysis.checkpoints.permutation_test import layers_text, lower_count
 from analysis.checkpoints.restoration import checkpoints, measure_mixtures, mixture_rows, share_of_gain
 from analysis.checkpoints.tensors import block_of, checkpoint_tensors, layer_of
 from analysis.figures.artifact import Artifact, caption_text
-from analysis.figures.style import GREY, figure_style, new_figure, role_style, shared_legend
+from analysis.figures.style import GREY, figure_style, panel_grid, role_style, shared_legend
 from analysis.run_data.intervals import estimate_row, mean_estimate, paired_difference
 from analysis.run_data.labels import METRICS
 from analysis.run_data.run_folder import Missing, NotPlanned, Run, read_json
@@ -153,11 +153,9 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
     ends = [100 * row[key] for row in rows for key in ("share_low", "share_high") if row[key] is not None]
     limits = (max(-300, min([-20, *ends])) - 8, min(400, max([120, *ends])) + 8)
     policies = list(dict.fromkeys(row["policy"] for row in rows))
-    columns = min(2, len(policies))
-    lines = -(-len(policies) // columns)
-    figure, axes_list = new_figure(lines, columns, height=0.9 + 2.6 * lines, share_x=True, share_y=True)
+    figure, axes_list = panel_grid(len(policies), 2, 2.6, share_x=True, share_y=True)
     with figure_style():
-        for axes, policy in zip(axes_list, policies, strict=False):
+        for axes, policy in zip(axes_list, policies, strict=True):
             color, mark, _ = role_style(run.roles[policy])
             for mode, shift in zip(MODES, (0.17, -0.17), strict=True):
                 chosen = [
@@ -173,8 +171,6 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
                 axes.axvline(place, color=GREY, linewidth=0.8, linestyle=":" if place else "-")
             axes.set_title(run.label(policy).replace(": ", ":\n"))
             axes.set_xlim(limits)
-        for axes in axes_list[len(policies) :]:
-            axes.set_visible(False)
         for mode in MODES:
             face = GREY if mode == "only" else "white"
             axes_list[0].plot([], [], "o", color=GREY, markerfacecolor=face, label=_MODE_LABELS[mode])

@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from analysis.figures.artifact import Artifact, caption_text, script_main
-from analysis.figures.style import GREY, figure_style, interval_bars, new_figure, role_style, shared_legend
+from analysis.figures.style import GREY, figure_style, interval_bars, panel_grid, role_style, shared_legend
 from analysis.run_data.intervals import estimate_row, estimate_text, mean_estimate, paired_difference
 from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import read_jsonl, run_main
@@ -145,11 +145,9 @@ def _growth(run: Run, gaps: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
 
 def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
     policies = list(dict.fromkeys(row["policy"] for row in rows))
-    columns = min(3, len(policies))
-    lines = -(-len(policies) // columns)
-    figure, axes_list = new_figure(lines, columns, height=0.9 + 2.1 * lines, share_y=True)
+    figure, axes_list = panel_grid(len(policies), 3, 2.1, share_y=True)
     with figure_style():
-        for axes, policy in zip(axes_list, policies, strict=False):
+        for axes, policy in zip(axes_list, policies, strict=True):
             chosen = [row for row in rows if row["policy"] == policy]
             color, mark, _ = role_style(run.roles[policy])
             for match, shift in zip(MATCHES, (-0.06, 0.06), strict=True):
@@ -162,8 +160,6 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
             axes.set_xticks(range(len(chosen)), [row["point"].replace(" ", "\n") for row in chosen], fontsize=8)
             axes.set_title(run.label(policy).replace(": ", ":\n"), fontsize=9)
             axes.set_ylim(0, 1.05)
-        for axes in axes_list[len(policies) :]:
-            axes.set_visible(False)
         for match in MATCHES:
             face = GREY if match == "published" else "white"
             axes_list[0].plot([], [], "o", color=GREY, markerfacecolor=face, label=f"{match} matching")

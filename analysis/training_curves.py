@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from analysis.figures.artifact import Artifact, caption_text, script_main
-from analysis.figures.style import figure_style, new_figure, role_style, shared_legend
+from analysis.figures.style import figure_style, panel_grid, role_style, shared_legend
 from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import run_main
 
@@ -125,19 +125,15 @@ def _figure(run: Run, logs: dict[str, list[dict[str, Any]]], changing: list[str]
         panels = [
             (start, label) for start in groups for label in changing if label not in NOT_DRAWN or len(changing) < 2
         ]
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure, axes_list = new_figure(lines, columns, height=0.9 + 1.75 * lines)
+    figure, axes_list = panel_grid(len(panels), 3, 1.75)
     with figure_style():
-        for axes, (start, label) in zip(axes_list, panels, strict=False):
+        for axes, (start, label) in zip(axes_list, panels, strict=True):
             for policy in groups[start]:
                 _draw(run, axes, policy, logs[policy], label)
             head = run.start_label(start) if len(groups) > 1 else ""
             axes.set_title(f"{head}:\n{label}" if head else label, fontsize=9)
             if label.endswith("(share)"):
                 axes.set_ylim(0, max(0.05, axes.get_ylim()[1]))
-        for axes in axes_list[len(panels) :]:
-            axes.set_visible(False)
         figure.supxlabel("training step", fontsize=10)
         shared_legend(figure, axes_list)
     return figure

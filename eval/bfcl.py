@@ -51,8 +51,9 @@ from env_construction.environment.jsonl import BadInput, run_main
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import ToolCall
 from eval.bfcl_support.process import BfclProcess, NoAnswer, ToolState
+from eval.suites.games import SuiteGame, conversation, game_player, with_messages
 from eval.suites.results import GroupedMean, Metric
-from eval.suites.suite import DataMissing, OnRow, Play, conversation, play_games, run_suite, suite_parser, with_messages
+from eval.suites.suite import DataMissing, run_suite, suite_parser
 from reward.tool_calls import assistant_message, parse_turn, render_call
 from train.policies.interface import Generation, Policy
 
@@ -104,12 +105,11 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-class SingleTurnGame:
+class SingleTurnGame(SuiteGame):
     """One turn; its calls are checked as a whole."""
 
     def __init__(self, case: Mapping[str, Any], category: str, trial: int, bfcl: BfclProcess) -> None:
-        self.id, self.trial, self.done = str(case["id"]), trial, False
-        self.state: Environment = conversation(self.id, case["questions"][0], case["tools"])
+        super().__init__(str(case["id"]), trial, _opening(case))
         self._gold, self._category, self._bfcl = case["gold"], category, bfcl
         self._verdict = {"valid": False, "error_type": "nothing_said"}
         self._calls = self._malformed = 0
@@ -136,18 +136,17 @@ class SingleTurnGame:
         return _columns(self._category, valid, failure, self._calls)
 
 
-class MultiTurnGame:
+class MultiTurnGame(SuiteGame):
     """Several user turns on tools with a state. A user's turn ends with the model's first answer without a call."""
 
     def __init__(self, case: Mapping[str, Any], category: str, trial: int, bfcl: BfclProcess) -> None:
-        self.id, self.trial, self.done = str(case["id"]), trial, False
+        super().__init__(str(case["id"]), trial, _opening(case))
         self._case, self._category = case, category
         self._tools = ToolState(bfcl, self.id)
         self._turns: list[list[list[dict[str, Any]]]] = [[]]
         self._calls = self._cut = 0
         self._forced = False
         self._gold_made = False
-        self.state: Environment = conversation(self.id, case["questions"][0], case["tools"])
 
     def gold_turn(self) -> str:
         self._gold_made = not self._gold_made
@@ -205,6 +204,10 @@ def _columns(category: str, valid: bool, failure: str, calls: int) -> dict[str, 
     }
 
 
+def _opening(case: Mapping[str, Any]) -> Environment:
+    return conversation(str(case["id"]), case["questions"][0], case["tools"])
+
+
 def _rendered(calls: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(render_call(ToolCall(call["name"], call["arguments"])) for call in calls)
 
@@ -253,22 +256,12 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
             kind = MultiTurnGame if category in MULTI_TURN else SingleTurnGame
             return kind(case, category, trial, bfcl)
 
-        def play(policy: Policy, plays: list[Play], on_row: OnRow) -> None:
-            play_games(
-                policy,
-                plays,
-                new_game,
-                seed=arguments.seed,
-                in_flight=arguments.in_flight,
-                max_turns=10_000,  # a case ends by itself: its user turns are counted, and the steps of each
-                on_row=on_row,
-            )
-
         return run_suite(
             arguments,
             SUITE,
             case_ids=list(cases),
-            play=play,
+            # a case ends by itself: its user turns are counted, and the steps of each
+            play=game_player(arguments, new_game, max_turns=10_000),
             metrics=METRICS,
             groups={"by_category": "category"},
             data_files=[data / f"BFCL_v4_{category}.json" for category in categories],

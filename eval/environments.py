@@ -17,15 +17,16 @@ Source: paper/README.md, "Evaluation" (own test split: 4 scenarios, at most 20 t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
+from eval.suites.games import OnRow, Play
 from eval.suites.results import Metric, RatioMetric, f1_of_means
-from eval.suites.suite import DataMissing, OnRow, Play, ordered_rows, row_files, run_suite, suite_parser
+from eval.suites.suite import DataMissing, ordered_rows, row_files, run_suite, suite_parser
 from reward.scoring import TurnScore
 from reward.tool_calls import CALL_MARKS
 from train.collect_trajectories import load_environments
@@ -51,13 +52,13 @@ HEADLINES = ("solve_f1", "answer_correct")
 GROUPS = {"by_scenario": "scenario", "by_hops": "hops"}
 
 
-def result_row(start: Environment, episode: Episode) -> dict[str, Any]:
-    """The row of an episode. `start` is the environment as it was before the first turn.
+def result_row(episode: Episode) -> dict[str, Any]:
+    """The row of an episode.
 
     Beside the rates stand the counts they come from (`parsed_calls`, `malformed_calls`, `needed_calls`), for eval.compare. A rate
     over nothing (no call made) is None and counts in no mean.
     """
-    score = episode.score
+    start, score = episode.start, episode.score
     parsed_calls = sum(len(turn.parsed.calls) for turn in episode.turns)
     needed_calls = sum(_needed(turn) for turn in episode.turns)
     solving = [solved for turn in episode.turns for solved in turn.solved]
@@ -87,7 +88,7 @@ def result_row(start: Environment, episode: Episode) -> dict[str, Any]:
         "needed_calls": needed_calls,
         "completion_tokens": sum(generation.tokens for generation in episode.generations),
         "seconds": round(episode.seconds, 3),
-        "transcript": episode.environment.messages,
+        "transcript": episode.state.messages,
         "turn_scores": [
             {
                 "reward": turn.reward,
@@ -150,7 +151,7 @@ def failure_of(episode: Episode) -> str:
         return "no_calls"
     if score.solved < score.sub_questions:
         return "unsolved"
-    has_answer = episode.environment.answer is not None
+    has_answer = episode.state.answer is not None
     return "wrong_answer" if has_answer and not score.answer_correct else ""
 
 
@@ -167,14 +168,14 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], int]:
     """Play what `out/results.jsonl` does not hold yet; returns all rows in order (id as given, trial) and the faults of this run."""
     with row_files(out, len(environments) * trials, policy.name) as (done, keep, faults):
-        play_environments(
+        play(
             policy,
             environments,
-            keep,
+            max_turns=max_turns,
             trials=trials,
             seed=seed,
-            max_turns=max_turns,
             match=match,
+            on_episode=lambda episode: keep(_row(episode)),
             in_flight=in_flight,
             skip=lambda case, trial: (case, trial) in done,
         )
@@ -182,38 +183,10 @@ def evaluate(
     return ordered_rows(out, [environment.id for environment in environments]), broken
 
 
-def play_environments(
-    policy: Policy,
-    environments: list[Environment],
-    on_row: OnRow,
-    *,
-    skip: Callable[[str, int], bool],
-    trials: int,
-    seed: int,
-    max_turns: int,
-    match: str,
-    in_flight: int,
-) -> None:
-    """Play the environments but those that `skip(id, trial)` names; `on_row` gets each episode's row, or its fault."""
-    starts = {environment.id: environment for environment in environments}
-
-    def hand_over(episode: Episode) -> None:
-        if episode.outcome == "fault":
-            on_row({"id": episode.id, "trial": episode.trial, "outcome": "fault", "fault": episode.fault})
-        else:
-            on_row(result_row(starts[episode.id], episode))
-
-    play(
-        policy,
-        environments,
-        max_turns=max_turns,
-        trials=trials,
-        seed=seed,
-        match=match,
-        on_episode=hand_over,
-        in_flight=in_flight,
-        skip=skip,
-    )
+def _row(episode: Episode) -> dict[str, Any]:
+    if episode.outcome == "fault":
+        return {"id": episode.id, "trial": episode.trial, "outcome": "fault", "fault": episode.fault}
+    return result_row(episode)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -232,16 +205,16 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         )
     environments = load_environments(arguments.data, arguments.limit)
 
-    def play_left(policy: Policy, left: list[Play], on_row: OnRow) -> None:
+    def play_left(policy: Policy, left: Sequence[Play], on_row: OnRow) -> None:
         wanted = set(left)
-        play_environments(
+        play(
             policy,
             environments,
-            on_row,
+            max_turns=arguments.max_turns,
             trials=arguments.trials,
             seed=arguments.seed,
-            max_turns=arguments.max_turns,
             match=arguments.match,
+            on_episode=lambda episode: on_row(_row(episode)),
             in_flight=arguments.in_flight,
             skip=lambda case, trial: (case, trial) not in wanted,
         )

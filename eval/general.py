@@ -59,6 +59,7 @@ from eval.graders.published_general import (
     published_human_eval,
     published_mbpp,
 )
+from eval.suites.games import GameFault, OnRow, Play, SuiteGame, conversation, game_player
 from eval.suites.general_tasks import (
     BENCHMARKS,
     HUB,
@@ -70,7 +71,7 @@ from eval.suites.general_tasks import (
     read_published_problems,
 )
 from eval.suites.results import GroupedMean, Metric
-from eval.suites.suite import GameFault, conversation, play_games, run_suite, suite_parser
+from eval.suites.suite import run_suite, suite_parser
 from train.policies.interface import Generation, Policy
 from train.policies.prompts import render_prompt
 
@@ -174,14 +175,13 @@ def _grade_program(program: code_answers.Problem, text: str, published: bool, sa
     return Grade(correct, strict, published, chosen or "", failure)
 
 
-class ProblemGame:
+class ProblemGame(SuiteGame):
     """One problem in play: one turn."""
 
     def __init__(
         self, problem: Problem, trial: int, sandbox: ToolSandbox, thinking_opened: bool, thinking: bool
     ) -> None:
-        self.id, self.trial, self.done = problem.id, trial, False
-        self.state = conversation(problem.id, problem.messages)
+        super().__init__(problem.id, trial, conversation(problem.id, problem.messages))
         self.problem, self.sandbox = problem, sandbox
         self.thinking_opened, self.thinking = thinking_opened, thinking
         self.grade = Grade(False, False, False, "", "too_long")
@@ -274,17 +274,13 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
     coverage = {name: {"n": n, "of": TASKS[name].size or n} for name, n in counts.items() if n}
     sandbox = shared_sandbox()
 
-    def play(loaded: Policy, plays: list[tuple[str, int]], on_row: Any) -> None:
+    def play(loaded: Policy, plays: Sequence[Play], on_row: OnRow) -> None:
         opened = thinking_is_opened(loaded)
-        play_games(
-            loaded,
-            plays,
-            lambda case, trial: ProblemGame(problems[case], trial, sandbox, opened, arguments.thinking),
-            seed=arguments.seed,
-            in_flight=arguments.in_flight,
-            max_turns=1,
-            on_row=on_row,
-        )
+
+        def make_game(case_id: str, trial: int) -> ProblemGame:
+            return ProblemGame(problems[case_id], trial, sandbox, opened, arguments.thinking)
+
+        game_player(arguments, make_game, max_turns=1)(loaded, plays, on_row)
 
     summary = run_suite(
         arguments,

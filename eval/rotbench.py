@@ -45,10 +45,10 @@ from pathlib import Path
 from typing import Any
 
 from env_construction.environment.jsonl import BadInput, read_text, run_main
-from env_construction.environment.schema import Environment
 from env_construction.replies.reply_text import said_after_thinking
+from eval.suites.games import SuiteGame, conversation, game_player, with_messages
 from eval.suites.results import GroupedMean, Metric
-from eval.suites.suite import DataMissing, conversation, play_games, run_suite, suite_parser, with_messages
+from eval.suites.suite import DataMissing, run_suite, suite_parser
 from reward.tool_calls import assistant_message, parse_turn
 from train.policies.interface import Generation, Policy
 
@@ -250,12 +250,11 @@ def published_stages_of(case: Case, action: Action | None) -> dict[str, bool]:
     return {stage: reached > place for place, stage in enumerate(STAGES)}
 
 
-class RotbenchGame:
+class RotbenchGame(SuiteGame):
     """One turn: what the model writes is read three ways and scored."""
 
     def __init__(self, case: Case, trial: int) -> None:
-        self.id, self.trial, self.done = case.id, trial, False
-        self.state: Environment = conversation(case.id, case.messages)
+        super().__init__(case.id, trial, conversation(case.id, case.messages))
         self._case = case
         self._actions: dict[str, Action | None] = dict.fromkeys(READINGS)
         self._empty = False
@@ -309,15 +308,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         arguments,
         SUITE,
         case_ids=list(cases),
-        play=lambda policy, plays, on_row: play_games(
-            policy,
-            plays,
-            lambda case_id, trial: RotbenchGame(cases[case_id], trial),
-            seed=arguments.seed,
-            in_flight=arguments.in_flight,
-            max_turns=1,
-            on_row=on_row,
-        ),
+        play=game_player(arguments, lambda case_id, trial: RotbenchGame(cases[case_id], trial), max_turns=1),
         metrics=METRICS,
         groups={"by_level": "level", "by_scenario": "scenario"},
         data_files=[folder / f"{level}.json" for level in LEVELS],

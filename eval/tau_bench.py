@@ -37,9 +37,10 @@ from env_construction.environment.jsonl import file_sha256, run_main
 from env_construction.environment.matching import MATCHES
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 from eval.download import DATA, published_file, select
+from eval.suites.games import GameFault, OnRow, Play, game_player
 from eval.suites.pass_hat_k import pass_hat_k_tables, resolvable_difference
 from eval.suites.results import GroupedMean, Metric, scored, table_text
-from eval.suites.suite import DataMissing, GameFault, OnRow, Play, play_games, run_suite, suite_parser
+from eval.suites.suite import DataMissing, run_suite, suite_parser
 from eval.tau.domains import DOMAINS, Domain, Task, check_actions, read_domain, read_tasks
 from eval.tau.game import TauGame
 from eval.tau.simulated_user import GREETING, SimulatedUser, UserLeft, load_user, read_prompt, user_identity
@@ -62,7 +63,7 @@ class _Openings:
     """The users' first lines, asked for ahead of the games that they open, so that no game waits for another's."""
 
     def __init__(
-        self, pool: ThreadPoolExecutor, user: SimulatedUser, tasks: dict[str, Task], plays: list[Play]
+        self, pool: ThreadPoolExecutor, user: SimulatedUser, tasks: dict[str, Task], plays: Sequence[Play]
     ) -> None:
         self._asked: dict[Play, Future[str]] = {
             (case, trial): pool.submit(user.reply, case, trial, tasks[case].instruction, [GREETING])
@@ -130,7 +131,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
     files = [file for domain in domains.values() for file in domain.files]
     largest = max(len(json.dumps(domain.database)) for domain in domains.values())
 
-    def play(policy: Policy, plays: list[Play], on_row: OnRow) -> None:
+    def play(policy: Policy, plays: Sequence[Play], on_row: OnRow) -> None:
         pool = ThreadPoolExecutor(max_workers=max(1, arguments.user_threads))
         # a database comes back whole, as one output; handing it over can take seconds of wall time on a busy machine
         with ToolSandbox(
@@ -144,16 +145,9 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
                     opening = openings.take(case_id, trial)
                     return TauGame(task, domains[task.domain], trial, user, opening, sandbox, arguments.match)
 
-                play_games(
-                    policy,
-                    plays,
-                    make_game,
-                    seed=arguments.seed,
-                    in_flight=arguments.in_flight,
-                    max_turns=arguments.max_turns,
-                    on_row=on_row,
-                    threads=max(1, arguments.user_threads),
-                )
+                threads = max(1, arguments.user_threads)
+                player = game_player(arguments, make_game, max_turns=arguments.max_turns, threads=threads)
+                player(policy, plays, on_row)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

@@ -32,11 +32,11 @@ from typing import Any
 
 from env_construction.environment.jsonl import BadInput, read_text, run_main
 from env_construction.environment.matching import MATCHES, answer_in_text, published_match
-from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import ToolResult, ToolSandbox, shared_sandbox
 from eval.download import published_file
+from eval.suites.games import GameFault, SuiteGame, conversation, game_player, with_messages
 from eval.suites.results import GroupedMean, Metric
-from eval.suites.suite import DataMissing, GameFault, conversation, play_games, run_suite, suite_parser, with_messages
+from eval.suites.suite import DataMissing, run_suite, suite_parser
 from eval.suites.toolhop_questions import Question, read_questions
 from reward.tool_calls import CALL_MARKS, ParsedTurn, assistant_message, parse_turn, tool_messages
 from train.policies.interface import Generation, Policy
@@ -86,19 +86,17 @@ def strict_correct(answer: str, turn: ParsedTurn) -> bool:
     return answer_in_text(answer, tagged[-1] if tagged else turn.content, "strict")
 
 
-class ToolHopGame:
-    """One question in one setting. See eval.suites.suite.Game."""
+class ToolHopGame(SuiteGame):
+    """One question in one setting."""
 
     def __init__(
         self, question: Question, setting: str, trial: int, prompt: str, match: str, sandbox: ToolSandbox | None
     ) -> None:
-        self.id = f"{question.id}/{setting}"
-        self.trial = trial
-        self.done = False
-        self._question, self._setting, self._match, self._sandbox = question, setting, match, sandbox
         tools = () if setting == "direct" else question.tools
         text = prompt.replace("{question}", question.question)
-        self.state: Environment = conversation(self.id, [{"role": "user", "content": text}], tools)
+        case_id = f"{question.id}/{setting}"
+        super().__init__(case_id, trial, conversation(case_id, [{"role": "user", "content": text}], tools))
+        self._question, self._setting, self._match, self._sandbox = question, setting, match, sandbox
         self._calls = self._failed_calls = 0
         self._last_outputs: list[str] = []
         self._statuses: list[list[str]] = []
@@ -210,15 +208,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         arguments,
         SUITE,
         case_ids=list(cases),
-        play=lambda policy, plays, on_row: play_games(
-            policy,
-            plays,
-            make_game,
-            seed=arguments.seed,
-            in_flight=arguments.in_flight,
-            max_turns=arguments.max_turns,
-            on_row=on_row,
-        ),
+        play=game_player(arguments, make_game, max_turns=arguments.max_turns),
         metrics=METRICS,
         groups={"by_setting": "setting"},
         data_files=[path],

@@ -103,7 +103,7 @@ def _oracle(environments: dict[str, Environment], match: str) -> Iterator[dict[s
         score = episode.score
         yield sft_row(
             environment,
-            episode.environment.messages,
+            episode.state.messages,
             "oracle",
             solve_f1=score.solve_f1,
             answer_correct=score.answer_correct,

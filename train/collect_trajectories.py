@@ -37,14 +37,14 @@ from env_construction.environment.jsonl import (
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment, read_environments
 from train.policies.identity import policy_identity
-from train.policies.rollout import Episode, cut_off_text, play, require_played
+from train.policies.rollout import Episode, cut_off_text, play
 from train.policies.specs import load_policy
-from train.stages.faults import faults_line
+from train.stages.faults import faults_line, require_played
 from train.trainer.devices import DEVICES
 
 
-def trajectory_row(start: Environment, episode: Episode) -> dict[str, Any]:
-    """The JSONL row of an episode. `start` is the environment as it was before the first turn."""
+def trajectory_row(episode: Episode) -> dict[str, Any]:
+    """The JSONL row of an episode."""
     score = episode.score
     return {
         "id": episode.id,
@@ -64,14 +64,14 @@ def trajectory_row(start: Environment, episode: Episode) -> dict[str, Any]:
             {"messages": len(state.messages), "unsolved_set": state.unsolved_set, "solve_rate": state.solve_rate}
             for state in _states(episode)
         ],
-        "messages": episode.environment.messages,
-        "environment": start.to_record(),
+        "messages": episode.state.messages,
+        "environment": episode.start.to_record(),
     }
 
 
 def _states(episode: Episode) -> list[Environment]:
     """The state before each turn, and the last state where the limit of turns or of tokens kept it from being asked."""
-    unasked = [episode.environment] if episode.outcome in ("max_turns", "too_long") else []
+    unasked = [episode.state] if episode.outcome in ("max_turns", "too_long") else []
     return [*episode.prefixes, *unasked]
 
 
@@ -146,7 +146,6 @@ def collect(arguments: argparse.Namespace) -> int:
         partly_known=("policy_content",),
     )
     out = Path(arguments.out)
-    starts = {environment.id: environment for environment in environments}
     outcomes: Counter[str] = Counter()
     broken: Counter[str] = Counter()  # faults by their text
     turns: Counter[bool] = Counter()  # by whether they were cut off
@@ -164,7 +163,7 @@ def collect(arguments: argparse.Namespace) -> int:
                 broken[episode.fault] += 1
                 faults.write({"id": episode.id, "trial": episode.trial, "fault": episode.fault})
             else:
-                rows.write(trajectory_row(starts[episode.id], episode))
+                rows.write(trajectory_row(episode))
             bar.update()
 
         if resumed < len(environments) * arguments.trials:

@@ -95,6 +95,18 @@ def new_figure(
     return figure, list(grid.ravel())
 
 
+def panel_grid(
+    count: int, most_columns: int, panel_height: float, share_x: bool = False, share_y: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, at most `most_columns` in a row, each row `panel_height` inches high."""
+    columns = min(most_columns, count)
+    rows = -(-count // columns)
+    figure, axes_list = new_figure(rows, columns, 0.9 + panel_height * rows, share_x, share_y)
+    for axes in axes_list[count:]:
+        axes.set_visible(False)
+    return figure, axes_list[:count]
+
+
 def shared_legend(figure: Figure, axes_list: Sequence[Axes], columns: int = 3) -> None:
     """Add one legend above all panels, with each entry once."""
     entries = {

@@ -11,14 +11,15 @@ How a suite is written. Its module, `eval/<name>.py`, exposes four things, which
     def run(arguments, policy=None) -> dict[str, Any]       plays and returns the summary; `policy`, if given, is loaded already
     def main() -> int                                       run(parser().parse_args()); return 0
 
-`eval.run` lists the module in its table SUITES, with the metrics that stand for it. `run` checks its data first: files that are absent raise DataMissing (what, and where it comes from), which `eval.run` reports
-as a skipped suite. It then calls `run_suite` with a `play` function. For a conversation, `play` is `play_games` with the suite's
-`make_game`; a case in play is a `Game`, which needs to know nothing of batches, seeds, threads, files or tokens:
+`eval.run` lists the module in its table SUITES, with the metrics that stand for it. `run` checks its data first: files that are
+absent raise DataMissing (what, and where it comes from), which `eval.run` reports as a skipped suite. It then calls `run_suite`
+with a `play` function. For a conversation, `play` is `game_player` with the suite's games (eval/suites/games.py): a `SuiteGame`
+is one case in play, and needs to know nothing of batches, seeds, threads, files or tokens:
 
-    class CoinGame:                                         # one case: ask, hear, answer
+    class CoinGame(SuiteGame):                              # one case: ask, hear, answer
         def __init__(self, case, trial):
-            self.id, self.trial, self.done = case["id"], trial, False
-            self.state = conversation(case["id"], [{"role": "user", "content": case["question"]}], tools)
+            question = [{"role": "user", "content": case["question"]}]
+            super().__init__(case["id"], trial, conversation(case["id"], question, tools))
         def hear(self, generation):                         # one model turn
             turn = parse_turn(generation.text, "strict")
             self.state = with_messages(self.state, assistant_message(turn), {"role": "user", "content": "Sure?"})
@@ -26,10 +27,9 @@ as a skipped suite. It then calls `run_suite` with a `play` function. For a conv
         def row(self, outcome):                             # the suite's columns
             return {"correct": ..., "failure": "" if ... else "wrong"}
 
+    make_game = lambda case_id, trial: CoinGame(cases[case_id], trial)
     run_suite(arguments, SUITE, case_ids=[...], metrics=("correct",), data_files=[path], policy=policy,
-              play=lambda policy, plays, on_row: play_games(policy, plays, lambda case_id, trial: CoinGame(cases[case_id], trial),
-                                                            seed=arguments.seed, in_flight=arguments.in_flight, max_turns=30,
-                                                            on_row=on_row, threads=32))
+              play=game_player(arguments, make_game, max_turns=30, threads=32))
 
 Source: paper/README.md, "Evaluation", defect 10 (no batches, no seeds, no repeats, no intervals).
 """
@@ -50,32 +50,12 @@ from tqdm import tqdm
 
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration
-from eval.suites.games import Game, GameFault, GoldGame, OnRow, Play, conversation, play_games, with_messages
+from eval.suites.games import OnRow, PlayCases
 from eval.suites.results import Metric, read_rows, summarize, table_text, write_summary
 from train.policies.identity import policy_identity
 from train.policies.interface import Policy, TemplatedPolicy
-from train.policies.rollout import require_played
 from train.policies.specs import SPECS, load_policy
-from train.stages.faults import faults_line, faults_text
-
-__all__ = [
-    "DataMissing",
-    "Game",
-    "GameFault",
-    "GoldGame",
-    "OnRow",
-    "Play",
-    "conversation",
-    "load_suite_policy",
-    "one_policy",
-    "ordered_rows",
-    "play_games",
-    "resolution_text",
-    "row_files",
-    "run_suite",
-    "suite_parser",
-    "with_messages",
-]
+from train.stages.faults import faults_line, faults_text, require_played
 
 SAMPLING = ("seed", "temperature", "max_new_tokens", "max_prompt_tokens", "thinking", "dtype")
 """What decides what a policy says: recorded with the results."""
@@ -182,7 +162,7 @@ def run_suite(
     suite: str,
     *,
     case_ids: Sequence[str],
-    play: Callable[[Policy, list[Play], OnRow], None],
+    play: PlayCases,
     metrics: Sequence[Metric],
     data_files: Sequence[Path | str],
     groups: Mapping[str, str] | None = None,

@@ -21,7 +21,8 @@ from typing import Any
 
 from env_construction.environment.jsonl import BadInput, read_jsonl, read_text
 from env_construction.sandbox.tool_sandbox import SandboxFault, ToolCall, ToolSandbox
-from eval.suites.suite import DataMissing, GameFault
+from eval.suites.games import GameFault
+from eval.suites.suite import DataMissing
 
 DOMAINS = ("airline", "retail")
 HAND_OVER = "transfer_to_human_agents"

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import SandboxFault, ToolSandbox, ToolSession
-from eval.suites.suite import GameFault, conversation, with_messages
+from eval.suites.games import GameFault, SuiteGame, conversation, with_messages
 from eval.tau.domains import HAND_OVER, Domain, Task, fingerprint
 from eval.tau.simulated_user import GREETING, STOP, SimulatedUser, UserLeft
 from reward.tool_calls import (
@@ -53,8 +52,8 @@ def first_call(text: str, match: str) -> tuple[ParsedTurn, int]:
     return replace(turn, calls=turn.calls[:1]), max(0, len(turn.calls) - 1)
 
 
-class TauGame:
-    """One task being served. See eval.suites.suite.Game."""
+class TauGame(SuiteGame):
+    """One task being served."""
 
     def __init__(
         self,
@@ -66,10 +65,9 @@ class TauGame:
         sandbox: ToolSandbox,
         match: str,
     ) -> None:
-        self.id, self.trial, self.done = task.id, trial, False
-        self._task, self._domain, self._user, self._sandbox, self._match = task, domain, user, sandbox, match
         opened = [{"role": "system", "content": domain.wiki}, {"role": "user", "content": opening}]
-        self.state: Environment = conversation(task.id, opened, domain.tools)
+        super().__init__(task.id, trial, conversation(task.id, opened, domain.tools))
+        self._task, self._domain, self._user, self._sandbox, self._match = task, domain, user, sandbox, match
         self._lines = [GREETING, opening]  # agent and user in turn, as the user sees it
         self._session: ToolSession | None = None
         self._said: list[str] = []  # to the user

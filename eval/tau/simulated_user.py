@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from env_construction.environment.jsonl import BadInput, read_jsonl, read_text
-from eval.suites.suite import GameFault, conversation
+from eval.suites.games import GameFault, conversation
 from reward.tool_calls import parse_turn
+from train.policies.games import turn_seed
 from train.policies.identity import policy_identity
 from train.policies.interface import Policy, PolicyRequest, recorded_trial
-from train.policies.rollout import turn_seed
 from train.policies.specs import load_policy
 
 STOP = "###STOP###"

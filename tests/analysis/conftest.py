@@ -169,11 +169,8 @@ def write_checkpoint(folder: Path, layers: int, seed: int, change: float = 0.0) 
 def write_training(run: Path, algorithm: str, environments: list[Environment], skills: Sequence[float]) -> None:
     for number, skill in enumerate(skills, start=1):
         folder = run / "train" / algorithm / f"epoch{number}"
-        starts = {item.id: item for item in environments}
         episodes = play(SkilledPolicy(algorithm, skill), environments, max_turns=6, seed=number)
-        write_jsonl(
-            folder / "trajectories.jsonl", [trajectory_row(starts[episode.id], episode) for episode in episodes]
-        )
+        write_jsonl(folder / "trajectories.jsonl", [trajectory_row(episode) for episode in episodes])
         chance = random.Random(f"{algorithm}:{number}")
         rows: list[dict[str, Any]] = []
         for step in range(1, 13):

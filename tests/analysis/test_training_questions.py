@@ -103,9 +103,8 @@ def test_episodes_cut_off_by_a_limit_keep_their_score_and_are_no_faults(run: Run
 
     names = {environment.id for environment in environments[:2]}
     episodes = play(Cut(), environments, max_turns=1 if outcome == "max_turns" else 20)
-    starts = {environment.id: environment for environment in environments}
     recorded = tmp_path / "trajectories.jsonl"
-    write_jsonl(recorded, [trajectory_row(starts[episode.id], episode) for episode in episodes])
+    write_jsonl(recorded, [trajectory_row(episode) for episode in episodes])
     rows, faults = reward_hacking.rescored(environments, recorded, "published")
     assert not faults
     assert sum(row["outcome"] == outcome for row in rows) >= 2

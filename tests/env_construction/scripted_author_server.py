@@ -12,8 +12,9 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.local_server import Asked, LocalServer, Said
 
 ISLANDS = (
     "Varnholm",
@@ -188,7 +189,7 @@ Spoiler = Callable[[str], str | dict[str, Any]]
 """From the good reply to what is sent: another text, or fields of the message and `finish_reason`."""
 
 
-class ScriptedAuthorServer:
+class ScriptedAuthorServer(LocalServer):
     """`spoil(marker, stage, *spoilers)`: replies 1, 2, ... of each conversation of a stage whose first message holds
     `marker` are spoilt by the spoilers in turn; "stage" is its number. `transport(number)`: (status, headers, seconds
     to hang) or None for a request. `mangle(number, payload)`: what is sent in place of an answer, an object or
@@ -196,8 +197,6 @@ class ScriptedAuthorServer:
     """
 
     def __init__(self) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
         self.transport: Callable[[int], tuple[int, dict[str, str], float] | None] = lambda number: None
         self.mangle: Callable[[int, dict[str, Any]], Any] = lambda number, payload: payload
         self.refuse_fields: tuple[str, ...] = ()
@@ -206,47 +205,21 @@ class ScriptedAuthorServer:
         self.delay_s = 0.0
         self._spoilers: list[tuple[str, int, tuple[Spoiler | None, ...]]] = []
         self._lock = threading.Lock()
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer._lock:
-                    number = len(outer.bodies)
-                    outer.bodies.append(body)
-                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    outer.under_way += 1
-                    outer.most_under_way = max(outer.most_under_way, outer.under_way)
-                try:
-                    status, headers, payload = outer._answer(body, number)
-                finally:
-                    with outer._lock:
-                        outer.under_way -= 1
-                sent = outer.mangle(number, payload)
-                data = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
-                try:
-                    self.send_response(status)
-                    for name, value in {**headers, "Content-Type": "application/json"}.items():
-                        self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(data)))
-                    self.end_headers()
-                    self.wfile.write(data)
-                except OSError:
-                    pass  # the client has given up waiting
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+    def reply(self, asked: Asked) -> Said:
+        with self._lock:
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            status, headers, payload = self._answer(asked.body, asked.number)
+        finally:
+            with self._lock:
+                self.under_way -= 1
+        return status, self.mangle(asked.number, payload), headers
 
     def spoil(self, marker: str, stage: int, *spoilers: Spoiler | None) -> None:
         self._spoilers.append((marker, stage, spoilers))
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def _answer(self, body: dict[str, Any], number: int) -> tuple[int, dict[str, str], dict[str, Any]]:
         trouble = self.transport(number)

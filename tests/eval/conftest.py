@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.local_server import Asked, LocalServer, Said
 
 CANCEL = """from typing import Any, Dict
 
@@ -134,37 +134,19 @@ def tau_folder(tmp_path: Path) -> Path:
     return folder
 
 
-class UserServer:
-    """An OpenAI-compatible server; `line(body)` is what the user says, or a status and an error text."""
+class UserServer(LocalServer):
+    """An OpenAI-compatible server; `line(body)`: what the user says, a status and an error, or an answer's bytes."""
 
     def __init__(self) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        # what it says, or a status and an error, or the bytes of a whole answer
         self.line: Callable[[dict[str, Any]], str | tuple[int, str] | bytes] = lambda body: "###STOP###"
-        lock = threading.Lock()
-        outer = self
+        super().__init__()
+        self.spec = f"customer@{self.url}"
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    outer.bodies.append(body)
-                said = outer.line(body)
-                status = said[0] if isinstance(said, tuple) else 200
-                payload = _error(said[1]) if isinstance(said, tuple) else _completion(said)
-                data = said if isinstance(said, bytes) else json.dumps(payload).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.spec = f"customer@http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    def reply(self, asked: Asked) -> Said:
+        said = self.line(asked.body)
+        if isinstance(said, tuple):
+            return said[0], _error(said[1]), {}
+        return 200, said if isinstance(said, bytes) else _completion(said), {}
 
 
 def _completion(text: Any) -> dict[str, Any]:
@@ -178,7 +160,5 @@ def _error(message: str) -> dict[str, Any]:
 
 @pytest.fixture
 def user_server() -> Iterator[UserServer]:
-    opened = UserServer()
-    yield opened
-    opened.server.shutdown()
-    opened.server.server_close()
+    with UserServer() as opened:
+        yield opened

@@ -57,7 +57,7 @@ def row_of(
     file = tmp_path / "turns.jsonl"
     file.write_text(json.dumps({"id": environment.id, "turns": turns}) + "\n")
     [episode] = play(ReplayPolicy(file), [environment], sandbox=sandbox, match=match)
-    return result_row(environment, episode)
+    return result_row(episode)
 
 
 @pytest.mark.parametrize("match", ["published", "strict"])

@@ -40,7 +40,7 @@ def test_rows_give_back_the_states_that_the_rollout_saw(monkeypatch, data, envir
         row = rows[episode.id]
         found = [state.model_dump() for state in prefix_environments(row)]
         assert found == [state.model_dump() for state in episode.prefixes]
-        assert row["messages"] == episode.environment.messages
+        assert row["messages"] == episode.state.messages
         assert (row["solve_f1"], row["answer_correct"], row["outcome"]) == (1.0, True, "answered")
         assert len(row["turns"]) == len(row["rewards"]) == len(row["kinds"]) == len(row["prefixes"])
 

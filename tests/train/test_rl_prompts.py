@@ -23,11 +23,10 @@ from train.rl_prompts import PromptCounts, training_states
 @pytest.fixture
 def trajectories(environments, sandbox, tmp_path) -> Path:
     """Two oracle episodes of each environment: 4 questions, and 1 + 1 + 2 + 3 prefixes with feedback, all twice."""
-    starts = {environment.id: environment for environment in environments}
     path = tmp_path / "trajectories.jsonl"
     with path.open("w") as out:
         for episode in play(OraclePolicy(), environments, trials=2, sandbox=sandbox):
-            out.write(json.dumps(trajectory_row(starts[episode.id], episode)) + "\n")
+            out.write(json.dumps(trajectory_row(episode)) + "\n")
     return path
 
 
@@ -159,14 +158,14 @@ def test_thinking_prompts_need_a_model_that_thinks(monkeypatch, trajectories, ti
 
 def test_unsolved_calls_leave_their_prefixes_with_all_unsolved(environments, sandbox) -> None:
     [episode] = play(RandomPolicy(stop=0.0), environments[3:], max_turns=4, seed=1, sandbox=sandbox)
-    row = trajectory_row(environments[3], episode)
+    row = trajectory_row(episode)
     counts = PromptCounts()
     states = training_states([("row", row)], counts)
     assert counts.prefixes == len(states) == 5
     assert [bare for _, bare in states] == [True, False, False, False, False]
     assert [state.unsolved_count for state, _ in states] == [
         *(prefix.unsolved_count for prefix in episode.prefixes),
-        episode.environment.unsolved_count,
+        episode.state.unsolved_count,
     ]
 
 

@@ -1,4 +1,4 @@
-"""Who plays: one policy interface, its back ends, and the rollout that all of them share.
+"""Who plays: one policy interface, its back ends, and the engine that all of them share.
 
-`rollout.py` plays; `specs.py` turns `--policy` into a policy.
+`games.py` plays any game, `rollout.py` environments; `specs.py` turns `--policy` into a policy.
 """

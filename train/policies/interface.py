@@ -42,13 +42,17 @@ class Generation:
 
 @dataclass
 class PolicyRequest:
-    """The state that a turn is asked for. `seed` differs for every (run seed, case, trial, turn)."""
+    """The state that a turn is asked for. `seed` differs for every (run seed, case, trial, turn).
+
+    `gold` says the right turn of a case that knows it by other means than a gold plan; only the oracle looks at it.
+    """
 
     environment: Environment
     case_id: str
     trial: int
     turn: int
     seed: int
+    gold: Callable[[], str] | None = None
 
 
 class Policy(Protocol):
@@ -112,7 +116,8 @@ def ready_calls(environment: Environment) -> list[ToolCall]:
 
 
 class OraclePolicy:
-    """Plays the gold plan: in each turn every call whose dependencies are solved, at the end the answer.
+    """Plays the gold plan: in each turn every call whose dependencies are solved, at the end the answer. Of a case that has
+    gold turns instead, it plays those.
 
     It makes each gold call once: a gold call that does not solve its sub-question lowers the score, it does not loop.
     """
@@ -120,14 +125,14 @@ class OraclePolicy:
     name = "oracle"
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
-        """Raises BadInput for an environment without a gold plan."""
-        return [_written(self._turn(request)) for request in requests]
+        """Raises BadInput for a case without a gold plan or gold turns."""
+        return [_written(request.gold() if request.gold else self._turn(request)) for request in requests]
 
     @staticmethod
     def _turn(request: PolicyRequest) -> str:
         environment = request.environment
         if not environment.gold_plan:
-            raise BadInput(f"environment {request.case_id!r} has no gold_plan: the oracle cannot play it")
+            raise BadInput(f"case {request.case_id!r} has no gold_plan and no gold turns: the oracle cannot play it")
         calls = ready_calls(environment)
         if calls:
             return "\n".join(render_call(call) for call in calls)

@@ -1,7 +1,6 @@
-"""One episode as it is being played: the environment's state, the turns so far and their scores, and how it ended.
+"""One episode of training with the environment in the loop: that of train/policies/rollout.py, one turn at a time.
 
-The rules are those of `train/policies/rollout.py`, which collection and evaluation play by: an episode ends with the first turn without
-a parsed call, after `max_turns`, or when its conversation has grown too long. The scorer is the reward's own.
+It ends with the first turn without a parsed call, after `max_turns`, or when its conversation has grown too long.
 Source: paper/README.md, "Training"; the reward of an episode: reward/episode_rewards.py.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from env_construction.environment.jsonl import BadInput
@@ -21,7 +20,8 @@ from reward.episode_rewards import EPISODE_REWARDS
 from reward.logged_settings import codes
 from reward.openrlhf_inputs import environment_of
 from reward.rewards import KINDS
-from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_turn, sub_answers
+from reward.scoring import score_turn
+from train.policies.rollout import Episode
 from train.trainer.openrlhf_command import EPISODE_REWARD_VARIABLE
 
 OUTCOMES = ("answered", "max_turns", "too_long", "fault")
@@ -31,7 +31,7 @@ TURNS_VARIABLE = "FTRL_EPISODE_MAX_TURNS"
 
 @dataclass(frozen=True)
 class EpisodeSettings:
-    """`turn`: the settings of each turn's reward; `reward`: a row of EPISODE_REWARDS; `max_turns`: the limit of an episode."""
+    """`turn`: settings of each turn's reward; `reward`: a row of EPISODE_REWARDS; `max_turns`: its limit."""
 
     turn: RewardSettings
     reward: str = "turns"
@@ -39,7 +39,7 @@ class EpisodeSettings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> EpisodeSettings:
-        """Read FTRL_REWARD_* and FTRL_EPISODE_*. Raises BadInput naming the variable, its value and what was expected."""
+        """Read FTRL_REWARD_* and FTRL_EPISODE_*. Raises BadInput: the variable, its value, what was expected."""
         reward = environ.get(EPISODE_REWARD_VARIABLE, "")
         if not reward:
             raise BadInput(
@@ -54,20 +54,16 @@ class EpisodeSettings:
         return cls(RewardSettings.from_environ(environ), reward, int(turns))
 
 
-@dataclass
-class ToolEpisode:
+class ToolEpisode(Episode):
     """`state` is the environment after the turns so far; `outcome` is empty while the episode goes on."""
 
-    start: Environment
-    settings: EpisodeSettings
-    thinking: bool = False
-    sandbox: ToolSandbox | None = None
-    turns: list[TurnScore] = field(default_factory=list)
-    outcome: str = ""
-    state: Environment = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.state = self.start
+    def __init__(
+        self, start: Environment, settings: EpisodeSettings, thinking: bool = False, sandbox: ToolSandbox | None = None
+    ) -> None:
+        super().__init__(start, match=settings.turn.match)
+        self.settings = settings
+        self.thinking = thinking
+        self.sandbox = sandbox
 
     @classmethod
     def from_label(cls, label: str, settings: EpisodeSettings) -> ToolEpisode:
@@ -85,24 +81,14 @@ class ToolEpisode:
         score = score_turn(
             self.state, text, variant=self.settings.turn.variant, match=self.settings.turn.match, sandbox=self.sandbox
         )
-        self.turns.append(score)
-        if score.fault:
-            self.outcome = "fault"
-            return []
         known = len(self.state.messages) + 1
-        self.state = advance(self.state, score)
-        if not score.parsed.calls:
+        if self.take(score):
+            self.outcome = "fault"
+        elif self.done:
             self.outcome = "answered"
         elif len(self.turns) >= self.settings.max_turns:
             self.outcome = "max_turns"
         return [] if self.outcome else self.state.messages[known:]
-
-    @property
-    def score(self) -> EpisodeScore:
-        """The metrics of the turns so far."""
-        final = self.turns[-1].parsed.text if self.outcome == "answered" else ""
-        start, match = self.start, self.settings.turn.match
-        return score_episode(start.unsolved_count, self.turns, start.answer, final, match, sub_answers(start))
 
     @property
     def true_reward(self) -> float:
@@ -114,7 +100,8 @@ class ToolEpisode:
 
 
 def episode_logs(episode: ToolEpisode | None, settings: EpisodeSettings) -> dict[str, float]:
-    """What is logged of an episode, the same keys every time: sums over its turns, shares of its turns by kind, the settings.
+    """What is logged of an episode, the same keys every time: sums over its turns, shares of its turns by kind, the
+    settings.
 
     None is an episode that could not even begin, which is a fault.
     """

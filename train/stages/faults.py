@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from env_construction.environment.jsonl import read_jsonl
+from env_construction.environment.jsonl import BadInput, read_jsonl
 
 SHOWN_KINDS = 3
 KIND_LENGTH = 80
@@ -49,6 +49,19 @@ def faults_line(faults: Iterable[str], total: int, folder: Path | str) -> str:
 def lost_line(text: str, folder: Path | str) -> str:
     """A sentence of faults_text with the file that has the faults; empty for none."""
     return f"{text}; see {Path(folder) / 'faults.jsonl'}, the same command plays them again\n" if text else ""
+
+
+def require_played(faults: Counter[str], episodes: int, held: int, out: Path | str) -> None:
+    """Raises BadInput if each of a call's `episodes` ended in a fault (`faults` counts them by their text).
+
+    The few that a former call left over may fail again: no error, as long as more of them are `held` by the folder.
+    """
+    if faults and faults.total() == episodes > held:
+        words, count = faults.most_common(1)[0]
+        raise BadInput(
+            f"{out}: no episode of {episodes} could be played; {count} times: {' '.join(words.split())} "
+            "(see faults.jsonl; the same command plays them again)"
+        )
 
 
 def fault_rows(folder: Path | str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def tool_lessons(
     for thinking in (False, True):
         chosen = [item for place, item in enumerate(environments) if (place % 100 < 100 * thinking_share) == thinking]
         episodes = play(Demonstrator(seed, mix, thinking), chosen, max_turns=12, seed=seed)
-        states = [episode.environment for episode in episodes if episode.outcome != "fault"]
+        states = [episode.state for episode in episodes if episode.outcome != "fault"]
         lessons += [Lesson("tools", state.messages, thinking, state) for state in states]
     return lessons
 

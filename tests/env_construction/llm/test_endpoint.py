@@ -152,7 +152,7 @@ def test_a_torn_file_of_the_cache_is_asked_for_again(server: ScriptedAuthorServe
 def test_the_key_is_sent_and_written_nowhere(server: ScriptedAuthorServer, tmp_path: Path) -> None:
     asked = endpoint(server, Ledger(tmp_path / "ledger.json", Prices()), tmp_path / "cache")
     asked.ask(STAGE, MESSAGES, 1, True)
-    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert server.asked[0].headers["authorization"] == f"Bearer {KEY}"
     assert all(KEY not in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     server.refusal = f"Incorrect API key provided: {KEY}"
     with pytest.raises(AuthorFault) as caught:

@@ -1,9 +1,7 @@
 """What servers send back: every known oddity is read, and everything else is refused with the server's own words."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import openai
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 
 from env_construction.replies.message_content import MessageContent, read_content
 from env_construction.replies.server_replies import BadReply, ask, may_pass, read_reply, words_of
+from tests.local_server import Asked, LocalServer, Said
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
 
@@ -198,25 +197,13 @@ def answers() -> Iterator[tuple[list[tuple[int, str, bytes]], openai.OpenAI]]:
     """A list that says how a real local server answers, and a client of it."""
     queue: list[tuple[int, str, bytes]] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+    class Queued(LocalServer):
+        def reply(self, asked: Asked) -> Said:
             status, kind, data = queue.pop(0)
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            return status, data, {"Content-Type": kind}
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    yield queue, openai.OpenAI(base_url=url, api_key="secret-key", max_retries=0)
-    server.shutdown()
-    server.server_close()
+    with Queued() as server:
+        yield queue, openai.OpenAI(base_url=server.url, api_key="secret-key", max_retries=0)
 
 
 def test_ask_reads_the_bytes_whatever_type_the_server_gives_them(answers: Any) -> None:

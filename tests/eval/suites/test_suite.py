@@ -11,10 +11,11 @@ import pytest
 
 from env_construction.environment.jsonl import BadInput, read_jsonl
 from eval.suites import suite
+from eval.suites.games import GameFault, SuiteGame, conversation, game_player, with_messages
 from eval.suites.results import GroupedMean
-from eval.suites.suite import GameFault, conversation, one_policy, play_games, run_suite, suite_parser, with_messages
+from eval.suites.suite import one_policy, run_suite, suite_parser
+from train.policies.games import turn_seed
 from train.policies.interface import Exchange, Generation, OraclePolicy, PolicyRequest
-from train.policies.rollout import turn_seed
 
 
 class EchoPolicy:
@@ -49,12 +50,11 @@ class OneAtATime(EchoPolicy):
             waiting += exchange([(ticket, self.one(request))], 2 - len(waiting))
 
 
-class Countdown:
+class Countdown(SuiteGame):
     """A game of as many turns as its id says; `before` is called when it hears."""
 
     def __init__(self, case: str, trial: int, before: Callable[[str, int], None] | None = None) -> None:
-        self.id, self.trial, self.done = case, trial, False
-        self.state = conversation(case, [{"role": "user", "content": case}])
+        super().__init__(case, trial, conversation(case, [{"role": "user", "content": case}]))
         self.heard = 0
         self.before = before
 
@@ -76,9 +76,9 @@ class Golden(Countdown):
 
 def play(policy: Any, cases: list[str], game: Callable[..., Any] = Countdown, **settings: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    settings = {"seed": 7, "in_flight": 8, "max_turns": 5} | settings
+    arguments = argparse.Namespace(seed=7, in_flight=settings.pop("in_flight", 8))
     plays = [(case, trial) for case in cases for trial in range(settings.pop("trials", 1))]
-    play_games(policy, plays, game, on_row=rows.append, **settings)
+    game_player(arguments, game, **{"max_turns": 5} | settings)(policy, plays, rows.append)
     return rows
 
 
@@ -191,7 +191,7 @@ def test_a_streaming_policy_is_not_kept_waiting_for_a_slow_game() -> None:
 def test_oracle_plays_the_games_gold_turns_and_names_a_game_without() -> None:
     [row] = play(OraclePolicy(), ["2"], Golden)
     assert [turn["text"] for turn in row["turn_scores"]] == ["gold 0", "gold 1"]
-    with pytest.raises(BadInput, match="case '2' has no gold turns"):
+    with pytest.raises(BadInput, match="case '2' has no gold_plan and no gold turns"):
         play(OraclePolicy(), ["2"])
 
 
@@ -226,14 +226,12 @@ def arguments_of(out: Path, *flags: str) -> argparse.Namespace:
 def countdown_suite(
     out: Path, data: Sequence[Path], *flags: str, game: Any = Countdown, policy: Any = None
 ) -> dict[str, Any]:
-    arguments = arguments_of(out, "--trials", "2", *flags)
+    arguments = arguments_of(out, "--trials", "2", "--in-flight", "2", *flags)
     return run_suite(
         arguments,
         "countdown",
         case_ids=["1", "2", "3"][: arguments.limit],
-        play=lambda policy, plays, on_row: play_games(
-            policy, plays, game, seed=arguments.seed, in_flight=2, max_turns=9, on_row=on_row
-        ),
+        play=game_player(arguments, game, max_turns=9),
         metrics=["long", GroupedMean("heard_mean", "heard", "long")],
         groups={"by_length": "heard"},
         data_files=data,
@@ -381,5 +379,5 @@ def test_row_that_is_nested_too_deeply_to_be_written_loses_its_transcript_only()
             raise RecursionError
         written.append(row)
 
-    play_games(EchoPolicy(), [("1", 0)], Countdown, seed=0, in_flight=1, max_turns=2, on_row=on_row)
+    game_player(argparse.Namespace(seed=0, in_flight=1), Countdown, max_turns=2)(EchoPolicy(), [("1", 0)], on_row)
     assert [(row["transcript"], len(row["turn_scores"])) for row in written] == [([], 1)]

@@ -4,12 +4,9 @@ Runs in an environment of its own (.ci/faces.sh), with the package of the folder
 `mcp` than the project.
 """
 
-import contextlib
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import pytest
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import read_environments
 from tests.serving.recorded_episodes import digits, episodes, expected, texts_of
+from tests.serving.server_process import free_port, running
 
 pytest.importorskip("openenv", reason="OpenEnv lives in an environment of its own: .ci/faces.sh")
 from ftrl_tools import FtrlToolsEnv
@@ -29,24 +27,11 @@ PACKAGE = Path(os.environ.get("FTRL_OPENENV_PACKAGE", ""))
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ftrl_tools.server.app"],
-        env={**os.environ, "PORT": str(port)},
-        cwd=tmp_path_factory.mktemp("elsewhere"),  # the installed package alone, without the repository
-    )
-    try:
-        for _ in range(300):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert process.poll() is None, "the server has ended"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+    port = free_port()
+    command = [sys.executable, "-m", "ftrl_tools.server.app"]
+    elsewhere = tmp_path_factory.mktemp("elsewhere")  # the installed package alone, without the repository
+    with running(command, port, elsewhere, {**os.environ, "PORT": str(port)}) as opened:
+        yield opened
 
 
 def act(client, tool: str, arguments: dict, turn: int | None = None):

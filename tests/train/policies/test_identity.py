@@ -1,11 +1,8 @@
 """A policy is its content: what tells two checkpoints, files and servers of one name apart, and what does not."""
 
-import json
 import os
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from env_construction.environment.jsonl import BadInput, keep_configuration
+from tests.local_server import Asked, LocalServer, Said
 from train.policies import identity as identity_module
 from train.policies.identity import checkpoint_identity, policy_identity
 
@@ -107,36 +105,21 @@ def test_hub_name_is_its_commit_where_the_cache_knows_it(tmp_path, monkeypatch) 
     assert policy_identity(spec)["commit"] == "a" * 40
 
 
-class ModelList:
+class ModelList(LocalServer):
     """A server that lists its models."""
 
     def __init__(self) -> None:
         self.answer: tuple[int, Any] = (200, {})
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                data = json.dumps(outer.answer[1]).encode()
-                self.send_response(outer.answer[0] if self.path == "/v1/models" else 404)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    def reply(self, asked: Asked) -> Said:
+        return *(self.answer if asked.path == "/v1/models" else (404, {})), {}
 
 
 @pytest.fixture
 def models() -> Iterator[ModelList]:
-    server = ModelList()
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+    with ModelList() as server:
+        yield server
 
 
 def entry(root: str, created: int) -> dict[str, Any]:

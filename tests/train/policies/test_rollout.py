@@ -7,8 +7,9 @@ import pytest
 
 from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
+from train.policies.games import turn_seed
 from train.policies.interface import Exchange, Generation, OraclePolicy, PolicyRequest, RandomPolicy
-from train.policies.rollout import Episode, play, turn_seed
+from train.policies.rollout import Episode, play
 
 FIJI = render_call(ToolCall("capital_of", {"country": "Fiji"}))
 
@@ -38,7 +39,7 @@ def without_time(episode: Episode) -> tuple:
         (turn.reward, turn.kind, turn.p, turn.q, turn.t, turn.solved, turn.unsolved_set, turn.solve_rate)
         for turn in episode.turns
     ]
-    return episode.id, episode.trial, episode.outcome, episode.score, turns, episode.environment.messages
+    return episode.id, episode.trial, episode.outcome, episode.score, turns, episode.state.messages
 
 
 def test_oracle_scores_exactly_one_everywhere(environments, sandbox) -> None:
@@ -47,7 +48,7 @@ def test_oracle_scores_exactly_one_everywhere(environments, sandbox) -> None:
             score = episode.score
             assert (score.solve_p, score.solve_r, score.solve_f1, score.answer_correct) == (1.0, 1.0, 1.0, True)
             assert episode.outcome == "answered"
-            assert episode.environment.unsolved_count == 0
+            assert episode.state.unsolved_count == 0
 
 
 def test_prefixes_are_the_states_before_each_turn(environments, sandbox) -> None:
@@ -56,7 +57,7 @@ def test_prefixes_are_the_states_before_each_turn(environments, sandbox) -> None
     assert [prefix.unsolved_count for prefix in episode.prefixes] == [5, 3, 1, 0]
     assert [prefix.solve_rate for prefix in episode.prefixes] == pytest.approx([0.0, 0.4, 0.8, 1.0])
     assert [prefix.messages[-1]["role"] for prefix in episode.prefixes] == ["user", "tool", "tool", "tool"]
-    assert episode.environment.messages[-1]["content"] == "The answer is 7737002."
+    assert episode.state.messages[-1]["content"] == "The answer is 7737002."
 
 
 @pytest.mark.parametrize("in_flight", [1, 3, 100])
@@ -152,7 +153,7 @@ def test_too_long_prompt_ends_the_episode_with_what_was_solved(environments, san
     [episode] = play(Scripted(write), environments[:1], sandbox=sandbox)
     assert (episode.outcome, len(episode.turns), len(episode.prefixes)) == ("too_long", 1, 1)
     assert episode.score.solve_r == 1.0
-    assert episode.environment.messages[-1]["role"] == "tool"
+    assert episode.state.messages[-1]["role"] == "tool"
 
 
 def test_fault_ends_its_episode_alone(environments, sandbox) -> None:

@@ -4,7 +4,6 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from env_construction.sandbox.tool_sandbox import ToolCall
 from eval.environments import evaluate
 from eval.suites.results import read_rows
 from reward.tool_calls import parse_turn, render_call
+from tests.local_server import Asked, LocalServer, Said
 from train.policies.interface import PolicyRequest
 from train.policies.rollout import play
 from train.policies.server_policy import ServerPolicy, raw_text, server_messages
@@ -32,35 +32,15 @@ Answer = tuple[int, dict[str, Any] | bytes]
 HTML = b"<!doctype html><html><body>Welcome to the console</body></html>"
 
 
-class ScriptedServer:
-    """Answers each request by `answer(body, how many came before)`; keeps the bodies."""
+class ScriptedServer(LocalServer):
+    """Answers each request by `answer(body, how many came before)`."""
 
     def __init__(self) -> None:
-        self.bodies: list[dict[str, Any]] = []
         self.answer: Callable[[dict[str, Any], int], Answer] = lambda body, count: said({"content": "hello"})
-        self.lock = threading.Lock()
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer.lock:
-                    count = len(outer.bodies)
-                    outer.bodies.append(body)
-                status, payload = outer.answer(body, count)
-                data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+    def reply(self, asked: Asked) -> Said:
+        return *self.answer(asked.body, asked.number), {}
 
 
 def said(message: dict[str, Any], finish: str = "stop") -> Answer:
@@ -80,10 +60,8 @@ def refused(status: int, message: str) -> Answer:
 
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
-    scripted = ScriptedServer()
-    yield scripted
-    scripted.server.shutdown()
-    scripted.server.server_close()
+    with ScriptedServer() as scripted:
+        yield scripted
 
 
 def policy(server: ScriptedServer, **options: Any) -> ServerPolicy:

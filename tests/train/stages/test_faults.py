@@ -1,11 +1,12 @@
 """What a run lost to faults is said in one sentence, the same everywhere."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from env_construction.environment.jsonl import write_jsonl
-from train.stages.faults import fault_kind, fault_rows, faults_line, faults_text, rows_faults_text
+from env_construction.environment.jsonl import BadInput, write_jsonl
+from train.stages.faults import fault_kind, fault_rows, faults_line, faults_text, require_played, rows_faults_text
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,16 @@ def test_sentence_counts_all_and_names_the_commonest_kinds() -> None:
     )
     assert faults_line([], 6, "out") == ""
     assert faults_line(["a"], 6, "out").endswith("; see out/faults.jsonl, the same command plays them again\n")
+
+
+def test_run_of_which_nothing_could_be_played_is_an_error_unless_the_folder_holds_more() -> None:
+    require_played(Counter(), 0, 0, "out")
+    require_played(Counter({"gone": 3}), 4, 1, "out")  # one was played
+    require_played(Counter({"gone": 2}), 2, 9, "out")  # the few that a former call left over
+    with pytest.raises(
+        BadInput, match=r"^out: no episode of 3 could be played; 2 times: server gone \(see faults\.jsonl"
+    ):
+        require_played(Counter({"server\n gone": 2, "other": 1}), 3, 0, "out")
 
 
 def test_fault_that_a_later_call_mended_is_not_lost(tmp_path: Path) -> None:

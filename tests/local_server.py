@@ -1,0 +1,78 @@
+"""A real HTTP server on this machine, in the place of a remote one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+Said = tuple[int, Any, dict[str, str]]
+"""A status, what is sent (bytes as they are, all else as JSON), and headers of the reply's own."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request. `number`: how many came before; `headers` by name in lower case; `body`: None where none came."""
+
+    number: int
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+class LocalServer:
+    """Answers each request by `reply`, in a thread of its own, from its making to `close`. Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                with lock:
+                    asked = Asked(len(outer.asked), self.path, headers, json.loads(data) if data else None)
+                    outer.asked.append(asked)
+                status, said, own = outer.reply(asked)
+                sent = said if isinstance(said, bytes) else json.dumps(said).encode()
+                try:
+                    self.send_response(status)
+                    for name, value in {"Content-Type": "application/json", **own}.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(sent)))
+                    self.end_headers()
+                    self.wfile.write(sent)
+                except OSError:
+                    pass  # the client has given up waiting
+
+            do_POST = do_GET
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def reply(self, asked: Asked) -> Said:
+        """What is said to a request."""
+        raise NotImplementedError
+
+    @property
+    def bodies(self) -> list[Any]:
+        """The bodies of all requests so far."""
+        return [asked.body for asked in self.asked]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
