@@ -48,7 +48,6 @@ GAMMA = 0.9
 EPSILON = 1e-9  # OpenRLHF's, for group_norm
 HINDSIGHT_EPSILON = 1e-6
 MIXING, BOUND = 0.5, 0.5
-NO_CREDIT = ""
 ESTIMATORS = ("group_norm", "reinforce", "reinforce_baseline", "rloo", "dr_grpo")
 """Of OpenRLHF's estimators, those that credit works with; `gae` gives credit by its critic."""
 

@@ -187,6 +187,29 @@ def test_episodes_need_prompts_for_episodes_in_the_same_mode(
             check(row, launch)
 
 
+def test_credit_by_gold_calls_needs_gold_calls(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = template_sha256(load_tokenizer(tiny_checkpoint))
+    line = arguments(tiny_checkpoint, tmp_path / "prompts.jsonl", tmp_path)
+    for credit, label, good in (
+        ("matchtir-hard", '{"thinking": false, "gold_plan": [{"name": "f"}]}', True),
+        ("matchtir-soft", '{"thinking": false, "gold_plan": []}', False),
+        ("matchtir-hard", '{"thinking": false}', False),
+        ("discounted", '{"thinking": false}', True),
+    ):
+        write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "p", "label": label, "template_sha256": template}] * 16)
+        row = experiment(f"tiny-plain-grpo-episode-credit-{credit}")
+        launch = make_launch(row, parsed(monkeypatch, line))
+        if good:
+            check(row, launch)
+            continue
+        with pytest.raises(
+            BadInput, match=r"prompts\.jsonl:1: .* compares calls with gold calls, and this environment has none"
+        ):
+            check(row, launch)
+
+
 def test_fewer_prompts_than_a_rollout_batch_are_refused(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
