@@ -38,8 +38,8 @@ FORMULAS: dict[str, dict[str, str]] = {
         "answer_correct": "share of cases whose final text holds the answer",
     },
     "toolhop": {
-        "published": "share of right answers, mean of the settings, last tool output counts",
-        "strict": "share of right answers, mean of the settings, final text alone counts",
+        "ac_published": "share of right answers, mean of the settings, last tool output counts",
+        "ac_strict": "share of right answers, mean of the settings, final text alone counts",
     },
     "tau_bench": {"pass^1": "share of tasks solved, unweighted mean of the domains"},
     "rotbench": {

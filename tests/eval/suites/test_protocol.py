@@ -37,7 +37,12 @@ def test_the_name_carries_the_header():
     assert more["name"] == "environments/test-ab12ab12/thinking/turns20/t0.7-128of512/strict/seed3-trials4-first50"
     two = header("tau_bench", {"a.json": "1" * 64, "b.json": "2" * 64}, user_model="gpt", match="strict")
     assert two["name"].startswith("tau_bench/2files-") and "/set-" in two["name"]
-    assert header("rotbench")["turns"] == 1 and header("bfcl", max_turns=None)["turns"] is None
+    without = {key: value for key, value in CONFIGURATION.items() if key not in ("max_turns", "match")}
+    assert protocol("rotbench", without, DATA)["turns"] == 1 and protocol("bfcl", without, DATA)["turns"] is None
+    assert (protocol("rotbench", without, DATA)["matching"], protocol("bfcl", without, DATA)["matching"]) == (
+        "both",
+        "suite",
+    )
 
 
 # a change of the configuration -> what is said of it

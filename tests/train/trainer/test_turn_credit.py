@@ -23,7 +23,7 @@ def found() -> dict[str, Any]:
     pytest.importorskip("openrlhf")
     result = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("turn_credit_process.py"))],
-        capture_output=True, text=True, timeout=300, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=900, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
     assert lines, result.stderr[-3000:]
