@@ -29,7 +29,7 @@ TurnSight (arXiv 2608.04007v1): `hindsight_advantages`. Depths 1-3, direction by
 normalized over all policy tokens of the group, weight 1 + 0.5 tanh, mixed by 0.5. Not stated there, and chosen here: the standard
 deviation of the tokens is the population's, its epsilon is 1e-6, a tie between directions (two of four depths) goes to the positive
 one, a turn without hindsight (the last: it has no tool output) keeps its advantage, and MatchTIR's hard variant is the base
-("we use MatchTIR as the RL backbone").
+("we use MatchTIR as the RL backbone"). How the views are made for training: train/trainer/hindsight.py.
 
 Source: paper section 3.2 for the turns' rewards; https://arxiv.org/abs/2601.10712; https://arxiv.org/abs/2608.04007.
 """
@@ -48,6 +48,7 @@ GAMMA = 0.9
 EPSILON = 1e-9  # OpenRLHF's, for group_norm
 HINDSIGHT_EPSILON = 1e-6
 MIXING, BOUND = 0.5, 0.5
+DEPTHS = (1, 2, 3)
 ESTIMATORS = ("group_norm", "reinforce", "reinforce_baseline", "rloo", "dr_grpo")
 """Of OpenRLHF's estimators, those that credit works with; `gae` gives credit by its critic."""
 
@@ -186,16 +187,28 @@ def turn_rewards(
     return TURN_REWARDS[CREDITS[credit].rewards](turns, reward, answer, golds)
 
 
-def batch_advantages(credit: str, rewards: Sequence[Array], samples_per_prompt: int, estimator: str) -> list[Array]:
+def batch_advantages(
+    credit: str,
+    rewards: Sequence[Array],
+    samples_per_prompt: int,
+    estimator: str,
+    gaps: Sequence[Sequence[Array]] | None = None,
+) -> list[Array]:
     """The advantage of each turn of each sample, shapes as in `rewards`; samples of a prompt stand together.
 
-    Raises ValueError if the samples are no whole number of groups, or for an unknown estimator.
+    `gaps`: of each sample's turns, as `hindsight_advantages` takes them. Raises ValueError if the samples are no whole number of groups,
+    for an unknown estimator, and for a credit that needs hindsight and gets none.
     """
     if len(rewards) % samples_per_prompt:
         raise ValueError(f"{len(rewards)} samples are no whole number of groups of {samples_per_prompt}")
+    row = CREDITS[credit]
+    if row.hindsight and gaps is None:
+        raise ValueError(f"credit {credit!r} needs the reference's log-probabilities in hindsight")
     found: list[Array] = []
     for start in range(0, len(rewards), samples_per_prompt):
-        found += CREDITS[credit].advantages(rewards[start : start + samples_per_prompt], estimator)
+        group = slice(start, start + samples_per_prompt)
+        advantages = row.advantages(rewards[group], estimator)
+        found += hindsight_advantages(advantages, gaps[group]) if row.hindsight and gaps is not None else advantages
     return found
 
 

@@ -19,7 +19,7 @@ scripts) is a hybrid: three of four layers carry a state instead of attending. T
 transformers' layers do not tell packed sequences apart, so these rows train one sequence at a time. They have not been run.
 
 Of the rows in paper/README.md, "Who uses it now": FTRL-GRPO is qwen3-8b-plain-grpo, outcome GRPO is qwen3-8b-plain-grpo-outcome.
-MatchTIR's two rows are qwen3-8b-thinking-grpo-episode-credit-matchtir-hard and -soft.
+MatchTIR's two rows are qwen3-8b-thinking-grpo-episode-credit-matchtir-hard and -soft, TurnSight's is -episode-credit-turnsight.
 Hyperparameters: paper section "Training" (paper/README.md); the flags that carry them are in `train/trainer/openrlhf_command.py`.
 
 Example: python -m train.experiments --json
@@ -158,11 +158,7 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "shuffled": {"control": "shuffled"},
     "constant": {"control": "constant"},
     "episode": {"episode": "turns"},
-    **{
-        f"episode-credit-{name}": {"episode": "turns", "credit": name}
-        for name in CREDITS
-        if name not in ("outcome", "turnsight")
-    },
+    **{f"episode-credit-{name}": {"episode": "turns", "credit": name} for name in CREDITS if name != "outcome"},
     "outcome": {"episode": "answer"},
     "outcome-f1": {"episode": "solve_f1"},
     "lora": {"adapter": "lora"},

@@ -118,8 +118,9 @@ GROUPS = st.lists(
 @given(GROUPS, st.sampled_from(sorted(CREDITS)), st.sampled_from(ESTIMATORS))
 def test_a_sample_without_turns_changes_nobodys_advantage(group, credit, estimator):
     played = [row for row in group if len(row)]
-    with_silent = batch_advantages(credit, [*played, np.zeros(0)], len(played) + 1, estimator)
-    without = batch_advantages(credit, played, max(1, len(played)), estimator)
+    seen = [[np.zeros((3, 0))] * len(row) for row in played]
+    with_silent = batch_advantages(credit, [*played, np.zeros(0)], len(played) + 1, estimator, [*seen, []])
+    without = batch_advantages(credit, played, max(1, len(played)), estimator, seen)
     assert with_silent[-1].shape == (0,)
     for mine, theirs in zip(with_silent[:-1], without, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-9)
@@ -127,8 +128,9 @@ def test_a_sample_without_turns_changes_nobodys_advantage(group, credit, estimat
 
 @given(GROUPS, st.sampled_from(sorted(CREDITS)), st.sampled_from(ESTIMATORS))
 def test_groups_do_not_meet_and_shapes_are_kept(group, credit, estimator):
-    alone = batch_advantages(credit, group, len(group), estimator)
-    beside = batch_advantages(credit, [*(row + 1 for row in group), *group], len(group), estimator)
+    seen = [[np.zeros((3, 0))] * len(row) for row in group]
+    alone = batch_advantages(credit, group, len(group), estimator, seen)
+    beside = batch_advantages(credit, [*(row + 1 for row in group), *group], len(group), estimator, [*seen, *seen])
     assert [row.shape for row in alone] == [row.shape for row in group]
     for mine, theirs in zip(alone, beside[len(group) :], strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -165,6 +167,11 @@ def test_hindsight_raises_what_it_agrees_with_and_turns_nothing_round():
         found = hindsight_advantages([np.array([2.0 * signs[0]]), np.array([2.0 * signs[1]])], gaps)
         expected = [2.0 * sign * weight for sign, weight in zip(signs, weights, strict=True)]
         np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-5)
+
+
+def test_hindsight_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="credit 'turnsight' needs the reference's log-probabilities in hindsight"):
+        batch_advantages("turnsight", TWO, 2, "group_norm")
 
 
 def test_a_turn_without_hindsight_keeps_its_advantage():

@@ -59,7 +59,7 @@ def test_whole_episodes_by_name(name: str, reward: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "credit", ["turn-reward", "discounted", "turn-index", "dual-level", "matchtir-hard", "matchtir-soft"]
+    "credit", ["turn-reward", "discounted", "turn-index", "dual-level", "matchtir-hard", "matchtir-soft", "turnsight"]
 )
 def test_credit_per_turn_by_name(credit: str) -> None:
     row = experiment(f"tiny-plain-reinforce++-strict-episode-credit-{credit}-lora")

@@ -10,6 +10,7 @@ hand. CPU and GPU take the same path, since advantages are made in the trainer's
 | | one reward per sample | with FTRL_EPISODE_CREDIT, each turn's reward beside it |
 | `openrlhf.trainer.ppo_utils.experience_maker` | one advantage per sample, at every token | with FTRL_EPISODE_CREDIT, one per turn |
 | | a sample without a written token enters its group's mean | it does not (OpenRLHF's open pull request 1239) |
+| | the reference sees each sample as it was played | for `turnsight`, each turn once more, after what came of it (`hindsight.py`) |
 
 An episode that was lost to a fault of ours earns nothing at any turn: with credit per turn it is left out of its group, and its tokens
 have advantage 0. Tool output has none either: OpenRLHF's mask of actions decides, as always.
@@ -25,11 +26,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.trainer.adapt_after_import import Adaptations
+from train.trainer.hindsight import GAPS, TURN, add_hindsight
 
 CREDIT_VARIABLE = "FTRL_EPISODE_CREDIT"
 EARNED = "turn_rewards"  # the agent's key
-# of a sample's `info`, shape (samples, actions) as the mask: the number of a token's turn (from 1; 0: of none), and what that turn earned
-TURN, WORTH = "credit_turn", "credit_worth"
+# of a sample's `info`, as TURN, shape (samples, actions) as the mask: what a token's turn earned
+WORTH = "credit_worth"
 WHITENED = ("reinforce", "reinforce_baseline")
 
 
@@ -81,14 +83,26 @@ def _keep_turns(module: Any) -> None:
 
 def _credit_turns(module: Any) -> None:
     """Change RemoteExperienceMaker: advantages per turn, and groups of those samples alone that the model wrote in."""
-    from reward.credit import ESTIMATORS
+    from reward.credit import CREDITS, ESTIMATORS
 
+    made = module.RemoteExperienceMaker.make_experience
+
+    @functools.wraps(made)
+    def make(self: Any, samples: list[Any]) -> list[Any]:
+        experiences = made(self, samples)
+        credit = credit_of(os.environ)
+        if credit and CREDITS[credit].hindsight:
+            add_hindsight(self, experiences)
+        return list(experiences)
+
+    module.RemoteExperienceMaker.make_experience = make
     whole = module.RemoteExperienceMaker.compute_advantages_and_returns
 
     @functools.wraps(whole)
     def compute(self: Any, experiences: list[Any]) -> list[Any]:
         credit = credit_of(os.environ)
         planes = [(experience.info.pop(TURN, None), experience.info.pop(WORTH, None)) for experience in experiences]
+        gaps = [experience.info.pop(GAPS, None) for experience in experiences]
         advantage = self.args.algo.advantage
         if credit and not self.args.algo.kl.use_loss:
             raise ValueError(f"{CREDIT_VARIABLE}={credit} needs --algo.kl.use_loss: KL inside the reward would be lost")
@@ -116,6 +130,7 @@ def _credit_turns(module: Any) -> None:
             self.args.rollout.n_samples_per_prompt,
             advantage.estimator,
             advantage.no_std_norm,
+            gaps if credit and CREDITS[credit].hindsight else None,
         )
         return experiences
 
@@ -130,10 +145,12 @@ def replace_advantages(
     samples_per_prompt: int,
     estimator: str,
     keep_scale: bool,
+    gaps: Sequence[Any] | None = None,
 ) -> None:
     """Write the advantages of `credit` into OpenRLHF's experiences, at the tokens of each turn; all other tokens get 0.
 
     `turns`, `worths`: of every experience, shape (samples, actions). `keep_scale`: REINFORCE++ without its division by the deviation.
+    `gaps`: of every experience, shape (samples, depths, actions), NaN where a turn has no hindsight.
     """
     import numpy as np
     import torch
@@ -143,11 +160,16 @@ def replace_advantages(
     order = [index for experience in experiences for index in experience.index]
     rows = [row for turn in turns for row in turn.cpu().numpy().astype(int)]
     values = [row for worth in worths for row in worth.cpu().numpy().astype(np.float64)]
+    views = [row for gap in gaps for row in gap.cpu().numpy().astype(np.float64)] if gaps is not None else []
     earned: list[Any] = [np.zeros(0)] * len(order)
-    for index, row, value in zip(order, rows, values, strict=True):
+    seen: list[Any] = [[]] * len(order)
+    for place, (index, row, value) in enumerate(zip(order, rows, values, strict=True)):
         numbers, first = np.unique(row, return_index=True)
         earned[index] = value[first[numbers > 0]]
-    advantages = batch_advantages(credit, earned, samples_per_prompt, estimator)
+        if views:
+            turns_of = [views[place][:, row == number] for number in numbers[numbers > 0]]
+            seen[index] = [view if np.isfinite(view).all() else view[:, :0] for view in turns_of]
+    advantages = batch_advantages(credit, earned, samples_per_prompt, estimator, seen if views else None)
     spread = []
     for index, row in zip(order, rows, strict=True):
         numbers = np.unique(row)

@@ -21,6 +21,7 @@ from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker  #
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402
 
 from reward.credit import CREDITS, ESTIMATORS, batch_advantages, whiten  # noqa: E402
+from train.trainer.hindsight import add_hindsight  # noqa: E402
 
 PER_PROMPT, PROMPTS, MICRO = 4, 3, 5
 plain = RemoteExperienceMaker.compute_advantages_and_returns.__wrapped__
@@ -153,7 +154,88 @@ found["silent"] = max(
 )
 found["silent itself"] = float(np.abs(with_silent[1]).max())
 
+
+# Hindsight: a reference whose log-probability of a token is told by the token and by how many tokens stand before it.
+def reference(token, before):
+    return -((int(token) * 7 + before * 3) % 11) / 5
+
+
+def policy(token, before):
+    return -((int(token) + before) % 5) / 4
+
+
+def table(of, sequences):
+    rows = [[of(row[place], place) for place in range(1, len(row))] for row in sequences]
+    return torch.tensor(rows)
+
+
+def hindsight_run(responses, credit, micro):
+    """Advantages with the reference's hindsight, and how many sequences it was asked for."""
+    os.environ["FTRL_EPISODE_CREDIT"] = credit
+    generator, made = object.__new__(SamplesGenerator), maker("group_norm", micro=micro)
+    made.args.ds = SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1)
+    made.args.actor = SimpleNamespace(num_nodes=1, num_gpus_per_node=3)
+    made.args.train.colocate_all, made.args.train.colocate_actor_ref = True, False
+    made.initial_model_group, asked = "the reference", []
+
+    def dispatch(group, sync, sequences, action_mask, attention_mask):
+        assert (group, sync, len(sequences) % 3) == ("the reference", True, 0)
+        assert all(batch[1].shape[1] == batch[0].shape[1] - 1 for batch in zip(sequences, action_mask, strict=True))
+        asked.append(sum(map(len, sequences)))
+        return [table(reference, batch) * mask for batch, mask in zip(sequences, action_mask, strict=True)]
+
+    made._dispatch_forward, made._flatten_results = dispatch, lambda refs, copies: refs
+    samples = [generator._process_response_into_experience(item, max_len=4096) for item in responses]
+    batches = made.split_rollout_samples(samples)
+    for batch in batches:
+        batch.kl = torch.zeros(batch.action_mask.shape)
+        batch.action_log_probs = table(policy, batch.sequences)
+    add_hindsight(made, batches)
+    rows = []
+    for batch in made.compute_advantages_and_returns(batches):
+        for item in split_experience_batch(batch):
+            assert not {"credit_turn", "credit_worth", "credit_gaps"} & item.info.keys()
+            rows.append(item.advantages[: int(item.attention_mask.sum()) - 1].numpy())
+    return rows, asked
+
+
+def expected_gaps(item):
+    """Of each turn: shape (depths, tokens), none for the last turn. Written from the paper: the conversation up to turn k + d, then turn k."""
+    ranges, tokens, gaps = item["action_ranges"], item["observation_tokens"], []
+    for k, (start, end) in enumerate(ranges):
+        if k == len(ranges) - 1:
+            gaps.append(np.zeros((3, 0)))
+            continue
+        rows = []
+        for depth in (1, 2, 3):
+            stop = ranges[min(k + depth, len(ranges) - 1)][0]
+            rows.append([reference(tokens[t], stop + t - start) - policy(tokens[t], t) for t in range(start, end)])
+        gaps.append(np.array(rows))
+    return gaps
+
+
+looked = [response(size) for size in (4, 1, 3, 2, 5, 2, 3, 1)]
+gaps = [expected_gaps(item) for item in looked]
+worth = [np.array(item["turn_rewards"]) for item in looked]
+with_gaps = batch_advantages("turnsight", worth, PER_PROMPT, "group_norm", gaps)
+rows, asked = hindsight_run(looked, "turnsight", 5)
+wanted = []
+for item, row in zip(looked, with_gaps, strict=True):
+    line = np.zeros(len(item["observation_tokens"]) - 1)
+    for (start, end), value in zip(item["action_ranges"], row, strict=True):
+        line[start - 1 : end - 1] = value
+    wanted.append(line)
+found["hindsight"] = gap(rows, wanted)
+without = batch_advantages("matchtir-hard", worth, PER_PROMPT, "group_norm")
+found["hindsight changes"] = max(float(np.abs(a - b).max()) for a, b in zip(with_gaps, without, strict=True))
+# 4 turns have views 3 + 2 + 1, 3 turns 2 + 1, 2 turns 1, 5 turns 3 + 3 + 2 + 1
+found["sequences asked"] = [asked[0] >= 6 + 3 + 1 + 9 + 1 + 3, asked[0] < 23 + 3 * 5]
+nobody = maker("group_norm")
+nobody.initial_model_group = None
+
+
 for name, call in {
+    "no reference": lambda: add_hindsight(nobody, []),
     "KL in the reward": lambda: advantages(responses, "group_norm", "discounted", use_loss=False),
     "another agent": lambda: advantages(
         [{k: v for k, v in responses[0].items() if k != "turn_rewards"}] * 4, "rloo", "outcome"
