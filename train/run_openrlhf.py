@@ -285,9 +285,12 @@ def finish(
             raise BadInput(f"{out / 'train_log.jsonl'}: step {row['step']} had another reward: {'; '.join(wrong)}")
     stepping = sum(found.get("timing/step_total") or 0.0 for found in rows)
     rewarding = sum(found.get("reward_seconds") or 0.0 for found in rows)
+    lengths = [(found.get("rollout/response_length_mean"), found.get("rollout/num_samples")) for found in rows]
     summary = {
         "seconds": seconds,
         "steps": len(rows),
+        # written by the model, over all samples: what trainings are matched by
+        "model_tokens": round(sum(mean * samples for mean, samples in lengths if mean and samples)),
         "seconds_in_steps": stepping,
         "reward_seconds": rewarding,
         "reward": dict(wanted),
