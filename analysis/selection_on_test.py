@@ -1,20 +1,25 @@
 """What choosing on the test split is worth by itself: the best of k equally good checkpoints, measured on 200 cases.
 
-Papers that choose a checkpoint, a reward or a rate by the test score report the highest of several scores. Its expectation lies above the true
-one even where all candidates are equally good. Two numbers bound it, for k candidates and CASES test cases:
+Papers that choose a checkpoint, a reward or a rate by the test score report the highest of several scores. Its
+expectation lies above the true one even where all candidates are equally good. Two numbers bound it, for k candidates
+and CASES test cases:
 
-- `run`: checkpoints are made of this run's own results. For every case, a checkpoint's score is that of one of the run's policies (and one
-  of its trials), drawn at random; each policy's mean is first moved to the mean of all, so that no candidate is better than another.
-  Cases on which all policies agree then give every checkpoint the same: it is the disagreement between them that is chosen among.
-- `binomial`: each case is solved by chance with the policies' mean, independently. Exact, from the distribution of the largest of k.
+- `run`: checkpoints are made of this run's own results. For every case, a checkpoint's score is that of one of the
+  run's policies (and one of its trials), drawn at random; each policy's mean is first moved to the mean of all, so that
+  no candidate is better than another. Cases on which all policies agree then give every checkpoint the same: it is the
+  disagreement between them that is chosen among.
+- `binomial`: each case is solved by chance with the policies' mean, independently. Exact, from the distribution of the
+  largest of k.
 
-The gain is the expected highest score minus the mean that all candidates share, in points of a hundred. Of the run's it has the range in
-which 95% of such choices fall. A published gain that was chosen on the test split has to be larger than this.
+The gain is the expected highest score minus the mean that all candidates share, in points of a hundred. Of the run's it
+has the range in which 95% of such choices fall. A published gain that was chosen on the test split has to be larger
+than this.
 
-Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of two or more policies of one model and mode, the start among them only where
+Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of two or more policies of one model and mode, the start
+among them only where
          training made fewer than two.
-Outputs: RUN/analysis/selection_on_test.{csv,txt,png,svg,pdf}.
-Paper:   none; the split that choices were made on is not stated by the papers on this data (PROTOCOL.md).
+Outputs: RUN/analysis/selection_on_test.{csv,txt,png,svg,pdf}. Paper:   none; the split that choices were made on is not
+stated by the papers on this data (PROTOCOL.md).
 
 Example: python -m analysis.selection_on_test outputs/cpu
 """
@@ -41,7 +46,9 @@ DRAWN = ("solve_f1", "answer_correct")
 
 
 def candidates_of(run: Run) -> list[str]:
-    """The policies that checkpoints are made of: those that RL made of the first model and mode, with their start if they are too few."""
+    """The policies that checkpoints are made of: those that RL made of the first model and mode, with their start if
+    they are too few.
+    """
     first = next((run.roles[name] for name in run.policies if run.roles[name].model), None)
     alike = [
         name
@@ -53,7 +60,9 @@ def candidates_of(run: Run) -> list[str]:
 
 
 def centered_scores(rows: Sequence[Sequence[Any]], metric: str) -> list[np.ndarray]:
-    """Per case that all policies have: its scores, shape (policies' trials,), each policy's mean moved to the mean of all policies."""
+    """Per case that all policies have: its scores, shape (policies' trials,), each policy's mean moved to the mean of
+    all policies.
+    """
     tables = [case_values(scored(policy), metric) for policy in rows]
     shared = sorted(set.intersection(*(set(table) for table in tables)))
     if not shared:
@@ -69,7 +78,8 @@ def centered_scores(rows: Sequence[Sequence[Any]], metric: str) -> list[np.ndarr
 def simulated_gains(
     scores: Sequence[np.ndarray], cases: int = CASES, candidates: Sequence[int] = CANDIDATES, seed: int = 0
 ) -> dict[int, tuple[float, float, float]]:
-    """`{k: (mean, 2.5% and 97.5% quantile)}` of the best of k minus the mean, over DRAWS choices. Cases are drawn with replacement.
+    """`{k: (mean, 2.5% and 97.5% quantile)}` of the best of k minus the mean, over DRAWS choices. Cases are drawn with
+    replacement.
 
     The gain of a choice is taken against the mean of the same drawn cases: easier cases are no gain.
     """

@@ -1,21 +1,24 @@
 """Score stored episodes again under another matching, parser, limit of turns or reward, without a model.
 
-Inputs: a result folder of any suite (`results.jsonl`, `configuration.json`, `summary.json`), the data that it was measured on, and what
-shall differ, as flags of the suite (`--match strict`, `--max-turns 10`). Outputs, in --out (default: FOLDER/rescored): the suite's own
-files under the new reading, and `rescore.json`: each metric before and after with its paired difference, the cases whose scores changed,
-and for environments the mean reward of their episodes under every row of reward/rewards.py, stored and rescored.
+Inputs: a result folder of any suite (`results.jsonl`, `configuration.json`, `summary.json`), the data that it was
+measured on, and what shall differ, as flags of the suite (`--match strict`, `--max-turns 10`). Outputs, in --out
+(default: FOLDER/rescored): the suite's own files under the new reading, and `rescore.json`: each metric before and
+after with its paired difference, the cases whose scores changed, and for environments the mean reward of their episodes
+under every row of reward/rewards.py, stored and rescored.
 
-The stored raw text of each turn is played to the suite again: parsed, its calls run, the outcome scored, by the code that measured
-it. The model is not asked, so an episode can only be read differently, not go another way: where the new reading finds a call in
-what was a last turn, the record ends and what is there is scored (`goes_on` counts these), and turns after an earlier end are not heard
-(`ends_earlier`).
+The stored raw text of each turn is played to the suite again: parsed, its calls run, the outcome scored, by the code
+that measured it. The model is not asked, so an episode can only be read differently, not go another way: where the new
+reading finds a call in what was a last turn, the record ends and what is there is scored (`goes_on` counts these), and
+turns after an earlier end are not heard (`ends_earlier`).
 
-Environments' data are found by the recorded hash, in `environments/` of the run that the folder is in; others by --data.
+Environments' data are found by the recorded hash, in `environments/` of the run that the folder is in; others by
+--data.
 
 Example:
     python -m eval.rescore outputs/cpu/eval/grpo --match strict
 
-Source: paper/README.md, defects 4-7 and 9 (the published reading and the strict one differ); no model is needed to tell by how much.
+Source: paper/README.md, defects 4-7 and 9 (the published reading and the strict one differ); no model is needed to tell
+by how much.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ UNCHANGED = frozenset({"seconds", "completion_tokens", "seed", "trial"})
 
 
 class StoredEpisodes(ReplayPolicy):
-    """Plays the rows of a results file back, with their counts of tokens. A turn beyond the record ends its episode, scored as it is."""
+    """Plays the rows of a results file back, with their counts of tokens. A turn beyond the record ends its episode,
+    scored as it is.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -79,7 +84,9 @@ class StoredEpisodes(ReplayPolicy):
 
 
 def find_data(folder: Path, hashes: Mapping[str, str]) -> Path | None:
-    """The file of these hashes, one name and its SHA-256, in an `environments` folder near `folder`; None if it is not there."""
+    """The file of these hashes, one name and its SHA-256, in an `environments` folder near `folder`; None if it is not
+    there.
+    """
     if len(hashes) != 1:
         return None
     [(name, wanted)] = hashes.items()
@@ -91,7 +98,9 @@ def find_data(folder: Path, hashes: Mapping[str, str]) -> Path | None:
 
 
 def suite_flags(suite: str, configuration: Mapping[str, Any], changes: Sequence[str]) -> argparse.Namespace:
-    """The suite's arguments as they were recorded, then `changes`. Flags that the suite does not know end the program, as everywhere."""
+    """The suite's arguments as they were recorded, then `changes`. Flags that the suite does not know end the program,
+    as everywhere.
+    """
     parser = importlib.import_module(SUITES[suite].module).parser()
     words: list[str] = []
     for action in parser._actions:
@@ -130,7 +139,9 @@ def changed_cases(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[s
 
 
 def with_rewards(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each environment's episode with its turns' rewards summed over n + 1, one column for each variant (reward/episode_rewards.py)."""
+    """Each environment's episode with its turns' rewards summed over n + 1, one column for each variant
+    (reward/episode_rewards.py).
+    """
     return [
         {
             "id": row["id"],
@@ -211,7 +222,8 @@ def rescored_text(found: Mapping[str, Any]) -> str:
         lines.append(f"  ... and {len(changed) - SHOWN_CASES} more in rescore.json")
     if found["goes_on"] or found["ends_earlier"]:
         lines.append(
-            f"{found['goes_on']} episodes go on beyond their record under this reading, {found['ends_earlier']} end before it"
+            f"{found['goes_on']} episodes go on beyond their record under this reading, "
+            f"{found['ends_earlier']} end before it"
         )
     return "\n".join(lines)
 

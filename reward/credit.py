@@ -1,4 +1,5 @@
-"""Credit for each turn of an episode, in two tables: what a turn earns, and what its earnings are compared with. Pure NumPy.
+"""Credit for each turn of an episode, in two tables: what a turn earns, and what its earnings are compared with. Pure
+NumPy.
 
 A trainer with one scalar per sample gives every turn of an episode the same advantage. Here a turn has its own:
 
@@ -12,24 +13,26 @@ A trainer with one scalar per sample gives every turn of an episode the same adv
 | `matchtir-hard`, `matchtir-soft` | its calls' mean match with the gold calls; the answer at the last turn | as `dual-level` | as `dual-level` |
 | `turnsight` | as `matchtir-hard` | as `dual-level` | then weighted by hindsight |
 
-Each row differs from one above it in one thing, so that a gain has one cause. How a value is compared is the algorithm's own: GRPO
-subtracts the mean and divides by the standard deviation, RLOO subtracts the mean of the others, REINFORCE++ compares over the batch
-(`compare`, in the words of OpenRLHF's `--algo.advantage.estimator`).
+Each row differs from one above it in one thing, so that a gain has one cause. How a value is compared is the
+algorithm's own: GRPO subtracts the mean and divides by the standard deviation, RLOO subtracts the mean of the others,
+REINFORCE++ compares over the batch (`compare`, in the words of OpenRLHF's `--algo.advantage.estimator`).
 
-A sample without turns (no token of the model in it, or an episode lost to a fault of ours) is compared with nothing and no other
-sample is compared with it.
+A sample without turns (no token of the model in it, or an episode lost to a fault of ours) is compared with nothing and
+no other sample is compared with it.
 
-MatchTIR (arXiv 2601.10712v1): equations 8, 10 and 11, the sum of both advantages, gamma 0.9; "only among the subset of rollouts that
-actually reach" a turn, and for a lone one "the mean to 0 and the variance to 1". Not stated there, and chosen here: the standard
-deviation is the sample's (n - 1), as OpenRLHF has it. Its outcome reward is a word F1 of the text inside `<answer>`, which its
-prompts ask for; ours do not, so the last turn earns the `answer` reward that all rows share (reward/episode_rewards.py). The last turn
-of an episode that was cut keeps its calls' match beside an outcome of 0.
+MatchTIR (arXiv 2601.10712v1): equations 8, 10 and 11, the sum of both advantages, gamma 0.9; "only among the subset of
+rollouts that actually reach" a turn, and for a lone one "the mean to 0 and the variance to 1". Not stated there, and
+chosen here: the standard deviation is the sample's (n - 1), as OpenRLHF has it. Its outcome reward is a word F1 of the
+text inside `<answer>`, which its prompts ask for; ours do not, so the last turn earns the `answer` reward that all rows
+share (reward/episode_rewards.py). The last turn of an episode that was cut keeps its calls' match beside an outcome of
+0.
 
-TurnSight (arXiv 2608.04007v1): `hindsight_advantages`. Depths 1-3, direction by majority, the strongest view of that direction,
-normalized over all policy tokens of the group, weight 1 + 0.5 tanh, mixed by 0.5. Not stated there, and chosen here: the standard
-deviation of the tokens is the population's, its epsilon is 1e-6, a tie between directions (two of four depths) goes to the positive
-one, a turn without hindsight (the last: it has no tool output) keeps its advantage, and MatchTIR's hard variant is the base
-("we use MatchTIR as the RL backbone"). How the views are made for training: train/trainer/hindsight.py.
+TurnSight (arXiv 2608.04007v1): `hindsight_advantages`. Depths 1-3, direction by majority, the strongest view of that
+direction, normalized over all policy tokens of the group, weight 1 + 0.5 tanh, mixed by 0.5. Not stated there, and
+chosen here: the standard deviation of the tokens is the population's, its epsilon is 1e-6, a tie between directions
+(two of four depths) goes to the positive one, a turn without hindsight (the last: it has no tool output) keeps its
+advantage, and MatchTIR's hard variant is the base ("we use MatchTIR as the RL backbone"). How the views are made for
+training: train/trainer/hindsight.py.
 
 Source: paper section 3.2 for the turns' rewards; https://arxiv.org/abs/2601.10712; https://arxiv.org/abs/2608.04007.
 """
@@ -76,7 +79,9 @@ def _of_each_turn(turns: Sequence[PlayedTurn], reward: float, answer: float, gol
 def _matched(
     assignment: str, turns: Sequence[PlayedTurn], reward: float, answer: float, golds: Sequence[Call]
 ) -> list[float]:
-    """The mean reward of each turn's calls, all calls of the episode matched at once; `answer` is added to the last turn."""
+    """The mean reward of each turn's calls, all calls of the episode matched at once; `answer` is added to the last
+    turn.
+    """
     scores = similarities([call for turn in turns for call in turn.calls], golds)
     of_calls = ASSIGNMENTS[assignment](scores)
     ends = np.cumsum([len(turn.calls) for turn in turns])
@@ -158,7 +163,8 @@ def _dual_level(group: Group, estimator: str) -> list[Array]:
 
 @dataclass(frozen=True)
 class Credit:
-    """`rewards`: a row of TURN_REWARDS; `advantages`: of a group; `gold`: it needs gold calls; `hindsight`: it also needs the reference's
+    """`rewards`: a row of TURN_REWARDS; `advantages`: of a group; `gold`: it needs gold calls; `hindsight`: it also
+    needs the reference's
     log-probabilities of each turn, given what came of it.
     """
 
@@ -196,8 +202,8 @@ def batch_advantages(
 ) -> list[Array]:
     """The advantage of each turn of each sample, shapes as in `rewards`; samples of a prompt stand together.
 
-    `gaps`: of each sample's turns, as `hindsight_advantages` takes them. Raises ValueError if the samples are no whole number of groups,
-    for an unknown estimator, and for a credit that needs hindsight and gets none.
+    `gaps`: of each sample's turns, as `hindsight_advantages` takes them. Raises ValueError if the samples are no whole
+    number of groups, for an unknown estimator, and for a credit that needs hindsight and gets none.
     """
     if len(rewards) % samples_per_prompt:
         raise ValueError(f"{len(rewards)} samples are no whole number of groups of {samples_per_prompt}")
@@ -213,7 +219,8 @@ def batch_advantages(
 
 
 def whiten(advantages: Array, keep_scale: bool = False) -> Array:
-    """Advantages of all credited tokens of a batch, shape (tokens,), with mean 0 and, unless `keep_scale`, variance 1: what REINFORCE++ does
+    """Advantages of all credited tokens of a batch, shape (tokens,), with mean 0 and, unless `keep_scale`, variance 1:
+    what REINFORCE++ does
     after its returns. Tokens, not turns, are counted, as in OpenRLHF.
     """
     if not len(advantages):
@@ -235,8 +242,9 @@ def hindsight_advantages(
 ) -> list[Array]:
     """TurnSight's weighting of a group's advantages.
 
-    `gaps[i][k]`: of turn k of sample i, log-probability of each token by the reference that sees what came of the turn, minus the
-    policy's own; shape (depths, tokens), without tokens where there is no hindsight. No advantage changes its sign.
+    `gaps[i][k]`: of turn k of sample i, log-probability of each token by the reference that sees what came of the turn,
+    minus the policy's own; shape (depths, tokens), without tokens where there is no hindsight. No advantage changes its
+    sign.
     """
     selected = [[selected_view(turn) if turn.size else np.zeros(0) for turn in sample] for sample in gaps]
     tokens = np.concatenate([np.zeros(0), *(turn for sample in selected for turn in sample)])

@@ -1,4 +1,5 @@
-"""How much of a score is chance, and what it cost: flip rates, intraclass correlation and pass^k over trials; tokens and seconds.
+"""How much of a score is chance, and what it cost: flip rates, intraclass correlation and pass^k over trials; tokens
+and seconds.
 
 Input: result rows. Outputs: `noise` and `cost` of a suite's summary.
 
@@ -8,8 +9,8 @@ Input: result rows. Outputs: `noise` and `cost` of a suite's summary.
 | `intraclass_correlation` | share of the variance of one trial that lies between cases: 1, a case always scores the same; 0, all is chance |
 | `pass^k` | for yes/no columns: the chance that k trials of a case all succeed (eval/suites/pass_hat_k.py) |
 
-With one trial per case none of these can be known, and `noise` is empty: `--trials 4` measures them. Of a greedy policy flips come from
-batches alone.
+With one trial per case none of these can be known, and `noise` is empty: `--trials 4` measures them. Of a greedy policy
+flips come from batches alone.
 
 | in `cost` | what it is |
 | --- | --- |
@@ -17,7 +18,8 @@ batches alone.
 | `tokens_written` | what the model wrote |
 | `seconds` | of an episode, from its first turn to its last, beside all others in flight |
 
-Source: Shrout and Fleiss 1979, ICC(1,1), from the one-way analysis of variance; tau-bench (arXiv 2406.12045) for pass^k.
+Source: Shrout and Fleiss 1979, ICC(1,1), from the one-way analysis of variance; tau-bench (arXiv 2406.12045) for
+pass^k.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ COST_COLUMNS = ("tokens_read", "tokens_written", "seconds")
 
 
 def trials_by_case(rows: Sequence[Row], column: str) -> list[np.ndarray]:
-    """The values of each case's trials, shape (trials,), of cases that have any. A case is an id: a cluster's rows are different cases."""
+    """The values of each case's trials, shape (trials,), of cases that have any. A case is an id: a cluster's rows are
+    different cases.
+    """
     values: dict[str, list[float]] = {}
     for row in rows:
         if row.get(column) is not None:
@@ -50,7 +54,9 @@ def _mean(values: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def intraclass_correlation(cases: Sequence[np.ndarray], seed: int = 0) -> Estimate:
-    """ICC(1,1) of cases with two or more trials each, with a bootstrap interval over cases; no value where nothing varies."""
+    """ICC(1,1) of cases with two or more trials each, with a bootstrap interval over cases; no value where nothing
+    varies.
+    """
     sizes = np.array([len(trials) for trials in cases], dtype=float)
     if len(cases) < 2:
         return Estimate(None, None, None, len(cases))
@@ -132,5 +138,5 @@ def noise_text(found: dict[str, dict[str, Any]], metric: str) -> str:
         return ""
     one = found[metric]
     flips, correlation = Estimate(**one["flip_rate"]), Estimate(**one["intraclass_correlation"])
-    text = f"{percent_text(flips)}% of {flips.n} cases flip in {metric} over {one['trials']} trials; intraclass correlation "
-    return f"{text}{estimate_text(correlation, 2)}\n"
+    text = f"{percent_text(flips)}% of {flips.n} cases flip in {metric} over {one['trials']} trials"
+    return f"{text}; intraclass correlation {estimate_text(correlation, 2)}\n"

@@ -1,4 +1,5 @@
-"""What was measured and how, as one machine-readable header and one name: results of different protocols are not compared by accident.
+"""What was measured and how, as one machine-readable header and one name: results of different protocols are not
+compared by accident.
 
 Inputs: a suite's name, its recorded configuration, the hashes of its data. Output: `protocol` in every `summary.json`:
 
@@ -13,8 +14,8 @@ Inputs: a suite's name, its recorded configuration, the hashes of its data. Outp
 | `seed`, `trials`, `limit` | how much was drawn: they change the noise, not what is measured |
 | `name` | all of it in one line, for a table or a file name |
 
-`eval.compare` refuses two results whose headers differ in more than seed, trials and limit. A summary that was written without a header
-has one all the same where it holds its configuration: `protocol_of` makes it.
+`eval.compare` refuses two results whose headers differ in more than seed, trials and limit. A summary that was written
+without a header has one all the same where it holds its configuration: `protocol_of` makes it.
 
 Source: PROTOCOL.md; paper/README.md, "Evaluation".
 """
@@ -84,7 +85,9 @@ def protocol(suite: str, configuration: Mapping[str, Any], data: Mapping[str, st
 
 
 def protocol_name(header: Mapping[str, Any]) -> str:
-    """`environments/test-a4757ccf/plain/turns20/greedy-1024/published/seed0-trials1`: hashes stand for what is too long to say."""
+    """`environments/test-a4757ccf/plain/turns20/greedy-1024/published/seed0-trials1`: hashes stand for what is too long
+    to say.
+    """
     files = list(header["split"].items())
     if len(files) == 1:
         split = f"{Path(files[0][0]).stem}-{files[0][1][:8]}"
@@ -93,13 +96,14 @@ def protocol_name(header: Mapping[str, Any]) -> str:
     decoding = header["decoding"]
     temperature = decoding["temperature"]
     sampled = "greedy" if not temperature else f"t{temperature:g}"
+    longest = f"of{decoding['max_prompt_tokens']}" if decoding["max_prompt_tokens"] else ""
+    first = f"-first{header['limit']}" if header["limit"] is not None else ""
     parts = [
         header["suite"], split, header["mode"],
         *([f"turns{header['turns']}"] if header["turns"] is not None else []),
-        f"{sampled}-{decoding['max_new_tokens']}" + (f"of{decoding['max_prompt_tokens']}" if decoding["max_prompt_tokens"] else ""),
-        str(header["matching"]),
+        f"{sampled}-{decoding['max_new_tokens']}{longest}", str(header["matching"]),
         *([f"set-{_short_hash(header['settings'])}"] if header["settings"] else []),
-        f"seed{header['seed']}-trials{header['trials']}" + (f"-first{header['limit']}" if header["limit"] is not None else ""),
+        f"seed{header['seed']}-trials{header['trials']}{first}",
     ]  # fmt: skip
     return "/".join(parts)
 
@@ -109,7 +113,9 @@ def _short_hash(value: Any) -> str:
 
 
 def protocol_of(path: Path | str) -> dict[str, Any] | None:
-    """The header of a result folder (or of the folder that a results file is in); None where its summary does not say how it was made."""
+    """The header of a result folder (or of the folder that a results file is in); None where its summary does not say
+    how it was made.
+    """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     try:
@@ -122,7 +128,9 @@ def protocol_of(path: Path | str) -> dict[str, Any] | None:
 
 
 def protocol_differences(a: Mapping[str, Any], b: Mapping[str, Any], keys: tuple[str, ...] = DECIDING) -> list[str]:
-    """`key: value of A, value of B` for what differs. Of metrics and settings, those that both know: versions of this repository may differ."""
+    """`key: value of A, value of B` for what differs. Of metrics and settings, those that both know: versions of this
+    repository may differ.
+    """
     found = []
     for key in keys:
         left, right = a.get(key), b.get(key)
@@ -144,7 +152,8 @@ def _shown(value: Any) -> str:
 
 
 def compared_protocols(a: Path | str, b: Path | str, across: bool = False) -> dict[str, Any]:
-    """The names of both sides' protocols and what differs between them. Raises BadInput where that is more than noise and not `across`.
+    """The names of both sides' protocols and what differs between them. Raises BadInput where that is more than noise
+    and not `across`.
 
     A side whose summary does not say how it was made has no name, and nothing is refused on its account.
     """
@@ -157,8 +166,8 @@ def compared_protocols(a: Path | str, b: Path | str, across: bool = False) -> di
         noted = protocol_differences(sides[0], sides[1], NOTED)
     if differences and not across:
         raise BadInput(
-            f"{a} and {b} were measured under different protocols ({'; '.join(differences)}): their difference is no gain of a policy. "
-            "Measure both under one, or compare all the same with --across-protocols"
+            f"{a} and {b} were measured under different protocols ({'; '.join(differences)}): their difference is no gain "
+            "of a policy. Measure both under one, or compare all the same with --across-protocols"
         )
     return {"protocols": names, "protocol_differences": differences, "protocol_notes": noted}
 

@@ -1,19 +1,23 @@
-"""What the reference thinks of a turn after it has seen what came of it: TurnSight's hindsight views, for credit per turn.
+"""What the reference thinks of a turn after it has seen what came of it: TurnSight's hindsight views, for credit per
+turn.
 
-A turn's tokens are scored once more by the reference, in a context that goes on to what came of the turn, and then repeats the turn:
+A turn's tokens are scored once more by the reference, in a context that goes on to what came of the turn, and then
+repeats the turn:
 
     prompt ... turn k | tools' feedback ... turn k + d - 1 | tools' feedback | turn k again      (depth d = 1, 2, 3)
 
-The tokens are those of the sample, so nothing is tokenized twice: what stands between the turn and its repetition is the conversation as
-it was played, which ends where the policy would write its next turn. The gap of a token is the reference's log-probability there minus
-the policy's own where it was written. Its use: `reward/credit.py`, `hindsight_advantages`.
+The tokens are those of the sample, so nothing is tokenized twice: what stands between the turn and its repetition is
+the conversation as it was played, which ends where the policy would write its next turn. The gap of a token is the
+reference's log-probability there minus the policy's own where it was written. Its use: `reward/credit.py`,
+`hindsight_advantages`.
 
-A view does not reach beyond the last tool output; the last turn has none after it, and has no hindsight. A repetition that would be longer
-than `--data.max_len` is left out: its turn has none either.
+A view does not reach beyond the last tool output; the last turn has none after it, and has no hindsight. A repetition
+that would be longer than `--data.max_len` is left out: its turn has none either.
 
-Source: TurnSight (arXiv 2608.04007v1), "Execution-Conditioned Hindsight Construction". Not stated there, and chosen here: where in the
-context the hindsight block stands, and in what form. There the block holds calls and tool responses; here also the text around a turn's
-calls. Its reference is the initial policy; here it is the trainer's (the epoch's start, or `--reference base`).
+Source: TurnSight (arXiv 2608.04007v1), "Execution-Conditioned Hindsight Construction". Not stated there, and chosen
+here: where in the context the hindsight block stands, and in what form. There the block holds calls and tool responses;
+here also the text around a turn's calls. Its reference is the initial policy; here it is the trainer's (the epoch's
+start, or `--reference base`).
 """
 
 from __future__ import annotations
@@ -30,7 +34,9 @@ GAPS = "credit_gaps"
 
 @dataclass(frozen=True)
 class View:
-    """One repetition to score: `tokens`, of which the last `length` are the turn; `depths` that it stands for; where its gaps belong."""
+    """One repetition to score: `tokens`, of which the last `length` are the turn; `depths` that it stands for; where
+    its gaps belong.
+    """
 
     tokens: Any
     length: int

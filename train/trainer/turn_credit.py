@@ -1,8 +1,9 @@
 """An advantage for each turn of an episode, and groups without silent samples: OpenRLHF takes one scalar per sample.
 
-The agent (train/agent.py) hands over what each turn earned. It travels with the sample, spread over the turn's tokens, and where
-OpenRLHF has made its advantages they are replaced by those of `reward/credit.py`: the same NumPy functions that the tests work out by
-hand. CPU and GPU take the same path, since advantages are made in the trainer's own process, on the host.
+The agent (train/agent.py) hands over what each turn earned. It travels with the sample, spread over the turn's tokens,
+and where OpenRLHF has made its advantages they are replaced by those of `reward/credit.py`: the same NumPy functions
+that the tests work out by hand. CPU and GPU take the same path, since advantages are made in the trainer's own process,
+on the host.
 
 | module (OpenRLHF 0.11.2) | as it comes | here |
 | --- | --- | --- |
@@ -12,10 +13,11 @@ hand. CPU and GPU take the same path, since advantages are made in the trainer's
 | | a sample without a written token enters its group's mean | it does not (OpenRLHF's open pull request 1239) |
 | | the reference sees each sample as it was played | for `turnsight`, each turn once more, after what came of it (`hindsight.py`) |
 
-An episode that was lost to a fault of ours earns nothing at any turn: with credit per turn it is left out of its group, and its tokens
-have advantage 0. Tool output has none either: OpenRLHF's mask of actions decides, as always.
+An episode that was lost to a fault of ours earns nothing at any turn: with credit per turn it is left out of its group,
+and its tokens have advantage 0. Tool output has none either: OpenRLHF's mask of actions decides, as always.
 
-KL must be a loss (`--algo.kl.use_loss`, as every command of ours has it): a KL inside the reward would be lost here, and is refused.
+KL must be a loss (`--algo.kl.use_loss`, as every command of ours has it): a KL inside the reward would be lost here,
+and is refused.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def credit_of(environ: Mapping[str, str]) -> str:
 
 
 def spread_over_tokens(ranges: Sequence[Sequence[int]], earned: Sequence[float], actions: int) -> tuple[Any, Any]:
-    """`(turn, worth)` of each of a sample's `actions`, shape (1, actions); token t is action t - 1. `ranges`: of the turns' tokens.
+    """`(turn, worth)` of each of a sample's `actions`, shape (1, actions); token t is action t - 1. `ranges`: of the
+    turns' tokens.
 
     `earned` is empty for an episode that was lost. Raises ValueError if it is of another number of turns.
     """
@@ -149,8 +152,8 @@ def replace_advantages(
 ) -> None:
     """Write the advantages of `credit` into OpenRLHF's experiences, at the tokens of each turn; all other tokens get 0.
 
-    `turns`, `worths`: of every experience, shape (samples, actions). `keep_scale`: REINFORCE++ without its division by the deviation.
-    `gaps`: of every experience, shape (samples, depths, actions), NaN where a turn has no hindsight.
+    `turns`, `worths`: of every experience, shape (samples, actions). `keep_scale`: REINFORCE++ without its division by
+    the deviation. `gaps`: of every experience, shape (samples, depths, actions), NaN where a turn has no hindsight.
     """
     import numpy as np
     import torch
