@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from env_construction.environment.jsonl import BadInput
+from env_construction.environment.schema import write_environments
 from eval import compare as script
+from eval import environments as environments_suite
 from eval.run import SUITES
 from eval.suites.protocol import FORMULAS, protocol, protocol_differences, protocol_of
 
@@ -121,3 +123,22 @@ def test_results_of_before_the_header_have_one_by_their_configuration(tmp_path, 
     monkeypatch.setattr(sys, "argv", ["compare", a, unknown])
     assert script.main() == 0
     assert f"protocols {header(max_turns=5)['name']} and unknown" in capsys.readouterr().out
+
+
+def test_every_summary_says_how_it_was_made_how_noisy_it_is_and_what_it_cost(
+    environments, tmp_path, monkeypatch, capsys
+):
+    data = tmp_path / "test.jsonl"
+    write_environments(data, environments)
+    line = ["--policy", "random", "--data", data, "--out", tmp_path / "out", "--trials", 3, "--max-turns", 4]
+    monkeypatch.setattr(sys, "argv", ["environments", *map(str, line)])
+    assert environments_suite.main() == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["protocol"]["name"].endswith("/plain/turns4/greedy-1024/published/seed0-trials3")
+    assert summary["protocol"]["split"] == summary["data_sha256"]
+    assert protocol_of(tmp_path / "out") == summary["protocol"]
+    assert summary["noise"]["solve_f1"]["flip_rate"]["n"] == len(environments)
+    assert {"pass^1", "pass^2", "pass^3"} <= summary["noise"]["answer_correct"].keys()
+    assert summary["cost"]["seconds"]["per_episode"]["n"] == len(environments)
+    assert {"tokens_read", "tokens_written"} <= summary["cost"].keys()
+    assert "cases flip in solve_f1 over 3 trials" in capsys.readouterr().out
