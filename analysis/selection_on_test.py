@@ -96,7 +96,7 @@ def simulated_gains(
         for k in candidates:
             gains[k][draw] = found[:k].max()
     return {
-        k: (float(values.mean()), *(float(end) for end in np.quantile(values, [0.025, 0.975])))
+        k: (float(values.mean()), float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975)))
         for k, values in gains.items()
     }
 

@@ -73,8 +73,8 @@ class StoredEpisodes(ReplayPolicy):
             else:
                 self.heard[case] = request.turn + 1
                 turn = turns[request.turn]
-                numbers = {key: int(turn.get(key) or 0) for key in ("tokens", "prompt_tokens")}
-                generations.append(Generation(generation.text, truncated=bool(turn.get("truncated")), **numbers))
+                tokens, read = (int(turn.get(key) or 0) for key in ("tokens", "prompt_tokens"))
+                generations.append(Generation(generation.text, tokens, read, bool(turn.get("truncated"))))
         return generations
 
     @property
@@ -187,12 +187,12 @@ def rescore(folder: Path, out: Path, data: str | None, changes: Sequence[str]) -
     after = read_rows(out)
     grouped = grouped_means(folder, out)
     headline = importlib.import_module(SUITES[suite].module).HEADLINES
-    sides = protocol_of(folder), protocol_of(out)
+    was, now = protocol_of(folder), protocol_of(out)
     found: dict[str, Any] = {
         "suite": suite,
         "stored": str(folder),
         "episodes": len(after),
-        "protocol_differences": protocol_differences(*sides) if sides[0] and sides[1] else [],
+        "protocol_differences": protocol_differences(was, now) if was and now else [],
         "goes_on": len(stored.goes_on),
         "ends_earlier": len(stored.ends_earlier) if stored.heard else None,
         "comparison": compare(before, after, None, arguments.seed, grouped, headline),
