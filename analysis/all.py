@@ -25,6 +25,7 @@ from env_construction.environment.jsonl import run_main
 SCRIPTS = (
     "results_table",
     "training_seeds",
+    "selection_on_test",
     "scenario_breakdown",
     "training_curves",
     "main_table",

@@ -3,6 +3,8 @@
 Inputs: two result folders (or results.jsonl files) of one suite. Outputs: a table, and with --out a JSON file.
 
 Cases are paired by id, their trials averaged first; cases that only one side has (or that a fault broke) are left out, counted and named.
+Results of two protocols (another split, mode, number of turns, decoding, matching or formula: eval/suites/protocol.py) are refused: their
+difference is no gain of a policy. --across-protocols compares them all the same, and says what differs.
 A metric that the summaries of both folders define as a mean of groups (five noise levels, two domains) is compared as that.
 - interval and p-value: Tango's and McNemar's score test where every case has one yes/no value, else those of the mean of the
   differences; eval.statistics.paired has the rules. p is below 0.05 just where the interval leaves 0 out
@@ -44,6 +46,7 @@ from eval.statistics.intervals import (
     mean_interval,
 )
 from eval.statistics.paired import PairedTest, p_from_interval, paired_test, resolvable
+from eval.suites.protocol import compared_protocols, protocols_text
 from eval.suites.results import (
     GroupedMean,
     bounds_of,
@@ -355,7 +358,11 @@ def main() -> int:
     parser.add_argument("--metrics", nargs="+", default=None, help="compare these alone, and correct over them")
     parser.add_argument("--out", default=None, help="JSON file to write")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--across-protocols", action="store_true", help="compare also what was measured in different ways"
+    )
     arguments = parser.parse_args()
+    protocols = compared_protocols(arguments.a, arguments.b, arguments.across_protocols)
     rows_a, rows_b = _all_rows(arguments.a), _all_rows(arguments.b)
     grouped = grouped_means(arguments.a, arguments.b)
     in_b = set(numeric_columns(scored(rows_b)))
@@ -365,7 +372,8 @@ def main() -> int:
         raise BadInput(f"unknown metric {unknown[0]!r}: both results have {', '.join(shared)}")
     family = arguments.metrics or headlines(arguments.a, arguments.b)
     compared = compare(rows_a, rows_b, arguments.metrics, arguments.seed, grouped, family)
-    result = {"a": arguments.a, "b": arguments.b, **compared}
+    result = {"a": arguments.a, "b": arguments.b, **protocols, **compared}
+    print(protocols_text(protocols))
     print(comparison_text(result))
     if arguments.out:
         path = Path(arguments.out)

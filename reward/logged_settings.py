@@ -13,24 +13,27 @@ from typing import Any
 
 from env_construction.environment.matching import MATCHES
 from reward.controls import CONTROLS, RewardSettings
+from reward.credit import CREDITS
 from reward.episode_rewards import EPISODE_REWARDS
 from reward.rewards import REWARDS
 
 NO_EPISODE = "none"  # every prefix of an episode is a prompt of its own
+NO_CREDIT = "none"  # one advantage per sample
 TABLES = {
     "reward_variant": sorted(REWARDS),
     "reward_match": sorted(MATCHES),
     "reward_control": sorted(CONTROLS),
     "reward_episode": sorted([NO_EPISODE, *EPISODE_REWARDS]),
+    "reward_credit": sorted([NO_CREDIT, *CREDITS]),
 }
 SEEDS = 2**16  # seeds are logged modulo this: float32 holds such numbers exactly, and sums of them well enough
 CLOSE = 1e-5  # means of a table's small places are exact but for the last bits
 CLOSE_SEED = 0.05
 
 
-def codes(settings: RewardSettings, episode: str = NO_EPISODE) -> dict[str, float]:
+def codes(settings: RewardSettings, episode: str = NO_EPISODE, credit: str = NO_CREDIT) -> dict[str, float]:
     """Log key -> number, for the settings of a process."""
-    names = (settings.variant, settings.match, settings.control.kind, episode)
+    names = (settings.variant, settings.match, settings.control.kind, episode, credit)
     found = {key: float(table.index(name)) for (key, table), name in zip(TABLES.items(), names, strict=True)}
     return {**found, "reward_seed": float(settings.seed % SEEDS)}
 
@@ -53,9 +56,9 @@ def readable(row: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def asked(environ: Mapping[str, str], episode: str = "") -> dict[str, Any]:
+def asked(environ: Mapping[str, str], episode: str = "", credit: str = "") -> dict[str, Any]:
     """What `readable` must find in every step of a training with these variables."""
-    return readable(codes(RewardSettings.from_environ(environ), episode or NO_EPISODE))
+    return readable(codes(RewardSettings.from_environ(environ), episode or NO_EPISODE, credit or NO_CREDIT))
 
 
 def differences(row: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

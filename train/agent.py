@@ -19,12 +19,14 @@ OpenRLHF 0.11.2 has a multi-turn executor of its own. This one differs where tha
 | logs | those of the last step | of the whole episode |
 | an exception in a step | ends the training | reward 0 and `fault` 1 |
 
-The trainer sees one scalar a sample, put on the episode's last token; with gamma 1 every token of every turn has the same return.
+OpenRLHF sees one scalar a sample, put on the episode's last token; with gamma 1 every token of every turn has the same return. With
+FTRL_EPISODE_CREDIT each turn has an advantage of its own: what its turns earned goes along, and train/trainer/turn_credit.py uses it.
 
 Settings, read once; OpenRLHF cannot start without them: FTRL_REWARD_VARIANT, _MATCH, _CONTROL, _SEED (reward/openrlhf_reward.py)
 for the turns, and
     FTRL_EPISODE_REWARD      turns | solve_f1 | answer   (reward/episode_rewards.py)
     FTRL_EPISODE_MAX_TURNS   default 20, as in collection and evaluation
+    FTRL_EPISODE_CREDIT      a row of reward/credit.py; not set: one advantage per episode
 
 Example:
     python -m train.run_openrlhf --experiment tiny-plain-grpo-episode --policy-dir outputs/cpu/start --prompts PROMPTS --out OUT
@@ -47,18 +49,23 @@ if (_ROOT := str(Path(__file__).resolve().parents[1])) not in sys.path:
 import torch
 from openrlhf.utils.agent import AgentExecutorBase
 
+from reward.credit import PlayedTurn, turn_rewards
+from reward.episode_rewards import EPISODE_REWARDS
+from reward.logged_settings import NO_CREDIT, codes
 from reward.openrlhf_inputs import on_grid
 from train.policies.prompts import feedback_text, make_room_for_tools
 from train.policies.tool_episode import EpisodeSettings, ToolEpisode, episode_logs
+from train.trainer.turn_credit import EARNED, credit_of
 
 logger = logging.getLogger(__name__)
 
 
 class AgentExecutor(AgentExecutorBase):
-    """Plays an episode for each sample that OpenRLHF asks for. `settings`: of the environment's variables if not given."""
+    """Plays an episode for each sample that OpenRLHF asks for. `settings`, `credit`: of the environment's variables if not given."""
 
-    def __init__(self, settings: EpisodeSettings | None = None) -> None:
+    def __init__(self, settings: EpisodeSettings | None = None, credit: str | None = None) -> None:
         self.settings = settings or EpisodeSettings.from_environ(os.environ)
+        self.credit = credit_of(os.environ) if credit is None else credit
 
     async def execute(
         self,
@@ -104,6 +111,8 @@ class AgentExecutor(AgentExecutorBase):
         reward = 0.0
         if episode is not None and episode.outcome != "fault":
             reward = on_grid(self.settings.turn.control.apply(on_grid(episode.true_reward)))
+        logs = episode_logs(episode, self.settings)
+        logs |= codes(self.settings.turn, self.settings.reward, self.credit or NO_CREDIT)
         return {
             "prompt": prompt,
             "label": label,
@@ -115,8 +124,23 @@ class AgentExecutor(AgentExecutorBase):
             "action_ranges": written,
             "rollout_log_probs": log_probs,
             "truncated": turn.finish_reason == "length" or (episode is not None and episode.outcome == "too_long"),
-            "extra_logs": {key: torch.tensor([value]) for key, value in episode_logs(episode, self.settings).items()},
+            "extra_logs": {key: torch.tensor([value]) for key, value in logs.items()},
+            EARNED: earned_by_turns(episode, self.credit) if self.credit else [],
         }
+
+
+def earned_by_turns(episode: ToolEpisode | None, credit: str) -> list[float]:
+    """What each turn of an episode earned, a row of reward/credit.py; nothing where the episode was lost to a fault."""
+    if episode is None or episode.outcome == "fault":
+        return []
+    strict = episode.settings.turn.match == "strict"
+    turns = [
+        PlayedTurn(turn.reward, [*turn.parsed.calls, *([None] * len(turn.parsed.malformed) if strict else [])])
+        for turn in episode.turns
+    ]
+    answer = EPISODE_REWARDS["answer"]([], episode.score, episode.start.answer is not None)
+    earned = turn_rewards(credit, turns, episode.true_reward, answer, episode.start.gold_plan)
+    return [on_grid(reward) for reward in earned]
 
 
 async def _feedback(episode: ToolEpisode | None, tokenizer: Any, turn: list[int]) -> list[int]:

@@ -8,6 +8,7 @@
 | ablation | what is trained |
 | --- | --- |
 | `-episode` | whole episodes, played online; reward: the turns' rewards summed, over n + 1 (reward/episode_rewards.py) |
+| `-episode-credit-<row>` | the same, with an advantage for each turn: a row of reward/credit.py, such as `matchtir-hard` or `discounted` |
 | `-outcome` | whole episodes; reward 1 for a right final answer: the "outcome GRPO" that later papers run on this data (Qwen3-8B) |
 | `-outcome-f1` | whole episodes; reward: the episode's Solve-F1 |
 | `-lora` | adapters instead of all weights, on one GPU; merged into a whole checkpoint after each epoch |
@@ -18,7 +19,7 @@ scripts) is a hybrid: three of four layers carry a state instead of attending. T
 transformers' layers do not tell packed sequences apart, so these rows train one sequence at a time. They have not been run.
 
 Of the rows in paper/README.md, "Who uses it now": FTRL-GRPO is qwen3-8b-plain-grpo, outcome GRPO is qwen3-8b-plain-grpo-outcome.
-MatchTIR, TurnSight and DART-SD give every turn of an episode an advantage of its own, which OpenRLHF's one scalar cannot carry.
+MatchTIR's two rows are qwen3-8b-thinking-grpo-episode-credit-matchtir-hard and -soft, TurnSight's is -episode-credit-turnsight.
 Hyperparameters: paper section "Training" (paper/README.md); the flags that carry them are in `train/trainer/openrlhf_command.py`.
 
 Example: python -m train.experiments --json
@@ -34,6 +35,7 @@ from typing import Any
 
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
+from reward.credit import CREDITS
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "shuffled": {"control": "shuffled"},
     "constant": {"control": "constant"},
     "episode": {"episode": "turns"},
+    **{f"episode-credit-{name}": {"episode": "turns", "credit": name} for name in CREDITS if name != "outcome"},
     "outcome": {"episode": "answer"},
     "outcome-f1": {"episode": "solve_f1"},
     "lora": {"adapter": "lora"},
@@ -204,7 +207,8 @@ TEMPERATURE = {
 @dataclass(frozen=True)
 class Experiment:
     """One row of the matrix. `variant`, `match`, `control`: the reward's settings; `episode`: the reward of whole episodes, empty
-    where every prefix is a prompt of its own; `adapter`: "lora" or empty; `without`: a construction strategy left out.
+    where every prefix is a prompt of its own; `credit`: what gives each turn of an episode its advantage, a row of reward/credit.py, empty
+    for one advantage per episode; `adapter`: "lora" or empty; `without`: a construction strategy left out.
     """
 
     name: str
@@ -216,6 +220,7 @@ class Experiment:
     match: str = "published"
     control: str = ""
     episode: str = ""
+    credit: str = ""
     adapter: str = ""
     without: str = ""
 
@@ -348,6 +353,10 @@ def experiment(name: str, policy: str = "") -> Experiment:
             parsed = _algorithm_and_ablations(name[len(head) :])
             if parsed is not None:
                 algorithm, settings = parsed
+                if "credit" in settings and algorithm == "ppo":
+                    raise BadInput(
+                        f"{name}: ppo gives credit by its critic; use {head}ppo-episode, or {head}grpo{name[len(head) + len('ppo') :]}"
+                    )
                 thinking = mode == "thinking"
                 scale = _scale(model, thinking, "adapter" in settings, algorithm)
                 return Experiment(name, model, thinking, algorithm, scale, **settings)

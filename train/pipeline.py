@@ -470,6 +470,7 @@ class Pipeline(Plan):
             "split": self.split,
         }
         more = {"start": options.model, "teach": self.teach, "settings": " ".join(options.set or ())}
+        more["max_prompts"] = "" if options.max_prompts is None else str(options.max_prompts)
         keep_configuration(self.out, {**kept, **{key: value for key, value in more.items() if value}})
         write_roles(self.out, self.roles())
 

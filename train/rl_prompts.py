@@ -3,7 +3,7 @@
 Inputs: `trajectories.jsonl` of train.collect_trajectories, the tokenizer of the model that will be trained. Experiments on whole
 episodes (`-episode`, `-outcome`) play online and need bare questions only: --environments FILE instead of --trajectories.
 Outputs: --out (JSONL; `prompt`: rendered text, `label`: JSON string with id, codes, unsolved_set, solve_rate, answer
-(and thinking, for episodes), `template_sha256`: of the chat template) and beside it `<out's stem>.summary.json` with what was kept and what was dropped, by reason.
+(and thinking and gold_plan, for episodes), `template_sha256`: of the chat template) and beside it `<out's stem>.summary.json` with what was kept and what was dropped, by reason.
 
 The bare question of an environment comes once, however many episodes were played. Prompts over the limit are dropped and
 counted (the trainer would cut them on the left, which loses the tool documents), the order is shuffled by the seed, and the
@@ -58,7 +58,7 @@ class PromptCounts:
     kept_questions: int = 0
 
 
-def prompt_label(state: Environment, **more: bool) -> str:
+def prompt_label(state: Environment, **more: Any) -> str:
     """What the reward needs of a state, and `more`, as one JSON string (OpenRLHF's labels are strings)."""
     return json.dumps(
         {
@@ -118,7 +118,6 @@ def make_prompts(
     `episodes`: the prompts are the starts of whole episodes, whose labels say in which mode they are played.
     """
     template = template_sha256(tokenizer)
-    more = {"thinking": thinking} if episodes else {}
     fitting: list[tuple[dict[str, Any], bool]] = []
     for state, bare in tqdm(states, desc="render", unit="prompt", disable=None):
         try:
@@ -128,6 +127,8 @@ def make_prompts(
         if len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) > max_prompt_tokens:
             counts.over_long += 1
             continue
+        # credit per turn may compare calls with the gold ones (reward/credit.py)
+        more = {"thinking": thinking, "gold_plan": [call.model_dump() for call in state.gold_plan]} if episodes else {}
         fitting.append(({"prompt": prompt, "label": prompt_label(state, **more), "template_sha256": template}, bare))
     random.Random(f"{seed}:0:rl_prompts").shuffle(fitting)
     wanted = len(fitting) if max_prompts is None else min(max_prompts, len(fitting))

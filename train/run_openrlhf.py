@@ -45,7 +45,7 @@ from env_construction.environment.jsonl import (
     read_jsonl,
     run_main,
 )
-from reward.logged_settings import asked, differences
+from reward.logged_settings import NO_CREDIT, asked, differences
 from train.experiments import TEMPERATURE, Experiment, experiment
 from train.merge_adapter import merge_adapter
 from train.trainer.health_watch import HealthWatch
@@ -205,7 +205,7 @@ def main() -> int:
     stop_on_sigterm()
     row = experiment(arguments.experiment, arguments.policy_dir)
     out = Path(arguments.out).resolve()
-    wanted = asked(reward_environment(row, arguments.reward_control, arguments.seed), row.episode)
+    wanted = asked(reward_environment(row, arguments.reward_control, arguments.seed), row.episode, row.credit)
     if (out / "done.json").exists() and not arguments.dry_run:
         check_finished(out, configuration(row, arguments), wanted)
         print(f"{out}: trained already")
@@ -272,7 +272,7 @@ def check_finished(out: Path, kept: dict[str, Any], wanted: Mapping[str, Any]) -
     trained = json.loads((out / "done.json").read_text(encoding="utf-8")).get("reward")
     if trained is None:
         print(f"note: {out} was trained before the reward was logged with every step: only its configuration names it")
-    elif wrong := differences(trained, wanted):
+    elif wrong := differences({"reward_credit": NO_CREDIT, **trained}, wanted):  # older runs had no credit to log
         raise BadInput(f"{out} was trained with another reward: {'; '.join(wrong)}. Choose another output folder")
 
 
@@ -285,9 +285,12 @@ def finish(
             raise BadInput(f"{out / 'train_log.jsonl'}: step {row['step']} had another reward: {'; '.join(wrong)}")
     stepping = sum(found.get("timing/step_total") or 0.0 for found in rows)
     rewarding = sum(found.get("reward_seconds") or 0.0 for found in rows)
+    lengths = [(found.get("rollout/response_length_mean"), found.get("rollout/num_samples")) for found in rows]
     summary = {
         "seconds": seconds,
         "steps": len(rows),
+        # written by the model, over all samples: what trainings are matched by
+        "model_tokens": round(sum(mean * samples for mean, samples in lengths if mean and samples)),
         "seconds_in_steps": stepping,
         "reward_seconds": rewarding,
         "reward": dict(wanted),

@@ -68,6 +68,7 @@ def method_label(role: Role) -> str:
         parts.append(REWARDS.get(role.variant, role.variant) if role.variant not in ("", "solve_f1") else "")
         parts.append("strict matching" if role.match == "strict" else "")
         parts.append(EPISODES.get(role.episode, role.episode))
+        parts.append(f"credit {role.credit}" if role.credit else "")
         parts.append("LoRA" if role.adapter else "")
         parts.append(f"without {role.without.replace('_', ' ')}" if role.without else "")
     parts.append(f"seed {role.seed}" if role.seed else "")

@@ -40,6 +40,7 @@ from eval.statistics.paired import resolvable
 # columns that count something: never shares, even where all counts are 0 or 1
 COSTS = frozenset(
     {"turns", "user_turns", "calls", "failed_calls", "dropped_calls", "calls_cut", "solved", "completion_tokens"}
+    | {"tokens_read", "tokens_written", "seconds"}
 )
 PACKAGES = (
     "torch",

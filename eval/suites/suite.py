@@ -51,6 +51,8 @@ from tqdm import tqdm
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration
 from eval.suites.games import OnRow, PlayCases
+from eval.suites.noise import cost, noise, noise_text
+from eval.suites.protocol import protocol
 from eval.suites.results import Metric, read_rows, summarize, table_text, write_summary
 from train.policies.identity import policy_identity
 from train.policies.interface import Policy, TemplatedPolicy
@@ -222,7 +224,10 @@ def run_suite(
             "data_sha256": hashes,
             "faults": faults.total(),
             "faults_text": faults_text(faults.elements(), total),
+            "noise": noise(rows, metrics, arguments.seed),
+            "cost": cost(rows, arguments.seed),
             **(extra(rows) if extra else {}),
+            "protocol": protocol(suite, configuration, hashes),
             "configuration": configuration,
         },
     )
@@ -230,6 +235,7 @@ def run_suite(
     shown = shown or [metric if isinstance(metric, str) else metric.name for metric in metrics]
     print(table_text({"all": summary["metrics"], **(summary[next(iter(groups))] if groups else {})}, shown))
     print(resolution_text(summary, headline or shown[0]), end="")
+    print(noise_text(summary["noise"], headline or shown[0]), end="")
     print(f"wrote {out / 'results.jsonl'} ({len(rows)} rows) and {path}")
     print(faults_line(faults.elements(), total, out), end="")
     require_played(faults, len(left), len(rows), out)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reward.controls import CONTROLS, RewardControl, RewardSettings
-from reward.logged_settings import NO_EPISODE, TABLES, asked, codes, differences, readable
+from reward.logged_settings import NO_CREDIT, NO_EPISODE, TABLES, asked, codes, differences, readable
 from reward.rewards import REWARDS
 
 SETTINGS = {
@@ -18,14 +18,17 @@ SETTINGS = {
 
 @pytest.mark.parametrize("samples", [1, 128, 8192])
 def test_settings_survive_the_mean_that_openrlhf_logs(samples: int) -> None:
-    for variant, match, control, episode in itertools.product(*TABLES.values()):
+    for variant, match, control, episode, credit in itertools.product(*TABLES.values()):
         settings = RewardSettings(variant, match, RewardControl(control), 12345)
-        logged = {key: torch.full((samples,), value).mean().item() for key, value in codes(settings, episode).items()}
+        logged = {
+            key: torch.full((samples,), value).mean().item() for key, value in codes(settings, episode, credit).items()
+        }
         expected = {
             "reward_variant": variant,
             "reward_match": match,
             "reward_control": control,
             "reward_episode": episode,
+            "reward_credit": credit,
         }
         assert readable(logged) == {**expected, "reward_seed": 12345}
 
@@ -43,8 +46,9 @@ def test_a_mean_over_two_settings_differs_from_what_was_asked_for() -> None:
 
 
 def test_every_setting_is_compared_and_a_missing_one_is_a_difference() -> None:
-    wanted = asked(SETTINGS, "answer")
+    wanted = asked(SETTINGS, "answer", "discounted")
     assert wanted["reward_episode"] == "answer" and asked(SETTINGS)["reward_episode"] == NO_EPISODE
+    assert wanted["reward_credit"] == "discounted" and asked(SETTINGS)["reward_credit"] == NO_CREDIT
     assert differences(wanted, wanted) == []
     for key in wanted:
         [found] = differences({name: value for name, value in wanted.items() if name != key}, wanted)

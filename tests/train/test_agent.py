@@ -18,6 +18,7 @@ from env_construction.environment.jsonl import BadInput
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.controls import RewardSettings
+from reward.logged_settings import NO_CREDIT, readable
 from reward.openrlhf_inputs import on_grid
 from reward.tool_calls import render_call
 from train.policies.interface import OraclePolicy, PolicyRequest
@@ -84,12 +85,13 @@ def run_episode(
     label: str | None = None,
     cut: frozenset[int] = frozenset(),
     logprobs: int | None = None,
+    credit: str = "",
 ) -> tuple[dict[str, Any], Engine]:
     prompt = render_prompt(tokenizer, environment.messages, environment.openai_tools(), False)
     engine = Engine(tokenizer, texts, cut)
     sampling = SimpleNamespace(max_tokens=turn_tokens, logprobs=logprobs)
     label = prompt_label(environment, thinking=False) if label is None else label
-    executor = agent.AgentExecutor(chosen or settings())
+    executor = agent.AgentExecutor(chosen or settings(), credit)
     return asyncio.run(executor.execute(prompt, label, sampling, max_length, tokenizer, engine)), engine
 
 
@@ -211,6 +213,45 @@ def test_reward_of_an_episode(agent, tokenizer, environments, reward, texts, exp
     output, _ = run_episode(agent, tokenizer, environments[0], texts, settings(reward))
     assert output["reward"] == on_grid(expected) == float(torch.tensor(output["reward"], dtype=torch.float32))
     assert output["scores"] == min(1.0, max(0.0, output["reward"]))
+
+
+@pytest.mark.parametrize(
+    ("credit", "texts", "expected"),
+    [
+        ("outcome", [WRONG, CAPITAL, "It is Suva."], [0.0, 0.0, 1.0]),
+        ("discounted", [WRONG, CAPITAL, "It is Suva."], [0.0, 1.0, 1.0]),
+        ("matchtir-hard", [WRONG, CAPITAL, "It is Suva."], [0.0, 1.0, 1.0]),
+        ("matchtir-hard", [CAPITAL + WRONG, CAPITAL, "No idea."], [0.5, 0.0, 0.0]),
+        ("matchtir-soft", [CAPITAL, CAPITAL, "It is Suva."], [0.5, 0.5, 1.0]),
+        ("turn-reward", [""], [-0.5]),
+    ],
+)
+def test_what_turns_earned_goes_along_with_the_episode(agent, tokenizer, environments, credit, texts, expected) -> None:
+    environment = environments[0]
+    label = prompt_label(environment, thinking=False, gold_plan=[call.model_dump() for call in environment.gold_plan])
+    output, _ = run_episode(agent, tokenizer, environment, texts, label=label, credit=credit)
+    assert output["turn_rewards"] == [on_grid(reward) for reward in expected]
+    assert len(output["turn_rewards"]) == len(output["action_ranges"])
+    assert readable(logs(output))["reward_credit"] == credit
+
+
+def test_an_unreadable_call_counts_among_the_calls_of_its_turn_in_strict(agent, tokenizer, environments) -> None:
+    label = prompt_label(
+        environments[0], thinking=False, gold_plan=[call.model_dump() for call in environments[0].gold_plan]
+    )
+    texts = [CAPITAL + "<tool_call>\n{\n</tool_call>", "It is Suva."]
+    for match, expected in (("published", [1.0, 1.0]), ("strict", [0.5, 1.0])):
+        chosen = settings(FTRL_REWARD_MATCH=match)
+        output, _ = run_episode(agent, tokenizer, environments[0], texts, chosen, label=label, credit="matchtir-hard")
+        assert output["turn_rewards"] == expected
+
+
+def test_a_lost_episode_earned_nothing_and_without_credit_no_turn_does(agent, tokenizer, environments) -> None:
+    assert (
+        run_episode(agent, tokenizer, environments[0], [CAPITAL], label="{", credit="outcome")[0]["turn_rewards"] == []
+    )
+    plain, _ = run_episode(agent, tokenizer, environments[0], [CAPITAL, "Suva"])
+    assert plain["turn_rewards"] == [] and readable(logs(plain))["reward_credit"] == NO_CREDIT
 
 
 def test_without_a_final_answer_the_outcome_is_that_all_is_solved(agent, tokenizer, environments) -> None:

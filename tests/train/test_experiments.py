@@ -32,6 +32,12 @@ def test_matrix_holds_the_papers_twelve_runs() -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_every_ablation_changes_its_setting_with_every_algorithm(algorithm: str, ablation: str) -> None:
+    if algorithm == "ppo" and "credit" in ABLATIONS[ablation]:
+        with pytest.raises(
+            BadInput, match="ppo gives credit by its critic; use tiny-plain-ppo-episode, or tiny-plain-grpo-"
+        ):
+            experiment(f"tiny-plain-{algorithm}-{ablation}")
+        return
     plain, changed = experiment(f"tiny-plain-{algorithm}"), experiment(f"tiny-plain-{algorithm}-{ablation}")
     assert changed.algorithm == algorithm
     for key, value in ABLATIONS[ablation].items():
@@ -50,6 +56,28 @@ def test_whole_episodes_by_name(name: str, reward: str) -> None:
     assert (both.episode, both.adapter, both.match) == (reward, "lora", "strict")
     with pytest.raises(BadInput, match="unknown experiment"):
         experiment(f"qwen3-8b-plain-grpo-{name}-episode")
+
+
+@pytest.mark.parametrize(
+    "credit", ["turn-reward", "discounted", "turn-index", "dual-level", "matchtir-hard", "matchtir-soft", "turnsight"]
+)
+def test_credit_per_turn_by_name(credit: str) -> None:
+    row = experiment(f"tiny-plain-reinforce++-strict-episode-credit-{credit}-lora")
+    assert (row.episode, row.credit, row.match, row.adapter) == ("turns", credit, "strict", "lora")
+    assert f"qwen3-8b-thinking-grpo-episode-credit-{credit}" in {row.name for row in matrix()}
+
+
+@pytest.mark.parametrize(
+    ("name", "closest"),
+    [
+        ("tiny-plain-grpo-credit-matchtir-hard", "tiny-plain-grpo-episode-credit-matchtir-hard"),
+        ("tiny-plain-grpo-episode-credit-matchtir", "tiny-plain-grpo-episode-credit-matchtir-"),
+        ("tiny-plain-grpo-episode-credit-discount", "tiny-plain-grpo-episode-credit-discounted"),
+    ],
+)
+def test_credit_that_is_no_row_shows_the_closest(name: str, closest: str) -> None:
+    with pytest.raises(BadInput, match=f"unknown experiment .*closest: .*{closest}"):
+        experiment(name)
 
 
 def test_adapters_take_one_gpu_and_a_higher_rate() -> None:

@@ -193,6 +193,17 @@ def test_the_matrix_trains_everything_with_three_seeds_and_all_controls() -> Non
     assert controls == {"more-supervised", "oracle-demonstrations", "rejection-sampling", "shuffled"}
 
 
+def test_trainings_are_matched_by_the_prompts_of_an_epoch() -> None:
+    names = "tiny-plain-grpo-episode tiny-plain-grpo-episode-credit-discounted"
+    pipeline, recorder = play(f"--experiment={names}", "--max-prompts=128")
+    made = [command for command in recorder.commands if "train.rl_prompts" in command]
+    assert len(made) == 2 * experiment("tiny-plain-grpo").scale.epochs
+    assert all(command[command.index("--max-prompts") + 1] == "128" for command in made)
+    assert all("--environments" in command for command in made), "episodes are played online"
+    role = read_roles(pipeline.out)["grpo-episode-credit-discounted"]
+    assert (role.role, role.episode, role.credit) == ("ablation", "turns", "discounted")
+
+
 def test_a_control_has_the_epochs_prompts_and_samples_of_its_training() -> None:
     _, recorder = play("--experiment=tiny-plain-grpo", "--controls")
     rounds = [command for command in recorder.commands if "train.rejection_sampling" in command]

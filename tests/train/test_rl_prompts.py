@@ -185,6 +185,7 @@ def test_bare_questions_of_environments_for_whole_episodes(
         label, environment = json.loads(row["label"]), expected[row["prompt"]]
         assert (label["thinking"], label["id"]) == (False, environment.id)
         assert label["unsolved_set"] == environment.unsolved_set
+        assert label["gold_plan"] == [call.model_dump() for call in environment.gold_plan] != []
     assert (summary["prefixes"], summary["kept"], summary["kept_questions"]) == (4, 4, 4)
     assert summary["dropped_when_rendered_again"] == "", "this template only appends"
 

@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = """
 import sys
 for step in range(int(sys.argv[1]), int(sys.argv[2]) + 1):
-    print("(PPOTrainer pid=1) Global step %d: {'rollout/reward_mean': %f, 'kl': 0.1, 'timing/step_total': 2.0, SETTINGS}" % (step, step / 10))
+    print("(PPOTrainer pid=1) Global step %d: {'rollout/reward_mean': %f, 'kl': 0.1, 'timing/step_total': 2.0, "
+          "'rollout/response_length_mean': 50.5, 'rollout/num_samples': 128.0, SETTINGS}" % (step, step / 10))
 print(sys.argv[3])
 raise SystemExit(int(sys.argv[4]))
 """
@@ -187,6 +188,29 @@ def test_episodes_need_prompts_for_episodes_in_the_same_mode(
             check(row, launch)
 
 
+def test_credit_by_gold_calls_needs_gold_calls(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = template_sha256(load_tokenizer(tiny_checkpoint))
+    line = arguments(tiny_checkpoint, tmp_path / "prompts.jsonl", tmp_path)
+    for credit, label, good in (
+        ("matchtir-hard", '{"thinking": false, "gold_plan": [{"name": "f"}]}', True),
+        ("matchtir-soft", '{"thinking": false, "gold_plan": []}', False),
+        ("matchtir-hard", '{"thinking": false}', False),
+        ("discounted", '{"thinking": false}', True),
+    ):
+        write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "p", "label": label, "template_sha256": template}] * 16)
+        row = experiment(f"tiny-plain-grpo-episode-credit-{credit}")
+        launch = make_launch(row, parsed(monkeypatch, line))
+        if good:
+            check(row, launch)
+            continue
+        with pytest.raises(
+            BadInput, match=r"prompts\.jsonl:1: .* compares calls with gold calls, and this environment has none"
+        ):
+            check(row, launch)
+
+
 def test_fewer_prompts_than_a_rollout_batch_are_refused(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +313,7 @@ def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(
     parsed(monkeypatch, line)
     assert run_openrlhf.main() == 0
     summary = json.loads((tmp_path / "out" / "done.json").read_text(encoding="utf-8"))
-    assert (summary["steps"], summary["seconds_in_steps"]) == (1, 2.0)
+    assert (summary["steps"], summary["seconds_in_steps"], summary["model_tokens"]) == (1, 2.0, 6464)
     monkeypatch.setattr(run_openrlhf, "build_command", lambda *_: trainer(1, 0, code=1))
     assert run_openrlhf.main() == 0
     assert "trained already" in capsys.readouterr().out
@@ -315,7 +339,8 @@ def test_an_unknown_name_ends_with_code_2_and_the_closest_names() -> None:
 
 
 FINISHED = {
-    "reward_variant": "solve_f1", "reward_match": "published", "reward_control": "", "reward_episode": "none", "reward_seed": 0,
+    "reward_variant": "solve_f1", "reward_match": "published", "reward_control": "", "reward_episode": "none", "reward_credit": "none",
+    "reward_seed": 0,
 }  # fmt: skip
 
 
@@ -373,6 +398,9 @@ def test_a_finished_run_proves_its_reward_in_log_and_summary(
     (out / "done.json").write_text(json.dumps(summary), encoding="utf-8")
     assert run_openrlhf.main() == 0
     assert "trained before the reward was logged" in capsys.readouterr().out
+    summary["reward"] = {key: value for key, value in reward.items() if key != "reward_credit"}
+    (out / "done.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert run_openrlhf.main() == 0, "trained before there was credit per turn: without it"
     summary["reward"] = {**reward, "reward_variant": "solve_recall"}
     (out / "done.json").write_text(json.dumps(summary), encoding="utf-8")
     with pytest.raises(BadInput, match="trained with another reward: reward_variant is 'solve_recall'"):

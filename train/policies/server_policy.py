@@ -7,6 +7,10 @@ policy. A key, where one is needed, comes from OPENAI_API_KEY.
 
 `chat_template_kwargs: {"enable_thinking": ...}` is sent, as vLLM and SGLang understand it; a server that refuses the field
 gets the requests without it, unless thinking was asked for: then the refusal is a fault.
+
+Reasoning of earlier turns is sent along as `reasoning_content`, so that the server's chat template decides about it as it does for `hf:`
+and `vllm:` (Qwen3's keeps it between the calls of one question). A server that refuses the field gets the messages without it, and a
+note says so once: its model then sees less of its own thinking than a local one.
 """
 
 from __future__ import annotations
@@ -68,7 +72,10 @@ class ServerPolicy:
         self.concurrency = concurrency
         self.attempts = attempts
         self.longest_wait_s = longest_wait_s
-        self._send_template_kwargs = True
+        self._sent = {
+            "chat_template_kwargs": not thinking,
+            "reasoning_content": True,
+        }  # optional field -> may be left out
         self._key = os.environ.get("OPENAI_API_KEY", "").strip()
         self._client = openai.OpenAI(base_url=base_url, api_key=self._key or "none", timeout=timeout_s, max_retries=0)
 
@@ -111,20 +118,29 @@ class ServerPolicy:
         )
 
     def _ask(self, request: PolicyRequest) -> Completion:
-        try:
-            return self._ask_retrying(request, self._send_template_kwargs)
-        except (openai.BadRequestError, openai.UnprocessableEntityError, BadReply) as error:
-            if "chat_template_kwargs" not in str(error) or self.thinking or not self._send_template_kwargs:
-                raise
-            self._send_template_kwargs = False
-            return self._ask_retrying(request, False)
+        """The completion; a field that the server refuses is left out from then on, where it may be."""
+        while True:
+            sent = frozenset(self._sent)
+            try:
+                return self._ask_retrying(request, sent)
+            except (openai.BadRequestError, openai.UnprocessableEntityError, BadReply) as error:
+                refused = [name for name in sent if name in str(error) and self._sent.get(name, True)]
+                if isinstance(error, BadReply):  # its words may quote a reply, which has a reasoning_content of its own
+                    refused = [name for name in refused if name != "reasoning_content"]
+                if not refused:
+                    raise
+                for name in refused:
+                    if self._sent.pop(name, None) and name == "reasoning_content":
+                        print(
+                            f"note: {self.name} takes no {name}: its model does not see its thinking of earlier turns"
+                        )
 
-    def _ask_retrying(self, request: PolicyRequest, template_kwargs: bool) -> Completion:
+    def _ask_retrying(self, request: PolicyRequest, sent: frozenset[str]) -> Completion:
         environment = request.environment
         options: dict[str, Any] = {}
         if environment.tools:
             options["tools"] = _valid_unicode(environment.openai_tools())
-        if template_kwargs:
+        if "chat_template_kwargs" in sent:
             options["extra_body"] = {"chat_template_kwargs": {"enable_thinking": self.thinking}}
         retrying = Retrying(
             retry=retry_if_exception(may_pass),
@@ -136,7 +152,7 @@ class ServerPolicy:
             ask,
             self._client,
             model=self.model,
-            messages=_valid_unicode(server_messages(environment.messages)),
+            messages=_valid_unicode(server_messages(environment.messages, "reasoning_content" in sent)),
             temperature=self.temperature,
             max_tokens=self.max_new_tokens,
             seed=request.seed,
@@ -156,11 +172,14 @@ def _fault(words: str) -> Generation:
     return Generation(text="", tokens=0, prompt_tokens=0, truncated=False, fault=words)
 
 
-def server_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as the API wants them: calls with ids and arguments as JSON text, each tool message naming its call."""
+def server_messages(messages: Sequence[Mapping[str, Any]], reasoning: bool = True) -> list[dict[str, Any]]:
+    """Messages as the API wants them: calls with ids and arguments as JSON text, each tool message naming its call.
+
+    `reasoning`: with the thinking of earlier turns.
+    """
     converted: list[dict[str, Any]] = []
     for message in with_call_ids(messages):
-        new = {key: value for key, value in message.items() if key != "reasoning_content"}
+        new = {key: value for key, value in message.items() if reasoning or key != "reasoning_content"}
         if message.get("role") == "tool":
             new.pop("name", None)
         if message.get("tool_calls"):

@@ -63,6 +63,8 @@ class Plan:
         self.profile: Profile = profile
         for model in models:
             self.profile = replace(self.profile, **OVERRIDES.get(model, {}))
+        if options.max_prompts is not None:
+            self.profile = replace(self.profile, max_prompts=options.max_prompts)
         seeds = MATRIX_SEEDS if options.matrix else (options.train_seed,)
         self.trainings = [Training(row, seed) for seed in seeds for row in self.rows]
         ablation = any(not row.plain_reward for row in self.rows) and bool(options.experiment)

@@ -47,6 +47,7 @@ class Role:
     without: str = ""
     seed: int = 0
     content: str = ""
+    credit: str = ""
 
 
 def start_role(row: Experiment, policy: str) -> Role:
@@ -59,7 +60,7 @@ def trained_role(row: Experiment, start: str, policy: str, seed: int) -> Role:
     role = "control" if row.control else "trained" if row.plain_reward else "ablation"
     return Role(
         role, row.model.name, "thinking" if row.thinking else "plain", policy, start, row.name, row.algorithm,
-        row.variant, row.match, row.control, row.episode, row.adapter, row.without, seed,
+        row.variant, row.match, row.control, row.episode, row.adapter, row.without, seed, credit=row.credit,
     )  # fmt: skip
 
 

@@ -120,6 +120,7 @@ def parse_options(docstring: str | None, arguments: list[str] | None = None) -> 
     add("--seed", type=whole_number, default=0, help="of environments, collection and measurement")
     add("--train-seed", type=whole_number, default=0, help="repeat the trainings with another seed")
     add("--experiment", type=experiment_names, help="rows of python -m train.experiments, separated by spaces")
+    add("--max-prompts", type=whole_number, help="prompts per epoch, to match trainings by what the model writes")
     add("--model", default="", help="start from this model as it is: a checkpoint folder, or a hub name")
     add("--teach", default="", help="teach this model on oracle trajectories first, and start from that")
     add("--data", choices=("built", "published"), default="built")

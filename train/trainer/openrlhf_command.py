@@ -18,6 +18,7 @@ from train.experiments import TEMPERATURE, Experiment
 from train.trainer.memory_plan import ADAPTER_RANK, engine_share, token_budget
 from train.trainer.openrlhf_launcher import REPOSITORY, worker_environment
 from train.trainer.ray_job import RayJob
+from train.trainer.turn_credit import CREDIT_VARIABLE
 
 REWARD_FILE = REPOSITORY / "reward" / "openrlhf_reward.py"
 AGENT_FILE = REPOSITORY / "train" / "agent.py"
@@ -189,15 +190,24 @@ def _budget_flags(row: Experiment, launch: Launch) -> list[str]:
 
 def reward_environment(row: Experiment, control: str, seed: int) -> dict[str, str]:
     """The reward's settings, as the rollout processes read them (reward/openrlhf_reward.py, and train/agent.py for
-    episodes). `control` overrides the row's.
+    episodes). `control` overrides the row's. Raises BadInput for a control of a row with credit per turn.
     """
+    if row.credit and (control or row.control):
+        raise BadInput(
+            f"{row.name}: a control replaces one reward per sample, and this row has one per turn; take the control of "
+            f"{row.name.removesuffix(f'-credit-{row.credit}')}"
+        )
     settings = {
         "FTRL_REWARD_VARIANT": row.variant,
         "FTRL_REWARD_MATCH": row.match,
         "FTRL_REWARD_CONTROL": control or row.control,
         "FTRL_REWARD_SEED": str(seed),
     }
-    return settings | ({EPISODE_REWARD_VARIABLE: row.episode} if row.episode else {})
+    if row.episode:
+        settings[EPISODE_REWARD_VARIABLE] = row.episode
+    if row.credit:
+        settings[CREDIT_VARIABLE] = row.credit
+    return settings
 
 
 def build_command(flags: Sequence[str], launch: Launch, environment: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,8 @@ get the same settings and run this interpreter, by its path. `--join auto` is fo
 
 | --adapt | what it does |
 | --- | --- |
-| always | torch's AdamW instead of DeepSpeed's, which would be compiled (`without_compilers.py`) |
+| always | torch's AdamW instead of DeepSpeed's, which would be compiled (`without_compilers.py`); an advantage for each turn of an
+episode, where it is asked for, and no silent sample in a group (`turn_credit.py`) |
 | cpu | no GPU is used, whatever the machine has (`openrlhf_on_cpu.py`) |
 | no-flash-attn | imports without flash-attn's compiled part (`without_compilers.py`) |
 | lora | vLLM gets merged weights (`openrlhf_lora.py`) |
@@ -31,6 +32,7 @@ from env_construction.environment.command_line import ScriptParser
 from train.trainer import openrlhf_lora, openrlhf_on_cpu, without_compilers
 from train.trainer.adapt_after_import import AdaptAfterImport, Surroundings
 from train.trainer.shared_prompts import SHARED_PROMPTS
+from train.trainer.turn_credit import TURN_CREDIT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADAPT_VARIABLE = "TRAIN_ADAPT"
@@ -64,7 +66,8 @@ def install() -> None:
         around = without_compilers.WITHOUT_FLASH_ATTENTION
     if "cpu" in names:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    AdaptAfterImport([*(TABLES[name] for name in names), without_compilers.TORCH_ADAMW], around).install()
+    always = (without_compilers.TORCH_ADAMW, TURN_CREDIT)
+    AdaptAfterImport([*(TABLES[name] for name in names), *always], around).install()
 
 
 def worker_environment(adapt: Sequence[str], threads: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from env_construction.environment.jsonl import BadInput, read_jsonl
+from reward.credit import CREDITS
 from train.experiments import Experiment
 from train.policies.prompts import load_tokenizer, require_thinking, template_sha256
 from train.trainer import devices
@@ -90,6 +91,11 @@ def check(row: Experiment, launch: Launch) -> None:
             raise BadInput(
                 f"{launch.prompts}:{number}: {row.name} plays whole episodes: expected prompts of train.rl_prompts --environments"
                 f"{' --thinking' if row.thinking else ', without --thinking'}"
+            )
+        if row.credit and CREDITS[row.credit].gold and not json.loads(prompt["label"]).get("gold_plan"):
+            raise BadInput(
+                f"{launch.prompts}:{number}: {row.name} compares calls with gold calls, and this environment has none. Environments of "
+                "env_construction.build have; make the prompts again from them, or choose a credit that needs none, such as discounted"
             )
 
 

@@ -265,7 +265,7 @@ def test_suite_resumes_replays_faults_and_refuses_another_configuration(tmp_path
 
 
 def without_costs(summary: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in summary.items() if key != "seconds"}
+    return {key: value for key, value in summary.items() if key not in ("seconds", "cost")}
 
 
 def test_limit_and_trials_that_are_raised_extend_the_run(tmp_path) -> None:

@@ -213,8 +213,32 @@ def test_history_is_sent_with_ids_and_json_arguments() -> None:
     assert len({message["tool_call_id"] for message in sent[2:]}) == 2
     assert all(len(message["tool_call_id"]) == 9 and message["tool_call_id"].isalnum() for message in sent[2:])
     assert json.loads(sent[1]["tool_calls"][0]["function"]["arguments"]) == {"x": "é"}
-    assert "reasoning_content" not in sent[1]
+    assert sent[1]["reasoning_content"] == "secret"
     assert calls[0]["function"]["arguments"] == {"x": "é"}
+
+
+def test_thinking_of_earlier_turns_is_sent_until_the_server_refuses_it(server, environments, capsys) -> None:
+    """Whether a model sees it is for the template to decide, as with a local policy; a refusal costs no episode."""
+    first = {"role": "assistant", "content": "", "reasoning_content": "so", "tool_calls": [
+        {"type": "function", "function": {"name": "capital_of", "arguments": {"country": "Fiji"}}}
+    ]}  # fmt: skip
+    messages = [*environments[0].messages, first, {"role": "tool", "name": "capital_of", "content": "Suva"}]
+    played = environments[0].model_copy(update={"messages": messages})
+    server.answer = lambda body, count: said({"content": "Suva"})
+    asking = policy(server)
+    asking.generate([request(played)])
+    assert server.bodies[-1]["messages"][1]["reasoning_content"] == "so"
+
+    def strict(body: dict[str, Any], count: int) -> Answer:
+        if any("reasoning_content" in message for message in body["messages"]):
+            return refused(400, "messages.1: unknown field reasoning_content")
+        return said({"content": "Suva"})
+
+    server.answer = strict
+    for _ in range(2):
+        assert [generation.text for generation in asking.generate([request(played)])] == ["Suva"]
+    assert len(server.bodies) == 1 + 2 + 1, "it is refused once, and not sent again"
+    assert capsys.readouterr().out.count("takes no reasoning_content") == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -20,6 +20,7 @@ from train.trainer.openrlhf_command import (
     overrides,
     reward_environment,
 )
+from train.trainer.turn_credit import CREDIT_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -298,6 +299,15 @@ def test_reward_settings_come_from_the_name_and_a_control_overrides_it() -> None
     outcome = reward_environment(experiment("tiny-plain-grpo-outcome"), "", 3)
     assert (outcome["FTRL_EPISODE_REWARD"], len(outcome)) == ("answer", len(settings) + 1)
     assert reward_environment(experiment("tiny-plain-grpo-constant"), "", 0)["FTRL_REWARD_CONTROL"] == "constant"
+
+
+def test_credit_per_turn_travels_as_a_variable_and_takes_no_control() -> None:
+    row = experiment("tiny-plain-grpo-episode-credit-matchtir-hard")
+    assert reward_environment(row, "", 3)[CREDIT_VARIABLE] == "matchtir-hard"
+    assert flags_of(row.name) == flags_of("tiny-plain-grpo-episode"), "the trainer's flags are those of the episode row"
+    for name, control in ((row.name, "shuffled"), (f"{row.name}-constant", "")):
+        with pytest.raises(BadInput, match="one per turn; take the control of tiny-plain-grpo-episode"):
+            reward_environment(experiment(name), control, 3)
 
 
 def test_a_setting_of_openrlhf_wins_over_the_rows_and_wrong_ones_are_refused() -> None:

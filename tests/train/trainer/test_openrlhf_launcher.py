@@ -102,6 +102,7 @@ def test_workers_train_what_was_asked_for_beside_another_cluster(other_cluster: 
         "reward_match": "strict",
         "reward_control": "shuffled",
         "reward_episode": "none",
+        "reward_credit": "none",
         "reward_seed": 11,
     }
     assert (found["OMP_NUM_THREADS"], found["flags"]) == ("3", ["--train.seed", "5"])

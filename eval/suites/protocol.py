@@ -1,0 +1,183 @@
+"""What was measured and how, as one machine-readable header and one name: results of different protocols are not
+compared by accident.
+
+Inputs: a suite's name, its recorded configuration, the hashes of its data. Output: `protocol` in every `summary.json`:
+
+| key | what it is |
+| --- | --- |
+| `suite`, `split` | the cases: the data file's name and SHA-256 |
+| `metrics` | the formula of each headline metric |
+| `mode`, `turns` | plain or thinking; the most turns of a case, None where the suite's own rule ends it |
+| `decoding` | temperature (0 is greedy), tokens per turn, tokens per prompt |
+| `matching` | `published` or `strict`; `both` where a suite reports both |
+| `settings` | the suite's other choices, such as its simulated user |
+| `seed`, `trials`, `limit` | how much was drawn: they change the noise, not what is measured |
+| `name` | all of it in one line, for a table or a file name |
+
+`eval.compare` refuses two results whose headers differ in more than seed, trials and limit. A summary that was written
+without a header has one all the same where it holds its configuration: `protocol_of` makes it.
+
+Source: PROTOCOL.md; paper/README.md, "Evaluation".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from env_construction.environment.jsonl import BadInput, json_text
+
+CASES = "mean over cases of "
+# suite -> headline metric -> formula; names are those of the suites' HEADLINES
+FORMULAS: dict[str, dict[str, str]] = {
+    "environments": {
+        "solve_f1": CASES + "2 Q / (P + n)",
+        "solve_f1_from_averages": "harmonic mean of the means of Solve-P and Solve-R",
+        "answer_correct": "share of cases whose final text holds the answer",
+    },
+    "toolhop": {
+        "ac_published": "share of right answers, mean of the settings, last tool output counts",
+        "ac_strict": "share of right answers, mean of the settings, final text alone counts",
+    },
+    "tau_bench": {"pass^1": "share of tasks solved, unweighted mean of the domains"},
+    "rotbench": {
+        "ts_published": "tool selection, mean of five noise levels",
+        "pi_published": "parameter identification, mean of five noise levels",
+        "cf_published": "content filling, mean of five noise levels",
+        "cf_tolerant": "content filling by value, mean of five noise levels",
+    },
+    "general": {"mean_of_tasks": "accuracy, mean of the tasks"},
+    "bfcl": {
+        name: "accuracy, mean of the group's categories"
+        for name in ("non_live_ast", "live_ast", "multi_turn", "irrelevance", "relevance")
+    },
+}
+FIXED_TURNS = {"rotbench": 1, "general": 1}
+DECODING = ("temperature", "max_new_tokens", "max_prompt_tokens")
+DECIDING = ("suite", "split", "metrics", "mode", "turns", "decoding", "matching", "settings")
+NOTED = ("seed", "trials", "limit")
+# of a configuration, what is in the header under another name, and what names the policy
+_ELSEWHERE = frozenset(
+    {*DECODING, *NOTED, "thinking", "max_turns", "match", "data_sha256", "policy", "policy_content", "dtype"}
+)
+MATCHING_BOTH = frozenset({"toolhop", "rotbench", "general"})
+
+
+def protocol(suite: str, configuration: Mapping[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
+    """The header of a result with this recorded configuration; `data` maps names of data files to their SHA-256."""
+    header: dict[str, Any] = {
+        "suite": suite,
+        "split": dict(sorted(data.items())),
+        "metrics": FORMULAS.get(suite, {}),
+        "mode": "thinking" if configuration.get("thinking") else "plain",
+        "turns": configuration.get("max_turns", FIXED_TURNS.get(suite)),
+        "decoding": {name: configuration.get(name) for name in DECODING},
+        "matching": "both" if suite in MATCHING_BOTH else configuration.get("match", "suite"),
+        "settings": {name: value for name, value in configuration.items() if name not in _ELSEWHERE},
+        **{name: configuration.get(name) for name in NOTED},
+    }
+    if suite in MATCHING_BOTH and "match" in configuration:
+        header["settings"]["parsing"] = configuration["match"]
+    return {"name": protocol_name(header), **header}
+
+
+def protocol_name(header: Mapping[str, Any]) -> str:
+    """`environments/test-a4757ccf/plain/turns20/greedy-1024/published/seed0-trials1`: hashes stand for what is too long
+    to say.
+    """
+    files = list(header["split"].items())
+    if len(files) == 1:
+        split = f"{Path(files[0][0]).stem}-{files[0][1][:8]}"
+    else:
+        split = f"{len(files)}files-{_short_hash(header['split'])}"
+    decoding = header["decoding"]
+    temperature = decoding["temperature"]
+    sampled = "greedy" if not temperature else f"t{temperature:g}"
+    longest = f"of{decoding['max_prompt_tokens']}" if decoding["max_prompt_tokens"] else ""
+    first = f"-first{header['limit']}" if header["limit"] is not None else ""
+    parts = [
+        header["suite"], split, header["mode"],
+        *([f"turns{header['turns']}"] if header["turns"] is not None else []),
+        f"{sampled}-{decoding['max_new_tokens']}{longest}", str(header["matching"]),
+        *([f"set-{_short_hash(header['settings'])}"] if header["settings"] else []),
+        f"seed{header['seed']}-trials{header['trials']}{first}",
+    ]  # fmt: skip
+    return "/".join(parts)
+
+
+def _short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def protocol_of(path: Path | str) -> dict[str, Any] | None:
+    """The header of a result folder (or of the folder that a results file is in); None where its summary does not say
+    how it was made.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        if isinstance(summary.get("protocol"), dict):
+            return dict(summary["protocol"])
+        return protocol(summary["suite"], summary["configuration"], summary["data_sha256"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def protocol_differences(a: Mapping[str, Any], b: Mapping[str, Any], keys: tuple[str, ...] = DECIDING) -> list[str]:
+    """`key: value of A, value of B` for what differs. Of metrics and settings, those that both know: versions of this
+    repository may differ.
+    """
+    found = []
+    for key in keys:
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            names = left.keys() & right.keys() if key in ("metrics", "settings") else left.keys() | right.keys()
+            found += [
+                f"{key} {name}: {_shown(left.get(name))}, {_shown(right.get(name))}"
+                for name in sorted(names)
+                if left.get(name) != right.get(name)
+            ]
+        elif left != right:
+            found.append(f"{key}: {_shown(left)}, {_shown(right)}")
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = "not set" if value is None else value if isinstance(value, str) else json_text(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({_short_hash(value)})"
+
+
+def compared_protocols(a: Path | str, b: Path | str, across: bool = False) -> dict[str, Any]:
+    """The names of both sides' protocols and what differs between them. Raises BadInput where that is more than noise
+    and not `across`.
+
+    A side whose summary does not say how it was made has no name, and nothing is refused on its account.
+    """
+    sides = protocol_of(a), protocol_of(b)
+    names = [side["name"] if side else None for side in sides]
+    differences: list[str] = []
+    noted: list[str] = []
+    if sides[0] and sides[1]:
+        differences = protocol_differences(sides[0], sides[1])
+        noted = protocol_differences(sides[0], sides[1], NOTED)
+    if differences and not across:
+        raise BadInput(
+            f"{a} and {b} were measured under different protocols ({'; '.join(differences)}): their difference is no gain "
+            "of a policy. Measure both under one, or compare all the same with --across-protocols"
+        )
+    return {"protocols": names, "protocol_differences": differences, "protocol_notes": noted}
+
+
+def protocols_text(found: Mapping[str, Any]) -> str:
+    """One line on the protocols of a comparison, and more where they differ."""
+    a, b = found["protocols"]
+    lines = [f"protocol {a}" if a == b and a else f"protocols {a or 'unknown'} and {b or 'unknown'}"]
+    if found["protocol_differences"]:
+        lines.append(f"ACROSS PROTOCOLS, so no gain of a policy: {'; '.join(found['protocol_differences'])}")
+    if found["protocol_notes"]:
+        lines.append(f"drawn differently: {'; '.join(found['protocol_notes'])}")
+    return "\n".join(lines)
