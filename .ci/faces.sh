@@ -42,5 +42,6 @@ make_venv trl --no-deps
 make_venv http
 .venv/bin/python -m serving.serve --data "$work/environments.jsonl" --port 8766 --workers 1 &
 server=$!
+cd "$work" # it keeps a cache where it runs
 "$work/http/bin/schemathesis" run http://127.0.0.1:8766/openapi.json --wait-for-schema 60 --max-examples 50
 echo "faces: passed"

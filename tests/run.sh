@@ -5,5 +5,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash setup.sh
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 .venv/bin/ruff check .
-.venv/bin/mypy env_construction reward train eval analysis
+.venv/bin/mypy env_construction reward train serving eval analysis
 exec .venv/bin/python -m pytest tests --ignore=tests/benchmarks -n "$(nproc)" --dist loadfile "$@"
