@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD work=$(mktemp -d)
-server=
-trap '[ -z "$server" ] || kill "$server"; rm -rf "$work"' EXIT
+server='' verifiers=''
+trap 'for started in $server $verifiers; do kill "$started" 2>/dev/null || true; done; wait; rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 pins() { sed -n "s/^$1: //p" .ci/faces.txt; }
@@ -26,13 +26,18 @@ from env_construction.environment.schema import write_environments
 
 write_environments(sys.argv[1], small_environments())
 PYTHON
-for kind in openenv verifiers; do
+# the package of a kind, exported, installed and tested by the tools of those who will use it
+face_of_package() {
+  local kind=$1 variable="FTRL_${1^^}_PACKAGE"
   .venv/bin/python -m serving.export --to "$kind" --data "$work/environments.jsonl" --out "$work/$kind-package"
   cp -r "$work/$kind-package" "$work/$kind-source" # pip builds in the folder that it installs
   make_venv "$kind" pytest==9.2.0 "$work/$kind-source"
-done
-FTRL_OPENENV_PACKAGE="$work/openenv-package" "$work/openenv/bin/python" -m pytest -q tests/serving/trainers/test_openenv.py
-FTRL_VERIFIERS_PACKAGE="$work/verifiers-package" "$work/verifiers/bin/python" -m pytest -q tests/serving/trainers/test_verifiers.py
+  env "$variable=$work/$kind-package" "$work/$kind/bin/python" -m pytest -q "tests/serving/trainers/test_$kind.py"
+}
+
+face_of_package verifiers &
+verifiers=$!
+face_of_package openenv
 
 # TRL takes what the project has pinned of torch, transformers and datasets, and adds itself
 make_venv trl --no-deps
@@ -42,6 +47,6 @@ make_venv trl --no-deps
 make_venv http
 .venv/bin/python -m serving.serve --data "$work/environments.jsonl" --port 8766 --workers 1 &
 server=$!
-cd "$work" # it keeps a cache where it runs
-"$work/http/bin/schemathesis" run http://127.0.0.1:8766/openapi.json --wait-for-schema 60 --max-examples 50
+(cd "$work" && http/bin/schemathesis run http://127.0.0.1:8766/openapi.json --wait-for-schema 60 --max-examples 50) # leaves a cache there
+wait "$verifiers"
 echo "faces: passed"
