@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
@@ -110,9 +111,7 @@ def _oracle(environments: dict[str, Environment], match: str) -> Iterator[dict[s
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m serving.export"
-    )
+    parser = ScriptParser(__doc__, "python -m serving.export")
     parser.add_argument("--to", choices=(*FORMATS, *PACKAGES), required=True)
     parser.add_argument("--data", type=Path, required=True, help="environments, JSONL or Parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")

@@ -24,6 +24,7 @@ import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, file_sha256, run_main
 from env_construction.environment.matching import MATCHES
 from reward.rewards import REWARDS
@@ -87,9 +88,7 @@ async def _serve_stdio(face: Server[Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m serving.serve"
-    )
+    parser = ScriptParser(__doc__, "python -m serving.serve")
     parser.add_argument("--data", type=Path, required=True, help="environments, JSONL or Parquet")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765)
