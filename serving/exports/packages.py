@@ -73,5 +73,7 @@ def _license() -> str:
         return beside.read_text(encoding="utf-8")
     text = metadata.distribution("ftrl-tool-use").read_text("licenses/LICENSE")
     if text is None:
-        raise BadInput("the installed ftrl-tool-use lacks its LICENSE, which an exported package carries: install it again")
+        raise BadInput(
+            "the installed ftrl-tool-use lacks its LICENSE, which an exported package carries: install it again"
+        )
     return text
