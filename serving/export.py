@@ -144,7 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--min-solve-f1", type=float, default=0.0, help="sft: keep conversations from this Solve-F1 on")
     parser.add_argument("--answer-correct", action="store_true", help="sft: keep conversations with the right answer")
-    parser.add_argument("--reader", choices=READERS, default="trl", help="sft: the trainer that will read it")
+    parser.add_argument(
+        "--reader", choices=READERS, default="trl", help="sft: who will read it (Axolotl reads what TRL does)"
+    )
     return parser
 
 

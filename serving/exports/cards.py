@@ -32,8 +32,10 @@ from datasets import load_dataset
 from trl import SFTTrainer
 
 trainer = SFTTrainer(model, train_dataset=load_dataset("{folder}")["{split}"])  # reads `messages` and `tools`
-```""",
-    "axolotl": """\
+```
+
+Axolotl, in its configuration:
+
 ```yaml
 datasets:
   - path: {folder}

@@ -1,7 +1,7 @@
 """Parquet for other trainers: prompts with their labels (TRL, verl), and conversations for supervised training.
 
 Objects of no fixed shape (tool documents, arguments) are columns of the type Json of `datasets`: text in the file, objects once loaded,
-and no key is filled in from another row. Axolotl and LLaMA-Factory pin versions of `datasets` without that type, and get JSON text.
+and no key is filled in from another row. LLaMA-Factory takes a version of `datasets` without that type, and gets JSON text.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from serving.episodes.recorded import turn_text
 from serving.exports.labels import LabelSettings, label_of
 
 FORMATS = ("trl", "verl", "sft")
-READERS = ("trl", "axolotl", "llama-factory")
-"""Who reads the conversations of `sft`."""
+READERS = ("trl", "llama-factory")
+"""Who reads the conversations of `sft`; Axolotl reads what TRL does."""
 LLAMA_FACTORY_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -74,23 +74,15 @@ def sft_row_for(reader: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
     """A conversation as one of READERS takes it; None where LLaMA-Factory would mistake a text for a call."""
     if reader == "trl":
         return dict(row)
-    messages = [_with_text_arguments(m) if reader == "axolotl" else _with_call_role(m) for m in row["messages"]]
+    messages = [_with_call_role(message) for message in row["messages"]]
     return None if None in messages else {**row, "tools": json_text(row["tools"]), "messages": messages}
-
-
-def _with_text_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as JSON text, which Axolotl parses, and the same keys in every message."""
-    calls = [
-        {"type": "function", "function": {"name": name, "arguments": json_text(arguments)}}
-        for name, arguments in _calls(message)
-    ]
-    return {"role": message["role"], "content": _said(message), "tool_calls": calls or None}
 
 
 def _with_call_role(message: Mapping[str, Any]) -> dict[str, Any] | None:
     """Calls as a JSON list in LLaMA-Factory's tags, the first of which it takes; it renders them for the model's template."""
-    calls = [{"name": name, "arguments": arguments} for name, arguments in _calls(message)]
-    said = _said(message)
+    thinking = f"<think>\n{message['reasoning_content']}\n</think>\n\n" if message.get("reasoning_content") else ""
+    said = thinking + message["content"]
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
     if not calls:
         return {"role": message["role"], "content": said}
     if "<tool_call>" in said:
@@ -98,15 +90,6 @@ def _with_call_role(message: Mapping[str, Any]) -> dict[str, Any] | None:
     listed = json_text(calls).replace("<", "\\u003c")  # so that no argument ends the list
     between = "\n" if said and not said.endswith("\n") else ""
     return {"role": LLAMA_FACTORY_TAGS["function_tag"], "content": f"{said}{between}<tool_call>{listed}</tool_call>"}
-
-
-def _calls(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or ()]
-
-
-def _said(message: Mapping[str, Any]) -> str:
-    thinking = f"<think>\n{message['reasoning_content']}\n</think>\n\n" if message.get("reasoning_content") else ""
-    return thinking + message["content"]
 
 
 def prompt_messages(state: Environment) -> list[dict[str, str]]:
@@ -175,11 +158,8 @@ def features_of(kind: str, reader: str = "trl") -> Any:
         columns["reward_model"] = {"style": string, "ground_truth": string}
         columns["extra_info"] = {"index": Value("int64"), "split": string, "id": string}
         return Features({**columns, "messages": string, "tools": string})
-    message: dict[str, Any] = {"role": string, "content": string}
-    if reader == "axolotl":
-        message["tool_calls"] = List({"type": string, "function": {"name": string, "arguments": string}})
-    columns = {"messages": List(message), "tools": string}
-    if reader == "trl":
-        columns = {"messages": List(Json()), "tools": List(Json())}
+    columns = (
+        {"messages": List(Json()), "tools": List(Json())} if reader == "trl" else {"messages": pair, "tools": string}
+    )
     columns.update(dict.fromkeys(("id", "split", "scenario", "source"), string))
     return Features({**columns, "solve_f1": Value("float64"), "answer_correct": Value("bool")})

@@ -1,10 +1,11 @@
 """How many tool calls a second the episode server runs, in process and over HTTP on loopback, with many live episodes.
 
-Each live episode makes one call after the other; every call goes through the sandbox. Prints calls per second, p50 and p99 of a
-request in milliseconds, and the memory that a live episode takes. Bounded by --seconds for each part.
+Each live episode makes one call after the other; every call goes through the sandbox. Prints calls per second of wall time and of CPU
+time, p50 and p99 of a request in milliseconds, and the memory that a live episode takes. CPU time counts all processes of the server; the
+client of the HTTP part is named apart. On a busy machine only the CPU figures mean something. Bounded by --seconds for each part.
 
 Example:
-    PYTHONPATH=. python tests/benchmarks/serving_load.py --data env.jsonl --episodes 4096 --seconds 5
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/serving_load.py --data env.jsonl --episodes 4096 --seconds 5
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 
 import aiohttp
+from reward_throughput import cpu_seconds, descendants
 
 from env_construction.environment.schema import Environment
 from reward.score import read_gold
@@ -51,7 +53,7 @@ def in_process(environments: dict[str, Environment], episodes: int, seconds: flo
         [(key, gold.name, gold.arguments, None) for key in keys for gold in server.environment_of(key).gold_plan[:1]]
     )
     took: list[float] = []
-    made, start = 0, time.monotonic()
+    made, start, cpu = 0, time.monotonic(), cpu_seconds()
     while time.monotonic() - start < seconds:
         batch = [next(calls) for _ in range(min(BATCH, episodes))]
         begun = time.monotonic()
@@ -59,8 +61,12 @@ def in_process(environments: dict[str, Environment], episodes: int, seconds: flo
         took.append(time.monotonic() - begun)
         assert not any(isinstance(item, EpisodeError) or not item.ok for item in results)
         made += len(batch)
-    _report(f"in process, batches of {len(batch)}", made, time.monotonic() - start, took)
-    print(f"memory of a live episode before its first call: {memory / 1024:.1f} KiB; live: {server.live()}")
+    _report(f"in process, batches of {len(batch)}", made, time.monotonic() - start, cpu_seconds() - cpu, took)
+    later = (_memory() - before) / episodes
+    print(
+        f"memory of a live episode: {memory / 1024:.1f} KiB before its first call, {later / 1024:.1f} KiB after "
+        f"{made / episodes:.1f} calls; live: {server.live()}"
+    )
 
 
 async def over_http(data: Path, environments: dict[str, Environment], episodes: int, seconds: float) -> None:
@@ -86,7 +92,7 @@ async def over_http(data: Path, environments: dict[str, Environment], episodes: 
                 async with client.post("/episodes", json={"id": name}) as answer:
                     keys.append(((await answer.json())["episode"], environments[name].gold_plan[0]))
             queue = itertools.cycle(keys)
-            start = time.monotonic()
+            start, cpu, own = time.monotonic(), _cpu_of(process.pid), time.process_time()
 
             async def play() -> None:
                 while time.monotonic() - start < seconds:
@@ -98,18 +104,30 @@ async def over_http(data: Path, environments: dict[str, Environment], episodes: 
                     took.append(time.monotonic() - begun)
 
             await asyncio.gather(*(play() for _ in range(min(IN_FLIGHT, episodes))))
-            _report(f"over HTTP, {IN_FLIGHT} connections", len(took), time.monotonic() - start, took)
+            used, own = _cpu_of(process.pid) - cpu, time.process_time() - own
+            _report(f"over HTTP, {IN_FLIGHT} connections", len(took), time.monotonic() - start, used, took)
+            print(f"the client itself used {own:.2f} s of CPU time, the server {used:.2f} s")
     finally:
         process.terminate()
         process.wait()
 
 
-def _report(name: str, calls: int, seconds: float, took: list[float]) -> None:
+def _report(name: str, calls: int, seconds: float, cpu: float, took: list[float]) -> None:
     took.sort()
     p50, p99 = (1000 * took[int(share * (len(took) - 1))] for share in (0.5, 0.99))
     print(
-        f"{name}: {calls / seconds:,.0f} calls/s; p50 {p50:.1f} ms, p99 {p99:.1f} ms; load average {os.getloadavg()[0]:.1f}"
+        f"{name}: {calls / seconds:,.0f} calls/s, {calls / cpu:,.0f} per CPU second; p50 {p50:.1f} ms, p99 {p99:.1f} ms; "
+        f"{calls:,} calls; load average {os.getloadavg()[0]:.1f}"
     )
+
+
+def _cpu_of(pid: int) -> float:
+    """CPU seconds of a process, of those below it, and of those that they have waited for."""
+    ticks = 0
+    for each in [pid, *descendants(pid)]:
+        fields = Path(f"/proc/{each}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _memory() -> int:

@@ -140,13 +140,7 @@ def calls_of(messages: list[dict]) -> list[dict]:
     for message in messages:
         if message["role"] == "function_call":
             calls += json.loads(message["content"].removeprefix("<tool_call>").removesuffix("</tool_call>"))
-    return [
-        {
-            **call,
-            "arguments": json.loads(call["arguments"]) if isinstance(call["arguments"], str) else call["arguments"],
-        }
-        for call in calls
-    ]
+    return calls
 
 
 def test_a_text_that_llama_factory_would_read_as_a_call_is_left_out():
@@ -156,7 +150,7 @@ def test_a_text_that_llama_factory_would_read_as_a_call_is_left_out():
     assert message["role"] == "function_call" and message["content"].startswith("so\n<tool_call>[")
     assert message["content"].count("</tool_call>") == 1 and "\\u003c/tool_call>" in message["content"]
     row["messages"][0]["content"] = "I write <tool_call>"
-    assert sft_row_for("llama-factory", row) is None and sft_row_for("axolotl", row) is not None
+    assert sft_row_for("llama-factory", row) is None and sft_row_for("trl", row) == row
 
 
 def test_a_folder_that_exists_and_an_empty_export_are_one_line(data, environments, tmp_path):

@@ -55,7 +55,9 @@ def test_its_data_set_holds_every_prompt_and_label(configured, environments, tok
     assert len(rows) == len(environments)
     for row, environment in zip(rows, environments, strict=True):
         assert row["raw_prompt"] == prompt_messages(environment)
-        assert row["reward_model"]["ground_truth"] == label_of(environment, LabelSettings("solve_f1", "strict", "turns"))
+        assert row["reward_model"]["ground_truth"] == label_of(
+            environment, LabelSettings("solve_f1", "strict", "turns")
+        )
 
 
 def test_its_reward_manager_gives_the_scorers_digits(configured, environments, tokenizer, sandbox):
