@@ -1,8 +1,11 @@
 """HTTP as a client on the network sees it: the scorer's digits, typed errors, the token, and a server that was killed."""
 
 import concurrent.futures
+import contextlib
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -71,6 +74,47 @@ def test_wrong_requests_are_typed_and_the_episode_goes_on(data, server):
             "splits": {"test": client.get("/splits").json()["splits"]["test"]},
             "live": 0,
         }
+
+
+def test_a_second_client_is_busy_and_one_that_disappears_leaves_its_call_counted(slow_data, server):
+    with server(slow_data) as address, httpx.Client(base_url=address) as client:
+        key = client.post("/episodes", json={}).json()["episode"]
+        slow = {"name": "capital_of", "arguments": {"country": "Fiji"}}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{address}/episodes/{key}/calls", json=slow, timeout=httpx.Timeout(60, read=1))
+        busy = client.post(f"/episodes/{key}/calls", json={"name": "nothing"})
+        assert (busy.status_code, busy.json()["error"]["code"]) == (409, "busy")
+        while (end := client.post(f"/episodes/{key}/finish", json={})).status_code == 409:
+            assert end.json()["error"]["code"] == "busy"
+            time.sleep(0.1)
+        assert [(turn["p"], turn["q"]) for turn in end.json()["strict"]["turns"]] == [(1, 1)]
+
+
+def test_no_answered_call_is_lost_when_the_server_is_killed_under_load(data, server, tmp_path):
+    log = ["--log", str(tmp_path / "log"), "--max-calls", "100000"]
+    call = {"name": "capital_of", "arguments": {"country": "Fiji"}}
+    answered: dict[str, int] = {}
+
+    def play(address: str, key: str) -> None:
+        with contextlib.suppress(httpx.HTTPError), httpx.Client(base_url=address, timeout=60) as client:
+            while client.post(f"/episodes/{key}/calls", json=call).status_code == 200:
+                answered[key] += 1
+
+    with server(data, *log) as address:
+        answered.update(
+            (httpx.post(f"{address}/episodes", json={"id": "atlas-single_hop"}).json()["episode"], 0) for _ in range(8)
+        )
+        players = [threading.Thread(target=play, args=(address, key)) for key in answered]
+        for player in players:
+            player.start()
+        while sum(answered.values()) < 200:
+            time.sleep(0.01)
+    for player in players:  # the server was killed while each of them waited for an answer
+        player.join()
+    with server(data, *log) as address:
+        for key, count in answered.items():
+            outcome = httpx.post(f"{address}/episodes/{key}/finish", json={}, timeout=60).json()
+            assert count <= outcome["strict"]["score"]["calls"] <= count + 1
 
 
 def test_many_clients_at_once_each_get_their_own_rewards(data, server):

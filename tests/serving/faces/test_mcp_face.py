@@ -101,6 +101,70 @@ def test_over_http_each_url_plays_its_own_episode_and_errors_are_typed(mode, dat
         asyncio.run(main(address))
 
 
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_wrong_requests_are_typed_and_the_episode_goes_on(mode, environments, sandbox):
+    core = EpisodeServer({item.id: item for item in environments}, sandbox=sandbox)
+    good = ("capital_of", {"country": "Fiji"})
+
+    async def main():
+        for choice, code in (
+            ({"split": "nowhere"}, "unknown_split"),
+            ({"id": "nobody"}, "unknown_environment"),
+            ({"index": "four"}, "bad_request"),
+        ):
+            async with Client(McpFace(core, choice).server(), mode=mode) as client:
+                assert await code_of(client, *good) == code
+        async with Client(McpFace(core, {"id": "atlas-single_hop"}).server(), mode=mode) as client:
+            assert await code_of(client, "capital_of", {"country": "x" * 10_000_000}) == "byte_limit"
+            assert (await client.call_tool("no_such_tool", {})).is_error
+            assert await code_of(client, "submit_answer", {"answer": ["Suva"]}) == "bad_request"
+            assert not (await client.call_tool(*good)).is_error
+            done = (await client.call_tool("submit_answer", {"answer": "Suva"})).structured_content
+            assert [turn["q"] for turn in done["published"]["turns"]] == [0, 1, 0]
+            assert await code_of(client, *good) == "ended"
+
+    asyncio.run(main())
+
+
+async def code_of(client: Client, name: str, arguments: dict) -> str:
+    with pytest.raises(MCPError) as caught:
+        await client.call_tool(name, arguments)
+    return caught.value.data["code"]
+
+
+def test_what_is_no_json_or_10_mb_over_http_is_an_error_and_nothing_else(data, server):
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    with server(data, "--mcp") as address:
+        path = f"{address}/mcp?id=atlas-single_hop"
+        broken = httpx.post(path, content=b'{"jsonrpc": "2.0",', headers=headers)
+        assert broken.status_code == 400 and broken.json()["error"]["code"] == -32700
+        large = httpx.post(path, content=b"x" * 10_000_000, headers=headers)
+        assert large.status_code == 413 and large.json()["error"]["code"] == "byte_limit"
+
+        async def main():
+            async with Client(path) as client:
+                assert not (await client.call_tool("capital_of", {"country": "Fiji"})).is_error
+
+        asyncio.run(main())
+
+
+def test_a_second_client_is_busy_and_one_that_disappears_leaves_its_call_counted(slow_data, server):
+    async def main(address: str):
+        key = httpx.post(f"{address}/episodes", json={}).json()["episode"]
+        async with Client(f"{address}/mcp?episode={key}") as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.call_tool("capital_of", {"country": "Fiji"}), 1)
+            busy = httpx.post(f"{address}/episodes/{key}/calls", json={"name": "nothing"})
+            assert busy.json()["error"]["code"] == "busy"
+        while "error" in (end := httpx.post(f"{address}/episodes/{key}/finish", json={}, timeout=60).json()):
+            assert end["error"]["code"] == "busy"
+            await asyncio.sleep(0.1)
+        assert [(turn["p"], turn["q"]) for turn in end["strict"]["turns"]] == [(1, 1)]
+
+    with server(slow_data, "--mcp") as address:
+        asyncio.run(main(address))
+
+
 def test_a_tool_of_the_environment_keeps_its_name(environments):
     taken = [ToolDocument(name=name, description="", parameters={}) for name in ("submit_answer", "submit_answer_")]
     assert submit_name(environments[0].model_copy(update={"tools": taken})) == "submit_answer__"

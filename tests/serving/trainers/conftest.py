@@ -11,13 +11,14 @@ from reward.tool_calls import parse_turn
 from serving.exports.cards import write_card
 from serving.exports.labels import LabelSettings
 from serving.exports.tables import features_of, sft_row, sft_row_for, write_tables
-from train.policies.interface import OraclePolicy
-from train.policies.rollout import Episode, play
 
 
 @pytest.fixture
 def written(environments: list[Environment], tmp_path: Path) -> Callable[[str], Path]:
     """The folder of the oracle's conversations for a reader. One thinks before its first call."""
+    # here, since OpenEnv's and verifiers' environments lack what these need
+    from train.policies.interface import OraclePolicy
+    from train.policies.rollout import Episode, play
 
     def write(reader: str) -> Path:
         played: dict[str, Episode] = {}

@@ -18,6 +18,7 @@ import pytest
 
 from env_construction.environment.schema import Environment, read_environments
 from env_construction.sandbox.tool_sandbox import ToolCall
+from serving.episodes.recorded import turn_text
 from tests.serving.recorded_episodes import Turns, digits, episodes, expected, texts_of
 
 vf = pytest.importorskip("verifiers.v1", reason="verifiers lives in an environment of its own: .ci/faces.sh")
@@ -148,6 +149,33 @@ def test_its_reward_of_200_episodes_is_the_scorers(sandbox):
         trace = SimpleNamespace(assistant_messages=[said(turn) for turn in turns])
         wanted = expected(environment, texts_of(turns), "published", sandbox)
         assert digits(asyncio.run(tasks[environment.id].ftrl(trace))) == digits(wanted["rewards"]["turns"])
+
+
+def test_wrong_requests_are_typed_and_score_as_the_scorer_says(sandbox):
+    from ftrl_tools_v1.servers.tools import FtrlToolset
+    from ftrl_tools_v1.taskset import FtrlToolsConfig, FtrlToolsTaskset
+
+    with pytest.raises(Exception, match="expected one of test") as caught:
+        list(FtrlToolsTaskset(FtrlToolsConfig(split="nowhere")).load())
+    assert caught.value.code == "unknown_split"
+    task = next(iter(FtrlToolsTaskset(FtrlToolsConfig(split="test")).load()))
+    environment = Environment.model_validate_json(task.data.environment)
+
+    async def main() -> None:
+        tools = FtrlToolset(vf.ToolsetConfig())
+        await tools.setup_task(task.data)
+        for name, arguments in (("no_such_tool", {}), ("capital_of", {"country": "x" * 10_000_000})):
+            assert (await tools._call_tool(name, arguments)).is_error
+        assert not (await tools._call_tool("capital_of", {"country": "Fiji"})).is_error
+        for arguments in ("{oops", "[]", json.dumps({"country": "x" * 10_000_000})):
+            call = vf.ToolCall(id="a", name="capital_of", arguments=arguments)
+            message = vf.AssistantMessage(content=None, tool_calls=[call])
+            written = turn_text({"tool_calls": [{"name": "capital_of", "arguments": arguments}]})
+            wanted = expected(environment, [written], "published", sandbox)
+            found = await task.ftrl(SimpleNamespace(assistant_messages=[message]))
+            assert digits(found) == digits(wanted["rewards"]["turns"])
+
+    asyncio.run(main())
 
 
 def said(turn) -> vf.AssistantMessage:
