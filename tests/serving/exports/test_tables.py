@@ -11,13 +11,12 @@ from datasets import load_dataset
 from env_construction.environment.jsonl import BadInput
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment, write_environments
-from reward.episode_rewards import EPISODE_REWARDS
 from reward.tool_calls import parse_turn
 from serving import trl_reward, verl_reward
 from serving.episodes.recorded import turn_text
-from serving.exports.labels import LabelSettings, label_of
+from serving.exports.labels import LABEL_REWARDS, LabelSettings, label_of
 from serving.exports.tables import READERS, prompt_messages, sft_row_for
-from tests.serving.recorded_episodes import digits, episodes, expected, raw_episodes, texts_of
+from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, raw_episodes, texts_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,12 +30,15 @@ def messages_of(texts: list[str]) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("match", MATCHES)
-@pytest.mark.parametrize("reward", ["turn", *EPISODE_REWARDS])
+KINDS = [(match, reward) for match in MATCHES for reward in LABEL_REWARDS]
+
+
+@pytest.mark.parametrize(("match", "reward"), KINDS)
 def test_rewards_of_trl_and_verl_equal_the_scorers_to_the_last_digit(match, reward, played, sandbox):
-    settings = LabelSettings("solve_f1", match, reward)
-    recorded = [(environment, texts_of(turns)) for environment, turns in episodes(played, 200)]
-    recorded += raw_episodes(played, 200)
+    settings, seed = LabelSettings("solve_f1", match, reward), KINDS.index((match, reward))
+    scripted = episodes(played, SCRIPTED // len(KINDS), seed)
+    recorded = [(environment, texts_of(turns)) for environment, turns in scripted]
+    recorded += raw_episodes(played, RAW // len(KINDS), seed)
     recorded = [(environment, texts) for environment, texts in recorded if texts]
     labels = [label_of(environment, settings) for environment, _ in recorded]
     wanted = [
@@ -48,7 +50,7 @@ def test_rewards_of_trl_and_verl_equal_the_scorers_to_the_last_digit(match, rewa
     found = trl_reward.reward_func([None] * len(labels), conversations, labels)
     assert digits(found) == digits(wanted)
     between = "<|im_end|>\n<|im_start|>user\n<tool_response>\nout\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
-    for label, (_, texts), reward_wanted in list(zip(labels, recorded, wanted, strict=True))[::4]:
+    for label, (_, texts), reward_wanted in zip(labels, recorded, wanted, strict=True):
         assert digits(verl_reward.compute_score("d", between.join(texts), label)["score"]) == digits(reward_wanted)
 
 

@@ -12,14 +12,14 @@ import httpx
 import pytest
 
 from env_construction.environment.matching import MATCHES
-from tests.serving.recorded_episodes import digits, episodes, expected, raw_episodes, texts_of
+from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, raw_episodes, texts_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_rewards_over_http_equal_the_scorers_to_the_last_digit(data, played, server, sandbox):
     with server(data) as address, httpx.Client(base_url=address) as client:
-        for environment, turns in episodes(played, 200):
+        for environment, turns in episodes(played, SCRIPTED):
             key = client.post("/episodes", json={"id": environment.id}).json()["episode"]
             text = None
             for number, turn in enumerate(turns):
@@ -32,7 +32,7 @@ def test_rewards_over_http_equal_the_scorers_to_the_last_digit(data, played, ser
             outcome = client.post(f"/episodes/{key}/finish", json={"text": text}).json()
             for match in MATCHES:
                 assert digits(outcome[match]) == digits(expected(environment, texts_of(turns), match, sandbox))
-        for environment, texts in raw_episodes(played, 200):
+        for environment, texts in raw_episodes(played, RAW):
             key, outcome = client.post("/episodes", json={"id": environment.id}).json()["episode"], None
             for place, text in enumerate(texts):
                 outcome = client.post(f"/episodes/{key}/turns", json={"text": text}).json()["outcome"]

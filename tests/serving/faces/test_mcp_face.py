@@ -13,7 +13,7 @@ from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import ToolDocument
 from serving.episodes.server import EpisodeServer, submit_name
 from serving.faces.mcp_face import McpFace
-from tests.serving.recorded_episodes import digits, episodes, expected, texts_of
+from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, texts_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -32,7 +32,7 @@ def test_rewards_over_mcp_equal_the_scorers_to_the_last_digit(mode, played, sand
     core = EpisodeServer({item.id: item for item in played}, sandbox=sandbox)
 
     async def main():
-        for environment, turns in episodes(played, 200):
+        for environment, turns in episodes(played, (SCRIPTED + RAW) // 2, seed=len(mode)):
             async with Client(McpFace(core, {"id": environment.id}).server(), mode=mode) as client:
                 outcome = await play(client, environment, turns)
             for match in MATCHES:

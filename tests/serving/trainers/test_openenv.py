@@ -19,7 +19,7 @@ import pytest
 
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import read_environments
-from tests.serving.recorded_episodes import digits, episodes, expected, texts_of
+from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, texts_of
 
 pytest.importorskip("openenv", reason="OpenEnv lives in an environment of its own: .ci/faces.sh")
 from ftrl_tools import FtrlToolsEnv
@@ -57,10 +57,10 @@ def act(client, tool: str, arguments: dict, turn: int | None = None):
     )
 
 
-def test_its_client_plays_200_episodes_with_the_scorers_digits(address, sandbox):
+def test_its_client_plays_1000_episodes_with_the_scorers_digits(address, sandbox):
     environments = list(read_environments(PACKAGE / "environments.jsonl"))
     with FtrlToolsEnv(base_url=address).sync() as client:
-        for environment, turns in episodes(environments, 200):
+        for environment, turns in episodes(environments, SCRIPTED + RAW):
             start = client.reset(id=environment.id)
             assert start.observation.messages == environment.messages and not start.done
             answer: dict = {}

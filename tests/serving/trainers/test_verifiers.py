@@ -19,7 +19,7 @@ import pytest
 from env_construction.environment.schema import Environment, read_environments
 from env_construction.sandbox.tool_sandbox import ToolCall
 from serving.episodes.recorded import turn_text
-from tests.serving.recorded_episodes import Turns, digits, episodes, expected, texts_of
+from tests.serving.recorded_episodes import RAW, SCRIPTED, Turns, digits, episodes, expected, texts_of
 
 vf = pytest.importorskip("verifiers.v1", reason="verifiers lives in an environment of its own: .ci/faces.sh")
 
@@ -140,12 +140,12 @@ def test_its_evaluation_gives_the_scorers_digits(tmp_path, sandbox):
         assert digits(trace["metrics"]["solve_f1"]) == digits(wanted["score"]["solve_f1"])
 
 
-def test_its_reward_of_200_episodes_is_the_scorers(sandbox):
+def test_its_reward_of_1000_episodes_is_the_scorers(sandbox):
     from ftrl_tools_v1.taskset import FtrlToolsConfig, FtrlToolsTaskset
 
     tasks = {task.data.id: task for task in FtrlToolsTaskset(FtrlToolsConfig()).load()}
     environments = list(read_environments(PACKAGE / "environments.jsonl"))
-    for environment, turns in episodes(environments, 200):
+    for environment, turns in episodes(environments, SCRIPTED + RAW):
         trace = SimpleNamespace(assistant_messages=[said(turn) for turn in turns])
         wanted = expected(environment, texts_of(turns), "published", sandbox)
         assert digits(asyncio.run(tasks[environment.id].ftrl(trace))) == digits(wanted["rewards"]["turns"])

@@ -14,7 +14,7 @@ from env_construction.environment.matching import MATCHES
 from serving.exports.cards import write_card
 from serving.exports.labels import LabelSettings, label_of
 from serving.exports.tables import features_of, prompt_messages, verl_rows, write_tables
-from tests.serving.recorded_episodes import digits, episodes, expected, raw_episodes, texts_of
+from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, raw_episodes, texts_of
 
 pytest.importorskip("verl", reason="verl lives in an environment of its own: .ci/faces.sh")
 import numpy as np
@@ -63,8 +63,8 @@ def test_its_data_set_holds_every_prompt_and_label(configured, environments, tok
 def test_its_reward_manager_gives_the_scorers_digits(configured, environments, tokenizer, sandbox):
     async def main() -> None:
         manager = load_reward_manager(configured, tokenizer)
-        recorded = [(environment, texts_of(turns)) for environment, turns in episodes(environments, 100)]
-        recorded += raw_episodes(environments, 100)
+        recorded = [(environment, texts_of(turns)) for environment, turns in episodes(environments, SCRIPTED)]
+        recorded += raw_episodes(environments, RAW)
         for number, (environment, texts) in enumerate(item for item in recorded if item[1]):
             match = MATCHES[number % 2]
             label = label_of(environment, LabelSettings("solve_f1", match, "turns"))
