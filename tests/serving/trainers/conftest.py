@@ -1,42 +1,54 @@
-"""What readers of conversations share: the oracle's conversations as they are exported, and what a trainer learns from them."""
+"""What readers of conversations share: gold conversations as they are exported, and what a trainer learns from them."""
 
+import json
+import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from env_construction.environment.schema import Environment
+from env_construction.environment.schema import Environment, write_environments
 from reward.tool_calls import parse_turn
-from serving.exports.cards import write_card
-from serving.exports.labels import LabelSettings
-from serving.exports.tables import features_of, sft_row, sft_row_for, write_tables
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
 def written(environments: list[Environment], tmp_path: Path) -> Callable[[str], Path]:
-    """The folder of the oracle's conversations for a reader. One thinks before its first call."""
-    # here, since OpenEnv's and verifiers' environments lack what these need
-    from train.policies.interface import OraclePolicy
-    from train.policies.rollout import Episode, play
+    """The folder of gold conversations for a reader, exported by the project's own environment. The last one thinks first."""
 
     def write(reader: str) -> Path:
-        played: dict[str, Episode] = {}
-        play(OraclePolicy(), environments, match="strict", on_episode=lambda e: played.update({e.id: e}))
-        rows = []
-        for environment in environments:
-            messages = played[environment.id].environment.messages
-            if environment is environments[-1]:
-                said = next(message for message in messages if message["role"] == "assistant")
-                said["reasoning_content"] = "First the capitals."
-            row = sft_row(environment, messages, "oracle", solve_f1=1.0, answer_correct=True)
-            rows.append(sft_row_for(reader, row))
-        folder = tmp_path / "exported"
-        counts = write_tables(folder, [row for row in rows if row], features_of("sft", reader))
-        write_card(folder, "sft", counts, LabelSettings("solve_f1", "strict", "turn"), reader)
-        return folder
+        write_environments(tmp_path / "environments.jsonl", environments)
+        lines = [conversation(environment, thinks=environment is environments[-1]) for environment in environments]
+        (tmp_path / "trajectories.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+        command = [ROOT / ".venv/bin/python", "-m", "serving.export", "--to", "sft", "--reader", reader]
+        command += ["--data", tmp_path / "environments.jsonl", "--trajectories", tmp_path / "trajectories.jsonl"]
+        subprocess.run([*command, "--out", tmp_path / "exported"], cwd=ROOT, check=True)
+        return tmp_path / "exported"
 
     return write
+
+
+def conversation(environment: Environment, thinks: bool) -> dict[str, Any]:
+    """A row as train.collect_trajectories writes it: the whole gold plan in one turn, then the answer."""
+    plan = [
+        {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in environment.gold_plan
+    ]
+    said: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": plan}
+    if thinks:
+        said["reasoning_content"] = "First the capitals."
+    outputs = [{"role": "tool", "name": call.name, "content": "out"} for call in environment.gold_plan]
+    ending = {"role": "assistant", "content": f"The answer is {environment.answer}."}
+    return {
+        "id": environment.id,
+        "prefixes": [],
+        "environment": environment.to_record(),
+        "messages": [*environment.messages, said, *outputs, ending],
+        "solve_f1": 1.0,
+        "answer_correct": True,
+    }
 
 
 @pytest.fixture
