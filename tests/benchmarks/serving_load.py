@@ -18,13 +18,14 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import aiohttp
 from reward_throughput import cpu_seconds, descendants
 
-from env_construction.environment.schema import Environment
+from env_construction.environment.schema import Environment, write_environments
 from reward.score import read_gold
 from serving.episodes.errors import EpisodeError
 from serving.episodes.server import EpisodeServer, Limits
@@ -38,10 +39,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="environments with gold plans")
     parser.add_argument("--episodes", type=int, default=4096)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument(
+        "--isolated", action="store_true", help="make every tool one that the sandbox runs in a process of its own"
+    )
     arguments = parser.parse_args()
     environments = {key: item for key, item in read_gold(arguments.data, "strict").items() if item.gold_plan}
-    in_process(environments, arguments.episodes, arguments.seconds)
-    asyncio.run(over_http(arguments.data, environments, arguments.episodes, arguments.seconds))
+    if arguments.isolated:
+        environments = {key: _unproven(item) for key, item in environments.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "environments.jsonl"
+        write_environments(data, list(environments.values()))
+        in_process(environments, arguments.episodes, arguments.seconds)
+        asyncio.run(over_http(data, environments, arguments.episodes, arguments.seconds))
+
+
+def _unproven(environment: Environment) -> Environment:
+    """The environment with tools whose code the sandbox cannot prove harmless: they import what can reach everything."""
+    codes = {name: code + "\nimport sys\n" for name, code in environment.codes.items()}
+    return environment.model_copy(update={"codes": codes})
 
 
 def in_process(environments: dict[str, Environment], episodes: int, seconds: float) -> None:
@@ -62,6 +77,14 @@ def in_process(environments: dict[str, Environment], episodes: int, seconds: flo
         assert not any(isinstance(item, EpisodeError) or not item.ok for item in results)
         made += len(batch)
     _report(f"in process, batches of {len(batch)}", made, time.monotonic() - start, cpu_seconds() - cpu, took)
+    took, start, cpu = [], time.monotonic(), cpu_seconds()
+    while time.monotonic() - start < seconds:
+        key, name, values, turn = next(calls)
+        begun = time.monotonic()
+        assert server.call(key, name, values, turn).ok
+        took.append(time.monotonic() - begun)
+    _report("in process, one after the other", len(took), time.monotonic() - start, cpu_seconds() - cpu, took)
+    made += len(took)
     later = (_memory() - before) / episodes
     print(
         f"memory of a live episode: {memory / 1024:.1f} KiB before its first call, {later / 1024:.1f} KiB after "
