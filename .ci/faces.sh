@@ -1,24 +1,77 @@
 #!/usr/bin/env bash
-# Test the environments as others use them: the tools of OpenEnv and verifiers on our packages, TRL on our data,
-# schemathesis on our HTTP server. Their packages conflict with each other and with ours, so each has a separate virtual
-# environment (.ci/faces.txt).
+# The environments as others use them: each server's and trainer's own package on what we serve and export, in an environment of its own,
+# since they disagree with each other and with ours. .ci/faces.txt lists them; with names as arguments, only those run.
+#
+#   bash .ci/faces.sh                 all, on all cores; seconds of each at the end of its part
+#   bash .ci/faces.sh verl trl        some
+#
+# To be quick: uv links packages from its cache, which setup.sh has filled. openenv, verifiers and http get every package that they ask for;
+# they need no torch. The others come onto the project's own torch, transformers and ray, and bring only what is missing there (a .pth file
+# names .venv): their code is what they released, versions of what lies below may differ from what they pin.
+# Not here: trainers' own loops on GPUs (verl, Axolotl, LLaMA-Factory); TRL's runs, on the tiny policy.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-root=$PWD work=$(mktemp -d)
-server=
-trap '[ -z "$server" ] || kill "$server"; rm -rf "$work"' EXIT
-export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+root=$PWD work=$(mktemp -d) uv=$PWD/.venv/bin/uv
+trap 'rm -rf "$work"' EXIT
+export root work uv OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HOME=$work/hub DISABLE_VERSION_CHECK=1
+
+# uv does not read pip's configuration, which says where packages come from; setup.sh hands it over in the same way
+configured() { printenv "PIP_$(tr 'a-z-' 'A-Z_' <<<"$1")" || .venv/bin/python -m pip config get "global.$1" 2>/dev/null | tr '\n' ' ' || true; }
+index=$(configured index-url) extra=$(configured extra-index-url)
+export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match} UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
+[ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
+[ -z "$extra" ] || export UV_EXTRA_INDEX_URL=${UV_EXTRA_INDEX_URL:-$extra}
 
 pins() { sed -n "s/^$1: //p" .ci/faces.txt; }
-# make_venv NAME [PIP ARGUMENTS...]: a virtual environment with the packages of NAME in .ci/faces.txt
-make_venv() {
-  local name=$1
-  shift
-  python3 -m venv "$work/$name"
-  # shellcheck disable=SC2046
-  "$work/$name/bin/pip" install -q --disable-pip-version-check "$@" $(pins "$name")
+install_face() { # install_face NAME [uv's options and more packages]
+    local name=$1
+    shift
+    "$uv" venv --quiet --python "$root/.venv/bin/python" "$work/$name"
+    # shellcheck disable=SC2046
+    "$uv" pip install --quiet --python "$work/$name/bin/python" "$@" $(pins "$name")
 }
+face() { # face NAME: install it and test with it
+    local name=$1 server port
+    case "$name" in
+        openenv | verifiers)
+            .venv/bin/python -m serving.export --to "$name" --data "$work/environments.jsonl" --out "$work/$name-package"
+            cp -r "$work/$name-package" "$work/$name-source" # it is built in the folder that is installed
+            install_face "$name" pytest==9.2.0 "$work/$name-source"
+            export "FTRL_${name^^}_PACKAGE=$work/$name-package"
+            ;;
+        http)
+            install_face "$name"
+            port=$(.venv/bin/python -c 'import socket; probe = socket.create_server(("127.0.0.1", 0)); print(probe.getsockname()[1])')
+            .venv/bin/python -m serving.serve --data "$work/environments.jsonl" --port "$port" --workers 1 &
+            server=$!
+            # shellcheck disable=SC2064
+            trap "kill $server" EXIT
+            cd "$work" # schemathesis leaves a cache where it runs
+            "$work/http/bin/schemathesis" run "http://127.0.0.1:$port/openapi.json" --wait-for-schema 120 --max-examples 50
+            return
+            ;;
+        *)
+            install_face "$name" --no-deps
+            .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$(echo "$work/$name"/lib/python3*/site-packages)/project.pth"
+            ;;
+    esac
+    "$work/$name/bin/python" -m pytest "tests/serving/trainers/test_$name.py"
+}
+timed_face() {
+    local name=$1 log=$work/$1.log code=0
+    SECONDS=0
+    bash -c 'set -euo pipefail; face "$1"' face "$name" >"$log" 2>&1 || code=$? # "set -e" holds in a process of its own alone
+    if [ "$code" = 0 ]; then tail -n 1 "$log"; else cat "$log"; fi
+    printf 'faces: %4d s  %s%s\n' "$SECONDS" "$name" "$([ "$code" = 0 ] || echo ' (failed)')"
+    return "$code"
+}
+export -f pins install_face face timed_face
 
+faces=("$@")
+[ $# -gt 0 ] || mapfile -t faces < <(sed -n 's/^\([a-z_]*\): .*/\1/p' .ci/faces.txt)
+for name in "${faces[@]}"; do
+    [ -n "$(pins "$name")" ] || { echo "faces: error: unknown face '$name'; .ci/faces.txt lists all" >&2; exit 2; }
+done
 PYTHONPATH=.:tests .venv/bin/python - "$work/environments.jsonl" <<'PYTHON'
 import sys
 
@@ -27,24 +80,4 @@ from env_construction.environment.schema import write_environments
 
 write_environments(sys.argv[1], small_environments())
 PYTHON
-for kind in openenv verifiers; do
-  .venv/bin/python -m serving.export --to "$kind" --data "$work/environments.jsonl" --out "$work/$kind-package"
-  cp -r "$work/$kind-package" "$work/$kind-source" # pip builds in the folder that it installs
-  make_venv "$kind" pytest==9.2.0 "$work/$kind-source"
-done
-FTRL_OPENENV_PACKAGE="$work/openenv-package" \
-  "$work/openenv/bin/python" -m pytest -q tests/serving/trainers/test_openenv.py
-FTRL_VERIFIERS_PACKAGE="$work/verifiers-package" \
-  "$work/verifiers/bin/python" -m pytest -q tests/serving/trainers/test_verifiers.py
-
-# TRL uses the project's pinned torch, transformers and datasets
-make_venv trl --no-deps
-packages=$(echo "$work"/trl/lib/python3*/site-packages)
-"$root/.venv/bin/python" -c 'import site; print(site.getsitepackages()[0])' >"$packages/project.pth"
-"$work/trl/bin/python" -m pytest -q tests/serving/trainers/test_trl.py
-
-make_venv http
-.venv/bin/python -m serving.serve --data "$work/environments.jsonl" --port 8766 --workers 1 &
-server=$!
-"$work/http/bin/schemathesis" run http://127.0.0.1:8766/openapi.json --wait-for-schema 60 --max-examples 50
-echo "faces: passed"
+printf '%s\n' "${faces[@]}" | xargs -P "$(env -u OMP_NUM_THREADS nproc)" -I{} bash -c 'timed_face {}'

@@ -7,7 +7,7 @@ Out: --out DIR, a new folder with a README.md that says how to use and how to pu
 | --- | --- | --- |
 | `trl` | prompts with labels; reward: `serving/trl_reward.py` | TRL |
 | `verl` | prompts with labels; reward: `serving/verl_reward.py` | verl |
-| `sft` | conversations, `messages` and `tools`: the oracle's, or --trajectories filtered by their scores | TRL, Axolotl, LLaMA-Factory |
+| `sft` | conversations, `messages` and `tools`: the oracle's, or --trajectories filtered by their scores | TRL, Axolotl, LLaMA-Factory: --reader |
 | `openenv` | an environment server as a package | TRL, Unsloth, SkyRL, ... through OpenEnv |
 | `verifiers` | a taskset as a package | prime-rl, ... through verifiers |
 
@@ -35,7 +35,16 @@ from reward.score import read_gold
 from serving.exports.cards import write_card
 from serving.exports.labels import LABEL_REWARDS, TURN, LabelSettings
 from serving.exports.packages import write_package
-from serving.exports.tables import FORMATS, as_text, features_of, sft_row, trl_rows, verl_rows, write_tables
+from serving.exports.tables import (
+    FORMATS,
+    READERS,
+    features_of,
+    sft_row,
+    sft_row_for,
+    trl_rows,
+    verl_rows,
+    write_tables,
+)
 from train.collect_trajectories import read_trajectories
 from train.policies.interface import OraclePolicy
 from train.policies.rollout import Episode, play
@@ -49,6 +58,8 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.trajectories and arguments.to in PACKAGES:
         raise BadInput(f"--trajectories: --to {arguments.to} exports environments, not conversations")
+    if arguments.reader != "trl" and arguments.to != "sft":
+        raise BadInput(f"--reader {arguments.reader}: expected --to sft beside it")
     if arguments.out.exists():
         raise BadInput(f"--out {arguments.out}: expected a new folder")
     environments = read_gold(arguments.data, "strict")
@@ -60,10 +71,10 @@ def main() -> int:
         counts = write_package(arguments.to, partial, environments, settings)
     else:
         rows = _rows(arguments, environments, settings)
-        counts = write_tables(partial, rows, features_of(arguments.to, arguments.text))
+        counts = write_tables(partial, rows, features_of(arguments.to, arguments.reader))
         if not counts:
             raise BadInput("no row is left: no environment has a gold plan, or no trajectory passes the filter")
-        write_card(partial, arguments.to, counts, settings, arguments.text)
+        write_card(partial, arguments.to, counts, settings, arguments.reader)
     partial.rename(arguments.out)
     print(f"wrote {arguments.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
     return 0
@@ -74,9 +85,17 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     if arguments.to == "sft":
         rows = _recorded(arguments) if arguments.trajectories else _oracle(environments, settings.match)
+        left_out = 0
         for row in rows:
             if row["solve_f1"] >= arguments.min_solve_f1 and (row["answer_correct"] or not arguments.answer_correct):
-                yield as_text(row) if arguments.text else row
+                written = sft_row_for(arguments.reader, row)
+                left_out += written is None
+                if written is not None:
+                    yield written
+        if left_out:
+            print(
+                f"left out: {left_out} conversations whose text holds <tool_call>, where LLaMA-Factory would read a call"
+            )
         return
     states = list(environments.values())
     if arguments.trajectories:
@@ -125,9 +144,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--min-solve-f1", type=float, default=0.0, help="sft: keep conversations from this Solve-F1 on")
     parser.add_argument("--answer-correct", action="store_true", help="sft: keep conversations with the right answer")
-    parser.add_argument("--text", action="store_true", help="sft: tools and arguments as JSON text (LLaMA-Factory)")
+    parser.add_argument(
+        "--reader", choices=READERS, default="trl", help="sft: who will read it (Axolotl reads what TRL does)"
+    )
     return parser
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

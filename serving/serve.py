@@ -112,5 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

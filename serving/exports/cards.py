@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from serving.exports.labels import LabelSettings
+from serving.exports.tables import LLAMA_FACTORY_TAGS
 
 _USE = {
     "trl": """\
@@ -19,22 +22,44 @@ trainer = GRPOTrainer(model, reward_funcs=reward_func, train_dataset=load_datase
     "verl": """\
 ```bash
 python -m verl.trainer.main_ppo data.train_files={folder}/{split}.parquet data.prompt_key=prompt \\
-    custom_reward_function.path=serving/verl_reward.py custom_reward_function.name=compute_score
+    reward.custom_reward_function.path=serving/verl_reward.py reward.custom_reward_function.name=compute_score
 ```""",
-    "sft": """\
+}
+_READ = {
+    "trl": """\
 ```python
 from datasets import load_dataset
 from trl import SFTTrainer
 
 trainer = SFTTrainer(model, train_dataset=load_dataset("{folder}")["{split}"])  # reads `messages` and `tools`
 ```
-Axolotl: `type: chat_template`, `field_messages: messages`, `field_tools: tools`. LLaMA-Factory: export with `--text`, `formatting: openai`,
-`columns: {{messages: messages, tools: tools}}`.""",
+
+Axolotl, in its configuration:
+
+```yaml
+datasets:
+  - path: {folder}
+    split: {split}
+    type: chat_template
+    field_messages: messages
+    field_tools: tools
+```""",
+    "llama-factory": """\
+`dataset_info.json` describes the files to LLaMA-Factory:
+
+```yaml
+dataset_dir: {folder}
+dataset: ftrl_{split}
+template: qwen3
+```""",
 }
 
 
-def write_card(folder: Path, kind: str, counts: Mapping[str, int], settings: LabelSettings, text: bool) -> None:
-    """`<folder>/README.md`, with the front matter that `datasets.load_dataset(<folder>)` reads."""
+def write_card(folder: Path, kind: str, counts: Mapping[str, int], settings: LabelSettings, reader: str) -> None:
+    """`<folder>/README.md`, with the front matter that `datasets.load_dataset(<folder>)` reads; for LLaMA-Factory its own file."""
+    if kind == "sft" and reader == "llama-factory":
+        (folder / "dataset_info.json").write_text(json.dumps(_dataset_info(counts), indent=2) + "\n", encoding="utf-8")
+    use = _READ[reader] if kind == "sft" else _USE[kind]
     files = [f"  - split: {split}\n    path: {split}.parquet" for split in counts]
     reward = (
         ""
@@ -56,15 +81,21 @@ def write_card(folder: Path, kind: str, counts: Mapping[str, int], settings: Lab
         *(f"| {split} | {count:,} |" for split, count in counts.items()),
         "",
         *([reward, ""] if reward else []),
-        *(["Tools and arguments are JSON text.", ""] if text else []),
+        *(["Tools and calls are JSON text.", ""] if reader != "trl" else []),
         *(
             ["The column `label` (verl: `ground_truth`) holds the gold answers: keep it from the model.", ""]
             if reward
             else []
         ),
-        _USE[kind].format(folder=".", split=next(iter(counts))),
+        use.format(folder=".", split=next(iter(counts))),
         "",
         "Publish: `hf upload --repo-type dataset NAME .`",
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _dataset_info(splits: Iterable[str]) -> dict[str, Any]:
+    columns = {"messages": "messages", "tools": "tools"}
+    described = {"formatting": "openai", "columns": columns, "tags": LLAMA_FACTORY_TAGS}
+    return {f"ftrl_{split}": {"file_name": f"{split}.parquet", **described} for split in splits}

@@ -35,9 +35,10 @@ class LabelSettings:
 
 
 def label_of(state: Environment, settings: LabelSettings) -> str:
-    """The label of a state and a reward."""
+    """The label of a state and a reward. With the messages, since a call of an earlier turn solves nothing again (strict)."""
     record = state.to_record()
-    kept = {key: record[key] for key in ("id", "codes", "unsolved_set", "solve_rate", "answer", "sub_questions")}
+    names = ("id", "messages", "codes", "unsolved_set", "solve_rate", "answer", "sub_questions")
+    kept = {key: record[key] for key in names}
     return json_text({**kept, "solved_set": state.solved_set, "settings": vars(settings)})
 
 

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 from env_construction.environment.jsonl import BadInput, json_text
@@ -50,7 +51,7 @@ def write_package(
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    shutil.copy(ROOT / "LICENSE", folder / "LICENSE")
+    (folder / "LICENSE").write_text(_license(), encoding="utf-8")
     write_environments(folder / "environments.jsonl", list(environments.values()))
     (folder / "settings.json").write_text(json_text(vars(settings)) + "\n", encoding="utf-8")
     name, inner = ("ftrl_tools", "server") if kind == "openenv" else ("ftrl_tools_v1", "servers")
@@ -63,3 +64,16 @@ def write_package(
         (folder / template).unlink()
         (folder / filled).write_text(text, encoding="utf-8")
     return dict(Counter(environment.split for environment in environments.values()))
+
+
+def _license() -> str:
+    """From the checkout, or from what pip installed."""
+    beside = ROOT / "LICENSE"
+    if beside.is_file():
+        return beside.read_text(encoding="utf-8")
+    text = metadata.distribution("ftrl-tool-use").read_text("licenses/LICENSE")
+    if text is None:
+        raise BadInput(
+            "the installed ftrl-tool-use lacks its LICENSE, which an exported package carries: install it again"
+        )
+    return text

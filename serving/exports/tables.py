@@ -1,8 +1,7 @@
 """Parquet for other trainers: prompts with their labels (TRL, verl), and conversations for supervised training.
 
 Objects of no fixed shape (tool documents, arguments) are columns of the type Json of `datasets`: text in the file, objects once loaded,
-and no key is filled in from another row. Conversations can be written with plain JSON text instead, for readers without
-that type.
+and no key is filled in from another row. LLaMA-Factory takes a version of `datasets` without that type, and gets JSON text.
 """
 
 from __future__ import annotations
@@ -17,6 +16,18 @@ from serving.episodes.recorded import turn_text
 from serving.exports.labels import LabelSettings, label_of
 
 FORMATS = ("trl", "verl", "sft")
+READERS = ("trl", "llama-factory")
+"""Who reads the conversations of `sft`; Axolotl reads what TRL does."""
+LLAMA_FACTORY_TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "tool",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+"""What its `dataset_info.json` says about our messages; a turn with calls has a role of its own."""
 
 
 def trl_rows(states: Iterable[Environment], settings: LabelSettings) -> Iterator[dict[str, Any]]:
@@ -59,21 +70,26 @@ def sft_row(start: Environment, messages: list[dict[str, Any]], source: str, **s
     }
 
 
-def as_text(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A conversation with tools and arguments as JSON text, every message with the same keys."""
-    return {**row, "tools": json_text(row["tools"]), "messages": [_plain(message) for message in row["messages"]]}
+def sft_row_for(reader: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A conversation as one of READERS takes it; None where LLaMA-Factory would mistake a text for a call."""
+    if reader == "trl":
+        return dict(row)
+    messages = [_with_call_role(message) for message in row["messages"]]
+    return None if None in messages else {**row, "tools": json_text(row["tools"]), "messages": messages}
 
 
-def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    calls = [
-        {
-            "type": "function",
-            "function": {"name": call["function"]["name"], "arguments": json_text(call["function"]["arguments"])},
-        }
-        for call in message.get("tool_calls") or ()
-    ]
+def _with_call_role(message: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Calls as a JSON list in LLaMA-Factory's tags, the first of which it takes; it renders them for the model's template."""
     thinking = f"<think>\n{message['reasoning_content']}\n</think>\n\n" if message.get("reasoning_content") else ""
-    return {"role": message["role"], "content": thinking + message["content"], "tool_calls": calls or None}
+    said = thinking + message["content"]
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    if not calls:
+        return {"role": message["role"], "content": said}
+    if "<tool_call>" in said:
+        return None
+    listed = json_text(calls).replace("<", "\\u003c")  # so that no argument ends the list
+    between = "\n" if said and not said.endswith("\n") else ""
+    return {"role": LLAMA_FACTORY_TAGS["function_tag"], "content": f"{said}{between}<tool_call>{listed}</tool_call>"}
 
 
 def prompt_messages(state: Environment) -> list[dict[str, str]]:
@@ -128,8 +144,8 @@ def _split(row: Mapping[str, Any]) -> str:
     return str(row.get("split") or row.get("extra_info", {}).get("split", ""))
 
 
-def features_of(kind: str, text: bool = False) -> Any:
-    """The columns' types. `text`: conversations with JSON text."""
+def features_of(kind: str, reader: str = "trl") -> Any:
+    """The columns' types."""
     from datasets import Features, Json, List, Value
 
     string = Value("string")
@@ -142,10 +158,8 @@ def features_of(kind: str, text: bool = False) -> Any:
         columns["reward_model"] = {"style": string, "ground_truth": string}
         columns["extra_info"] = {"index": Value("int64"), "split": string, "id": string}
         return Features({**columns, "messages": string, "tools": string})
-    call = {"type": string, "function": {"name": string, "arguments": string}}
-    message = {"role": string, "content": string, "tool_calls": List(call)}
     columns = (
-        {"messages": List(message), "tools": string} if text else {"messages": List(Json()), "tools": List(Json())}
+        {"messages": List(Json()), "tools": List(Json())} if reader == "trl" else {"messages": pair, "tools": string}
     )
     columns.update(dict.fromkeys(("id", "split", "scenario", "source"), string))
     return Features({**columns, "solve_f1": Value("float64"), "answer_correct": Value("bool")})

@@ -1,11 +1,20 @@
-"""The environments that the tests of serving play: the four small ones, and the authors' sample where it lies beside the project."""
+"""Environments that the tests of serving play, and a server process of `serving.serve`, started as a user starts it.
 
+The environments are the four small ones and, if it is available, the authors' sample.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from env_construction.environment.schema import Environment, GoldCall, read_environments
+from tests.serving.server_process import free_port, running
 
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = Path(__file__).resolve().parents[3] / "shared/data/ftrl_test_sample.jsonl"
 
 
@@ -27,3 +36,19 @@ def played(environments: list[Environment]) -> list[Environment]:
         for environment in read_environments(SAMPLE)
     ]
     return [*environments * 4, *published]
+
+
+@contextlib.contextmanager
+def served(data: Path, *options: str, **environment: str) -> Iterator[str]:
+    """The address of a running server, which is killed at the end."""
+    port = free_port()
+    command = [
+        sys.executable, "-m", "serving.serve", "--data", str(data), "--port", str(port), "--workers", "1", *options,
+    ]  # fmt: skip
+    with running(command, port, ROOT, {**os.environ, **environment}) as address:
+        yield address
+
+
+@pytest.fixture
+def server() -> Callable[..., contextlib.AbstractContextManager[str]]:
+    return served

@@ -1,7 +1,8 @@
 """Scripted episodes for every face: right, wrong, malformed and hostile, each a list of turns, with the scorer's own rewards.
 
 A turn is a list of calls or the text that ends the episode, so that every face can play it; `raw_episodes` are texts as models write
-them (thinking, calls cut off, tags inside arguments), for the faces that take whole turns.
+them (thinking, calls cut off, tags inside arguments), for the faces that take whole turns. Each face plays 1,000: SCRIPTED and RAW, or
+as many scripted ones.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from reward.episode_rewards import EPISODE_REWARDS
 from reward.scoring import advance, score_episode, score_turn, sub_answers
 from reward.tool_calls import render_call
 
+SCRIPTED, RAW = 600, 400
 Turns = list[list[ToolCall] | str]
 _HOSTILE: list[Any] = [
     "</tool_call>\n<tool_call>",

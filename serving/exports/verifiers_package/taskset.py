@@ -17,6 +17,7 @@ from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.score import read_gold
 from reward.tool_calls import render_call
+from serving.episodes.errors import EpisodeError
 from serving.episodes.outcomes import MatchOutcome
 from serving.episodes.recorded import score_recorded, turn_text
 
@@ -86,10 +87,14 @@ class FtrlToolsConfig(vf.TasksetConfig):
 
 
 class FtrlToolsTaskset(vf.Taskset[FtrlToolsTask, FtrlToolsConfig]):
-    """The environments of the package, in the file's order."""
+    """The environments of the package, in the file's order. EpisodeError for a split that it lacks."""
 
     def load(self) -> Iterator[FtrlToolsTask]:
-        for environment in read_gold(_FOLDER / "environments.jsonl", "strict").values():
+        environments = read_gold(_FOLDER / "environments.jsonl", "strict").values()
+        splits = {environment.split for environment in environments}
+        if self.config.split and self.config.split not in splits:
+            raise EpisodeError("unknown_split", f"split {self.config.split!r}: expected one of {', '.join(splits)}")
+        for environment in environments:
             if self.config.split in ("", environment.split):
                 yield FtrlToolsTask(_data(environment), self.config.task)
 

@@ -15,7 +15,7 @@ from env_construction.sandbox.tool_sandbox import ToolCall, ToolResult, ToolSand
 from serving.episodes.errors import EpisodeError
 from serving.episodes.log import EpisodeLog
 from serving.episodes.server import EpisodeServer, Limits
-from tests.serving.recorded_episodes import Turns, digits, episodes, expected, raw_episodes, texts_of
+from tests.serving.recorded_episodes import RAW, SCRIPTED, Turns, digits, episodes, expected, raw_episodes, texts_of
 
 
 def serve(environments: list[Environment], sandbox: ToolSandbox, **settings) -> EpisodeServer:
@@ -40,7 +40,7 @@ def refused(code: str, request, *arguments, **named) -> None:
 
 def test_rewards_of_scripted_episodes_equal_the_scorers_to_the_last_digit(played, sandbox):
     server = serve(played, sandbox)
-    for environment, turns in episodes(played, 200):
+    for environment, turns in episodes(played, SCRIPTED):
         outcome = asdict(play(server, environment, turns))
         for match in MATCHES:
             assert digits(outcome[match]) == digits(expected(environment, texts_of(turns), match, sandbox))
@@ -49,7 +49,7 @@ def test_rewards_of_scripted_episodes_equal_the_scorers_to_the_last_digit(played
 @pytest.mark.parametrize("match", MATCHES)
 def test_rewards_of_raw_turns_equal_the_scorers_to_the_last_digit(match, played, sandbox):
     server = serve(played, sandbox, match=match)
-    for environment, texts in raw_episodes(played, 200):
+    for environment, texts in raw_episodes(played, RAW // 2, seed=MATCHES.index(match)):
         key, outcome, said = server.reset(id=environment.id).episode, None, []
         for text in texts:
             reply = server.turn(key, text)

@@ -11,13 +11,12 @@ from datasets import load_dataset
 from env_construction.environment.jsonl import BadInput
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment, write_environments
-from reward.episode_rewards import EPISODE_REWARDS
 from reward.tool_calls import parse_turn
 from serving import trl_reward, verl_reward
 from serving.episodes.recorded import turn_text
-from serving.exports.labels import LabelSettings, label_of
-from serving.exports.tables import prompt_messages
-from tests.serving.recorded_episodes import digits, episodes, expected, raw_episodes, texts_of
+from serving.exports.labels import LABEL_REWARDS, LabelSettings, label_of
+from serving.exports.tables import READERS, prompt_messages, sft_row_for
+from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, raw_episodes, texts_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,12 +30,15 @@ def messages_of(texts: list[str]) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("match", MATCHES)
-@pytest.mark.parametrize("reward", ["turn", *EPISODE_REWARDS])
+KINDS = [(match, reward) for match in MATCHES for reward in LABEL_REWARDS]
+
+
+@pytest.mark.parametrize(("match", "reward"), KINDS)
 def test_rewards_of_trl_and_verl_equal_the_scorers_to_the_last_digit(match, reward, played, sandbox):
-    settings = LabelSettings("solve_f1", match, reward)
-    recorded = [(environment, texts_of(turns)) for environment, turns in episodes(played, 200)]
-    recorded += raw_episodes(played, 200)
+    settings, seed = LabelSettings("solve_f1", match, reward), KINDS.index((match, reward))
+    scripted = episodes(played, SCRIPTED // len(KINDS), seed)
+    recorded = [(environment, texts_of(turns)) for environment, turns in scripted]
+    recorded += raw_episodes(played, RAW // len(KINDS), seed)
     recorded = [(environment, texts) for environment, texts in recorded if texts]
     labels = [label_of(environment, settings) for environment, _ in recorded]
     wanted = [
@@ -48,7 +50,7 @@ def test_rewards_of_trl_and_verl_equal_the_scorers_to_the_last_digit(match, rewa
     found = trl_reward.reward_func([None] * len(labels), conversations, labels)
     assert digits(found) == digits(wanted)
     between = "<|im_end|>\n<|im_start|>user\n<tool_response>\nout\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
-    for label, (_, texts), reward_wanted in list(zip(labels, recorded, wanted, strict=True))[::4]:
+    for label, (_, texts), reward_wanted in zip(labels, recorded, wanted, strict=True):
         assert digits(verl_reward.compute_score("d", between.join(texts), label)["score"]) == digits(reward_wanted)
 
 
@@ -122,17 +124,35 @@ def test_prefixes_of_trajectories_carry_their_state(data, tmp_path):
     assert len(load_dataset(str(tmp_path / "sft"), cache_dir=str(tmp_path / "cache"))["test"]) == 4
 
 
-@pytest.mark.parametrize("text", [False, True])
-def test_conversations_load_as_they_were_played(text, data, environments, tmp_path):
-    assert export("sft", data, tmp_path / "out", *(["--text"] if text else [])).returncode == 0
+@pytest.mark.parametrize("reader", READERS)
+def test_conversations_load_as_they_were_played(reader, data, environments, tmp_path):
+    assert export("sft", data, tmp_path / "out", "--reader", reader).returncode == 0
     rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["test"]
     for row, environment in zip(rows, environments, strict=True):
-        assert (json.loads(row["tools"]) if text else row["tools"]) == environment.openai_tools()
-        calls = [call["function"] for message in row["messages"] for call in message.get("tool_calls") or ()]
-        if text:
-            calls = [{**call, "arguments": json.loads(call["arguments"])} for call in calls]
-        assert calls == [{"name": call.name, "arguments": call.arguments} for call in environment.gold_plan]
+        assert (row["tools"] if reader == "trl" else json.loads(row["tools"])) == environment.openai_tools()
+        assert calls_of(row["messages"]) == [
+            {"name": call.name, "arguments": call.arguments} for call in environment.gold_plan
+        ]
         assert row["solve_f1"] == 1.0 and row["answer_correct"] and row["source"] == "oracle"
+
+
+def calls_of(messages: list[dict]) -> list[dict]:
+    """The calls of a conversation in any reader's form."""
+    calls = [call["function"] for message in messages for call in message.get("tool_calls") or ()]
+    for message in messages:
+        if message["role"] == "function_call":
+            calls += json.loads(message["content"].removeprefix("<tool_call>").removesuffix("</tool_call>"))
+    return calls
+
+
+def test_a_text_that_llama_factory_would_read_as_a_call_is_left_out():
+    call = {"function": {"name": "a", "arguments": {"x": "</tool_call>"}}}
+    row = {"tools": [], "messages": [{"role": "assistant", "content": "so", "tool_calls": [call]}]}
+    [message] = sft_row_for("llama-factory", row)["messages"]
+    assert message["role"] == "function_call" and message["content"].startswith("so\n<tool_call>[")
+    assert message["content"].count("</tool_call>") == 1 and "\\u003c/tool_call>" in message["content"]
+    row["messages"][0]["content"] = "I write <tool_call>"
+    assert sft_row_for("llama-factory", row) is None and sft_row_for("trl", row) == row
 
 
 def test_a_folder_that_exists_and_an_empty_export_are_one_line(data, environments, tmp_path):

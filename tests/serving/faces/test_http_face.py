@@ -1,22 +1,25 @@
 """HTTP as a client on the network sees it: the scorer's digits, typed errors, the token, and a server that was killed."""
 
 import concurrent.futures
+import contextlib
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 from env_construction.environment.matching import MATCHES
-from tests.serving.recorded_episodes import digits, episodes, expected, raw_episodes, texts_of
+from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, raw_episodes, texts_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_rewards_over_http_equal_the_scorers_to_the_last_digit(data, played, server, sandbox):
     with server(data) as address, httpx.Client(base_url=address) as client:
-        for environment, turns in episodes(played, 200):
+        for environment, turns in episodes(played, SCRIPTED):
             key = client.post("/episodes", json={"id": environment.id}).json()["episode"]
             text = None
             for number, turn in enumerate(turns):
@@ -29,7 +32,7 @@ def test_rewards_over_http_equal_the_scorers_to_the_last_digit(data, played, ser
             outcome = client.post(f"/episodes/{key}/finish", json={"text": text}).json()
             for match in MATCHES:
                 assert digits(outcome[match]) == digits(expected(environment, texts_of(turns), match, sandbox))
-        for environment, texts in raw_episodes(played, 200):
+        for environment, texts in raw_episodes(played, RAW):
             key, outcome = client.post("/episodes", json={"id": environment.id}).json()["episode"], None
             for place, text in enumerate(texts):
                 outcome = client.post(f"/episodes/{key}/turns", json={"text": text}).json()["outcome"]
@@ -71,6 +74,47 @@ def test_wrong_requests_are_typed_and_the_episode_goes_on(data, server):
             "splits": {"test": client.get("/splits").json()["splits"]["test"]},
             "live": 0,
         }
+
+
+def test_a_second_client_is_busy_and_one_that_disappears_leaves_its_call_counted(slow_data, server):
+    with server(slow_data) as address, httpx.Client(base_url=address) as client:
+        key = client.post("/episodes", json={}).json()["episode"]
+        slow = {"name": "capital_of", "arguments": {"country": "Fiji"}}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{address}/episodes/{key}/calls", json=slow, timeout=httpx.Timeout(60, read=1))
+        busy = client.post(f"/episodes/{key}/calls", json={"name": "nothing"})
+        assert (busy.status_code, busy.json()["error"]["code"]) == (409, "busy")
+        while (end := client.post(f"/episodes/{key}/finish", json={})).status_code == 409:
+            assert end.json()["error"]["code"] == "busy"
+            time.sleep(0.1)
+        assert [(turn["p"], turn["q"]) for turn in end.json()["strict"]["turns"]] == [(1, 1)]
+
+
+def test_no_answered_call_is_lost_when_the_server_is_killed_under_load(data, server, tmp_path):
+    log = ["--log", str(tmp_path / "log"), "--max-calls", "100000"]
+    call = {"name": "capital_of", "arguments": {"country": "Fiji"}}
+    answered: dict[str, int] = {}
+
+    def play(address: str, key: str) -> None:
+        with contextlib.suppress(httpx.HTTPError), httpx.Client(base_url=address, timeout=60) as client:
+            while client.post(f"/episodes/{key}/calls", json=call).status_code == 200:
+                answered[key] += 1
+
+    with server(data, *log) as address:
+        answered.update(
+            (httpx.post(f"{address}/episodes", json={"id": "atlas-single_hop"}).json()["episode"], 0) for _ in range(8)
+        )
+        players = [threading.Thread(target=play, args=(address, key)) for key in answered]
+        for player in players:
+            player.start()
+        while sum(answered.values()) < 200:
+            time.sleep(0.01)
+    for player in players:  # the server was killed while each of them waited for an answer
+        player.join()
+    with server(data, *log) as address:
+        for key, count in answered.items():
+            outcome = httpx.post(f"{address}/episodes/{key}/finish", json={}, timeout=60).json()
+            assert count <= outcome["strict"]["score"]["calls"] <= count + 1
 
 
 def test_many_clients_at_once_each_get_their_own_rewards(data, server):

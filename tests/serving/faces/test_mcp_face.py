@@ -13,7 +13,7 @@ from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import ToolDocument
 from serving.episodes.server import EpisodeServer, submit_name
 from serving.faces.mcp_face import McpFace
-from tests.serving.recorded_episodes import digits, episodes, expected, texts_of
+from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, texts_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -32,7 +32,7 @@ def test_rewards_over_mcp_equal_the_scorers_to_the_last_digit(mode, played, sand
     core = EpisodeServer({item.id: item for item in played}, sandbox=sandbox)
 
     async def main():
-        for environment, turns in episodes(played, 200):
+        for environment, turns in episodes(played, (SCRIPTED + RAW) // 2, seed=len(mode)):
             async with Client(McpFace(core, {"id": environment.id}).server(), mode=mode) as client:
                 outcome = await play(client, environment, turns)
             for match in MATCHES:
@@ -98,6 +98,70 @@ def test_over_http_each_url_plays_its_own_episode_and_errors_are_typed(mode, dat
             assert caught.value.data == {"code": "byte_limit"}
 
     with server(data, "--mcp") as address:
+        asyncio.run(main(address))
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_wrong_requests_are_typed_and_the_episode_goes_on(mode, environments, sandbox):
+    core = EpisodeServer({item.id: item for item in environments}, sandbox=sandbox)
+    good = ("capital_of", {"country": "Fiji"})
+
+    async def main():
+        for choice, code in (
+            ({"split": "nowhere"}, "unknown_split"),
+            ({"id": "nobody"}, "unknown_environment"),
+            ({"index": "four"}, "bad_request"),
+        ):
+            async with Client(McpFace(core, choice).server(), mode=mode) as client:
+                assert await code_of(client, *good) == code
+        async with Client(McpFace(core, {"id": "atlas-single_hop"}).server(), mode=mode) as client:
+            assert await code_of(client, "capital_of", {"country": "x" * 10_000_000}) == "byte_limit"
+            assert (await client.call_tool("no_such_tool", {})).is_error
+            assert await code_of(client, "submit_answer", {"answer": ["Suva"]}) == "bad_request"
+            assert not (await client.call_tool(*good)).is_error
+            done = (await client.call_tool("submit_answer", {"answer": "Suva"})).structured_content
+            assert [turn["q"] for turn in done["published"]["turns"]] == [0, 1, 0]
+            assert await code_of(client, *good) == "ended"
+
+    asyncio.run(main())
+
+
+async def code_of(client: Client, name: str, arguments: dict) -> str:
+    with pytest.raises(MCPError) as caught:
+        await client.call_tool(name, arguments)
+    return caught.value.data["code"]
+
+
+def test_what_is_no_json_or_10_mb_over_http_is_an_error_and_nothing_else(data, server):
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    with server(data, "--mcp") as address:
+        path = f"{address}/mcp?id=atlas-single_hop"
+        broken = httpx.post(path, content=b'{"jsonrpc": "2.0",', headers=headers)
+        assert broken.status_code == 400 and broken.json()["error"]["code"] == -32700
+        large = httpx.post(path, content=b"x" * 10_000_000, headers=headers)
+        assert large.status_code == 413 and large.json()["error"]["code"] == "byte_limit"
+
+        async def main():
+            async with Client(path) as client:
+                assert not (await client.call_tool("capital_of", {"country": "Fiji"})).is_error
+
+        asyncio.run(main())
+
+
+def test_a_second_client_is_busy_and_one_that_disappears_leaves_its_call_counted(slow_data, server):
+    async def main(address: str):
+        key = httpx.post(f"{address}/episodes", json={}).json()["episode"]
+        async with Client(f"{address}/mcp?episode={key}") as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.call_tool("capital_of", {"country": "Fiji"}), 1)
+            busy = httpx.post(f"{address}/episodes/{key}/calls", json={"name": "nothing"})
+            assert busy.json()["error"]["code"] == "busy"
+        while "error" in (end := httpx.post(f"{address}/episodes/{key}/finish", json={}, timeout=60).json()):
+            assert end["error"]["code"] == "busy"
+            await asyncio.sleep(0.1)
+        assert [(turn["p"], turn["q"]) for turn in end["strict"]["turns"]] == [(1, 1)]
+
+    with server(slow_data, "--mcp") as address:
         asyncio.run(main(address))
 
 

@@ -4,6 +4,7 @@ Runs in an environment of its own (.ci/faces.sh), with the package of the folder
 `mcp` than the project.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -15,23 +16,23 @@ import pytest
 
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import read_environments
-from tests.serving.recorded_episodes import digits, episodes, expected, texts_of
+from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, texts_of
 from tests.serving.server_process import free_port, running
 
 pytest.importorskip("openenv", reason="OpenEnv lives in an environment of its own: .ci/faces.sh")
 from ftrl_tools import FtrlToolsEnv
 from openenv.core.env_server.mcp_types import CallToolAction
+from websockets.sync.client import connect
 
 PACKAGE = Path(os.environ.get("FTRL_OPENENV_PACKAGE", ""))
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
-    port = free_port()
-    command = [sys.executable, "-m", "ftrl_tools.server.app"]
-    elsewhere = tmp_path_factory.mktemp("elsewhere")  # the installed package alone, without the repository
-    with running(command, port, elsewhere, {**os.environ, "PORT": str(port)}) as opened:
-        yield opened
+    port, command = free_port(), [sys.executable, "-m", "ftrl_tools.server.app"]
+    # the folder is empty, so the server uses the installed package alone
+    with running(command, port, tmp_path_factory.mktemp("elsewhere"), {**os.environ, "PORT": str(port)}) as url:
+        yield url
 
 
 def act(client, tool: str, arguments: dict, turn: int | None = None):
@@ -40,10 +41,10 @@ def act(client, tool: str, arguments: dict, turn: int | None = None):
     )
 
 
-def test_its_client_plays_200_episodes_with_the_scorers_digits(address, sandbox):
+def test_its_client_plays_1000_episodes_with_the_scorers_digits(address, sandbox):
     environments = list(read_environments(PACKAGE / "environments.jsonl"))
     with FtrlToolsEnv(base_url=address).sync() as client:
-        for environment, turns in episodes(environments, 200):
+        for environment, turns in episodes(environments, SCRIPTED + RAW):
             start = client.reset(id=environment.id)
             assert start.observation.messages == environment.messages and not start.done
             answer: dict = {}
@@ -80,12 +81,38 @@ def test_wrong_requests_are_typed_and_the_next_reset_works(address):
     with FtrlToolsEnv(base_url=address).sync() as client:
         with pytest.raises(Exception, match="unknown_split"):
             client.reset(split="nowhere")
+        with pytest.raises(Exception, match="unknown_environment"):
+            client.reset(id="nobody")
         client.reset(split="test", index=0)
+        assert "byte_limit" in act(client, "capital_of", {"country": "x" * 10_000_000}).observation.error.message
         assert act(client, "no_such_tool", {}).observation.metadata["status"] == "unknown_tool"
         act(client, "submit_answer", {"answer": "x"})
         assert "ended" in act(client, "capital_of", {}).observation.error.message
         client.reset(split="test", index=0)
         assert act(client, "capital_of", {"country": "Fiji"}).observation.error is None
+
+
+def test_what_is_no_json_is_typed_and_a_client_that_disappears_disturbs_nobody(address):
+    path = address.replace("http", "ws") + "/ws"
+    good = {"tool_name": "capital_of", "arguments": {"country": "Fiji"}}
+    with FtrlToolsEnv(base_url=address).sync() as client:
+        client.reset(id="atlas-single_hop")
+        for _ in range(3):
+            with connect(path) as other:  # plays the same environment, in an episode of its own
+                for message, kind, code in (
+                    ("{", "error", "INVALID_JSON"),
+                    ({"type": "reset", "data": {"id": "atlas-single_hop"}}, "observation", None),
+                    ({"type": "step", "data": {**good, "arguments": "{"}}, "error", "VALIDATION_ERROR"),
+                    ({"type": "step", "data": good}, "observation", None),
+                ):
+                    other.send(message if isinstance(message, str) else json.dumps(message))
+                    answer = json.loads(other.recv())
+                    assert answer["type"] == kind and answer["data"].get("code") == code
+                other.send(json.dumps({"type": "step", "data": good}))
+                other.socket.close()  # without a word, and without reading the answer
+        act(client, "capital_of", {"country": "Fiji"})
+        end = act(client, "submit_answer", {"answer": "Suva"})
+        assert [turn["q"] for turn in end.observation.result["strict"]["turns"]] == [1, 0]
 
 
 def test_the_tool_of_openenv_finds_the_folder_valid():

@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +18,8 @@ import pytest
 
 from env_construction.environment.schema import Environment, read_environments
 from env_construction.sandbox.tool_sandbox import ToolCall
-from tests.local_server import Asked, LocalServer, Said
-from tests.serving.recorded_episodes import Turns, digits, episodes, expected, texts_of
+from serving.episodes.recorded import turn_text
+from tests.serving.recorded_episodes import RAW, SCRIPTED, Turns, digits, episodes, expected, texts_of
 
 vf = pytest.importorskip("verifiers.v1", reason="verifiers lives in an environment of its own: .ci/faces.sh")
 
@@ -39,15 +41,14 @@ def scripts(environments: list[Environment]) -> dict[str, Turns]:
     return {item.question: turn for item, turn in zip(environments, turns, strict=True)}
 
 
-class Scripted(LocalServer):
+class Scripted(BaseHTTPRequestHandler):
     """A chat server that says the next turn of the script of the question that it is asked."""
 
-    def __init__(self, played: dict[str, Turns]) -> None:
-        self.played = played
-        super().__init__()
+    played: dict[str, Turns]
 
-    def reply(self, asked: Asked) -> Said:
-        messages = asked.body["messages"]
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        messages = request["messages"]
         question = next(text(m["content"]) for m in messages if m["role"] == "user")
         turn = self.played[question][sum(message["role"] == "assistant" for message in messages)]
         message: dict = {"role": "assistant", "content": turn if isinstance(turn, str) else None}
@@ -63,15 +64,29 @@ class Scripted(LocalServer):
         reason = "stop" if isinstance(turn, str) else "tool_calls"
         head = {"id": "x", "created": 0, "model": "scripted"}
         usage = {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
-        if asked.body.get("stream"):
+        if request.get("stream"):
             calls = [{**call, "index": place} for place, call in enumerate(message.get("tool_calls", ()))]
             delta = {**message, "tool_calls": calls} if calls else message
             choices = [[{"index": 0, "delta": delta}], [{"index": 0, "delta": {}, "finish_reason": reason}]]
             chunks = [{**head, "object": "chat.completion.chunk", "choices": choice, **usage} for choice in choices]
             lines = [*map(json.dumps, chunks), "[DONE]"]
-            return 200, "".join(f"data: {line}\n\n" for line in lines).encode(), {"Content-Type": "text/event-stream"}
-        choice = {"index": 0, "message": message, "finish_reason": reason}
-        return 200, {**head, "object": "chat.completion", "choices": [choice], **usage}, {}
+            self._answer("text/event-stream", "".join(f"data: {line}\n\n" for line in lines))
+        else:
+            choice = {"index": 0, "message": message, "finish_reason": reason}
+            self._answer(
+                "application/json", json.dumps({**head, "object": "chat.completion", "choices": [choice], **usage})
+            )
+
+    def _answer(self, kind: str, text: str) -> None:
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 def text(content) -> str:
@@ -93,14 +108,17 @@ def test_its_own_validation_passes(tmp_path):
 
 def test_its_evaluation_gives_the_scorers_digits(tmp_path, sandbox):
     environments = list(read_environments(PACKAGE / "environments.jsonl"))
-    with Scripted(scripts(environments)) as server:
+    Scripted.played = scripts(environments)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
         run(
             "vf-eval",
             tmp_path,
             "-m",
             "scripted",
             "--client.base-url",
-            server.url,
+            f"http://127.0.0.1:{server.server_port}/v1",
             "--client.api-key-var",
             "SCRIPTED_KEY",
             "--env.agent.harness.id",
@@ -109,26 +127,55 @@ def test_its_evaluation_gives_the_scorers_digits(tmp_path, sandbox):
             "subprocess",
             "--no-push",
         )
+    finally:
+        server.shutdown()
     [file] = tmp_path.glob("**/traces.jsonl")
     traces = [trace for line in file.read_text().splitlines() for trace in json.loads(line)["traces"]]
     assert len(traces) == 4
     for trace in traces:
         environment = next(item for item in environments if item.id == trace["task"]["data"]["id"])
-        wanted = expected(environment, texts_of(server.played[environment.question]), "published", sandbox)
+        wanted = expected(environment, texts_of(Scripted.played[environment.question]), "published", sandbox)
         found = trace["rewards"]["ftrl"]["score"]
         assert digits(found) == digits(wanted["rewards"]["turns"])
         assert digits(trace["metrics"]["solve_f1"]) == digits(wanted["score"]["solve_f1"])
 
 
-def test_its_reward_of_200_episodes_is_the_scorers(sandbox):
+def test_its_reward_of_1000_episodes_is_the_scorers(sandbox):
     from ftrl_tools_v1.taskset import FtrlToolsConfig, FtrlToolsTaskset
 
     tasks = {task.data.id: task for task in FtrlToolsTaskset(FtrlToolsConfig()).load()}
     environments = list(read_environments(PACKAGE / "environments.jsonl"))
-    for environment, turns in episodes(environments, 200):
+    for environment, turns in episodes(environments, SCRIPTED + RAW):
         trace = SimpleNamespace(assistant_messages=[said(turn) for turn in turns])
         wanted = expected(environment, texts_of(turns), "published", sandbox)
         assert digits(asyncio.run(tasks[environment.id].ftrl(trace))) == digits(wanted["rewards"]["turns"])
+
+
+def test_wrong_requests_are_typed_and_score_as_the_scorer_says(sandbox):
+    from ftrl_tools_v1.servers.tools import FtrlToolset
+    from ftrl_tools_v1.taskset import FtrlToolsConfig, FtrlToolsTaskset
+
+    with pytest.raises(Exception, match="expected one of test") as caught:
+        list(FtrlToolsTaskset(FtrlToolsConfig(split="nowhere")).load())
+    assert caught.value.code == "unknown_split"
+    task = next(iter(FtrlToolsTaskset(FtrlToolsConfig(split="test")).load()))
+    environment = Environment.model_validate_json(task.data.environment)
+
+    async def main() -> None:
+        tools = FtrlToolset(vf.ToolsetConfig())
+        await tools.setup_task(task.data)
+        for name, arguments in (("no_such_tool", {}), ("capital_of", {"country": "x" * 10_000_000})):
+            assert (await tools._call_tool(name, arguments)).is_error
+        assert not (await tools._call_tool("capital_of", {"country": "Fiji"})).is_error
+        for arguments in ("{oops", "[]", json.dumps({"country": "x" * 10_000_000})):
+            call = vf.ToolCall(id="a", name="capital_of", arguments=arguments)
+            message = vf.AssistantMessage(content=None, tool_calls=[call])
+            written = turn_text({"tool_calls": [{"name": "capital_of", "arguments": arguments}]})
+            wanted = expected(environment, [written], "published", sandbox)
+            found = await task.ftrl(SimpleNamespace(assistant_messages=[message]))
+            assert digits(found) == digits(wanted["rewards"]["turns"])
+
+    asyncio.run(main())
 
 
 def said(turn) -> vf.AssistantMessage:
