@@ -12,8 +12,11 @@ from reward.logged_settings import NO_EPISODE, TABLES, asked, codes, differences
 from reward.rewards import REWARDS
 
 SETTINGS = {
-    "FTRL_REWARD_VARIANT": "solve_f1", "FTRL_REWARD_MATCH": "published", "FTRL_REWARD_CONTROL": "", "FTRL_REWARD_SEED": "0",
-}  # fmt: skip
+    "FTRL_REWARD_VARIANT": "solve_f1",
+    "FTRL_REWARD_MATCH": "published",
+    "FTRL_REWARD_CONTROL": "",
+    "FTRL_REWARD_SEED": "0",
+}
 
 
 @pytest.mark.parametrize("samples", [1, 128, 8192])
@@ -39,7 +42,7 @@ def test_a_mean_over_two_settings_differs_from_what_was_asked_for() -> None:
         for share in (1 / 8192, 0.5, 1.0):
             mixed = {key: (1 - share) * mine[key] + share * theirs[key] for key in mine}
             [found] = differences(readable(mixed), wanted)
-            assert found.startswith("reward_variant is ") and found.endswith("asked 'solve_f1'")
+            assert found.startswith("reward_variant is ") and found.endswith("expected 'solve_f1'")
 
 
 def test_every_setting_is_compared_and_a_missing_one_is_a_difference() -> None:

@@ -152,7 +152,7 @@ def test_the_response_in_a_query():
     turns = "<|im_start|>user\n5<|im_end|>\n" * 9
     assert response_of(turns[40:] + PROMPT + "R", turns + PROMPT) == "R"
     for query in ("", "R", "another text than the prompt" + PROMPT, PROMPT[:-1]):
-        with pytest.raises(BadInput, match="no end of the prompt"):
+        with pytest.raises(BadInput, match="does not start with an end of the prompt"):
             response_of(query, PROMPT)
 
 
