@@ -201,7 +201,7 @@ def test_the_command_writes_a_data_set_and_the_key_nowhere(
     monkeypatch.setattr(build_script, "draw_figures", lambda statistics, folder: None)
     monkeypatch.setattr(sys, "argv", _arguments(server, tmp_path / "poor", "--questions", file, *prices))
     assert build_script.main() == build_script.BUDGET_SPENT
-    assert "Raise --budget and run again to go on" in capsys.readouterr().out
+    assert "Raise --budget and run again to resume" in capsys.readouterr().out
 
 
 def test_a_build_that_got_no_reply_fails_in_the_servers_words_and_the_next_one_recovers(
