@@ -81,7 +81,7 @@ def _wrapped(source: str, old: str, new: str, parameters: Names, extra: str) -> 
     tree = ast.parse(source)
     found = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == old), None)
     if found is None or found.args.posonlyargs or found.args.vararg or found.args.kwarg:
-        raise BadInput(f"tool {old!r}: expected its code to define one function of that name with named parameters")
+        raise BadInput(f"tool {old!r}: expected one function of that name with named parameters in its code")
     inner = f"original_{old}"
     signature = copy.deepcopy(found)
     for node in ast.walk(tree):  # recursive calls too

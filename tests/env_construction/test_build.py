@@ -153,10 +153,10 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, mon
     _build(monkeypatch, tmp_path, "--no-parquet")
     before = _bytes(tmp_path)
     monkeypatch.setattr(sys, "argv", [*_arguments(tmp_path), "--level", "medium"])
-    with pytest.raises(BadInput, match="level: 'compact' there, 'medium' asked"):
+    with pytest.raises(BadInput, match="level: 'compact' in the folder, 'medium' requested"):
         main()
     monkeypatch.setattr(sys, "argv", [*_arguments(tmp_path), "--n-train", "8"])
-    with pytest.raises(BadInput, match="has 40 environments, asked for 8"):
+    with pytest.raises(BadInput, match="has 40 environments, but 8 were requested"):
         main()
     assert _bytes(tmp_path) == before
     (tmp_path / "train.jsonl").write_text("")

@@ -97,7 +97,7 @@ def test_explain_shows_each_call_its_output_and_what_it_solved(score, files):
 
 BAD: dict[str, Any] = {
     "no such file": (None, [], "env.jsonl: no such file"),
-    "broken line": ("{broken\n", [], "env.jsonl:1: expected one JSON object a line"),
+    "broken line": ("{broken\n", [], "env.jsonl:1: expected one JSON object per line"),
     "no codes": ('{"messages": [], "tools": [], "unsolved_set": {}}\n', [], "env.jsonl:1: key 'codes' is missing"),
     "numeric gold": (
         json.dumps({**ENVIRONMENT, "unsolved_set": '{"say": [5]}'}),
@@ -194,7 +194,7 @@ def _processes(environments: Path, workers: int) -> int:
 @pytest.mark.parametrize(
     ("more", "answers", "complaint"),
     [
-        ({**ENVIRONMENT, "id": "e1"}, "e1", "env.jsonl:71: key 'id': 'e1' stands in the file twice"),
+        ({**ENVIRONMENT, "id": "e1"}, "e1", "env.jsonl:71: key 'id': 'e1' is in the file twice"),
         ({**ENVIRONMENT, "id": "e70", "codes": "["}, "e1", "env.jsonl:71: key 'codes'"),
         ({**ENVIRONMENT, "id": "e70"}, "e99", "resp.jsonl:1: key 'id': no environment has the id 'e99'"),
     ],

@@ -118,7 +118,7 @@ def test_an_invalid_schema_is_refused_by_file_line_tool_and_key(
     write_jsonl(tmp_path / "a.jsonl", [record(), record(parameters=parameters)])
     with pytest.raises(BadInput) as caught:
         read(tmp_path / "a.jsonl")
-    assert "a.jsonl:2: key 'tools': the parameters of 'level' are no JSON Schema: " + told in str(caught.value)
+    assert "a.jsonl:2: key 'tools': the parameters of 'level' are not a JSON Schema: " + told in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
     *_, judged = read_environments(tmp_path / "a.jsonl", check_tools=False)
     finding = schema_valid(judged)
