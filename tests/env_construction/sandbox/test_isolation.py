@@ -54,5 +54,5 @@ def test_missing_layers_warn_once_or_refuse(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.warns(RuntimeWarning, match="runs without: landlock"):
         ToolSandbox().close()
     ToolSandbox().close()
-    with pytest.raises(SandboxFault, match="required, but missing here: landlock"):
+    with pytest.raises(SandboxFault, match="required, but this system lacks: landlock"):
         ToolSandbox(require_isolation=True)
