@@ -1,6 +1,4 @@
-"""The reward's settings in the log: read back by name, and a mean over different settings is never taken for one of
-them.
-"""
+"""The reward's settings in the log can be read back by name. A mean over different settings is not mistaken for one."""
 
 import itertools
 
@@ -33,8 +31,8 @@ def test_settings_survive_the_mean_that_openrlhf_logs(samples: int) -> None:
         assert readable(logged) == {**expected, "reward_seed": 12345}
 
 
-def test_a_mean_over_two_settings_differs_from_what_was_asked_for() -> None:
-    """Also where the mean falls on a third setting's place."""
+def test_a_mean_over_two_settings_differs_from_the_requested_one() -> None:
+    """Also if the mean equals the index of a third setting."""
     wanted = asked(SETTINGS)
     for other in [name for name in REWARDS if name != "solve_f1"]:
         mine = codes(RewardSettings.from_environ(SETTINGS))

@@ -1,4 +1,4 @@
-"""`python -m reward.score`: what it writes, what it explains, and how it meets bad input."""
+"""`python -m reward.score`: its output, its explanations, and its reaction to bad input."""
 
 import argparse
 import json
@@ -74,7 +74,7 @@ def test_scores_in_order_with_their_parts(files):
     assert "sandbox faults: 0" in done.stdout
 
 
-def test_variant_and_match_are_honoured(score, files):
+def test_variant_and_match_are_applied(score, files):
     environments, responses, out = files
     done = score(
         "--environments", environments, "--responses", responses, "--out", out,
@@ -114,7 +114,7 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_writes_nothing_over(score, name, tmp_path):
+def test_bad_input_is_one_line_and_overwrites_nothing(score, name, tmp_path):
     environments, responses, complaint = BAD[name]
     if environments is not None:
         (tmp_path / "env.jsonl").write_text(environments, encoding="utf-8")
@@ -156,7 +156,7 @@ def test_help_shows_an_example(score):
 
 
 LARGE = "x" * (1 << 20)
-"""Makes a record of a megabyte, so that 70 of them are read by two processes."""
+"""Makes a record of one megabyte, so that two processes read 70 of them."""
 
 
 def large(path: Path, *more: dict[str, Any]) -> Path:
