@@ -177,7 +177,7 @@ def test_nothing_that_proven_code_can_reach_creates_classes_or_changes_the_inter
 
 
 def sweep(start: list[tuple[str, Any]]) -> list[str]:
-    """Call every value and each of its listed attributes with up to two arguments. Returns paths to forbidden values."""
+    """Call every value and each listed attribute of it with up to two arguments. Returns paths to forbidden values."""
     namespaces = module_namespaces()
     given: list[Any] = [int, dict, "a", [1], lambda *a, **k: int, re.I]
     found = []
