@@ -136,7 +136,7 @@ def test_architectures_named_by_the_user_win(machine) -> None:
 )
 def test_nvcc_of_another_cuda_is_not_used_and_deepspeeds_limit_is_reported(machine, version, built, noted) -> None:
     shown = machine.with_gpus().with_nvcc(version).check()
-    assert ("flash-attn: built" in shown) == built
+    assert ("flash-attn: will be built" in shown) == built
     assert ("flash-attn: nvcc 12.8 cannot build for torch's CUDA 13.0" in shown) == (not built)
     assert ("DeepSpeed compiles its optimizer with 13.0 only" in shown) == noted
 
