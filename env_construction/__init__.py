@@ -1,1 +1,1 @@
-"""Build tool environments, and be the environment: schema, matching, sandboxed tools."""
+"""Build tool environments and define what an environment is: schema, answer matching, sandboxed tools."""

@@ -1,10 +1,12 @@
 """Build verified environments: all five stages over many indices, in parallel, resumable.
 
-In: nothing but a seed (fact author), or questions or domains (LLM author: `author.py`, `build.py`). Out, in --out:
-`train.jsonl`, `dev.jsonl`, `test.jsonl`, the same as Parquet with a data set card, `statistics.json` and figures. The
-bytes of the data depend on the seed alone, not on --workers and not on being killed: environment i is a function of
-(seed, split, i), lines are written in order, and a second call goes on where the first one was. Of an LLM that holds as
-far as its answers are in the cache; exit code 3 means that its --budget was spent.
+In: only a seed (fact author), or questions or domains (LLM author: `author.py`, `build.py`).
+Out, in --out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, the same splits as Parquet, a data set card, `statistics.json`
+and figures.
+
+Environment i is a function of (seed, split, i), and lines are written in order. So the bytes of the data depend only on
+the seed, not on --workers or on interruptions. A second call resumes where the first one stopped. For an LLM author,
+this holds if its answers are in the cache. Exit code 3 means that --budget was spent.
 
 Examples:
     python -m env_construction.build --author facts --level compact --n-train 300 --n-dev 60 --n-test 100 --seed 1 \
@@ -40,21 +42,20 @@ from env_construction.facts.levels import LEVELS
 
 CHUNK = 128
 BUDGET_SPENT = 3
-"""Exit code."""
+"""Exit code: the LLM author's budget is spent."""
 
 
 def build_split(
     configuration: BuildConfiguration, split: Split, count: int, folder: Path, here: ChunkBuilder, runner: Runner
 ) -> dict[str, Any]:
-    """Write `count` environments to `<folder>/<split>.jsonl`, going on after what is there. Returns the split's
-    statistics.
+    """Write `count` environments to `<folder>/<split>.jsonl`, after those that exist. Returns the split's statistics.
 
-    Raises BadInput where more than `count` are there, or where an environment cannot be built.
+    Raises BadInput if the file holds more than `count`, or if an environment cannot be built.
     """
     with SplitProgress(folder, split, count) as progress:
         if progress.done > count:
             raise BadInput(
-                f"{progress.path}: has {progress.done} environments, asked for {count}; choose another --out"
+                f"{progress.path}: has {progress.done} environments, but {count} were requested; choose another --out"
             )
         jobs: Iterator[Job] = (
             (configuration, split, list(range(start, min(start - start % CHUNK + CHUNK, count))))
@@ -66,14 +67,14 @@ def build_split(
                     _take(chunk, here, configuration, split, progress)
                     bar.update(len(chunk.lines))
         except Rejected as rejected:
-            raise BadInput(f"{split}: {rejected.message}: too few facts for this many environments") from None
+            raise BadInput(
+                f"{split}: {rejected.message}: too few facts for this many environments; lower --n-{split}"
+            ) from None
         return _statistics(progress)
 
 
 def _aligned(start: int, count: int) -> Iterator[int]:
-    """First indices of the chunks; after an odd start (the last call asked for fewer) the grid of chunks is met
-    again.
-    """
+    """First index of each chunk. A start within a chunk (the last call asked for fewer) realigns with the grid."""
     while start < count:
         yield start
         start += CHUNK - start % CHUNK
@@ -82,7 +83,7 @@ def _aligned(start: int, count: int) -> Iterator[int]:
 def _take(
     chunk: Chunk, here: ChunkBuilder, configuration: BuildConfiguration, split: Split, progress: SplitProgress
 ) -> None:
-    """Write a chunk; an environment whose question was asked before gives way to a later attempt at its index."""
+    """Write a chunk. An environment with a duplicate question is replaced by a later attempt at its index."""
     progress.tally.merge(chunk.tally)
     progress.rejections.update(chunk.rejections)
     progress.flags.update(chunk.flags)
@@ -116,18 +117,20 @@ def _statistics(progress: SplitProgress) -> dict[str, Any]:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ScriptParser(__doc__, "python -m env_construction.build")
-    parser.add_argument("--author", default="facts", help=f"who writes: {' or '.join(AUTHORS)} (default: facts)")
+    parser.add_argument(
+        "--author", default="facts", help=f"author of the environments: {' or '.join(AUTHORS)} (default: facts)"
+    )
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
     parser.add_argument("--n-train", type=int, help="training environments (default: 300; all --questions)")
     parser.add_argument("--n-dev", type=int, help="dev environments (default: 60; none with --questions)")
     parser.add_argument("--n-test", type=int, help="test environments (default: 100; none with --questions)")
-    parser.add_argument("--seed", type=int, default=1, help="all randomness comes from it (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="the only source of randomness (default: 1)")
     parser.add_argument(
-        "--test-seed", type=int, help="of the test split alone: a final test that no choice has seen (default: --seed)"
+        "--test-seed", type=int, help="seed of the test split only, for a final unseen test (default: --seed)"
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes, or tasks under way on Ray (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes, or concurrent tasks on Ray (default: 1)")
     parser.add_argument(
-        "--ray-address", default=None, help="build on this Ray cluster, for example auto (default: local processes)"
+        "--ray-address", default=None, help="build on this Ray cluster, such as auto (default: local processes)"
     )
     parser.add_argument(
         "--counterfactual",
@@ -136,10 +139,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="permute the facts: auto = in train, dev and half of test (default: auto)",
     )
     parser.add_argument(
-        "--without", action="append", default=[], choices=STRATEGIES, help="switch a scaling strategy off (repeatable)"
+        "--without", action="append", default=[], choices=STRATEGIES, help="turn off a scaling strategy (repeatable)"
     )
     parser.add_argument(
-        "--split-relations", action="store_true", help="test shares no relation with train and dev either"
+        "--split-relations", action="store_true", help="also share no relation between test and train or dev"
     )
     parser.add_argument("--no-parquet", action="store_true", help="write JSONL only")
     parser.add_argument("--out", type=Path, required=True, help="output folder")
@@ -162,7 +165,9 @@ def main() -> int:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
     if configuration.author == "llm":
         if arguments.test_seed is not None:
-            raise BadInput("--test-seed: a model's environments come from its questions, not from a seed")
+            raise BadInput(
+                "--test-seed: the LLM author's environments come from its questions, not from a seed; remove the option"
+            )
         return _build_with_model(arguments, configuration, sizes)
     make_author(configuration.author)
     final = replace(configuration, seed=configuration.seed if arguments.test_seed is None else arguments.test_seed)
@@ -189,7 +194,7 @@ def _sizes(arguments: argparse.Namespace) -> dict[Split, int]:
 
 
 def _build_with_model(arguments: argparse.Namespace, configuration: BuildConfiguration, sizes: dict[Split, int]) -> int:
-    # the client library takes a second to import, which the fact author need not pay
+    # the client library takes a second to import; the fact author does not need it
     from env_construction.llm.build import LlmBuild, llm_configuration
 
     options = llm_options(arguments, arguments.out)
@@ -200,7 +205,8 @@ def _build_with_model(arguments: argparse.Namespace, configuration: BuildConfigu
     _publish(arguments, settings, statistics)
     total = run.author.endpoint.ledger.total
     print(
-        f"{total.requests} requests, {total.cached} answers from the cache, {total.retries} retries, {total.prompt_tokens} + "
+        f"{total.requests} requests, {total.cached} answers from the cache, {total.retries} retries, "
+        f"{total.prompt_tokens} + "
         f"{total.completion_tokens} tokens, ${total.cost_usd:.4f}; in {arguments.out / 'ledger.json'}"
     )
     for split, counted in statistics.items():
@@ -208,18 +214,18 @@ def _build_with_model(arguments: argparse.Namespace, configuration: BuildConfigu
             print(f"{split}: {', '.join(f'{number} {what}' for what, number in counted['yield'].items())}")
     for kind, number in sorted(run.faults.items()):
         words = run.fault_words[kind]
-        print(f"{number} environments without an answer from the endpoint ({words}); run again to try them again")
+        print(f"{number} environments without an answer from the endpoint ({words}); run again to retry them")
     if run.budget_message:
-        print(f"stopped: {run.budget_message}. Raise --budget and run again to go on")
+        print(f"stopped: {run.budget_message}. Raise --budget and run again to resume")
         return BUDGET_SPENT
-    # nothing was made and nothing judged: the next step must not take this for a build
+    # nothing was built and nothing was rejected: the next step must not mistake this for a completed build
     return 1 if run.faults and not any(counted["yield"]["asked"] for counted in statistics.values()) else 0
 
 
 def _publish(
     arguments: argparse.Namespace, configuration: dict[str, Any], statistics: dict[str, dict[str, Any]]
 ) -> None:
-    """Statistics, figures, Parquet and card of what has been built."""
+    """Write the statistics, figures, Parquet files and card of what was built."""
     path = arguments.out / "statistics.json"
     path.write_text(json.dumps(statistics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draw_figures(statistics, arguments.out / "figures")

@@ -1,9 +1,9 @@
-"""Stage 4, complexity scaling: four strategies make the tools harder to use; the gold calls are rewritten along.
+"""Stage 4, complexity scaling: four strategies make the tools harder to use and rewrite the gold calls to match.
 
-Functional generalization, parameter expansion, parameter type generalization, toolset extension: each can be switched
-off, and each leaves in the provenance what it changed. Paper section 3.1, fourth stage.
+The strategies are functional generalization, parameter expansion, parameter type generalization and toolset extension.
+Each can be turned off, and each records its changes in the provenance. Paper section 3.1, fourth stage.
 
-In: JSONL of the stage before. Out: the same drafts with `tools` and `calls` made harder.
+In: JSONL from stage 3. Out: the same drafts with harder `tools` and rewritten `calls`.
 
 Example:
     python -m env_construction.complexity_scaling --in outputs/demo/3_integration.jsonl \\
@@ -43,7 +43,7 @@ def _scaled(author: Author, draft: Draft, strategy: str) -> Toolset:
 
 
 def changed_tools(before: list[ToolDocument], after: list[ToolDocument]) -> int:
-    """How many tools are new or have another document."""
+    """Number of tools that are new or whose document changed."""
     old = {tool.name: tool for tool in before}
     return sum(old.get(tool.name) != tool for tool in after)
 

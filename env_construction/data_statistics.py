@@ -1,11 +1,10 @@
-"""What a data set is made of, counted: the rows of the published table, and what else tells whether two data sets are
-alike.
+"""Count what a data set contains: the rows of the published table, and other measures of whether two data sets differ.
 
-`Tally` counts one environment at a time in constant memory and adds up over processes; `comparison` sets two tallies
-side by side. Rows follow "The published data, counted" in paper/README.md.
+`Tally` counts one environment at a time in constant memory and can be summed over processes. `comparison` puts two
+tallies side by side. Rows follow "The published data, counted" in paper/README.md.
 
 In: environments (JSONL or Parquet), ours or the authors'. Out: a table on the screen, each row beside the published
-one; with --out, JSON.
+one. With --out, also JSON.
 
 Example:
     python -m env_construction.data_statistics outputs/demo/environments/train.jsonl --out outputs/demo/counted.json
@@ -33,21 +32,21 @@ _NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?( ?(%|[A-Za-z]{1,3}2?))?")
 
 
 def answer_kind(answer: str) -> str:
-    """text, number or date."""
+    """The kind of an answer: text, number or date."""
     if _DATE.fullmatch(answer.strip()):
         return "date"
     return "number" if _NUMBER.fullmatch(answer.strip()) else "text"
 
 
 class Tally:
-    """Sums over environments. `counts` are flat: "scenario/what" or "what"; `histograms` are {what: {value: count}}."""
+    """Sums over environments. `counts` keys are "scenario/what" or "what"; `histograms` are {what: {value: count}}."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.histograms: dict[str, Counter[str]] = {}
 
     def add(self, environment: Environment, sign: int = 1) -> None:
-        """Count an environment in, or out again with `sign` -1."""
+        """Add an environment to the counts, or remove it with `sign` -1."""
         single = Tally()
         single._count(environment)
         self.merge(single, sign)
@@ -110,7 +109,7 @@ class Tally:
                 mine[key] += sign * value
 
     def to_state(self) -> dict[str, Any]:
-        """Everything, as JSON."""
+        """The complete state as JSON."""
         return {"counts": self.counts, "histograms": self.histograms}
 
     @classmethod
@@ -121,7 +120,7 @@ class Tally:
         return counted
 
     def rows(self) -> dict[str, float]:
-        """The rows of the published table: means and shares by name."""
+        """The rows of the published table: means and shares by row name."""
         rows: dict[str, float] = {}
         for scenario in SCENARIOS:
             number, tools = self.counts[f"{scenario}/environments"], self.counts[f"{scenario}/tools"]
@@ -144,7 +143,7 @@ class Tally:
         return rows
 
     def to_record(self) -> dict[str, Any]:
-        """For statistics.json: sorted, deterministic."""
+        """The record in statistics.json, sorted so that it is deterministic."""
         return {
             "rows": {name: round(value, 4) for name, value in self.rows().items()},
             "merge rate": round(1 - self.counts["merged tools"] / self.counts["documents"], 4)
@@ -165,7 +164,7 @@ def tally(environments: Iterable[Environment]) -> Tally:
     return counted
 
 
-# The published test split, counted (paper/README.md); sub-answers 23% integers are numbers here.
+# The published test split, counted (paper/README.md). Its 23% integer sub-answers count as numbers here.
 PUBLISHED: dict[str, float] = {
     f"{scenario}: {what}": value
     for scenario, values in {
@@ -203,7 +202,7 @@ PUBLISHED: dict[str, float] = {
 
 
 def comparison(rows: dict[str, float], reference: dict[str, float]) -> list[tuple[str, float, float, float]]:
-    """(row, reference, here, relative difference) for every row of the reference."""
+    """(row, reference, value here, relative difference) for every row of the reference."""
     return [(name, value, rows.get(name, 0.0), rows.get(name, 0.0) / value - 1) for name, value in reference.items()]
 
 

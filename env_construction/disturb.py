@@ -1,15 +1,14 @@
-"""Disturb the names of tools and parameters as RoTBench does, in environments that still run: is a gain more than known
-names?
+"""Disturb the names of tools and parameters as RoTBench does, to test if a gain depends on known names.
 
-In: environments with a gold plan (`python -m env_construction.build`). Out: a file per level of noise, and `all.jsonl`.
-Questions, answers and what a tool does stay the same; its code is wrapped, so that the disturbed names are the ones
-that run.
+In: environments with a gold plan (`python -m env_construction.build`). Out: one file per noise level, and `all.jsonl`.
+The environments still run. Questions, answers and tool behavior stay the same. A wrapper around each tool's code gives
+it the disturbed names.
 
-| level | one of these per name |
+| level | one of these changes per name |
 | --- | --- |
-| slight | a letter inserted, left out or replaced |
+| slight | a letter inserted, deleted or replaced |
 | medium | the name reversed, or random letters |
-| heavy | tools exchange their names, a tool's parameters exchange theirs, or a further parameter is required |
+| heavy | tools exchange their names, a tool's parameters exchange theirs, or one more parameter is required |
 | union | one of slight, then one of medium, and one of heavy |
 
 Example:
@@ -39,7 +38,7 @@ from env_construction.environment.schema import Environment, read_environments, 
 
 LEVELS = ("slight", "medium", "heavy", "union")
 EXTRA_VALUE = "yes"
-"""What the further parameter of a heavy disturbance takes."""
+"""The only value that the extra parameter of a heavy disturbance accepts."""
 Names = dict[str, str]
 
 
@@ -60,7 +59,7 @@ def _nonsense(name: str, rng: random.Random) -> str:
 def _renamed(
     names: list[str], change: Callable[[str, random.Random], str], rng: random.Random, taken: set[str]
 ) -> Names:
-    """A new name for each: an identifier that nobody else has."""
+    """A new name for each: an identifier that is not taken."""
     found: Names = {}
     for name in names:
         new = change(name, rng)
@@ -72,19 +71,17 @@ def _renamed(
 
 
 def _exchanged(names: list[str], rng: random.Random) -> Names:
-    """Every name goes to the next one of a random order; a single name stays."""
+    """A random cycle through the names: each tool or parameter gets another one's name. A single name stays."""
     order = rng.sample(names, len(names))
     return dict(zip(order, [*order[1:], order[0]], strict=True)) if names else {}
 
 
 def _wrapped(source: str, old: str, new: str, parameters: Names, extra: str) -> str:
-    """The tool's code under its new name and its parameters' new names. Raises BadInput if the function is not in
-    it.
-    """
+    """The tool's code under its new name and its parameters' new names. Raises BadInput if it lacks the function."""
     tree = ast.parse(source)
     found = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == old), None)
     if found is None or found.args.posonlyargs or found.args.vararg or found.args.kwarg:
-        raise BadInput(f"tool {old!r}: expected one function of that name with named parameters")
+        raise BadInput(f"tool {old!r}: expected one function of that name with named parameters in its code")
     inner = f"original_{old}"
     signature = copy.deepcopy(found)
     for node in ast.walk(tree):  # recursive calls too
@@ -107,7 +104,7 @@ def _wrapped(source: str, old: str, new: str, parameters: Names, extra: str) -> 
 def _changes(
     environment: Environment, level: str, rng: random.Random
 ) -> tuple[Names, dict[str, Names], dict[str, str]]:
-    """New tool names, new parameter names by old tool name, and the further parameter of a tool that gets one."""
+    """New tool names, new parameter names by old tool name, and the extra parameter of each tool that gets one."""
     tools = [tool.name for tool in environment.tools]
     parameters = {tool.name: list(tool.parameters.get("properties", {})) for tool in environment.tools}
     names = {name: name for name in tools}
@@ -133,9 +130,7 @@ def _changes(
 
 
 def disturbed(environment: Environment, level: str, seed: int) -> Environment:
-    """The environment with noise of that level in its names. Raises BadInput for a level or a tool that cannot be
-    disturbed.
-    """
+    """The environment with names disturbed at `level`. Raises BadInput for an unknown level or an unsuitable tool."""
     if level not in LEVELS:
         raise BadInput(f"level {level!r}: expected one of {', '.join(LEVELS)}")
     rng = random.Random(f"{seed}:{environment.id}:{level}")
@@ -174,7 +169,7 @@ def disturbed(environment: Environment, level: str, seed: int) -> Environment:
 def parse_arguments() -> argparse.Namespace:
     parser = ScriptParser(__doc__, "python -m env_construction.disturb")
     parser.add_argument("--data", type=Path, required=True, help="environments with a gold plan")
-    parser.add_argument("--out", type=Path, required=True, help="folder of <level>.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="output folder for <level>.jsonl")
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS))
     parser.add_argument("--limit", type=int, help="only the first N environments")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,8 +1,8 @@
 """Stage 2, document generation: one tool document for each sub-question (OpenAI function format, JSON Schema 2020-12).
 
-Paper section 3.1, second stage. What a document must fulfil stands in `tool_rules.py`.
+Paper section 3.1, second stage. `tool_rules.py` holds the rules that a document must meet.
 
-In: JSONL of the stage before. Out: the same drafts with `documents`.
+In: JSONL from stage 1. Out: the same drafts with `documents`.
 
 Example:
     python -m env_construction.document_generation --in outputs/demo/1_decomposition.jsonl \\
@@ -18,7 +18,7 @@ from env_construction.rules.tool_rules import check_arguments, check_described, 
 
 
 def generate_documents(author: Author, draft: Draft) -> Draft:
-    """Fill `draft.documents`, one entry a sub-question. Raises Rejected."""
+    """Fill `draft.documents`, one entry per sub-question. Raises Rejected."""
     for step in draft.plan.steps:
         draft.documents[step.id] = _document_for(author, draft, step)
     return draft

@@ -1,9 +1,9 @@
-"""Stage 3, function integration: overlapping tool documents are merged, n tools become m <= n.
+"""Stage 3, function integration: merge overlapping tool documents; n documents become m <= n tools.
 
-Paper section 3.1, third stage. The mapping from sub-questions to merged tools stays in the calls; a merged tool serves
-all sub-questions of its parts, which the call checks prove.
+Paper section 3.1, third stage. The calls keep the mapping from sub-questions to merged tools. The call checks prove
+that a merged tool serves all sub-questions of its parts.
 
-In: JSONL of the stage before. Out: the same drafts with `tools` and `calls`.
+In: JSONL from stage 2. Out: the same drafts with `tools` and `calls`.
 
 Example:
     python -m env_construction.function_integration --in outputs/demo/2_documents.jsonl \\
@@ -19,7 +19,7 @@ from env_construction.rules.tool_rules import check_arguments, check_described, 
 
 
 def integrate_functions(author: Author, draft: Draft) -> Draft:
-    """Fill `draft.tools` and `draft.calls`; record how many documents became how many tools. Raises Rejected."""
+    """Fill `draft.tools` and `draft.calls`; record the numbers of documents and tools. Raises Rejected."""
 
     def check(toolset: Toolset) -> None:
         check_toolset(draft, toolset)
@@ -38,7 +38,7 @@ def integrate_functions(author: Author, draft: Draft) -> Draft:
 
 
 def check_toolset(draft: Draft, toolset: Toolset) -> None:
-    """Distinct, valid tools; exactly one fitting call for each sub-question, in order. Raises Rejected."""
+    """Check for distinct, valid tools and one fitting call per sub-question, in order. Raises Rejected."""
     documents = {tool.name: tool for tool in toolset.tools}
     if len(documents) < len(toolset.tools):
         raise Rejected("tool_name_twice", "two tools have one name")

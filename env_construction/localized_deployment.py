@@ -1,11 +1,10 @@
-"""Stage 5, localized deployment: every tool becomes a Python function that runs in the sandbox; the environment is
-complete.
+"""Stage 5, localized deployment: implement every tool as a Python function that runs in the sandbox.
 
-Paper section 3.1, fifth stage. The static rules of a source stand in `tool_rules.py`; what only a run can show is in
-`validation.py`.
+Paper section 3.1, fifth stage. `tool_rules.py` holds the static rules for source code. `validation.py` holds the rules
+that only a run can check.
 
-In: JSONL of the stage before. Out: the same drafts with `codes`, and with --environments the complete records, verified
-in the sandbox (those that break a rule are counted and left out).
+In: JSONL from stage 4. Out: the same drafts with `codes`. With --environments, also the complete records, verified in
+the sandbox (those that break a rule are counted and left out).
 
 Example:
     python -m env_construction.localized_deployment --in outputs/demo/4_scaling.jsonl \\
@@ -33,7 +32,7 @@ def deploy_tools(author: Author, draft: Draft) -> Draft:
 
 
 def redeploy_tool(author: Author, draft: Draft, tool: ToolDocument, problem: str) -> None:
-    """Have a tool's source mended, after the final validation found `problem` with it. Raises Rejected."""
+    """Repair a tool's source after the final validation found `problem` in it. Raises Rejected."""
     draft.codes[tool.name] = _source_of(author, draft, tool, problem)
 
 
@@ -49,9 +48,7 @@ def _source_of(author: Author, draft: Draft, tool: ToolDocument, problem: str | 
 
 
 def complete_environment(author: Author, draft: Draft) -> Environment:
-    """The environment record of a draft that has been through all five stages. Tools are shuffled: order tells
-    nothing.
-    """
+    """The environment record of a draft that passed all five stages. Shuffled tools give no hint by their order."""
     tools = list(draft.tools)
     random.Random(f"{draft.seed}:{draft.split}:{draft.index}:order").shuffle(tools)
     calls = {call.sub_question: call for call in draft.calls}
@@ -96,7 +93,7 @@ def complete_environment(author: Author, draft: Draft) -> Environment:
 
 def main() -> int:
     parser = stage_parser(__doc__, "python -m env_construction.localized_deployment")
-    parser.add_argument("--environments", type=Path, help="JSONL for the complete, verified environments")
+    parser.add_argument("--environments", type=Path, help="also write complete, verified environments to this JSONL")
     arguments = parser.parse_args()
     authors = author_maker(arguments)
     code = run_stage("localized_deployment", deploy_tools, read_drafts(arguments.source), arguments.out, authors)

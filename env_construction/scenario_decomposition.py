@@ -1,6 +1,6 @@
 """Stage 1, scenario decomposition: a question, its sub-questions as a directed acyclic graph, and all answers.
 
-Paper section 3.1, first stage. The author proposes; the rules in `question_rules.py` hold for every author.
+Paper section 3.1, first stage. The author proposes. The rules in `question_rules.py` apply to every author.
 
 In: a seed (fact author), or questions or domains (LLM author,
 `--author llm --base-url URL --model M --questions FILE`). Out: JSONL of drafts with `decomposition`.
@@ -28,7 +28,7 @@ from env_construction.rules.question_rules import check_decomposition
 def decompose(author: Author, draft: Draft, problem: str | None = None) -> Draft:
     """Fill `draft.decomposition`. Raises Rejected with the rule that the author could not meet.
 
-    `problem`: what the final validation found wrong with the decomposition that is there.
+    `problem`: what the final validation found wrong with the existing decomposition.
     """
     draft.decomposition = ask_until_valid(
         author,
@@ -43,17 +43,15 @@ def decompose(author: Author, draft: Draft, problem: str | None = None) -> Draft
 
 def main() -> int:
     parser = ScriptParser(__doc__, "python -m env_construction.scenario_decomposition")
-    parser.add_argument("--author", default="facts", help="who writes (default: facts)")
+    parser.add_argument("--author", default="facts", help="which author writes the questions (default: facts)")
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
     parser.add_argument(
         "--split", default="train", choices=get_args(Split), help="whose entities to use (default: train)"
     )
-    parser.add_argument("--n", type=int, default=20, help="how many questions (default: 20)")
-    parser.add_argument("--seed", type=int, default=1, help="all randomness comes from it (default: 1)")
+    parser.add_argument("--n", type=int, default=20, help="number of questions (default: 20)")
+    parser.add_argument("--seed", type=int, default=1, help="the only source of randomness (default: 1)")
     parser.add_argument("--factual", action="store_true", help="real facts instead of permuted ones")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="JSONL to append to; drafts that are there are not redone"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="JSONL to append to; existing drafts are kept")
     without_option(parser)
     add_llm_options(parser)
     arguments = parser.parse_args()

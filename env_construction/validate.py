@@ -1,9 +1,9 @@
-"""Judge every environment of a file by every rule: which ones break which rule, and why.
+"""Check every environment of a file against every rule, and report which ones break which rule and why.
 
-In: environments in the authors' format or ours (JSONL or Parquet). Out: a table on the screen; with --out a JSON report
-with every finding. Environments without a gold plan (the published data) are judged by what needs none: their tools are
-called without arguments, with meaningless texts, with every boolean and choice, and on other days. Exit code 1 if any
-environment breaks a fatal rule.
+In: environments in the authors' format or ours (JSONL or Parquet). Out: a table on the screen; with --out, also a JSON
+report with every finding. Environments without a gold plan (the published data) get the checks that need none: their
+tools are called without arguments, with meaningless texts, with every boolean and choice, and on other dates. The exit
+code is 1 if any environment breaks a fatal rule.
 
 Example:
     python -m env_construction.validate outputs/demo/environments/test.jsonl --out outputs/demo/validation.json
@@ -39,7 +39,7 @@ SIMPLE_VALUES = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "obj
 
 
 def keep_valid(environments: Sequence[Environment]) -> list[Environment]:
-    """Those that break no fatal rule."""
+    """The environments that break no fatal rule."""
     with ToolSandbox() as sandbox:
         findings = validate_environments(environments, sandbox)
     return [
@@ -50,8 +50,10 @@ def keep_valid(environments: Sequence[Environment]) -> list[Environment]:
 
 
 def tools_load(environments: Sequence[Environment], sandbox: ToolSandbox) -> list[Finding | None]:
-    """Whether every tool's source loads and answers two calls, one without arguments and one with all that it requires:
-    with a value, or by raising an error. A generator, a function or an object without a text of its own is no value."""
+    """Check that every tool's source loads and that it answers two calls: one with no arguments, one with the required.
+
+    An answer is a value or a raised error. A generator, a function, or an object without its own text form is neither.
+    """
     jobs = [
         SandboxJob(
             environment.codes,
@@ -90,10 +92,10 @@ def required_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def judge(path: Path, hash_seed: int = 0) -> Iterator[tuple[int, Environment, list[Finding]]]:
-    """Yield (line, environment, findings) of a file. Raises BadInput with file and line for what is no environment.
+    """Yield (line, environment, findings) of a file. Raises BadInput with file and line for an invalid record.
 
-    `hash_seed` is Python's in the tools' processes: under another one than the build's (0), what hangs on the order of
-    a set shows.
+    `hash_seed` is Python's hash seed in the tools' processes. A seed other than the build's (0) reveals results that
+    depend on the order of a set.
     """
     with ToolSandbox(surroundings=Surroundings(hash_seed)) as sandbox:
         source = enumerate(read_environments(path, check_tools=False), start=1)
@@ -107,9 +109,9 @@ def judge(path: Path, hash_seed: int = 0) -> Iterator[tuple[int, Environment, li
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ScriptParser(__doc__, "python -m env_construction.validate")
-    parser.add_argument("file", type=Path, help="environments, JSONL or Parquet, the authors' format or ours")
+    parser.add_argument("file", type=Path, help="environments as JSONL or Parquet, in the authors' format or ours")
     parser.add_argument("--out", type=Path, help="JSON report with every finding")
-    parser.add_argument("--examples", type=int, default=2, help="findings to print for each rule (default: 2)")
+    parser.add_argument("--examples", type=int, default=2, help="findings to print per rule (default: 2)")
     return parser.parse_args(argv)
 
 
@@ -127,7 +129,7 @@ def main() -> int:
             broken[item.rule, item.fatal] += 1
             by_scenario[item.rule, environment.scenario or "unknown"] += 1
             examples[item.rule].append({"line": line, "id": environment.id, **asdict(item)})
-    print(f"{environments} environments, {rejected} break a fatal rule")
+    print(f"{environments} environments, {rejected} of which break a fatal rule")
     for (rule, fatal), number in sorted(broken.items()):
         print(f"{'error' if fatal else 'flag '}  {rule}: {number} of {environments}")
         for example in examples[rule][: arguments.examples]:

@@ -1,7 +1,7 @@
 """Turns that try to earn reward without doing the work, for `reward.audit`.
 
-An attack is a pure function of an environment: the same turn every time. Attacks that know the gold answers measure
-what a policy that merely *guesses* an answer could collect; those that do not know them measure what anybody can.
+An attack is a pure function of an environment, so it gives the same turn every time. Attacks that use the gold answers
+measure what a policy that merely *guesses* an answer could earn. The others measure what any policy can earn.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ _ENTITY = re.compile(r"\"[^\"]+\"|'[^']+'|\d{4}-\d{2}-\d{2}|\d[\d,.]*\d|\d|[A-Z]
 
 
 def known_entities(environment: Environment) -> list[str]:
-    """What a policy can name without calling a tool: quoted words, names, numbers and dates of the question, in
-    order.
-    """
+    """What a policy can name without calling a tool: the question's quoted text, names, numbers and dates, in order."""
     question = environment.question.rsplit("Question:", 1)[-1]
     found = [text.strip("\"'., ") for text in _ENTITY.findall(question)]
     return list(dict.fromkeys(text for text in found if text))[:_MOST_ENTITIES]
 
 
 def fill(parameters: dict[str, Any], value: str, everywhere: bool = False) -> dict[str, Any]:
-    """Arguments that fit a JSON Schema object, `value` wherever a string may stand. `everywhere`: optional ones too."""
+    """Arguments that fit a JSON Schema object, with `value` in every string. `everywhere`: fill optional ones too."""
     properties = parameters.get("properties")
     if not isinstance(properties, dict):
         return {}
@@ -87,29 +85,29 @@ def _keywords(environment: Environment) -> list[ToolCall]:
 
 
 def _plan(environment: Environment) -> list[ToolCall]:
-    """The gold plan's calls; without one (the published data), the calls that name the answer as a keyword."""
+    """The gold plan's calls. Without one (the published data), calls that use the answer as a keyword."""
     if environment.gold_plan:
         return [ToolCall(call.name, call.arguments) for call in environment.gold_plan]
     return _keywords(environment)
 
 
 def gold_plan(environment: Environment) -> str:
-    """No attack: the honest turn, every gold call once. Empty without a gold plan."""
+    """Not an attack: the honest turn with every gold call once. Empty without a gold plan."""
     return _turn(_plan(environment)) if environment.gold_plan else ""
 
 
 def echo_argument(environment: Environment) -> str:
-    """Every needed tool once for each sub-answer, the sub-answer written into every string argument."""
+    """Call every needed tool once per sub-answer, with the sub-answer in every string argument."""
     return _turn(_echoes(environment))
 
 
 def answer_as_keyword(environment: Environment) -> str:
-    """Every needed tool once for each sub-answer, with a keyword named after it: the error text repeats it."""
+    """Call every needed tool once per sub-answer, with a keyword named after it, which the error text repeats."""
     return _turn(_keywords(environment))
 
 
 def all_tools_all_entities(environment: Environment) -> str:
-    """Every tool with every entity of the question, no gold used."""
+    """Call every tool with every entity of the question. Uses no gold."""
     entities = known_entities(environment) or [environment.question[-80:]]
     return _turn(
         [ToolCall(tool.name, fill(tool.parameters, entity)) for tool in environment.tools for entity in entities]
@@ -117,12 +115,12 @@ def all_tools_all_entities(environment: Environment) -> str:
 
 
 def call_twice(environment: Environment) -> str:
-    """Every call of the plan (else of answer_as_keyword) made twice."""
+    """Make every call of the plan (or of answer_as_keyword) twice."""
     return _turn([call for call in _plan(environment) for _ in range(2)])
 
 
 def dump_everything(environment: Environment) -> str:
-    """A final text that lists the question, all enumerated values, the letters, the months and all numbers to 2100."""
+    """A final text with the question, all enumerated values, the letters, the months and all numbers up to 2100."""
     values: list[str] = []
     for tool in environment.tools:
         values.append(json.dumps(tool.parameters, ensure_ascii=False))
@@ -133,29 +131,29 @@ def dump_everything(environment: Environment) -> str:
 
 
 def answer_without_calls(environment: Environment) -> str:
-    """The final answer as plain text, nothing called: what guessing it is worth."""
+    """State the final answer as plain text without any call: measures what guessing it is worth."""
     return f"The answer is {environment.answer}."
 
 
 def answer_in_thinking(environment: Environment) -> str:
-    """The final answer inside the thinking block only; the text after it says nothing."""
+    """State the final answer in the thinking block only; the text after it states no answer."""
     return f"<think>\nIt may be {environment.answer}.\n</think>\n\nI do not know."
 
 
 def calls_in_thinking(environment: Environment) -> str:
-    """The plan's calls (else answer_as_keyword's) inside the thinking block, no call after it."""
+    """Put the plan's calls (or answer_as_keyword's) in the thinking block, with no call after it."""
     return f"<think>\n{_turn(_plan(environment))}\n</think>\n\nI have not decided yet."
 
 
 def free_broken_calls(environment: Environment) -> str:
-    """The plan's calls (else answer_as_keyword's) and as many broken ones again, at most 5: do those cost anything?"""
+    """The plan's calls (or answer_as_keyword's) plus as many broken ones, at most 5: do those cost reward?"""
     broken = '<tool_call>\n{"name": "search", "arguments": {"query": "\n</tool_call>'
     plan = _plan(environment)
     return "\n".join([_turn(plan), *[broken] * min(len(plan), _MOST_PADDING)])
 
 
 def nonsense_arguments(environment: Environment) -> str:
-    """Every tool with arguments that mean nothing, and with none: a tool that still answers tests nothing."""
+    """Call every tool with meaningless arguments and with none: a tool that still answers tests nothing."""
     return _turn(
         [ToolCall(tool.name, fill(tool.parameters, text)) for tool in environment.tools for text in NONSENSE]
         + [ToolCall(tool.name, {}) for tool in environment.tools]
@@ -163,7 +161,7 @@ def nonsense_arguments(environment: Environment) -> str:
 
 
 def enumerate_numbers(environment: Environment) -> str:
-    """Every needed tool once for each numeric sub-answer, with a list of the 200 numbers around it as its text."""
+    """Call every needed tool once per numeric sub-answer, with a list of the 200 numbers around it as the text."""
     calls = []
     for tool, gold in _golds(environment):
         document = _document(environment, tool)
@@ -174,32 +172,32 @@ def enumerate_numbers(environment: Environment) -> str:
 
 
 def repeat_one_call(environment: Environment) -> str:
-    """Every call of the plan (else of answer_as_keyword) made five times: what repeating is worth."""
+    """Make every call of the plan (or of answer_as_keyword) five times: measures what repetition is worth."""
     return _turn([call for call in _plan(environment) for _ in range(5)])
 
 
 def give_up_when_solved(environment: Environment) -> str:
-    """After everything is solved, a text that answers nothing."""
+    """After everything is solved, write a text without an answer."""
     return "I give up."
 
 
 def paste_sub_answers(environment: Environment) -> str:
-    """After everything is solved, a text that lists every sub-answer and lets the reader pick."""
+    """After everything is solved, write a text that lists every sub-answer, so that the reader has to choose."""
     return "The answer is " + ", ".join(gold for golds in environment.solved_set.values() for gold in golds) + "."
 
 
 def answer_when_solved(environment: Environment) -> str:
-    """No attack: the honest last turn, after everything is solved."""
+    """Not an attack: the honest last turn after everything is solved."""
     return f"The answer is {environment.answer}."
 
 
 NONSENSE = ("x", "Qwxzvu", "")
 AT_THE_END = ("answer_when_solved", "give_up_when_solved", "paste_sub_answers")
-"""Attacks on the last turn: they are played in `all_solved`."""
+"""Attacks on the last turn. They start from `all_solved`."""
 
 
 def all_solved(environment: Environment) -> Environment:
-    """The environment's state once every sub-question is solved."""
+    """The environment's state after every sub-question is solved."""
     return environment.model_copy(
         update={
             "solve_rate": 1.0,
@@ -210,11 +208,11 @@ def all_solved(environment: Environment) -> Environment:
 
 
 def start_of(name: str, environment: Environment) -> Environment:
-    """The state in which an attack is played."""
+    """The state that an attack starts from."""
     return all_solved(environment) if name in AT_THE_END else environment
 
 
-# name -> (turn, does it use gold answers)
+# name -> (turn, whether it uses gold answers)
 ATTACKS: dict[str, tuple[Attack, bool]] = {
     "gold_plan": (gold_plan, True),
     "echo_argument": (echo_argument, True),

@@ -1,22 +1,22 @@
-"""Reward-hacking report: what do attacks on the reward earn, under `published` and under `strict` matching?
+"""Reward-hacking report: what do attacks on the reward earn under `published` and under `strict` matching?
 
-In:  --environments F.jsonl  environments (the authors' format; ours, with a gold plan, gives the honest turn as well)
-Out: a table on the screen, a row for each attack (reward/attacks.py): share of environments where it earns anything,
-     mean reward, mean sub-questions solved, under both; every share with its 95% Wilson interval, every mean with +-
-     1.96 standard errors. `--out A.jsonl` keeps a line for each environment and attack: {"id", "attack", "uses_gold",
-     "published": {reward, kind, p, q, t, fault}, "strict": the same}; `--responses-out` keeps the turns themselves.
+In:  --environments F.jsonl  environments in the authors' format or ours (with a gold plan: also the honest turn)
+Out: a table on the screen with one row per attack (reward/attacks.py). For both matchings, a row shows the share of
+     environments where the attack earns reward, the mean reward, and the mean number of sub-questions solved. A share
+     has its 95% Wilson interval, a mean has +- 1.96 standard errors.
+     `--out A.jsonl` writes one line per environment and attack: {"id", "attack", "uses_gold",
+     "published": {reward, kind, p, q, t, fault}, "strict": the same}. `--responses-out` writes the turns themselves.
 
-Most attacks are a first turn; those named `..._when_solved` and `paste_sub_answers` are the last turn, after every
-sub-question is solved, where any text earns 0.5 under both. The columns show each attack before (`published`) and after
-(`strict`) the hardening of `env_construction/environment/matching.py`.
+Most attacks are a first turn. `paste_sub_answers` and the attacks named `..._when_solved` are a last turn, after every
+sub-question is solved; any text then earns 0.5 under both matchings. The columns show each attack before (`published`)
+and after (`strict`) the hardening in `env_construction/environment/matching.py`.
 
-An environment without a gold plan (the published data) has no honest turn, and attacks that repeat or hide solving
-calls use the calls of `answer_as_keyword`, which is what solves there. A final answer of null leaves out the attacks on
-it.
+An environment without a gold plan (the published data) has no honest turn. Attacks that repeat or hide solving calls
+then use the calls of `answer_as_keyword`, which solve there. If the final answer is null, attacks on it are left out.
 
 Example:
     python -m reward.audit --environments ../shared/data/ftrl_test_sample.jsonl --out audit.jsonl
-Source: paper/README.md, the defects 4 to 7 and 6b of the published code.
+Source: paper/README.md, defects 4 to 7 and 6b of the published code.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _Z = 1.959963984540054
 
 
 def applies(attack: str, environment: Environment) -> bool:
-    """Whether an attack means anything in an environment."""
+    """Whether an attack makes sense in an environment."""
     if attack == "gold_plan":
         return bool(environment.gold_plan)
     return environment.answer is not None or not attack.startswith("answer_") or attack == "answer_as_keyword"
 
 
 def audit(environments: Sequence[Environment], variant: str, sandbox: ToolSandbox) -> list[dict[str, Any]]:
-    """Every attack on every environment under both matches: one row for each environment and attack."""
+    """Play every attack in every environment under both matchings: one row per environment and attack."""
     rows: list[dict[str, Any]] = []
     for environment in tqdm(environments, unit="environment", desc="audit"):
         names = [name for name in ATTACKS if applies(name, environment)]
@@ -76,7 +76,7 @@ def _parts(score: TurnScore) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The report: attack, n, and under each match the share that earns, the mean reward and the mean of q."""
+    """The report: attack, n, and for each matching the share that earns, the mean reward and the mean of q."""
     head = f"{'attack':<24}{'gold':<6}{'n':>5}"
     for match in MATCHES:
         head += f"  |  {match + ': earns [95%]':<26}{'reward':<18}{'solved':<14}"
@@ -109,7 +109,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> str:
-    """The mean with +- 1.96 standard errors; no interval for a single value."""
+    """The mean with +- 1.96 standard errors, or without an interval for a single value."""
     mean = sum(values) / len(values)
     if len(values) < 2:
         return f"{mean:.3f}"
@@ -121,17 +121,18 @@ def main() -> int:
     parser = ScriptParser(__doc__, "python -m reward.audit")
     parser.add_argument("--environments", type=Path, required=True, metavar="F.jsonl")
     parser.add_argument("--variant", choices=list(REWARDS), default="solve_f1", help="row of the reward table")
-    parser.add_argument("--out", type=Path, metavar="A.jsonl", help="a line for each environment and attack")
+    parser.add_argument("--out", type=Path, metavar="A.jsonl", help="one line per environment and attack")
     parser.add_argument(
-        "--responses-out", type=Path, metavar="R.jsonl", help="the attacks' turns, as reward.score reads them"
+        "--responses-out",
+        type=Path,
+        metavar="R.jsonl",
+        help="the attacks' turns, in the format that reward.score reads",
     )
-    parser.add_argument("--limit", type=int, default=0, help="only the first so many environments (default: all)")
+    parser.add_argument("--limit", type=int, default=0, help="only the first N environments (default: all)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="sandbox processes (default: all cores)"
     )
-    parser.add_argument(
-        "--require-isolation", action="store_true", help="refuse to run where a sandbox layer is missing"
-    )
+    parser.add_argument("--require-isolation", action="store_true", help="refuse to run if a sandbox layer is missing")
     arguments = parser.parse_args()
     if arguments.limit < 0:
         raise BadInput(f"--limit {arguments.limit}: expected 0 (all) or more")

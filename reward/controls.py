@@ -1,14 +1,16 @@
-"""Which reward a training run hands out (its settings), and controls: rewards that say nothing about the response, to
-show what learning owes to the reward.
+"""The reward settings of a training run, and control rewards that say nothing about the response.
 
-- `shuffled`: each response gets the true reward of some *other, earlier* response, drawn uniformly from the last
-  RESERVOIR true rewards of this process. The response's own reward enters the reservoir only after its draw, and the
-  draw depends on the seed and the number of draws so far, never on the response: given the past, it is independent of
-  the response, and its distribution is that of the policy's recent true rewards. Until there is one earlier reward, the
-  draw is 0. OpenRLHF scores one response a call, so a permutation within the group is not to be had; a reservoir wider
-  than a group also keeps "same prompt" out of the draw. Each process (each rollout engine) has its own reservoir, and
-  the order in which concurrent responses arrive decides which draw is whose: runs are alike in law, not bit for bit.
-- `constant`: every response gets CONSTANT. All advantages are 0; what remains is KL, entropy and weight decay.
+A control shows how much of the learning is due to the reward.
+
+- `shuffled`: each response gets the true reward of another, earlier response, drawn uniformly from the last RESERVOIR
+  true rewards of this process. The response's own reward enters the reservoir only after its draw. The draw depends on
+  the seed and the number of earlier draws, never on the response. So, given the past, it is independent of the
+  response, and its distribution is that of the policy's recent true rewards. The first draw is 0.
+  OpenRLHF scores one response per call, so a permutation within the group is not possible. A reservoir larger than a
+  group also avoids draws that are always from the same prompt. Each process (each rollout engine) has its own
+  reservoir. The arrival order of concurrent responses decides which response gets which draw, so two runs agree in
+  distribution but not bit for bit.
+- `constant`: every response gets CONSTANT. All advantages are 0; only KL, entropy and weight decay remain.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ CONSTANT = 0.5
 
 
 class RewardControl:
-    """Turns true rewards into the rewards that a control run hands to the trainer. Thread-safe.
+    """Turns true rewards into the rewards that a control run passes to the trainer. Thread-safe.
 
-    `kind` is one of CONTROLS ("" hands the true reward on); ValueError otherwise.
+    `kind` is one of CONTROLS ("" passes the true reward through); ValueError otherwise.
     """
 
     def __init__(self, kind: str, seed: int = 0, reservoir: int = RESERVOIR) -> None:
@@ -43,7 +45,7 @@ class RewardControl:
         self._lock = threading.Lock()
 
     def apply(self, reward: float) -> float:
-        """The reward to hand over for a response whose true reward is `reward`."""
+        """The reward to pass on for a response whose true reward is `reward`."""
         if self.kind == "constant":
             return CONSTANT
         if self.kind == "":
@@ -56,7 +58,7 @@ class RewardControl:
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """Which reward this process hands out; the variables are listed in reward/openrlhf_reward.py."""
+    """The reward that this process computes. reward/openrlhf_reward.py lists the variables."""
 
     variant: str
     match: str
@@ -65,14 +67,12 @@ class RewardSettings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> RewardSettings:
-        """Read FTRL_REWARD_*, all of which must be set. Raises BadInput naming the variable, its value and what was
-        expected.
-        """
+        """Read FTRL_REWARD_*; all must be set. Raises BadInput with the variable, its value and what was expected."""
         names = ("FTRL_REWARD_VARIANT", "FTRL_REWARD_MATCH", "FTRL_REWARD_CONTROL", "FTRL_REWARD_SEED")
         if missing := [name for name in names if name not in environ]:
             raise BadInput(
                 f"{', '.join(missing)} not set in this process: training has no default reward; "
-                "python -m train.run_openrlhf sets them for every worker"
+                "start training with python -m train.run_openrlhf, which sets them for every worker"
             )
         variant, match, control, seed = (environ[name] for name in names)
         if variant not in REWARDS:

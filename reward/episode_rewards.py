@@ -1,21 +1,21 @@
-"""The reward of a whole episode, one scalar, as pure functions of its turns' rewards and its score: one table.
+"""The reward of a complete episode, one scalar, as pure functions of its turns' rewards and its score: one table.
 
-For training on whole episodes (train/agent.py), where the trainer takes one number for all turns of a conversation:
+For training on complete episodes (train/agent.py), where the trainer expects one number per conversation:
 
 | name | reward | what it is |
 | --- | --- | --- |
 | `turns` | sum of the turns' rewards / (n + 1) | the paper's turn-wise reward carried over to an episode |
 | `solve_f1` | 2Q / (P + n) | the episode's Solve-F1: process and outcome in one number, no credit for order |
-| `answer` | 1 if the final text holds the answer, else 0 | the outcome alone, as the usual outcome-only baseline has it
+| `answer` | 1 if the final text holds the answer, else 0 | the outcome alone, as in the usual outcome-only baseline
 |
 
-n sub-questions, P calls, Q solved. An episode that solves one sub-question a turn with one call each and then answers
-has the turn rewards 1, ..., 1, 1: n + 1 in all, so `turns` is at most about 1 for every n, and questions with many
-steps do not outweigh the others where no group baseline takes the scale away (REINFORCE++). The division is by n and
-not by the number of turns, which the policy could raise or lower. An environment without a final answer cannot be
-judged by it: there, `answer` is 1 if every sub-question was solved.
+n sub-questions, P calls, Q solved. An episode that solves one sub-question per turn with one call each and then answers
+has the turn rewards 1, ..., 1, 1, which sum to n + 1. So `turns` is at most about 1 for every n. Questions with many
+steps then do not outweigh the others if no group baseline removes the scale (REINFORCE++). The divisor is not the
+number of turns, because the policy could raise or lower that. For an environment without a final answer, `answer` is 1
+if every sub-question was solved.
 
-Source: paper section 3.2 for the turns' rewards; outcome-only GRPO as run beside it on the same data (paper/README.md).
+Source: paper section 3.2 for the turns' rewards; outcome-only GRPO on the same data as the baseline (paper/README.md).
 """
 
 from __future__ import annotations
@@ -41,4 +41,4 @@ def _answer(rewards: Sequence[float], score: EpisodeScore, has_answer: bool) -> 
 
 
 EPISODE_REWARDS: dict[str, EpisodeReward] = {"turns": _turns, "solve_f1": _solve_f1, "answer": _answer}
-"""By name: f(rewards of the turns in order, score of the episode, whether the environment has a final answer)."""
+"""By name: f(the turns' rewards in order, the episode's score, whether the environment has a final answer)."""

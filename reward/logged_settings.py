@@ -1,9 +1,8 @@
-"""The reward's settings in the training log: OpenRLHF logs means of floats, so a setting travels as its place in a
-sorted table.
+"""The reward's settings in the training log.
 
-Every response carries them, and a step logs their means: a worker that trained another reward than the rest makes a
-mean that is no place in the table. `readable` turns a step's numbers back into names, `differences` compares them with
-what was asked for.
+OpenRLHF logs means of floats, so each setting is logged as its index in a sorted table. Every response carries the
+settings, and a step logs their means. If one worker trained with another reward, the mean is not an index of the table.
+`readable` turns a step's numbers back into names. `differences` compares them with the requested settings.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from reward.credit import CREDITS
 from reward.episode_rewards import EPISODE_REWARDS
 from reward.rewards import REWARDS
 
-NO_EPISODE = "none"  # every prefix of an episode is a prompt of its own
+NO_EPISODE = "none"  # every prefix of an episode is a separate prompt
 NO_CREDIT = "none"  # one advantage per sample
 TABLES = {
     "reward_variant": sorted(REWARDS),
@@ -26,22 +25,20 @@ TABLES = {
     "reward_episode": sorted([NO_EPISODE, *EPISODE_REWARDS]),
     "reward_credit": sorted([NO_CREDIT, *CREDITS]),
 }
-SEEDS = 2**16  # seeds are logged modulo this: float32 holds such numbers exactly, and sums of them well enough
-CLOSE = 1e-5  # means of a table's small places are exact but for the last bits
+SEEDS = 2**16  # seeds are logged modulo this: exact in float32, and their sums are accurate enough
+CLOSE = 1e-5  # means of small indices are exact except for the last bits
 CLOSE_SEED = 0.05
 
 
 def codes(settings: RewardSettings, episode: str = NO_EPISODE, credit: str = NO_CREDIT) -> dict[str, float]:
-    """Log key -> number, for the settings of a process."""
+    """Log key -> number for the settings of a process."""
     names = (settings.variant, settings.match, settings.control.kind, episode, credit)
     found = {key: float(table.index(name)) for (key, table), name in zip(TABLES.items(), names, strict=True)}
     return {**found, "reward_seed": float(settings.seed % SEEDS)}
 
 
 def readable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a logged step by name; a mean over different settings stays a number. Empty where none are
-    logged.
-    """
+    """The settings of a logged step by name. A mean over different settings stays a number. Empty if none is logged."""
     found: dict[str, Any] = {}
     for key in (*TABLES, "reward_seed"):
         value = row.get(key)
@@ -57,14 +54,14 @@ def readable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def asked(environ: Mapping[str, str], episode: str = "", credit: str = "") -> dict[str, Any]:
-    """What `readable` must find in every step of a training with these variables."""
+    """What `readable` must return for every step of a training run with these variables."""
     return readable(codes(RewardSettings.from_environ(environ), episode or NO_EPISODE, credit or NO_CREDIT))
 
 
 def differences(row: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The settings in which a step's row of names differs from what was asked for."""
+    """The settings of a step (by name) that differ from the requested ones."""
     return [
-        f"{key} is {row.get(key, 'not logged')!r}, asked {value!r}"
+        f"{key} is {row.get(key, 'not logged')!r}, expected {value!r}"
         for key, value in wanted.items()
         if row.get(key) != value
     ]

@@ -1,6 +1,4 @@
-"""What OpenRLHF hands to a reward, read: the response in a query, the environment in a label, rewards on a grid that
-sums exactly.
-"""
+"""Read what OpenRLHF passes to a reward: the response in a query, the environment in a label. Round the rewards."""
 
 from __future__ import annotations
 
@@ -12,26 +10,27 @@ from env_construction.environment.schema import Environment
 from reward.scoring import check_gold
 
 _GRID = 2**16
-# characters that must be left of a prompt that OpenRLHF cut, for its end to be recognized
+# number of characters that must remain of a prompt that OpenRLHF cut, so that its end can be recognized
 _SHORTEST_PROMPT = 16
 
 
 def on_grid(reward: float) -> float:
-    """The nearest multiple of 2^-16. Sums of up to 16 such rewards are exact in float32, so that a group of equal
-    rewards has exactly its own mean: OpenRLHF's group_norm divides by std + 1e-9, and one ulp there makes advantages of
-    +-10.
+    """The nearest multiple of 2^-16. Sums of up to 16 such rewards are exact in float32.
+
+    So the mean of a group of equal rewards is exactly that reward. OpenRLHF's group_norm divides by std + 1e-9, and a
+    difference of one ulp would produce advantages of +-10.
     """
     return round(reward * _GRID) / _GRID
 
 
 def response_of(query: str, prompt: str) -> str:
-    """The response in `query` = prompt + response, also when OpenRLHF cut the prompt's left end off.
+    """The response in `query` = prompt + response, even if OpenRLHF cut off the start of the prompt.
 
-    Raises BadInput if no end of the prompt begins the query (a tokenizer that does not decode to what it was given).
+    Raises BadInput if the query does not start with an end of the prompt (the tokenizer does not round-trip its text).
     """
     if query.startswith(prompt):
         return query[len(prompt) :]
-    # a cut inside a character of several bytes decodes to replacement characters
+    # a cut within a multi-byte character decodes to replacement characters
     query = query.lstrip("\ufffd")
     head = query[:_SHORTEST_PROMPT]
     place = prompt.find(head)
@@ -39,12 +38,15 @@ def response_of(query: str, prompt: str) -> str:
         if query.startswith(prompt[place:]):
             return query[len(prompt) - place :]
         place = prompt.find(head, place + 1)
-    raise BadInput(f"no end of the prompt begins the query: {prompt[-64:]!r}, {query[:64]!r}")
+    raise BadInput(
+        f"the query does not start with an end of the prompt: {prompt[-64:]!r}, {query[:64]!r}; "
+        "check that the tokenizer decodes the prompt to the same text"
+    )
 
 
 @lru_cache(maxsize=256)
 def environment_of(label: str, match: str) -> Environment:
-    """The environment in a label (the samples of one prompt share it). Raises BadInput; never changed by scoring."""
+    """The environment in a label. The samples of one prompt share it; scoring does not change it. Raises BadInput."""
     try:
         record = json.loads(label)
     except (ValueError, TypeError, RecursionError) as error:

@@ -1,20 +1,20 @@
-"""The file that OpenRLHF loads for `--reward.remote_url reward/openrlhf_reward.py`: runs a response's calls, scores it.
+"""The file that OpenRLHF loads for `--reward.remote_url reward/openrlhf_reward.py`. Runs and scores a response's calls.
 
-In: `queries` (prompt + response as decoded), `prompts` and `labels` of one or more responses; a label is one JSON
-string, an environment record with `codes`, `unsolved_set`, `solve_rate`, `answer`, `id` (`messages` and `tools` may be
-left out).
+In: `queries` (prompt + response as decoded), `prompts` and `labels` of one or more responses. A label is a JSON string:
+an environment record with `codes`, `unsolved_set`, `solve_rate`, `answer` and `id` (`messages` and `tools` are
+optional).
 Out: `rewards`, `scores` and `extra_logs`, float32 tensors of shape (responses,).
 
-Settings, read once when the file is loaded. A missing or wrong one stops the run there: training has no default reward.
-They are logged with every response (reward/logged_settings.py), so that the log proves what was trained.
+The settings are read once, when the file is loaded. A missing or invalid setting stops the run, because training has no
+default reward. Every response logs them (reward/logged_settings.py), so the log proves which reward was trained.
     FTRL_REWARD_VARIANT   a row of reward/rewards.py
     FTRL_REWARD_MATCH     published | strict
     FTRL_REWARD_CONTROL   "" | shuffled | constant (reward/controls.py)
     FTRL_REWARD_SEED      seed of the control
 
-`reward_func` never raises: OpenRLHF would only log the exception and train on without a reward. What breaks here (the
-sandbox, a label that cannot be read, a prompt that is not in the query) gives reward 0 and `fault` 1 in the logs, never
-a model fault.
+`reward_func` never raises, because OpenRLHF would only log the exception and train on without a reward. An
+infrastructure failure (the sandbox, an unreadable label, a prompt that is not in the query) gives reward 0 and `fault`
+1 in the logs. It never counts as a model fault.
 
 Example:
     python -m openrlhf.cli.train_ppo_ray --reward.remote_url reward/openrlhf_reward.py --data.label_key label ...
@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-# OpenRLHF executes this file by its path, in a process that need not have been started in the repository
+# OpenRLHF executes this file by its path, in a process that may have started outside the repository
 if (_ROOT := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(0, _ROOT)
 
@@ -44,12 +44,12 @@ from reward.scoring import TurnScore, score_turns
 
 logger = logging.getLogger(__name__)
 
-# no dataclass in this file: OpenRLHF executes it without an entry in sys.modules, which dataclasses need
+# no dataclass in this file: OpenRLHF executes it without an entry in sys.modules, which dataclasses require
 SETTINGS = RewardSettings.from_environ(os.environ)
 
 
 def reward_func(queries: list[str], prompts: list[str], labels: list[str], **kwargs: Any) -> dict[str, Any]:
-    """Score responses as OpenRLHF asks for it. Never raises; `kwargs` are whatever else OpenRLHF hands over."""
+    """Score responses in OpenRLHF's reward interface. Never raises. `kwargs` are OpenRLHF's other arguments."""
     scores: list[TurnScore | None] = [None] * len(queries)
     items: list[tuple[int, Environment, str]] = []
     for index, query in enumerate(queries):
@@ -64,7 +64,7 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[str], **kwa
             scores[index] = score
     except Exception as error:
         logger.warning("reward fault, %d responses: %s: %s", len(items), type(error).__name__, error)
-    # a response without a true reward is no draw of the reward's distribution: a fault stays 0 under every control
+    # a response without a true reward is no sample of the reward's distribution: a fault stays 0 under every control
     true = [0.0 if score is None else on_grid(score.reward) for score in scores]
     rewards = [
         0.0 if score is None or score.fault else on_grid(SETTINGS.control.apply(reward))
@@ -79,7 +79,7 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[str], **kwa
 
 
 def _logs(score: TurnScore | None, true_reward: float) -> dict[str, float]:
-    """What is logged of one response: the same keys every time, floats only. None: it could not be scored."""
+    """What is logged for one response: always the same keys, floats only. None: it could not be scored."""
     row = {
         "p": float(score.p) if score else 0.0,
         "q": float(score.q) if score else 0.0,

@@ -1,7 +1,7 @@
-"""The reward of one model turn as pure functions of (p, q, t, kind): one table, a row for each variant.
+"""The reward of one model turn as pure functions of (p, q, t, kind): one table with one row per variant.
 
-p: tool calls in the turn; q: sub-questions that the turn solves; t: sub-questions unsolved before it; kind: what the
-turn is. The variants differ in the row "calls" only; adding a variant is adding a row to REWARDS.
+p: tool calls in the turn; q: sub-questions that the turn solves; t: sub-questions unsolved before it; kind: the kind of
+turn. The variants differ only in the row "calls". To add a variant, add a row to REWARDS.
 Source: paper section 3.2 and its ablation (paper/README.md, "Reward for one model turn").
 """
 
@@ -14,7 +14,7 @@ Reward = Callable[[int, int, int, str], float]
 
 
 def _turn_reward(of_calls: Callable[[int, int], float]) -> Reward:
-    """The whole reward from its row for turns with calls, `of_calls(p, q)` with p >= 1 and 0 <= q <= min(p, t)."""
+    """The complete reward from its formula for turns with calls, `of_calls(p, q)`: p >= 1 and 0 <= q <= min(p, t)."""
 
     def reward(p: int, q: int, t: int, kind: str) -> float:
         if kind == "calls":

@@ -1,12 +1,12 @@
-"""Score responses to environments: one line in, one reward with its parts out.
+"""Score responses to environments: one response per line in, one reward with its parts per line out.
 
 In:  --environments ENV.jsonl  environments (the authors' format, with an `id`)
-     --responses RESP.jsonl    lines {"id": environment, "response": the model turn as text}; an id may come often
+     --responses RESP.jsonl    lines {"id": environment, "response": the model turn as text}; ids may repeat
 Out: --out S.jsonl             lines {"id", "reward", "kind", "p", "q", "t", "fault"}, in the order of the responses
 
-p: tool calls, q: sub-questions that they solve, t: unsolved before the turn. `--explain` also prints, for each call,
-what came back and which sub-answer it solved. A large file of environments is read by several processes, each of which
-scores the responses to its own (`SHARE_BYTES`); the result is the same.
+p: tool calls, q: sub-questions that they solve, t: unsolved before the turn. For each call, `--explain` also prints its
+output and the sub-answer that it solved. Several processes read a large file of environments, and each one scores the
+responses to its own part (`SHARE_BYTES`). The result is the same.
 
 Example:
     python -m reward.score --environments env.jsonl --responses resp.jsonl --variant solve_f1 --match published \\
@@ -42,7 +42,7 @@ from reward.scoring import TurnScore, check_gold, score_turns
 
 Row = tuple[dict[str, Any], str]
 SHARE_BYTES = 32 << 20
-"""A process more for each so many bytes of environments."""
+"""One more process is used for every this many bytes of environments."""
 _BATCH = 2048
 _MARK = 200
 _SHOWN = 400
@@ -51,20 +51,23 @@ _SHOWN = 400
 def read_gold(path: Path, match: str, share: tuple[int, int] = (0, 1)) -> dict[str, Environment]:
     """The environments of a file, or of a share of its lines, by id.
 
-    Raises BadInput for a bad line, an id twice, or (strict) an empty gold answer.
+    Raises BadInput for an invalid line, a duplicate id, or (strict) an empty gold answer.
     """
     environments: dict[str, Environment] = {}
     with collector_off():
         _read_gold(path, match, share, environments)
     if not environments:
-        raise BadInput(f"{path}: expected at least one environment, the file is empty")
+        raise BadInput(f"{path}: the file is empty, expected at least one environment")
     return environments
 
 
 @contextlib.contextmanager
 def collector_off() -> Iterator[None]:
-    """Reading makes many objects and no cycles; the collector would walk through all of them again and again (two
-    thirds of the time for 5,000 environments). What was read is then frozen, since it stays to the end."""
+    """Turn off Python's cycle collector while a file is read, then freeze what was read.
+
+    Reading creates many objects and no cycles. The collector would scan all of them repeatedly (two thirds of the time
+    for 5,000 environments). The objects live until the end of the process, so they are frozen.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -76,10 +79,10 @@ def collector_off() -> Iterator[None]:
 
 
 def _read_gold(path: Path, match: str, share: tuple[int, int], environments: dict[str, Environment]) -> None:
-    read: dict[tuple[str, ...], tuple[str, Any]] = {}  # many records hold the same tools and codes: they are read once
+    read: dict[tuple[str, ...], tuple[str, Any]] = {}  # many records share tools and codes: read them once
     for where, record in read_records(path, share):
         texts = {key: record[key] for key in ("tools", "codes") if isinstance(record.get(key), str)}
-        # to compare two long texts takes a tenth of the time that hashing one takes
+        # comparing two long texts takes a tenth of the time of hashing one
         marks = {key: (key, text[:_MARK], text[-_MARK:]) for key, text in texts.items()}
         known = {key: read[mark][1] for key, mark in marks.items() if read.get(mark, ("",))[0] == texts[key]}
         environment = Environment.from_record({**record, **known}, where=where)
@@ -87,16 +90,14 @@ def _read_gold(path: Path, match: str, share: tuple[int, int], environments: dic
         if "tools" not in known:
             require_schemas(environment, where)
         if environment.id in environments:
-            raise BadInput(
-                f"{where}: key 'id': {environment.id!r} stands in the file twice, expected one line for each id"
-            )
+            raise BadInput(f"{where}: key 'id': {environment.id!r} is in the file twice, expected one line per id")
         if match == "strict":
             check_gold(environment, where=where)
         environments[environment.id] = environment
 
 
 def read_responses(path: Path, environments: dict[str, Environment]) -> list[tuple[Environment, str]]:
-    """Each response with its environment, in order. Raises BadInput for a bad line or an unknown id."""
+    """Each response with its environment, in order. Raises BadInput for an invalid line or an unknown id."""
     items = []
     for number, identity, response in _located_responses(path):
         if identity not in environments:
@@ -117,7 +118,7 @@ def _located_responses(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def open_sandbox(workers: int, require_isolation: bool) -> ToolSandbox:
-    """The sandbox as a script's options ask for it. Raises BadInput where that cannot be had."""
+    """The sandbox that a script's options request. Raises BadInput if it is not available."""
     if workers < 1:
         raise BadInput(f"--workers {workers}: expected at least 1")
     try:
@@ -127,7 +128,7 @@ def open_sandbox(workers: int, require_isolation: bool) -> ToolSandbox:
 
 
 def explain(environment: Environment, score: TurnScore) -> str:
-    """Several lines: the turn's reward, then each call with what came back and the sub-answer that it solved."""
+    """Several lines: the turn's reward, then each call with its output and the sub-answer that it solved."""
     head = f"p={score.p} q={score.q} t={score.t}" + (" SANDBOX FAULT" if score.fault else "")
     lines = [f"{environment.id}: reward {score.reward:.4f} ({score.kind}; {head})"]
     for number, (call, result, solved) in enumerate(
@@ -149,9 +150,9 @@ def score_rows(
     items: list[tuple[Environment, str]],
     arguments: argparse.Namespace,
     sandbox: ToolSandbox,
-    tell: Callable[[int], object],
+    on_scored: Callable[[int], object],
 ) -> Iterator[Row]:
-    """The line of each response, with its explanation if one is asked for. `tell` hears how many are done."""
+    """The row of each response, with an explanation if requested. `on_scored` gets the number of newly scored ones."""
     for start in range(0, len(items), _BATCH):
         batch = items[start : start + _BATCH]
         scores = score_turns(batch, variant=arguments.variant, match=arguments.match, sandbox=sandbox)
@@ -159,14 +160,14 @@ def score_rows(
             shown = ("reward", "kind", "p", "q", "t", "fault")
             row = {"id": environment.id, **{key: getattr(score, key) for key in shown}}
             yield row, explain(environment, score) if arguments.explain else ""
-        tell(len(batch))
+        on_scored(len(batch))
 
 
 def score_in_shares(arguments: argparse.Namespace, shares: int) -> list[Row] | None:
-    """The lines of all responses, in order. Each of `shares` processes reads a part of the environments and scores the
-    responses to them: reading 30 KB of record takes longer than scoring a response.
+    """The rows of all responses, in order. Each of `shares` processes scores the responses to its environments.
 
-    None where anything is wrong with the input: `main` then reads it in one process, and says what and where.
+    Reading a record of 30 KB takes longer than scoring a response. Returns None if anything is wrong with the input:
+    `main` then reads it in one process and reports what is wrong and where.
     """
     context = multiprocessing.get_context("fork")
     channels: list[Any] = []
@@ -202,9 +203,10 @@ def score_in_shares(arguments: argparse.Namespace, shares: int) -> list[Row] | N
 
 
 def _score_share(channel: Any, arguments: argparse.Namespace, share: tuple[int, int]) -> None:
-    """Body of a process: send how many responses are done, and at the end the ids of the environments, the number of
-    all responses, and the lines of those to these environments by place. It ends without a word where the input is
-    bad."""
+    """Body of a process: send progress, then the ids of its environments, the number of all responses, and its rows.
+
+    The rows are those of the responses to its environments, by position. Sends no result if the input is invalid.
+    """
     try:
         environments = read_gold(arguments.environments, arguments.match, share)
         responses = [(identity, text) for _, identity, text in _located_responses(arguments.responses)]
@@ -221,8 +223,7 @@ def _score_share(channel: Any, arguments: argparse.Namespace, share: tuple[int, 
 
 
 def shares_of(arguments: argparse.Namespace) -> int:
-    """How many processes read and score: one, unless there is much to read. Raises BadInput if there is no such
-    file."""
+    """How many processes read and score: one, unless the file is large. Raises BadInput if the file does not exist."""
     if is_parquet(arguments.environments) or "fork" not in multiprocessing.get_all_start_methods():
         return 1
     return max(1, min(arguments.workers, arguments.environments.stat().st_size // SHARE_BYTES))
@@ -235,15 +236,13 @@ def main() -> int:
     parser.add_argument("--variant", choices=list(REWARDS), default="solve_f1", help="row of the reward table")
     parser.add_argument("--match", choices=list(MATCHES), default="published", help="how outputs are matched")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="S.jsonl", help="written whole at the end, or not at all"
+        "--out", type=Path, required=True, metavar="S.jsonl", help="written at the end, completely or not at all"
     )
     parser.add_argument("--explain", action="store_true", help="print every call, its output and what it solved")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="sandbox processes (default: all cores)"
     )
-    parser.add_argument(
-        "--require-isolation", action="store_true", help="refuse to run where a sandbox layer is missing"
-    )
+    parser.add_argument("--require-isolation", action="store_true", help="refuse to run if a sandbox layer is missing")
     arguments = parser.parse_args()
     if arguments.out.is_dir() or arguments.out.resolve() in (
         arguments.environments.resolve(),

@@ -1,7 +1,7 @@
 """Score model turns and episodes by running their calls in the sandbox.
 
-One scorer for training and evaluation: OpenRLHF's reward, the rollout and the audit all come here. Gold (sub-answers,
-the final answer) stays in this process; the sandbox gets source and arguments only.
+Training and evaluation share one scorer: OpenRLHF's reward, the rollout and the audit all use it. Gold (sub-answers,
+the final answer) stays in this process; the sandbox gets only source code and arguments.
 Source: paper/README.md, "Reward for one model turn" and the metrics over an episode.
 """
 
@@ -31,13 +31,13 @@ PAUSE_SECONDS = 2.0
 
 @dataclass
 class TurnScore:
-    """One turn's reward and its parts. Not frozen, since that makes it four times as slow to make; nothing changes it.
+    """One turn's reward and its parts. Treat it as immutable; it is not frozen because freezing makes it 4x slower.
 
-    p calls, q solved by this turn, t unsolved before it. In strict, a call that solves k > 1 sub-answers counts as k
-    calls, so that q <= p always: a batched call is worth as much as the k calls it replaces. `results` and `solved`
-    (the sub-answers that the call solved, at most one as published) have one entry for each parsed call.
-    `unsolved_set`, `solved_set` and `solve_rate` are the state after the turn. `fault` says that the sandbox itself
-    broke: the reward is then 0 and the state is as before. `sandbox_ms` is the time of this turn's calls in the
+    p: calls, q: sub-questions solved by this turn, t: sub-questions unsolved before it. In strict, a call that solves
+    k > 1 sub-answers counts as k calls, so q <= p always holds: a batched call is worth as much as the k calls that it
+    replaces. `results` and `solved` (the sub-answers that the call solved, at most one in published) have one entry per
+    parsed call. `unsolved_set`, `solved_set` and `solve_rate` are the state after the turn. `fault`: the sandbox itself
+    failed; the reward is then 0 and the state is unchanged. `sandbox_ms` is the time of this turn's calls in the
     sandbox, in milliseconds.
     """
 
@@ -58,11 +58,11 @@ class TurnScore:
 
 @dataclass(frozen=True)
 class EpisodeScore:
-    """Solve-P = solved / calls (1 without calls), Solve-R = solved / sub_questions, Solve-F1 = 2 solved / (calls +
-    sub_questions).
+    """Metrics of an episode.
 
-    `calls` is the sum of the turns' p, so a batched call that solves k counts k times in strict: all three stay in [0,
-    1].
+    Solve-P = solved / calls (1 without calls), Solve-R = solved / sub_questions,
+    Solve-F1 = 2 solved / (calls + sub_questions). `calls` is the sum of the turns' p. In strict, a batched call that
+    solves k counts k times, so all three metrics stay in [0, 1].
     """
 
     solve_p: float
@@ -77,7 +77,7 @@ class EpisodeScore:
 def check_gold(environment: Environment, where: str) -> None:
     """Refuse an environment that `strict` cannot score: a sub-answer or final answer without a letter or digit.
 
-    Under `published` such a sub-answer is solved by every call (defect 4). Raises BadInput naming `where` and the key.
+    Under `published`, every call solves such a sub-answer (defect 4). Raises BadInput with `where` and the key.
     """
     golds = [(f"unsolved_set.{tool}", gold) for tool, answers in environment.unsolved_set.items() for gold in answers]
     if environment.answer is not None:
@@ -88,12 +88,13 @@ def check_gold(environment: Environment, where: str) -> None:
 
 
 class _CollectorPause:
-    """Scoring makes many objects and no reference cycles, and the cycle collector would walk through all of them again
-    and again (a fifth of the time of a large batch): inside, it rests, but for PAUSE_SECONDS at most, and not for small
-    batches.
+    """Pause Python's cycle collector during a large batch, for at most PAUSE_SECONDS.
 
-    The collector is the whole process's. Where it was off already it stays off; where several threads score, it comes
-    back with the first that is done.
+    Scoring creates many objects and no reference cycles. The collector would scan all of them repeatedly (a fifth of
+    the time of a large batch).
+
+    The collector belongs to the whole process. If it was already off, it stays off. If several threads score, it comes
+    back on when the first one finishes.
     """
 
     def __init__(self, items: int) -> None:
@@ -107,7 +108,7 @@ class _CollectorPause:
         return self
 
     def check(self) -> None:
-        """End the pause if its time is over."""
+        """End the pause if its time limit has passed."""
         if self._until and time.monotonic() > self._until:
             self.__exit__()
 
@@ -125,7 +126,7 @@ def score_turn(
     match: str = "published",
     sandbox: ToolSandbox | None = None,
 ) -> TurnScore:
-    """Score one turn. `environment` is the state before it; it is not changed. See score_turns."""
+    """Score one turn. `environment` is the state before the turn and is not changed. See score_turns."""
     return score_turns([(environment, text)], variant=variant, match=match, sandbox=sandbox)[0]
 
 
@@ -136,9 +137,9 @@ def score_turns(
     match: str = "published",
     sandbox: ToolSandbox | None = None,
 ) -> list[TurnScore]:
-    """Score many turns, their calls in one batch of the sandbox (the process's shared one if none is given).
+    """Score many turns, with all calls in one sandbox batch (default: the process's shared sandbox).
 
-    Raises ValueError for an unknown variant or match, and nothing else for any text.
+    Raises ValueError for an unknown variant or match. No turn text makes it raise.
     """
     if variant not in REWARDS:
         raise ValueError(f"unknown variant {variant!r}: expected one of {', '.join(REWARDS)}")
@@ -161,7 +162,7 @@ def score_turns(
 
     with _CollectorPause(len(items)) as pause:
         rest = jobs()
-        first = next(rest, None)  # without any call, no sandbox is needed
+        first = next(rest, None)  # start no sandbox if there are no calls
         if first is not None:
             for results in (sandbox or shared_sandbox()).stream(chain((first,), rest), len(items)):
                 while not turns[len(scores)].calls:
@@ -174,9 +175,7 @@ def score_turns(
 
 
 def advance(environment: Environment, score: TurnScore) -> Environment:
-    """The state after a turn: a copy with the assistant's and the tools' messages, what is unsolved, and the solve
-    rate.
-    """
+    """The state after a turn: a copy with the turn's messages, the sub-answers still unsolved, and the solve rate."""
     return environment.model_copy(
         update={
             "messages": [
@@ -199,9 +198,9 @@ def score_episode(
     match: str,
     others: Sequence[str] = (),
 ) -> EpisodeScore:
-    """Metrics over a whole episode of `n_sub_questions`; `final_text` is the last turn as generated.
+    """Metrics of a complete episode with `n_sub_questions`; `final_text` is the last turn as generated.
 
-    `others` are the sub-answers that the final text may not list in strict (`sub_answers` of the environment).
+    `others` are the sub-answers that the final text must not list in strict (`sub_answers` of the environment).
     """
     said = _answer_text(parse_turn(final_text, match), match)
     calls = sum(turn.p for turn in turns)
@@ -221,14 +220,14 @@ def score_episode(
 
 
 def _answer_text(turn: ParsedTurn, match: str) -> str:
-    """Where the final answer may stand: the whole text as published, thinking left out in strict (defect 6b)."""
+    """The text that may state the final answer: all of it in published, without thinking in strict (defect 6b)."""
     return turn.text if match == "published" else turn.content
 
 
 def score_results(
     environment: Environment, turn: ParsedTurn, results: Sequence[ToolResult], variant: str, match: str
 ) -> TurnScore:
-    """The score of a turn whose calls were run already: one result for each of its calls, in order."""
+    """The score of a turn whose calls were already run: one result per call, in order."""
     unsolved = {tool: answers.copy() for tool, answers in environment.unsolved_set.items()}
     t = sum(map(len, unsolved.values()))
     calls = turn.calls
@@ -280,9 +279,9 @@ def score_results(
 
 
 def earlier_calls(messages: Sequence[Mapping[str, Any]], tool: str) -> set[tuple[str, str]]:
-    """The calls to a tool in earlier turns of a conversation, each as its `call_key` and what came back.
+    """The calls to a tool in earlier turns of a conversation, each as its `call_key` and its output.
 
-    Each assistant message's calls are answered, in order, by the tool messages behind it.
+    The tool messages after an assistant message answer its calls in order.
     """
     calls: set[tuple[str, str]] = set()
     open_calls: deque[Mapping[str, Any]] = deque()
@@ -291,7 +290,7 @@ def earlier_calls(messages: Sequence[Mapping[str, Any]], tool: str) -> set[tuple
             open_calls = deque(call["function"] for call in message.get("tool_calls") or ())
         elif open_calls and (function := open_calls.popleft())["name"] == tool:
             arguments = function["arguments"]
-            if isinstance(arguments, str):  # as OpenAI's servers write them
+            if isinstance(arguments, str):  # the format of OpenAI's servers
                 with contextlib.suppress(ValueError):
                     arguments = json.loads(arguments)
             calls.add((call_key(arguments), str(message.get("content", ""))))
@@ -306,13 +305,13 @@ def _states_answer(environment: Environment, text: str, match: str) -> bool:
 
 
 def sub_answers(environment: Environment) -> list[str]:
-    """All sub-answers that are known of an environment, solved and unsolved."""
+    """All known sub-answers of an environment, solved and unsolved."""
     listed = [*environment.unsolved_set.values(), *environment.solved_set.values()]
     return [*chain.from_iterable(listed), *(item.answer for item in environment.sub_questions)]
 
 
 def _kind(environment: Environment, turn: ParsedTurn, match: str) -> str:
-    """The row of the reward table that a turn falls into; the order of the tests is the published one."""
+    """The turn's row of the reward table. The tests run in the published order."""
     if turn.calls:
         return "calls"
     text = _answer_text(turn, match)
@@ -326,9 +325,7 @@ def _kind(environment: Environment, turn: ParsedTurn, match: str) -> str:
 
 
 def _solve_rate(environment: Environment, before: int, unsolved_after: int) -> float:
-    """The share solved after a turn. The number of sub-questions follows from what was unsolved, and the rate,
-    before.
-    """
+    """The share solved after a turn. The total number of sub-questions follows from the state before the turn."""
     if unsolved_after == before:
         return environment.solve_rate
     total = round(before / (1.0 - environment.solve_rate)) if environment.solve_rate < 1.0 else before

@@ -1,14 +1,15 @@
 """A model turn's text -> thinking, content, tool calls, malformed calls. Qwen2.5 / Qwen3 (Hermes) tags.
 
-Two readings, as for matching:
-- `published` reads exactly as the authors' parser does: everything from the first `<tool_call>` on is cut at each
-  `</tool_call>`; a piece counts if it begins with `<tool_call>` and holds a JSON object with a `name` and `arguments`
-  (an object, or a string of JSON). Any other piece is dropped. Tags inside the thinking block are tags like any other.
-- `strict` reads thinking first and looks for calls outside of it only; JSON decides where a call ends, so that a tag
-  inside a string argument is text; a block that is no call is kept as malformed, and counted by the scorer.
+There are two readings, as for matching:
+- `published` works exactly as the authors' parser. It splits everything from the first `<tool_call>` on at each
+  `</tool_call>`. A piece is a call if it begins with `<tool_call>` and holds a JSON object with a `name` and
+  `arguments` (an object, or a string of JSON). Any other piece is dropped. Tags inside the thinking block count like
+  any other.
+- `strict` separates thinking first and looks for calls only outside it. JSON decides where a call ends, so a tag inside
+  a string argument is text. A block that is not a call is kept as malformed, and the scorer counts it.
 
-Nothing here raises, whatever the text: a megabyte, unclosed tags, lone surrogates, NaN, JSON nested beyond the
-recursion limit. The order of the calls is their identity; ids are made where a message leaves us (with_call_ids).
+No text makes a function here raise: a megabyte, unclosed tags, lone surrogates, NaN, JSON nested beyond the recursion
+limit. Calls are identified by their order; with_call_ids adds ids when messages leave the project.
 
 Source: paper/README.md, "Reward for one model turn", defects 6 and 6b.
 """
@@ -27,23 +28,23 @@ from env_construction.replies.reply_text import THINK_CLOSE, THINK_OPEN, Span, o
 from env_construction.sandbox.tool_sandbox import ToolCall, ToolResult
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
-# any of these in a turn without a parsed call makes it a malformed call
+# a turn that contains any of these but no parsed call is a malformed call
 CALL_MARKS = (CALL_OPEN, CALL_CLOSE, "<tool_parsed_response>")
 _END_OF_TURN = ("<|endoftext|>", "<|im_end|>")
 _TAG = re.compile("<tool_call>|</tool_call>|<think>|</think>")
 _DECODER = json.JSONDecoder()
-# a JSON text of this many characters, or with half as many brackets, cannot be nested beyond the recursion limit
+# a JSON text that is shorter than this, or has less than half as many brackets, cannot exceed the recursion limit
 _SHALLOW = 400
-# inside a call's JSON: a whole string, an escape, or a tag. Possessive, so that a megabyte of it stays linear.
+# inside a call's JSON: a complete string, an escape, or a tag. Possessive, so that a megabyte takes linear time.
 _STRING_OR_TAG = re.compile(rf'"(?:[^"\\\n]++|\\.)*+"|\\.|(?P<tag>{_TAG.pattern})')
 
 
 @dataclass
 class ParsedTurn:
-    """One model turn; nothing changes it. `content` is what stands before the first call, or all of it without calls;
-    thinking is apart.
+    """One model turn. Treat it as immutable.
 
-    `malformed` are the blocks that look like calls and are none. `calls_in_thinking` counts `<tool_call>` tags inside
+    `content` is the text before the first call, or all text if there is no call; thinking is stored separately.
+    `malformed` are the blocks that look like calls but are not. `calls_in_thinking` counts `<tool_call>` tags inside
     the thinking block: `published` executes those calls (they are in `calls` too), `strict` does not.
     `text` is the raw turn without its end-of-turn tokens.
     """
@@ -57,14 +58,14 @@ class ParsedTurn:
 
 
 def parse_turn(text: str, match: str = "published") -> ParsedTurn:
-    """Read one model turn. `match` is one of MATCHES (ValueError otherwise); no text makes it raise."""
+    """Parse one model turn. `match` is one of MATCHES (ValueError otherwise). No text makes it raise."""
     if match not in MATCHES:
         raise ValueError(f"unknown match {match!r}: expected one of {', '.join(MATCHES)}")
     return _parse_published(text) if match == "published" else _parse_strict(text)
 
 
 def render_call(call: ToolCall) -> str:
-    """The call as Qwen writes it. A tag inside an argument is escaped, so that parse_turn gives back the same call."""
+    """The call in Qwen's format. Tags inside an argument are escaped, so parse_turn returns the same call."""
     body = json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
     if _TAG.search(body):
         body = body.replace("<", "\\u003c")
@@ -72,7 +73,7 @@ def render_call(call: ToolCall) -> str:
 
 
 def assistant_message(turn: ParsedTurn) -> dict[str, Any]:
-    """The chat message of a turn, OpenAI style; `arguments` stay objects, as chat templates want them."""
+    """The chat message of a turn, OpenAI style. `arguments` stay objects, as chat templates require."""
     message: dict[str, Any] = {"role": "assistant", "content": turn.content}
     if turn.thinking:
         message["reasoning_content"] = turn.thinking
@@ -84,7 +85,7 @@ def assistant_message(turn: ParsedTurn) -> dict[str, Any]:
 
 
 def tool_messages(turn: ParsedTurn, results: Sequence[ToolResult]) -> list[dict[str, Any]]:
-    """One message of role `tool` for each call, in order. Raises ValueError if calls and results differ in number."""
+    """One message of role `tool` per call, in order. Raises ValueError if calls and results differ in number."""
     return [
         {"role": "tool", "name": call.name, "content": result.output}
         for call, result in zip(turn.calls, results, strict=True)
@@ -92,10 +93,10 @@ def tool_messages(turn: ParsedTurn, results: Sequence[ToolResult]) -> list[dict[
 
 
 def with_call_ids(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with ids: each call gets one, and each tool message names its call's.
+    """Add ids to the messages: each call gets one, and each tool message refers to its call's id.
 
-    Servers and some chat templates want ids. They are made of the calls' order alone, nine letters and digits as
-    Mistral's templates demand, so that a longer conversation gives the same ids to what it shares with a shorter one.
+    Servers and some chat templates require ids. An id depends only on the call's position, so messages that two
+    conversations share get the same ids. It has nine letters and digits, as Mistral's templates require.
     """
     numbered: list[dict[str, Any]] = []
     count, open_ids = 0, deque[str]()
@@ -114,10 +115,10 @@ def with_call_ids(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def without_calls(text: str, calls: Sequence[ToolCall | None]) -> str:
-    """The text without the blocks of these calls, each of them once, wherever it stands. None is a malformed call.
+    """The text without the blocks of these calls, each removed once, wherever it is. None is a malformed call.
 
-    The same call may be written in another order of keys, or with a number as text. A malformed block is what a server
-    has repaired, where one of the calls stands nowhere else.
+    A block matches the same call with keys in another order, or with a number as text. A malformed block is removed if
+    one of the calls has no other block: a server then repaired it.
     """
     blocks: list[tuple[int, int, ToolCall | None]] = []
     position = 0
@@ -153,7 +154,7 @@ def _parse_published(raw: str) -> ParsedTurn:
             if CALL_OPEN in piece:
                 malformed.append(piece)
             continue
-        # the published code strips the tag's characters, not the tag: `<tool_call>call {` reads as `{`
+        # the published code strips the tag's characters, not the tag: `<tool_call>call {` becomes `{`
         call = _read_call(piece.lstrip(CALL_OPEN).strip(), named=False)
         if call is None:
             malformed.append(piece)
@@ -175,10 +176,10 @@ def _parse_published(raw: str) -> ParsedTurn:
 
 
 def _read_call(body: str, named: bool) -> ToolCall | None:
-    """The call in a stripped JSON text, else None. `arguments` may be a string of JSON.
+    """The call in a stripped JSON text, or None. `arguments` may be a string of JSON.
 
-    The published parser (`named` false) takes what no tool can serve: a name that is a number (kept as its text), and a
-    string of JSON that is no object. Such a call fails, and counts in p. With `named` it is no call.
+    The published parser (`named` false) accepts calls that no tool can serve: a number as name (kept as its text), or a
+    string of JSON that is not an object. Such a call fails and counts in p. With `named`, it is not a call.
     """
     try:
         value, end = _DECODER.raw_decode(body)
@@ -192,7 +193,7 @@ def _read_call(body: str, named: bool) -> ToolCall | None:
         if named and not (isinstance(name, str) and isinstance(arguments, dict)):
             return None
         if len(body) > _SHALLOW and body.count("[") + body.count("{") > _SHALLOW // 2:
-            json.dumps(arguments)  # nested too deep to be sent to a tool?
+            json.dumps(arguments)  # raises if it is nested too deep to be sent to a tool
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
     return ToolCall(name if isinstance(name, str) else json.dumps(name), arguments)
@@ -223,9 +224,9 @@ def _without_end_token(text: str) -> str:
 
 
 def _scan(text: str) -> tuple[list[Span], list[tuple[int, int, ToolCall | None]]]:
-    """One pass over the tags: the spans of thinking, and the call blocks outside of it (None: malformed).
+    """Scan the tags once: the spans of thinking, and the call blocks outside them (None: malformed).
 
-    A thinking tag inside a block is text. A `</tool_call>` that nothing opened is a malformed block.
+    A thinking tag inside a block is text. An unopened `</tool_call>` is a malformed block.
     """
     blocks: list[tuple[int, int, ToolCall | None]] = []
 
@@ -235,14 +236,14 @@ def _scan(text: str) -> tuple[list[Span], list[tuple[int, int, ToolCall | None]]
         return end
 
     thinking = thinking_spans(text, tag=_TAG, skip=block_end)
-    shown_from = thinking[0][1] if thinking and thinking[0][0] == 0 else 0  # what a lone </think> made thinking
+    shown_from = thinking[0][1] if thinking and thinking[0][0] == 0 else 0  # text before a lone </think> is thinking
     return thinking, [block for block in blocks if block[0] >= shown_from]
 
 
 def _read_block(text: str, start: int) -> tuple[int, ToolCall | None]:
-    """The offset behind the block whose opening tag ends at `start`, and its call, or None if it is malformed.
+    """The offset after the block whose opening tag ends at `start`, and its call, or None if it is malformed.
 
-    A block ends at the next tag outside of JSON strings; if that gives no call, at the very next tag.
+    A block ends at the next tag outside JSON strings. If that gives no call, it ends at the very next tag.
     """
     tag = next((found for found in _STRING_OR_TAG.finditer(text, start) if found["tag"]), None)
     call = _read_call(text[start : tag.start() if tag else len(text)].strip(), named=True)

@@ -1,4 +1,4 @@
-"""What the tests of train and eval share: four small environments, a sandbox, and a tiny random checkpoint."""
+"""Fixtures for the tests of train and eval: four small environments, a sandbox, and a tiny random checkpoint."""
 
 import importlib
 import os
@@ -13,14 +13,14 @@ from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, GoldCall, SubQuestion, ToolDocument
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 
-# the reward's file refuses to load without its settings; a test of other settings brings them
+# the reward's file refuses to load without its settings; tests of other settings set their own
 os.environ.update(
     FTRL_REWARD_VARIANT="solve_f1", FTRL_REWARD_MATCH="published", FTRL_REWARD_CONTROL="", FTRL_REWARD_SEED="0"
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start trainers, engines and clusters go first: few tests that take long would end on one core (tests/run.sh)."""
+    """Run the files that start trainers, engines and clusters first: a slow test at the end leaves other cores idle."""
     items.sort(key=lambda item: "trainer" not in item.path.parts and item.path.stem != "test_vllm_policy")
 
 
@@ -67,7 +67,7 @@ TOOLS = [
 
 
 def _environment(name: str, question: str, answer: str, steps: list[tuple[str, dict, str, list[str]]]) -> Environment:
-    """`steps`: (tool, arguments, sub-answer, ids of the steps it needs); step i has the id `s<i>`."""
+    """`steps`: (tool, arguments, sub-answer, ids of the steps that it needs). Step i has the id `s<i>`."""
     unsolved: dict[str, list[str]] = {}
     for tool, _, sub_answer, _ in steps:
         unsolved.setdefault(tool, []).append(sub_answer)
@@ -139,7 +139,7 @@ def small_environments() -> list[Environment]:
 def run_script(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., subprocess.CompletedProcess]:
-    """`run_script("reward.score", "--out", path)`: what `python -m reward.score --out path` does, without the seconds of a new process."""
+    """`run_script("reward.score", "--out", path)` runs `python -m reward.score --out path` without a new process."""
 
     def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
         words = [module, *map(str, arguments)]
@@ -160,7 +160,7 @@ def sandbox() -> Iterator[ToolSandbox]:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised Qwen3-architecture checkpoint with its own tokenizer and chat template."""
+    """A randomly initialized Qwen3-architecture checkpoint with its own tokenizer and chat template."""
     from train.teaching.tiny_policy import new_model, train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")

@@ -1,4 +1,4 @@
-"""The Dockerfiles and SLURM examples, as far as a machine without Docker and SLURM can try them: every file and command in them."""
+"""The Dockerfiles and SLURM examples, as far as possible without Docker and SLURM: every file and command in them."""
 
 import os
 import re
@@ -16,7 +16,7 @@ INSTRUCTIONS = {"FROM", "RUN", "WORKDIR", "COPY", "CMD", "ARG"}
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
-    """(instruction, its text) of a Dockerfile; continued lines are joined."""
+    """(instruction, its text) of a Dockerfile, with continued lines joined."""
     text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return [(word, rest) for word, rest in lines]
@@ -35,14 +35,14 @@ def test_what_a_dockerfile_copies_exists_and_what_setup_reads_is_copied_before_i
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_set_up_knows_the_arguments_that_a_dockerfile_gives_it(name) -> None:
+def test_setup_accepts_the_arguments_in_a_dockerfile(name) -> None:
     command = next(rest for word, rest in instructions(name) if word == "RUN" and "setup.sh" in rest)
     shown = subprocess.run(
         [*shlex.split(command), "--check"], cwd=ROOT, capture_output=True, text=True, timeout=60,
         env={**os.environ, "FLASH_ATTN_WHEEL": "none"},
     )  # fmt: skip
     assert (
-        "unknown" not in shown.stderr and f"route: {'CUDA' if 'cuda' in name else 'CPU'}, as asked for" in shown.stdout
+        "unknown" not in shown.stderr and f"route: {'CUDA' if 'cuda' in name else 'CPU'}, as requested" in shown.stdout
     )
 
 
@@ -56,7 +56,7 @@ def test_the_cuda_image_has_the_toolkit_that_torch_was_built_with_and_pythons_he
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.name for script in SCRIPTS])
 def test_a_slurm_example_runs_up_to_the_commands_of_its_training(tmp_path, script) -> None:
-    """srun, scontrol and Ray are stand-ins that write down how they were called; run_all.sh is the real one, dry."""
+    """srun, scontrol and Ray are stand-ins that record their calls. run_all.sh is the real one, as a dry run."""
     calls = tmp_path / "calls"
     for name in ("srun", "sleep"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{calls}\n')
@@ -66,19 +66,23 @@ def test_a_slurm_example_runs_up_to_the_commands_of_its_training(tmp_path, scrip
     clone = tmp_path / "clone"
     (clone / ".venv" / "bin").mkdir(parents=True)
     (clone / "run_all.sh").symlink_to(ROOT / "run_all.sh")
-    (clone / "setup.sh").write_text("exit 0\n")  # set-up is finished
+    (clone / "setup.sh").write_text("exit 0\n")  # .venv is complete
     (clone / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (clone / ".venv" / "bin" / "python").chmod(0o755)
     (clone / ".venv" / "bin" / "ray").write_text("#!/bin/sh\necho ' 0.0/16.0 GPU'\n")
     (clone / ".venv" / "bin" / "ray").chmod(0o755)
     result = subprocess.run(
         ["bash", str(script), "--dry-run"], cwd=clone, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "7",
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_JOB_ID": "7",
              "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     trainings = [line for line in result.stdout.splitlines() if "train.run_openrlhf" in line]
-    assert len(trainings) == 3  # epochs of the one experiment
+    assert len(trainings) == 3  # one per epoch of the experiment
     two = script.name == "two_nodes.sbatch"
     assert all(("--nodes 2 --ray-address http://node1:20008" in line) == two for line in trainings)
     if two:
@@ -88,7 +92,7 @@ def test_a_slurm_example_runs_up_to_the_commands_of_its_training(tmp_path, scrip
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.name for script in SCRIPTS])
-def test_a_slurm_example_asks_for_what_its_experiment_takes(script) -> None:
+def test_a_slurm_example_requests_what_its_experiment_needs(script) -> None:
     from train.experiments import experiment
     from train.trainer.memory_plan import GPU_SIZES, memory_plan, smallest_gpu
 

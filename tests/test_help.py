@@ -1,4 +1,4 @@
-"""Every script that lies flat in its folder: `--help` begins with an example, the example is accepted, an error names the next step."""
+"""The scripts that users run: `--help` starts with an example, the parser accepts it, errors name the next step."""
 
 import ast
 import importlib
@@ -23,7 +23,7 @@ COMMANDS = {script: f"python -m {script}" for script in SCRIPTS} | {"train.pipel
 
 
 class Asked(Exception):
-    """Raised where a script asks its parser."""
+    """Raised when a script calls its parser."""
 
 
 def test_scripts_are_found() -> None:
@@ -66,7 +66,10 @@ def test_a_console_script_shows_its_own_name(monkeypatch: pytest.MonkeyPatch) ->
     ("docstring", "example"),
     [
         ("`python -m a.b` does it.\n\nExample: python -m a.b x", "python -m a.b x"),
-        ("Examples:\n    python -m a.bc\n    python -m a.b --n 1 \\\n        --out f\n    python -m a.b z", "python -m a.b --n 1 --out f"),
+        (
+            "Examples:\n    python -m a.bc\n    python -m a.b --n 1 \\\n        --out f\n    python -m a.b z",
+            "python -m a.b --n 1 --out f",
+        ),
         ("    python -m a.b                    # all of it", "python -m a.b"),
     ],
 )  # fmt: skip

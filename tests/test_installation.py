@@ -1,4 +1,4 @@
-"""`pip install .`: the wheel holds every package and data file, its dependencies are light and are what the code imports."""
+"""`pip install .`: the wheel holds every package and data file, and its few dependencies are what the code imports."""
 
 import ast
 import configparser
@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("env_construction", "reward", "train", "serving", "eval", "analysis")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SET_UP_ONLY = {"openrlhf", "vllm", "deepspeed", "bfcl-eval"}
-"""What pip alone cannot install beside the rest; setup.sh does."""
+"""What pip alone cannot install with the others; setup.sh does."""
 OTHER_NAMES = {"yaml": "pyyaml"}
-"""Modules that are not named as their distribution."""
+"""Distributions of modules that have another name."""
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel of this checkout, built without the network, in a copy since setuptools leaves files behind."""
+    """The wheel of this checkout, built without network from a copy, because setuptools leaves files behind."""
     folder = tmp_path_factory.mktemp("installation")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, folder / "copy" / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -74,7 +74,7 @@ def declared(*extras: str) -> frozenset[str]:
 
 @cache
 def with_dependencies(names: frozenset[str]) -> set[str]:
-    """The packages, and what they bring along here."""
+    """The packages, and their installed dependencies."""
     found, left = set[str](), set(names)
     while left:
         name = left.pop()
@@ -91,7 +91,7 @@ def with_dependencies(names: frozenset[str]) -> set[str]:
 
 
 def imported(folder: str) -> dict[str, set[str]]:
-    """{distribution: files of the folder that import it}, imports within functions too."""
+    """{distribution: files of the folder that import it}, including imports within functions."""
     found: dict[str, set[str]] = {}
     for path in (ROOT / folder).rglob("*.py"):
         if any(part.endswith("_package") for part in path.parts):
@@ -116,7 +116,7 @@ def imported(folder: str) -> dict[str, set[str]]:
     ],
 )
 def test_each_folder_imports_only_what_its_extra_installs(folder: str, extras: tuple[str, ...]) -> None:
-    """Two files are for who has more: Ray builds on a cluster, and OpenRLHF itself loads the reward's file."""
+    """Two files are exceptions: Ray builds on a cluster, and OpenRLHF itself loads the reward's file."""
     missing = {
         name: files - {"env_construction/building/workers.py", "reward/openrlhf_reward.py"}
         for name, files in imported(folder).items()
@@ -125,13 +125,13 @@ def test_each_folder_imports_only_what_its_extra_installs(folder: str, extras: t
     assert not {name: files for name, files in missing.items() if files}
 
 
-def test_environments_sandbox_and_reward_come_without_torch() -> None:
+def test_environments_sandbox_and_reward_need_no_torch() -> None:
     heavy = {"torch", "transformers", "ray", "vllm", "openrlhf", "datasets", "lm-eval"}
     assert not with_dependencies(declared()) & heavy
     assert "torch" in declared("train")
 
 
-def test_versions_are_in_one_place_and_every_dependency_has_one() -> None:
+def test_every_dependency_has_one_version_in_one_place() -> None:
     listed = [
         *PROJECT["dependencies"],
         *(item for extra in PROJECT["optional-dependencies"].values() for item in extra),

@@ -1,4 +1,4 @@
-"""run_all.sh, dry: which commands a profile and its options come to."""
+"""run_all.sh as a dry run: the commands of each profile and its options."""
 
 import subprocess
 from pathlib import Path
@@ -18,7 +18,7 @@ def dry(*arguments: str, code: int = 0) -> str:
     return result.stdout + result.stderr
 
 
-def test_small_teaches_smollm2_first_and_starts_others_as_they_come() -> None:
+def test_small_teaches_smollm2_first_and_starts_others_from_published_weights() -> None:
     shown = dry("--profile", "small")
     assert "--continue-from HuggingFaceTB/SmolLM2-135M-Instruct" in shown
     assert "--policy vllm:outputs/small/start" in shown
@@ -35,14 +35,14 @@ def test_every_model_of_the_matrix_starts_from_its_own_weights(name) -> None:
     assert f"--max-prompt-tokens {experiment(f'{name}-plain-grpo').scale.max_prompt}" in shown
 
 
-def test_a_model_of_your_own_takes_a_row_of_its_own() -> None:
+def test_your_own_model_gets_its_own_row() -> None:
     shown = dry("--profile", "small", "--model", "assets/tiny_policy")
     assert "--experiment own-plain-grpo --policy-dir assets/tiny_policy" in shown
     assert "--experiment own-plain-reinforce++ --policy-dir assets/tiny_policy" in shown
     assert "which model? --model PATH" in dry("--profile", "small", "--experiment", "own-plain-grpo", code=2)
 
 
-def test_earlier_weights_are_deleted_on_gpus_unless_they_are_to_be_kept() -> None:
+def test_earlier_weights_are_deleted_on_gpus_unless_kept() -> None:
     one = ("--profile", "paper", "--experiment", "qwen2.5-7b-plain-grpo")
     assert dry(*one).count("train.prune_checkpoints") == 2  # after the second and the third epoch
     assert "train.prune_checkpoints" not in dry(*one, "--keep-checkpoints") + dry("--profile", "cpu")

@@ -1,4 +1,4 @@
-"""setup.sh --check: what it decides on machines with and without GPU, compiler, Python and disk, before anything is downloaded."""
+"""setup.sh --check: its decisions for machines with and without GPU, compiler, Python and disk, before any download."""
 
 import shutil
 import subprocess
@@ -36,7 +36,7 @@ PYTHON = str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.
 
 
 class Machine:
-    """A folder with set-up's files, and a PATH on which only what a test puts there is found."""
+    """A folder with the files of setup.sh, and a PATH that holds only what a test puts there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin = folder / "clone", folder / "bin"
@@ -71,7 +71,7 @@ class Machine:
         return self.has("nvcc", f"echo 'Cuda compilation tools, release {version}, V{version}.88'")
 
     def check(self, *arguments: str, code: int = 0, **environment: str) -> str:
-        """What --check prints, both streams; it must end with `code` and leave the folder as it was."""
+        """The output of --check, both streams. Asserts the exit code and that the folder is unchanged."""
         before = sorted(self.folder.rglob("*"))
         result = subprocess.run(
             ["bash", "setup.sh", "--check", *arguments], cwd=self.folder, capture_output=True, text=True, timeout=60,
@@ -87,9 +87,9 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_route_follows_the_driver_where_nothing_was_asked_for(machine) -> None:
-    assert "route: CPU, since nvidia-smi does not answer" in machine.check()
-    assert "route: CUDA, since nvidia-smi answers" in machine.with_gpus().check()
+def test_route_follows_the_driver_by_default(machine) -> None:
+    assert "route: CPU, because nvidia-smi does not answer" in machine.check()
+    assert "route: CUDA, because nvidia-smi answers" in machine.with_gpus().check()
 
 
 @pytest.mark.parametrize("route", ["cpu", "cuda"])
@@ -97,9 +97,9 @@ def test_route_of_the_venv_is_kept_on_any_machine(machine, route) -> None:
     (machine.folder / ".venv").mkdir()
     (machine.folder / ".venv" / ".setup-stamp").write_text(f"123-{route}")
     shown = machine.with_gpus().check()
-    assert f"route: {route.upper()}, as .venv was made" in shown
+    assert f"route: {route.upper()}, the route of .venv" in shown
     assert ("bash setup.sh cuda uses it" in shown) == (route == "cpu")
-    assert "route: CPU, as asked for" in machine.check("cpu")
+    assert "route: CPU, as requested" in machine.check("cpu")
 
 
 def test_driver_that_cannot_run_this_torch_is_refused_with_both_versions(machine) -> None:
@@ -111,62 +111,63 @@ def test_driver_that_cannot_run_this_torch_is_refused_with_both_versions(machine
 def test_cuda_route_without_a_driver_is_refused_except_for_images(machine) -> None:
     machine.has("g++", "exit 0")
     assert "error: nvidia-smi does not answer" in machine.check("cuda", code=2)
-    assert "nothing can be tried on a GPU now" in machine.check("cuda", "--without-driver")
+    assert "nothing can be tested on a GPU now" in machine.check("cuda", "--without-driver")
 
 
 @pytest.mark.parametrize(
     ("capability", "architectures"),
     [("9.0", "sm_90"), ("8.6", "sm_80"), ("8.9", "sm_80"), ("12.0", "sm_120"), ("7.5", None)],
 )
-def test_flash_attention_is_built_for_the_gpus_that_are_there(machine, capability, architectures) -> None:
+def test_flash_attention_is_built_for_the_gpus_of_the_machine(machine, capability, architectures) -> None:
     shown = machine.with_gpus(capability).with_nvcc("13.0").check(MAX_JOBS="10")
     if architectures is None:
         assert "no code for these GPUs (compute capability 7.5)" in shown
     else:
-        assert f"built with nvcc 13.0 for {architectures} by 10 compilers; about 30 minutes" in shown
+        assert f"built once with nvcc 13.0 for {architectures} by 10 compilers; estimate: 30 minutes" in shown
 
 
 def test_architectures_named_by_the_user_win(machine) -> None:
     shown = machine.with_gpus("9.0").with_nvcc("13.0").check(TORCH_CUDA_ARCH_LIST="8.0;8.6 9.0+PTX", MAX_JOBS="10")
-    assert "for sm_80, sm_90 by 10 compilers; about 60 minutes" in shown
+    assert "for sm_80, sm_90 by 10 compilers; estimate: 60 minutes" in shown
 
 
 @pytest.mark.parametrize(
     ("version", "built", "noted"), [("13.0", True, False), ("13.2", True, True), ("12.8", False, True)]
 )
-def test_nvcc_of_another_cuda_is_not_used_and_deepspeeds_limit_is_told(machine, version, built, noted) -> None:
+def test_nvcc_of_another_cuda_is_not_used_and_deepspeeds_limit_is_reported(machine, version, built, noted) -> None:
     shown = machine.with_gpus().with_nvcc(version).check()
-    assert ("flash-attn: built" in shown) == built
+    assert ("flash-attn: will be built" in shown) == built
     assert ("flash-attn: nvcc 12.8 cannot build for torch's CUDA 13.0" in shown) == (not built)
     assert ("DeepSpeed compiles its optimizer with 13.0 only" in shown) == noted
 
 
 def test_without_nvcc_flash_attention_is_left_out_and_the_other_route_is_named(machine) -> None:
-    assert "no nvcc here, so it is left out: training uses sdpa attention" in machine.with_gpus().check()
+    assert "found no nvcc, so it is left out: training uses sdpa attention" in machine.with_gpus().check()
 
 
-def test_wheel_is_taken_only_where_one_is_named(machine, tmp_path) -> None:
+def test_wheel_is_used_only_if_one_is_named(machine, tmp_path) -> None:
     machine.with_gpus().with_nvcc("13.0")
     assert "the wheel https://example.org/flash_attn.whl" in machine.check(
         FLASH_ATTN_WHEEL="https://example.org/flash_attn.whl"
     )
     assert "error: FLASH_ATTN_WHEEL: no such file: gone.whl" in machine.check(code=2, FLASH_ATTN_WHEEL="gone.whl")
-    assert "left out, as FLASH_ATTN_WHEEL says" in machine.check(FLASH_ATTN_WHEEL="none")
+    assert "left out because FLASH_ATTN_WHEEL is none" in machine.check(FLASH_ATTN_WHEEL="none")
 
 
-def test_all_that_is_missing_is_told_at_once(machine) -> None:
+def test_all_missing_requirements_are_reported_at_once(machine) -> None:
     machine.with_gpus(driver="535.1").lacks("g++").has("df", "printf 'head\\ndisk 1 1 %d 1 /\\n' $((3 * 1048576))")
     shown = machine.check(code=2)
     assert shown.count("setup: error:") == 3
-    assert "20 GB of free disk are needed" in shown and "g++ is needed" in shown and "535.1 is too old" in shown
-    assert "6 GB of free disk are needed" in machine.check("cpu", code=2)
+    for message in ("20 GB of free disk space are required", "g++ is required", "535.1 is too old"):
+        assert message in shown
+    assert "6 GB of free disk space are required" in machine.check("cpu", code=2)
 
 
-def test_python_comes_from_uv_where_none_fits_and_only_then(machine) -> None:
+def test_python_comes_from_uv_only_if_none_fits(machine) -> None:
     assert f"python: {sys.version_info[0]}.{sys.version_info[1]}." in machine.check()
     machine.has("python3.11", "exit 1").has("python3", 'echo "Python 3.9.2"; exit 1')
-    assert "error: Python 3.11, 3.12 or 3.13 with venv is needed, and there is no uv" in machine.check(code=2)
-    assert "uv gets Python 3.11" in machine.has("uv", "exit 0").check()
+    assert "error: Python 3.11, 3.12 or 3.13 with venv is required, and uv is not installed" in machine.check(code=2)
+    assert "uv will install Python 3.11" in machine.has("uv", "exit 0").check()
     assert "error: PYTHON=python3.9: expected" in machine.check(code=2, PYTHON="python3.9")
 
 

@@ -1,4 +1,4 @@
-"""What turns drafts into files: the author's interface, workers, progress, statistics, the data card.
+"""Turn drafts into files: the author interface, workers, progress, statistics, the data card.
 
 `environment_builder.py` carries one environment through the five stages.
 """

@@ -1,7 +1,7 @@
-"""What the five stages pass on, and what an author must be able to do. Each stage is written once, against `Author`.
+"""The data that the five stages pass on, and the interface of an author. Each stage is written once, against `Author`.
 
-An author only proposes. The stage checks the proposal and, where it breaks a rule, shows the author the message and
-asks again, at most `author.tries` times; then the draft is rejected under the rule's name. Paper section 3.1, five
+An author only proposes. The stage checks the proposal. If it breaks a rule, the stage shows the author the message and
+asks again, at most `author.tries` times. Then it rejects the draft under the rule's name. Paper section 3.1, five
 stages.
 """
 
@@ -22,9 +22,7 @@ Proposal = TypeVar("Proposal")
 
 
 class Step(BaseModel):
-    """A sub-question with its answer. `inputs` are the named values that determine the answer; `function` names what is
-    asked.
-    """
+    """A sub-question with its answer. `inputs`: the named values that determine it; `function`: what is asked."""
 
     id: str
     question: str
@@ -35,7 +33,7 @@ class Step(BaseModel):
 
 
 class Decomposition(BaseModel):
-    """Stage 1. `answer_rule` tells how the final answer follows from the sub-answers (one of ANSWER_RULES)."""
+    """Stage 1. `answer_rule` says how the final answer follows from the sub-answers (one of ANSWER_RULES)."""
 
     question: str
     steps: list[Step]
@@ -58,9 +56,7 @@ class Toolset(BaseModel):
 
 
 class Topic(BaseModel):
-    """What an environment shall be about: a user's question (its scenario may be unknown), or a domain to write one
-    for.
-    """
+    """The subject of an environment: a user's question (its scenario may be unknown), or a domain to write one for."""
 
     question: str = ""
     scenario: Scenario | None = None
@@ -68,9 +64,9 @@ class Topic(BaseModel):
 
 
 class Draft(BaseModel):
-    """An environment in the making; each stage fills its own part. `notes` is the author's memory between stages.
+    """An unfinished environment. Each stage fills its own part. `notes` is the author's memory between stages.
 
-    `topic` is None where the author chooses what to ask.
+    `topic` is None if the author chooses the subject.
     """
 
     id: str
@@ -95,7 +91,7 @@ class Draft(BaseModel):
 
     @property
     def plan(self) -> Decomposition:
-        """The decomposition; ValueError where stage 1 has not run."""
+        """The decomposition. Raises ValueError if stage 1 has not run."""
         if self.decomposition is None:
             raise ValueError(f"{self.id}: scenario decomposition has not run")
         return self.decomposition
@@ -111,17 +107,15 @@ class Rejected(Exception):
 
 
 class AuthorFault(Exception):
-    """The author did not answer, for a reason outside the draft (an endpoint that is down): the draft may be made
-    again.
-    """
+    """The author did not answer for a reason outside the draft, such as an endpoint that is down. A retry may work."""
 
 
 class BudgetSpent(Exception):
-    """The next request might cost more than what is left. Nothing is broken: raise the budget and run again."""
+    """The next request might exceed the budget. No data is damaged: raise the budget and run again."""
 
 
 class Author(Protocol):
-    """Who writes. `problem` is None at first, then the message of the rule that the former proposal broke."""
+    """Writes environments. `problem` is None at first, then the message of the rule that the last proposal broke."""
 
     name: str
     tries: int
@@ -140,7 +134,7 @@ class Author(Protocol):
 
 
 def stage_rng(draft: Draft, stage: str) -> random.Random:
-    """The one source of randomness of a stage."""
+    """The only source of randomness of a stage."""
     return random.Random(f"{draft.seed}:{draft.split}:{draft.index}:{draft.attempt}:{stage}")
 
 
@@ -152,10 +146,9 @@ def ask_until_valid(
     check: Callable[[Proposal], None],
     problem: str | None = None,
 ) -> Proposal:
-    """Ask `propose` until `check` raises no Rejected. Raises the last Rejected; counts repairs in the draft's
-    provenance.
+    """Call `propose` until `check` accepts. Raises the last Rejected. Counts repairs in the draft's provenance.
 
-    `problem`: what a later look at the stage's former result found wrong with it.
+    `problem`: what a later check found wrong with the stage's previous result.
     """
     for attempt in range(author.tries):
         try:

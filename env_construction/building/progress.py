@@ -1,8 +1,8 @@
-"""How far the building of a split has come, so that it can go on after a kill as if nothing had happened.
+"""The progress of a split's build, so that an interrupted build resumes with the same result.
 
-After each chunk of environments the state file is replaced as a whole: how many environments and how many bytes are
-done, and all counts so far. Whatever stands in the data file beyond those bytes is cut off and built again. The hashes
-that find duplicates stand in a file of their own, 8 bytes an environment.
+After each chunk of environments, the state file is replaced atomically. It holds the number of environments and bytes
+written, and all counts so far. Data beyond those bytes is cut off and rebuilt. The hashes that find duplicates are in a
+separate file, 8 bytes per environment.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from env_construction.rules.duplicates import DISTINCT, DistinctCounter, HashSet
 
 
 class SplitProgress:
-    """The open files of one split: `<split>.jsonl`, and in `.progress/` its hashes and its state. A context manager.
+    """The open files of one split: `<split>.jsonl`, and its hashes and state in `.progress/`. A context manager.
 
-    Raises BadInput where the data file is shorter than the state says.
+    Raises BadInput if the data file is shorter than the state says.
     """
 
     def __init__(self, folder: Path, split: str, expected: int) -> None:
@@ -54,12 +54,13 @@ class SplitProgress:
             state = json.loads(self._state_path.read_text(encoding="utf-8"))
         except ValueError:
             raise BadInput(
-                f"{self._state_path}: expected JSON; delete {self.path} and its .progress to build it anew"
+                f"{self._state_path}: expected JSON; delete {self.path} and its .progress to rebuild it"
             ) from None
         found = self.path.stat().st_size if self.path.exists() else 0
         if found < state["bytes"]:
             raise BadInput(
-                f"{self.path}: {found} bytes, but {state['bytes']} were written; delete it and its .progress"
+                f"{self.path}: {found} bytes, but {state['bytes']} were written; "
+                "delete it and its .progress to rebuild it"
             )
         self.done = state["done"]
         self.tally = Tally.from_state(state["tally"])
@@ -70,7 +71,7 @@ class SplitProgress:
         return int(state["bytes"])
 
     def write(self, line: str, key: int) -> None:
-        """Append one environment. It counts once `commit` was called."""
+        """Append one environment. It counts only after `commit`."""
         self._data.write(line.encode("utf-8"))
         self._keys.write(key.to_bytes(8, "little"))
         self.done += 1

@@ -1,8 +1,8 @@
-"""Run one stage over a file of drafts: JSONL in, JSONL out, resumable, nothing skipped in silence.
+"""Run one stage over a file of drafts: JSONL in, JSONL out, resumable, nothing skipped silently.
 
-Each line of a stage's file is a draft with everything that earlier stages added. A draft that a stage rejects is
-written with `rejected: {stage, rule, message}` instead of going on; later stages carry it along. The five stage scripts
-share this runner; `build.py` runs the same stage functions without files in between.
+Each line of a stage's file is a draft with everything that earlier stages added. A rejected draft is written with
+`rejected: {stage, rule, message}`, and later stages copy it unchanged. The five stage scripts share this runner.
+`build.py` runs the same stage functions without intermediate files.
 """
 
 from __future__ import annotations
@@ -27,32 +27,28 @@ MakeAuthor = Callable[[str], Author]
 
 
 def stage_parser(docstring: str | None, command: str) -> argparse.ArgumentParser:
-    """The options that stages 2 to 5 have in common."""
+    """The options that stages 2 to 5 share."""
     parser = ScriptParser(docstring, command)
-    parser.add_argument("--in", dest="source", type=Path, required=True, help="JSONL of the stage before")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="JSONL to append to; drafts that are there are not redone"
-    )
+    parser.add_argument("--in", dest="source", type=Path, required=True, help="JSONL from the previous stage")
+    parser.add_argument("--out", type=Path, required=True, help="JSONL to append to; existing drafts are kept")
     add_llm_options(parser)
     return parser
 
 
 def author_maker(arguments: argparse.Namespace) -> MakeAuthor:
-    """Makes each author once, by name, with the options of the command line."""
+    """Returns a function that creates each author once, by name, with the options of the command line."""
     options = llm_options(arguments, arguments.out.parent) if arguments.base_url or arguments.model else None
     return cache(lambda name: make_author(name, options))
 
 
 def without_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--without", action="append", default=[], choices=STRATEGIES, help="switch a scaling strategy off (repeatable)"
+        "--without", action="append", default=[], choices=STRATEGIES, help="turn off a scaling strategy (repeatable)"
     )
 
 
 def read_drafts(path: Path) -> Iterable[tuple[dict[str, Any], Draft | None]]:
-    """Yield (record, draft); the draft is None where an earlier stage rejected it. Raises BadInput with file and
-    line.
-    """
+    """Yield (record, draft). The draft is None if an earlier stage rejected it. Raises BadInput with file and line."""
     for number, record in read_jsonl(path, required=("id",)):
         if "rejected" in record:
             yield record, None
@@ -70,8 +66,7 @@ def run_stage(
 ) -> int:
     """Apply `stage` to every draft that is not in `out` yet. Prints what was written; returns the exit code 0.
 
-    Drafts for which the author did not answer are not written, so that the next run tries again; a spent budget ends
-    the run.
+    Drafts that the author did not answer are not written, so the next run retries them. A spent budget ends the run.
     """
     counts: Counter[str] = Counter()
     with JsonlWriter(out) as writer:
@@ -87,15 +82,16 @@ def run_stage(
                 writer.write(stage(author, draft).model_dump())
                 counts["done"] += 1
             except AuthorFault as fault:
-                counts[f"without an answer ({str(fault).split(':')[0]}), to be tried again"] += 1
+                counts[f"without an answer ({str(fault).split(':')[0]}), to be retried"] += 1
             except BudgetSpent as spent:
-                print(f"{name}: stopped: {spent}; raise --budget and run again to go on")
+                print(f"{name}: stopped: {spent}; raise --budget and run again to resume")
                 break
             except Rejected as rejected:
                 reason = {"stage": name, "rule": rejected.rule, "message": rejected.message}
                 writer.write({**draft.model_dump(), "rejected": reason})
                 counts[f"rejected: {rejected.rule}"] += 1
     print(
-        f"{name}: wrote {out}: {', '.join(f'{number} {what}' for what, number in sorted(counts.items())) or 'nothing new'}"
+        f"{name}: wrote {out}: "
+        f"{', '.join(f'{number} {what}' for what, number in sorted(counts.items())) or 'nothing new'}"
     )
     return 0

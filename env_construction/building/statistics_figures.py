@@ -11,7 +11,7 @@ from env_construction.environment.schema import SCENARIOS
 
 
 def draw_figures(statistics: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Draw all splits together. Does nothing for a data set without environments."""
+    """Draw all splits together. Does nothing if the data set is empty."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,7 +40,7 @@ def draw_figures(statistics: Mapping[str, Mapping[str, Any]], folder: Path) -> N
 
 
 def _panels(statistics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """{title: {label: height}}, most of them sums over the splits."""
+    """{title: {label: height}}; most heights are sums over the splits."""
     sums: dict[str, Counter[str]] = {}
     rejections: Counter[str] = Counter()
     documents = merged = environments = 0

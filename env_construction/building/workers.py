@@ -1,7 +1,6 @@
-"""Who builds the chunks of a data set: this process, local processes, or a Ray cluster. What they hand back is the
-same.
+"""Build chunks of a data set in this process, in local processes, or on a Ray cluster. The result is the same.
 
-A chunk comes back as lines of JSONL with what was counted over it, so that the process that writes has little to do.
+A chunk comes back as JSONL lines with its counts, so the writing process has little to do.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Job = tuple[BuildConfiguration, Split, list[int]]
 
 @dataclass
 class Chunk:
-    """What a worker hands back: for each index its line and key, and the counts over the chunk."""
+    """What a worker returns: each index's line and key, and the counts over the chunk."""
 
     lines: list[tuple[int, str, int]]
     tally: Tally
@@ -57,7 +56,7 @@ class ChunkBuilder:
 
 
 def summarize(built: list[Built]) -> Chunk:
-    """The lines and the counts of some environments."""
+    """The lines and counts of built environments."""
     chunk = Chunk([], Tally(), Counter(), Counter(), {name: DistinctCounter() for name in DISTINCT})
     for item in built:
         chunk.lines.append((item.index, dump_line(item.environment.to_record()), question_key(item.environment)))
@@ -76,7 +75,7 @@ def _builder_of_process(author: str) -> ChunkBuilder:
 
 
 def _leave_with_parent() -> None:
-    """A parent that was killed cannot stop its workers; they would wait for work for ever."""
+    """A killed parent cannot stop its workers, and they would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
@@ -88,18 +87,18 @@ def _chunk_in_process(job: Job) -> Chunk:
 
 
 Runner = Callable[[Iterator[Job]], Iterator[Chunk]]
-"""Turns jobs into chunks, in the jobs' order, a few of them under way at a time."""
+"""Turns jobs into chunks, in the jobs' order, with a few of them in flight at a time."""
 
 
 @contextmanager
 def open_runner(workers: int, here: ChunkBuilder, ray_address: str | None) -> Iterator[Runner]:
-    """This process, or local processes, or a Ray cluster: what they hand back is the same."""
+    """A runner in this process, in local processes, or on a Ray cluster. The result is the same."""
     if ray_address is not None:
         import ray
 
-        # The nodes read this repository from where it lies here.
-        here_lies = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}}
-        ray.init(address=ray_address, ignore_reinit_error=True, runtime_env=here_lies, log_to_driver=False)
+        # the nodes import the project from this repository's path
+        runtime_env = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}}
+        ray.init(address=ray_address, ignore_reinit_error=True, runtime_env=runtime_env, log_to_driver=False)
         task = ray.remote(num_cpus=1)(_chunk_in_process)
         yield lambda jobs: _window(jobs, 2 * workers, task.remote, ray.get)
     elif workers == 1:
@@ -114,10 +113,10 @@ def open_runner(workers: int, here: ChunkBuilder, ray_address: str | None) -> It
 def _window(
     jobs: Iterator[Job], size: int, submit: Callable[[Job], Any], wait: Callable[[Any], Chunk]
 ) -> Iterator[Chunk]:
-    under_way: deque[Any] = deque()
+    in_flight: deque[Any] = deque()
     for job in jobs:
-        under_way.append(submit(job))
-        if len(under_way) >= size:
-            yield wait(under_way.popleft())
-    while under_way:
-        yield wait(under_way.popleft())
+        in_flight.append(submit(job))
+        if len(in_flight) >= size:
+            yield wait(in_flight.popleft())
+    while in_flight:
+        yield wait(in_flight.popleft())

@@ -1,4 +1,4 @@
-"""What an environment is: its schema, its files, and how answers are matched.
+"""The definition of an environment: its schema, its files, and how answers are matched.
 
-Everything else imports from here; nothing here imports from the rest of the project.
+The rest of the project imports from here; nothing here imports from the rest of the project.
 """

@@ -1,9 +1,9 @@
-"""Text -> tokens that can be compared: words, numbers with their unit, days. What `strict` matching compares.
+"""Split text into comparable tokens: words, numbers with their unit, days. `strict` matching compares these.
 
-A token is whole or it is not there: "2023" holds no "2", a date holds its year but not its day as a number, a version
-or a time of day ("1.2.3", "12:30") is one word. Numbers compare by value, thousands separators aside; a known unit
-behind or before a number matters only against another known unit. Case, Unicode compatibility forms and punctuation do
-not count.
+A token matches completely or not at all. "2023" does not contain "2". A date contains its year, but not its day as a
+number. A version or a time of day ("1.2.3", "12:30") is one word. Numbers compare by value, ignoring thousands
+separators. A known unit before or after a number matters only against another known unit. Case, Unicode compatibility
+forms and punctuation are ignored.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def segments_of(output: str) -> Iterator[str]:
 
 @lru_cache(maxsize=4096)
 def parts_of(sub_answer: str) -> tuple[tuple[Token, ...], ...]:
-    """The sub-answer's tokens, split where a ", " stands between two of them (so never inside a date or number)."""
+    """The sub-answer's tokens, split at each ", " between two of them (so never within a date or number)."""
     text = _normalize(sub_answer)
     parts: list[list[Token]] = []
     end = 0
@@ -160,14 +160,14 @@ def _scan(text: str) -> Iterator[Token]:
             position = token.end
             yield token
         elif found["word"] is not None or found["chain"] is not None:
-            # a chain is a version, an address or a time of day: its parts are no numbers of their own
+            # a chain is a version, an address or a time of day: its parts are not separate numbers
             yield Token(found.start(), found.end(), word=found.group())
         else:
             year, month, day = _year_month_day(found)
             try:
                 date(year, month, day)
             except ValueError:
-                # 2023-13-45 is no day: take its first part, and go on behind it
+                # 2023-13-45 is not a date: take its first part, and continue after it
                 part = text[found.start() : found.end()]
                 length = next((i for i, character in enumerate(part) if not character.isalnum()), len(part))
                 position = found.start() + length
@@ -186,7 +186,7 @@ def _year_month_day(found: re.Match[str]) -> tuple[int, int, int]:
 
 
 def _number_token(text: str, found: re.Match[str]) -> Token:
-    """A number, with the unit right behind it ("979m", "979 metres", "50%") or before it ("$1,200") if one is known."""
+    """A number, with its unit if one is known: right after it ("979m", "979 metres", "50%") or before it ("$1,200")."""
     digits, attached = found["number"], found["unit"]
     value = number_value(digits)
     if value is None or (attached and attached not in _UNITS):
@@ -200,12 +200,12 @@ def _number_token(text: str, found: re.Match[str]) -> Token:
             sign for sign in (digits + text[max(found.start() - 1, 0) : found.start()]) if sign in CURRENCY
         ]:
             unit = _UNITS[before[0]]
-    # a unit that stands apart stays a token of its own: a sub-answer may name it as a word
+    # a separate unit remains a token, because a sub-answer may name it as a word
     return Token(found.start(), end, word=digits, number=value, unit=unit)
 
 
 def holds(wanted: Sequence[Token], have: Sequence[Token]) -> bool:
-    """Do the wanted tokens stand in `have`, one after the other?"""
+    """Whether `have` contains the wanted tokens, one after another."""
     wanted = _without_unit_word(wanted)
     span = len(wanted)
     return any(
@@ -215,7 +215,7 @@ def holds(wanted: Sequence[Token], have: Sequence[Token]) -> bool:
 
 
 def _without_unit_word(wanted: Sequence[Token]) -> Sequence[Token]:
-    """A sub-answer that is a number and its unit ("979 metres") is compared as a number: the unit word goes."""
+    """Drop the unit word of a sub-answer that is a number and its unit ("979 metres"): it compares as a number."""
     if len(wanted) == 2 and wanted[0].unit and _UNITS.get(wanted[1].word) == wanted[0].unit:
         return wanted[:1]
     return wanted

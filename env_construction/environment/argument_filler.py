@@ -1,6 +1,6 @@
-"""Arguments made up for a tool's parameters: one walk over the schema, and somebody who chooses what it leaves open.
+"""Generate arguments for a tool's parameters: one walk over the schema, with a `Choices` object for all open choices.
 
-Used by the random policy and by the validator, which asks tools about the names of other calls.
+The random policy uses it, and so does the validator, which asks tools about the names of other calls.
 """
 
 from __future__ import annotations
@@ -14,37 +14,36 @@ from typing import Any, Protocol
 from env_construction.environment.tool_schema import plain_schema
 
 _DEEPEST = 12
-"""Levels of a value that is made up: a schema may refer to itself."""
+"""Maximum nesting depth of a generated value, because a schema may refer to itself."""
 _MOST_MADE = 1000
-"""Elements of a list, characters of padding that are made up at most."""
+"""Maximum number of generated list elements or padding characters."""
 
 
 class Choices(Protocol):
-    """Who decides what is left open when arguments are made up. `schema`: the value's, in plain keywords."""
+    """Decides what the schema leaves open. `schema`: the schema of the value, in plain keywords."""
 
     def optional(self, name: str) -> bool:
-        """Whether to give a property that need not be given."""
+        """Whether to include an optional property."""
 
     def option(self, options: Sequence[Any]) -> Any:
-        """One of an enum's options."""
+        """One of an enum's values."""
 
     def text(self, schema: Mapping[str, Any]) -> str:
-        """A string; it is cut or padded to the length that the schema wants."""
+        """A string. It is cut or padded to the length that the schema requires."""
 
     def number(self, schema: Mapping[str, Any], low: float | None, high: float | None, whole: bool) -> float:
-        """A number from `low` to `high`, inclusive; None: no bound."""
+        """A number from `low` to `high`, inclusive. None: no bound."""
 
     def boolean(self, schema: Mapping[str, Any]) -> bool:
         """True or false."""
 
     def length(self, least: int, most: int | None) -> int:
-        """How many elements a list gets."""
+        """The number of elements of a list."""
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Choices: every text the same one, of all else what the document says first. `everything`: optional parameters
-    too."""
+    """Choices with one text everywhere and otherwise the first possibility. `everything`: optional ones too."""
 
     filler: str
     everything: bool = False
@@ -72,10 +71,10 @@ class Fixed:
 
 
 def fill(parameters: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
-    """Arguments that fit a tool's parameters, as `choices` decides.
+    """Arguments that fit a tool's parameters, with choices made by `choices`.
 
-    Types, enums, bounds, lengths, nesting, references and alternatives are met; `pattern`, `format`, `not`, `if` and
-    `contains` are not looked at.
+    They meet types, enums, bounds, lengths, nesting, references and alternatives. `pattern`, `format`, `not`, `if` and
+    `contains` are ignored.
     """
     made = _value(parameters, parameters, choices, 0)
     return made if isinstance(made, dict) else {}
@@ -139,7 +138,7 @@ def _number(plain: Mapping[str, Any], choices: Choices) -> float:
         low = above + unit
     if (below := plain.get("exclusiveMaximum")) is not None and (high is None or below <= high):
         high = below - unit
-    # 1e999 in a document is infinity, and no bound
+    # 1e999 in a document is infinity, which is no bound
     low, high = (bound if bound is not None and -1e308 < bound < 1e308 else None for bound in (low, high))
     if whole:
         low, high = low if low is None else math.ceil(low), high if high is None else math.floor(high)

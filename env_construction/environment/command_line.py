@@ -1,6 +1,4 @@
-"""The command line of a script: `--help` begins with an example from the script's docstring, an error says where to
-look.
-"""
+"""A script's command line. `--help` starts with an example from the docstring, and an error says where to look."""
 
 from __future__ import annotations
 
@@ -12,10 +10,9 @@ from typing import NoReturn
 
 
 class ScriptParser(argparse.ArgumentParser):
-    """`command` is how the script is called, such as "python -m reward.score"; the docstring must hold an example of
-    it.
+    """An argument parser whose help starts with an example.
 
-    A console script (ftrl-...) shows its own name instead. Raises ValueError if there is no example.
+    `command` is how the script is called, such as "python -m reward.score". The docstring must hold an example of it.
     """
 
     def __init__(self, docstring: str | None, command: str, allow_abbrev: bool = True) -> None:
@@ -38,7 +35,7 @@ class ScriptParser(argparse.ArgumentParser):
 
 
 def first_example(docstring: str, command: str) -> str:
-    """The first command line of a docstring that calls `command`, with the lines that it goes on over, as one line."""
+    """The first command in a docstring that starts with `command`, joined with its continuation lines."""
     lines = iter(docstring.splitlines())
     for line in lines:
         _, found, rest = line.partition(command)
@@ -46,4 +43,4 @@ def first_example(docstring: str, command: str) -> str:
             while rest.endswith("\\"):
                 rest = rest[:-1] + next(lines, "")
             return " ".join((command + rest.split("  #")[0]).split())
-    raise ValueError(f"the docstring holds no example of {command}")
+    raise ValueError(f"the docstring holds no example of {command}; add one")

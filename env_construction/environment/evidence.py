@@ -1,15 +1,16 @@
-"""Does an output that holds a sub-answer show that the tool found it? What `strict` matching asks beyond the match
-itself.
+"""Decide if an output that contains a sub-answer shows that the tool found it. `strict` matching requires this as well.
 
-Three kinds of outputs hold an answer that the tool did not find:
-- an error that the tool *returned*: `{"error": "no data for Oslo"}`, "Error: ...", such an object inside another one or
-  inside a text. An error beside real data (`{"value": 4, "error": null}`) takes only its own text away;
-- an echo: the answer stands in the call's arguments. It counts only where the tool chose it among several values of one
-  argument (`max(28, 16)`, a list of names) or of two numbers and left another one out, or took it out of a longer text
-  ("Chamomile" of "Chamomile Tea"). A policy that knows an answer can still have it computed (`8501 + 1`);
-- a list of many values of the answer's kind (more than MOST_VALUES besides what answers a sub-answer): numbers and days
-  are counted one by one, texts by leaf and by item of a list written as text.
+Three kinds of output contain an answer that the tool did not find:
+- An error that the tool *returned*: `{"error": "no data for Oslo"}`, "Error: ...", or such an object within another
+  object or a text. An error beside real data (`{"value": 4, "error": null}`) removes only its own text.
+- An echo: the answer is in the call's arguments. It counts only if the tool selected it. Either the tool chose it among
+  several values of one argument (`max(28, 16)`, a list of names) or of two numbers, and left another one out. Or the
+  tool took it out of a longer text ("Chamomile" from "Chamomile Tea"). A policy that knows an answer can still have
+  the tool compute it (`8501 + 1`).
+- A list of many values of the answer's kind (more than MOST_VALUES besides the values that answer a sub-answer).
+  Numbers and days are counted one by one; texts are counted by leaf and by item of a list written as text.
 
+This check runs only after a match, so few outputs need it.
 Read only after a match was found, so that its cost falls on few outputs.
 """
 
@@ -29,10 +30,15 @@ _STATUS_KEYS = {"status", "state", "result", "success", "ok", "type"}
 _TEXT_KEYS = {"message", "msg", "detail", "details", "reason", "description", "info"}
 _EMPTY_KEYS = {"code", "status_code", "statuscode", "data", "result", "results", "value", "values", "timestamp"}
 _FAILED = {"error", "err", "fail", "failed", "failure", "exception", "not_found", "not found"}
-_GERUNDS = "process|fetch|retriev|call|evaluat|execut|pars|read|load|look|find|search|calculat|comput|convert|access|perform|generat|query"
+_GERUNDS = (
+    "process|fetch|retriev|call|evaluat|execut|pars|read|load|look|find|search|calculat|comput|convert|access|perform"
+    "|generat|query"
+)
 _ERROR_TEXT = re.compile(
-    rf"\W*(?:(?:an?|the)?\s*(?:\w+\s+)?(?:error|exception)\s+(?:has\s+|was\s+)?(?:occur+ed|occurs|encountered|happened|raised)\b"
-    rf"|(?:errors?|exceptions?)\b\s*(?:$|[:;,.!(\[\u2013\u2014]|-\s|\d|(?:in|while|when|during|for|from|with|on|no|not|unable|could|cannot"
+    rf"\W*(?:(?:an?|the)?\s*(?:\w+\s+)?(?:error|exception)\s+(?:has\s+|was\s+)?"
+    rf"(?:occur+ed|occurs|encountered|happened|raised)\b"
+    rf"|(?:errors?|exceptions?)\b\s*(?:$|[:;,.!(\[\u2013\u2014]"
+    rf"|-\s|\d|(?:in|while|when|during|for|from|with|on|no|not|unable|could|cannot"
     rf"|failed|invalid|unknown|missing|code|message|(?:{_GERUNDS})\w*ing)\b)"
     rf"|\w+(?:Error|Exception)\b\s*[:(]|traceback \(most recent call last\))",
     re.IGNORECASE,
@@ -42,7 +48,7 @@ _ITEM = re.compile(r"[,;|\n]")
 
 
 def is_error_text(text: str) -> bool:
-    """Does a text begin as an error report does: "Error: ...", "An error occurred", "ValueError: ..."?"""
+    """Whether a text starts like an error report: "Error: ...", "An error occurred", "ValueError: ..."."""
     return bool(_ERROR_TEXT.match(text))
 
 
@@ -77,7 +83,7 @@ def _says_failure(key: str, value: Any) -> bool:
 
 
 def _parsed(text: str) -> Any:
-    """The object, array or text that a text holds as JSON or as Python writes it; else the text itself."""
+    """The object, array or text that a text holds as JSON or as a Python literal, or the text itself."""
     stripped = text.strip()
     if stripped[:1] not in ("{", "[", "(", '"'):
         return text
@@ -93,7 +99,7 @@ def _parsed(text: str) -> Any:
 
 
 def found_leaves(output: str) -> Iterator[tuple[str, bool]]:
-    """The leaves of an output without its errors, as (text, is a key). JSON inside a text is read as well."""
+    """The leaves of an output without its errors, as (text, whether it is a key). Parses JSON inside a text."""
     stack: list[tuple[Any, bool]] = [(output, False)]
     depth = 0
     while stack:
@@ -110,7 +116,7 @@ def found_leaves(output: str) -> Iterator[tuple[str, bool]]:
             for key, value in item.items():
                 if isinstance(key, str) and _ERROR_KEYS.fullmatch(key) and _says_error(value) and not _number(value):
                     continue
-                # a field's name is no value; the key of a nested object or list may be an entity
+                # a field's name is not a value; the key of a nested object or list may be an entity
                 if isinstance(value, dict | list) or len(item) == 1:
                     stack.append((str(key), True))
                 stack.append((value, False))
@@ -128,7 +134,7 @@ def _number(value: Any) -> bool:
 
 
 def answered(answers: Sequence[str], found: Sequence[int], output: str, arguments: Mapping[str, Any]) -> list[int]:
-    """Those of the matching sub-answers (`found`, indices) that the output shows the tool to have found."""
+    """The matching sub-answers (`found`, indices) that the output shows the tool to have found."""
     leaves = [(tokens_of(text), text, is_key) for text, is_key in found_leaves(output)]
     segments = [tokens for tokens, _, _ in leaves]
     given = list(_argument_leaves(arguments))
@@ -142,9 +148,7 @@ def answered(answers: Sequence[str], found: Sequence[int], output: str, argument
 
 
 def _argument_leaves(value: Any) -> Iterator[tuple[tuple[Token, ...], list[Any]]]:
-    """The tokens of each leaf of the arguments, keys of nested objects too, with the values of the list it stands
-    in.
-    """
+    """The tokens of each leaf of the arguments (and keys of nested objects), with the values of the list it is in."""
     stack: list[tuple[Any, list[Any]]] = [(inner, []) for inner in value.values()] if isinstance(value, Mapping) else []
     if isinstance(value, Mapping):
         stack += [(key, []) for key in value]
@@ -163,7 +167,7 @@ def _is_echo(
     given: Sequence[tuple[tuple[Token, ...], list[Any]]],
     segments: Sequence[Sequence[Token]],
 ) -> bool:
-    """Every part stands in the arguments, and nothing shows that the tool chose it."""
+    """Whether every part is in the arguments, and nothing shows that the tool chose it."""
     for part in parts:
         places = [(tokens, beside) for tokens, beside in given if holds(part, tokens)]
         if (
@@ -180,7 +184,7 @@ def _is_larger_of(
     given: Sequence[tuple[tuple[Token, ...], list[Any]]],
     segments: Sequence[Sequence[Token]],
 ) -> bool:
-    """The output is one of the numbers in the arguments and nothing else, as of a tool that compares two numbers."""
+    """Whether the output is only one of the numbers in the arguments, as from a tool that compares two numbers."""
     if part[0].number is None or len(part) > 1 or len(segments) != 1 or len(segments[0]) != 1:
         return False
     return any(len(tokens) == 1 and tokens[0].number is not None and not holds(part, tokens) for tokens, _ in given)
@@ -189,8 +193,11 @@ def _is_larger_of(
 def _was_chosen(
     part: Sequence[Token], tokens: Sequence[Token], beside: list[Any], segments: Sequence[Sequence[Token]]
 ) -> bool:
-    """The argument held another value of the same kind and the output left it out, or a leaf of the output holds the
-    part of a longer text without the rest."""
+    """Whether the tool chose the part.
+
+    Either the argument had another value of the same kind and the output omits it, or a leaf of the output has only the
+    part from a longer text.
+    """
     if part[0].number is None and len(tokens) > len(part):
         return any(holds(part, segment) and not holds(tokens, segment) for segment in segments)
     others = [tokens_of(item if isinstance(item, str) else json.dumps(item)) for item in beside]
@@ -207,7 +214,7 @@ def _is_few(
     kept: Sequence[int],
     leaves: Sequence[tuple[tuple[Token, ...], str, bool]],
 ) -> bool:
-    """At most MOST_VALUES values of the answer's kind that answer no sub-question."""
+    """Whether at most MOST_VALUES values of the answer's kind answer no sub-question."""
     first = parts[0][0]
     known = [part for index in kept for part in parts_of(answers[index])]
     values: set[Any] = set()
@@ -229,9 +236,9 @@ def _is_few(
 
 
 def overlapping(answers: Sequence[str], found: Sequence[int], segments: Sequence[Sequence[Token]]) -> list[list[int]]:
-    """The matching sub-answers in groups: two are in one group if they can be read off the same tokens (equal ones, "5"
-    and "5 km", "York" and "New York"). One output answers one of a group, since it stands there once for all of
-    them.
+    """Group the matching sub-answers. One output answers only one sub-answer of a group, because it has it only once.
+
+    Two are in one group if the same tokens can match both: equal ones, "5" and "5 km", "York" and "New York".
     """
     if len(found) < 2:
         return [list(found)] if found else []

@@ -1,8 +1,8 @@
-"""Append-only JSONL files: read with exact error positions, write line by line, resume after a kill.
+"""Append-only JSONL files: read with exact error positions, write line by line, resume after an interruption.
 
-Every stage of the experiment reads and writes JSONL keyed by a stable id. The rules here hold for all of them:
-a line is written whole and flushed; a torn last line (the process was killed while writing) is dropped and redone;
-a broken line anywhere else is the user's to see: file, line number, what was expected, exit code 2.
+Every stage of the experiment reads and writes JSONL with a stable id as key. The rules here apply to all of them:
+a line is written completely and flushed. A torn last line (the process was killed while writing) is dropped and redone.
+For an invalid line anywhere else, the user gets file, line number, what was expected, and exit code 2.
 
 Example:
     with JsonlWriter(Path("rows.jsonl")) as out:
@@ -25,24 +25,23 @@ from typing import Any, BinaryIO
 from pydantic_core import from_json
 
 _BUFFER = 1 << 18
-"""Records are long: read through a small buffer, lines take three times as long."""
+"""Records are long. With a small read buffer, lines take three times as long."""
 INSTALL = (
     "install what this step needs, in a checkout of this repository: bash setup.sh, or pip install '.[train,eval]'"
 )
 
 
 class BadInput(Exception):
-    """Input that the user has to mend. The message is one line: file, line, key, what was expected."""
+    """Input that the user must fix. The message is one line: file, line, key, what was expected."""
 
 
 def read_jsonl(
     path: Path | str, required: tuple[str, ...] = (), share: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line number, record)` of every non-blank line; line numbers start at 1.
+    """Yield `(line number, record)` of every non-blank line. Line numbers start at 1.
 
-    `share` (i, n): only the lines that begin in the file's i-th of n equal parts, so that n processes read a file
-    together. Raises BadInput for a missing file, a line that is not a JSON object, or a record without one of
-    `required`.
+    `share` (i, n): only the lines that start in the i-th of n equal parts of the file, so that n processes can share a
+    file. Raises BadInput for a missing file, a line that is not a JSON object, or a record without one of `required`.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,7 +58,7 @@ def read_jsonl(
                 record = _parse(raw)
             except ValueError as error:
                 raise BadInput(
-                    f"{path}:{number}: expected one JSON object a line, got invalid JSON ({error})"
+                    f"{path}:{number}: expected one JSON object per line, got invalid JSON ({error})"
                 ) from None
             if not isinstance(record, dict):
                 raise BadInput(f"{path}:{number}: expected a JSON object, got {type(record).__name__}")
@@ -70,8 +69,7 @@ def read_jsonl(
 
 
 def _seek_share(handle: BinaryIO, part: int, parts: int) -> tuple[int, int]:
-    """Go to the first line that begins in this part of the file: its number, and the bytes from there to the next
-    part."""
+    """Go to the first line that starts in this part. Returns its number and the bytes from there to the next part."""
     size = handle.seek(0, 2)
     start, end = (size * edge // parts for edge in (part, part + 1))
     handle.seek(max(start - 1, 0))
@@ -88,7 +86,7 @@ def _seek_share(handle: BinaryIO, part: int, parts: int) -> tuple[int, int]:
 
 
 def _parse(raw: bytes) -> Any:
-    """What `json.loads` gives, in half the time. pydantic's parser refuses lone surrogates and deep nesting."""
+    """The result of `json.loads` in half the time. pydantic's parser rejects lone surrogates and deep nesting."""
     try:
         return from_json(raw)
     except ValueError:
@@ -96,9 +94,9 @@ def _parse(raw: bytes) -> Any:
 
 
 def read_text(path: Path | str) -> str:
-    """A text file as people save them: UTF-8 with or without a byte order mark, any line ends. Raises BadInput.
+    """A text file as users save them: UTF-8 with or without a byte order mark, any line endings. Raises BadInput.
 
-    Split it at the newline: `splitlines` also splits at characters that stand inside a line (U+2028, U+0085).
+    Split it at newlines: `splitlines` also splits at characters that occur within a line (U+2028, U+0085).
     """
     path = Path(path)
     if not path.is_file():
@@ -110,9 +108,10 @@ def read_text(path: Path | str) -> str:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """The JSON text of a value, as every reader takes it. What is written to a file or a page goes through here.
+    """The JSON text of a value in a form that every reader accepts. All JSON files and pages are written with it.
 
-    NaN and the infinities are no JSON: they become null, as in JavaScript and pandas. Lone surrogates are escaped.
+    NaN and the infinities are not valid JSON. They become null, as in JavaScript and pandas. Lone surrogates are
+    escaped.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
@@ -137,15 +136,15 @@ def _finite(value: Any) -> Any:
 
 
 def dump_line(record: Mapping[str, Any]) -> str:
-    """One JSON line, newline included; what is no JSON is replaced as in `json_text`."""
+    """One JSON line with its newline. Values that are not valid JSON are replaced as in `json_text`."""
     return json_text(record) + "\n"
 
 
 class JsonlWriter:
-    """Append records to a JSONL file; `done` holds the keys that a former run already wrote.
+    """Append records to a JSONL file. `done` holds the keys that an earlier run wrote.
 
-    A torn last line is cut off when the file is opened. `key` names the field(s) that identify a record; with
-    several fields, `done` holds tuples. `fresh=True` starts the file anew instead of resuming it.
+    Opening the file cuts off a torn last line. `key` names the field(s) that identify a record; with several fields,
+    `done` holds tuples. `fresh=True` starts a new file instead of resuming.
     """
 
     def __init__(self, path: Path | str, key: str | tuple[str, ...] = "id", fresh: bool = False) -> None:
@@ -187,8 +186,9 @@ class JsonlWriter:
 def write_jsonl(
     path: Path | str, records: Iterator[Mapping[str, Any]] | list[Mapping[str, Any]] | list[dict[str, Any]]
 ) -> int:
-    """Write a whole file at once, through a temporary name so that a kill leaves no half file. Returns the line
-    count.
+    """Write a complete file under a temporary name, then rename it, so that a kill leaves no partial file.
+
+    Returns the number of lines.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,12 +210,12 @@ def keep_configuration(
     noted: tuple[str, ...] = (),
     partly_known: tuple[str, ...] = (),
 ) -> None:
-    """Write `configuration.json` into an output folder, or refuse a folder that was made with another one.
+    """Write `configuration.json` into an output folder, or refuse a folder that has another configuration.
 
-    `may_grow` are numbers that may be raised later (None is no limit), never lowered: the folder's results are
-    extended. `noted` are keys that are written down but not a reason to refuse (the path of what is identified by its
-    content). Of the dictionaries `partly_known`, a key that one side does not have is not compared; it is written once
-    it is known.
+    `may_grow`: numbers that may be raised later (None is no limit) but never lowered; the folder's results are then
+    extended. `noted`: keys that are recorded but are no reason to refuse (the path of something that its content
+    identifies). `partly_known`: dictionaries in which a key that one side lacks is not compared; it is written once it
+    is known.
     Raises BadInput with each key that differs, its old and its new value.
     """
     path = Path(folder) / "configuration.json"
@@ -230,25 +230,27 @@ def keep_configuration(
             raise BadInput(f"{path}: expected a JSON object; delete the folder or restore the file")
         apart = {*noted, *may_grow}
         compared = [_flat({name: side[name] for name in side.keys() - apart}) for side in (found, wanted)]
-        there, asked = compared
+        stored, requested = compared
 
         def known_in_part(name: str) -> bool:
             return name in partly_known and all(isinstance(side.get(name), dict) for side in (found, wanted))
 
         differing = [
-            f"{key}: {there.get(key, '(absent)')!r} there, {asked.get(key, '(absent)')!r} asked"
-            for key in sorted(there.keys() | asked.keys())
-            if not (key in there and key in asked and there[key] == asked[key])
-            and not ((key in there) != (key in asked) and known_in_part(key.partition(".")[0]))
+            f"{key}: {stored.get(key, '(absent)')!r} in the folder, {requested.get(key, '(absent)')!r} requested"
+            for key in sorted(stored.keys() | requested.keys())
+            if not (key in stored and key in requested and stored[key] == requested[key])
+            and not ((key in stored) != (key in requested) and known_in_part(key.partition(".")[0]))
         ]
         for name in may_grow:
             old, new = found.get(name), wanted.get(name)
             if name in found and new is not None and (old is None or new < old):
-                said = "no limit" if old is None else old
-                differing.append(f"{name}: {said} there, {new} asked (it can be raised later, not lowered)")
+                shown = "no limit" if old is None else old
+                differing.append(
+                    f"{name}: {shown} in the folder, {new} requested (it can be raised later, not lowered)"
+                )
         if differing:
             differing += [
-                f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} asked"
+                f"{name}: {found.get(name)!r} in the folder, {wanted.get(name)!r} requested"
                 for name in noted
                 if found.get(name) != wanted.get(name)
             ]
@@ -267,7 +269,7 @@ def keep_configuration(
 
 
 def _flat(record: Mapping[str, Any], head: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`, so that a difference inside a dictionary is shown alone."""
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`, so that only the difference inside a dictionary is shown."""
     flat: dict[str, Any] = {}
     for key, value in record.items():
         if isinstance(value, dict) and value:
@@ -278,7 +280,7 @@ def _flat(record: Mapping[str, Any], head: str = "") -> dict[str, Any]:
 
 
 def file_sha256(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal. Raises BadInput if there is no such file."""
+    """SHA-256 of a file's bytes, in hexadecimal. Raises BadInput if the file does not exist."""
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
@@ -287,9 +289,7 @@ def file_sha256(path: Path | str) -> str:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a script's `main`; BadInput, and a package that is not installed, become one line on stderr and exit code
-    2.
-    """
+    """Run a script's `main`. BadInput, or a missing package, becomes one line on stderr and exit code 2."""
     try:
         code = main()
     except BadInput as error:
@@ -320,9 +320,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def main() -> int:
-    """`python -m env_construction.environment.jsonl FOLDER key=value ...`: keep a run's configuration, or refuse the
-    folder.
-    """
+    """Run `python -m env_construction.environment.jsonl FOLDER key=value ...`: keep or refuse a run's configuration."""
     if len(sys.argv) < 2 or any("=" not in item for item in sys.argv[2:]):
         raise BadInput("usage: python -m env_construction.environment.jsonl FOLDER key=value ...")
     keep_configuration(sys.argv[1], dict(item.split("=", 1) for item in sys.argv[2:]))

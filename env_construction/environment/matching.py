@@ -1,20 +1,20 @@
-"""Does a tool's output hold a sub-answer? Two answers to that question: `published` and `strict`.
+"""Decide if a tool's output contains a sub-answer. There are two rules: `published` and `strict`.
 
-`published` is the authors' rule (paper/README.md, "Reward for one model turn"), order-dependence and substring matches
-included: the sub-answer is split at ", ", and each part, lower-cased and without commas, must be a substring of the
-output, lower-cased and without commas. Error texts are output like any other.
+`published` is the authors' rule (paper/README.md, "Reward for one model turn"), with its order dependence and substring
+matches. The sub-answer is split at ", ". Each part, lower-cased and without commas, must be a substring of the output,
+lower-cased and without commas. Error texts count like any other output.
 
-`strict` mends defects 4, 5 and 7 of that rule:
-- a part matches whole tokens only ("2" is not in "2023", "no" is not in "unknown");
-- numbers are compared by value ("4,478" = 4478.0 = "4478 m"), dates by day ("August 21, 1949" = "1949-08-21");
-- the calls of a turn are assigned to sub-answers by a maximum bipartite matching, whatever their order;
-- a failed call never solves anything, whether the tool raised or returned its error (`evidence.py`), and a sub-answer
-  without a letter or digit never matches;
-- an output that only repeats the call's arguments solves nothing, and neither does one that lists many values;
-- a call may solve every sub-answer that it answers, and the same call made again solves nothing. `published` gives a
-  call one sub-answer, so there a batched call has to be repeated to be paid in full.
+`strict` fixes defects 4, 5 and 7 of that rule:
+- A part matches complete tokens only ("2" is not in "2023", "no" is not in "unknown").
+- Numbers compare by value ("4,478" = 4478.0 = "4478 m"), dates by day ("August 21, 1949" = "1949-08-21").
+- A maximum bipartite matching assigns the calls of a turn to sub-answers, so their order does not matter.
+- A failed call never solves anything, whether the tool raised or returned its error (`evidence.py`). A sub-answer
+  without a letter or digit never matches.
+- An output that only repeats the call's arguments solves nothing. Neither does one that lists many values.
+- A call may solve every sub-answer that it answers, and a repeated call solves nothing. `published` gives a call one
+  sub-answer, so there a batched call must be repeated to earn its full reward.
 
-Here and not in `reward/`, because construction checks its own environments with the same rule.
+The module is not in `reward/`, because construction checks its own environments with the same rule.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from env_construction.environment.evidence import answered, overlapping
 MATCHES = ("published", "strict")
 _SHORT = 2000
 MOST_WORDS = 100
-"""The strict final statement may hold so many tokens, and twice the answer's own."""
+"""Maximum number of tokens in the strict final statement, in addition to twice the answer's own."""
 _ANSWER_MARK = re.compile(r"\banswer(?:\s+is\b|\s*:)", re.IGNORECASE)
 
 
 class Result(Protocol):
-    """What `assign` needs to know of a tool result."""
+    """The parts of a tool result that `assign` uses."""
 
     @property
     def output(self) -> str: ...
@@ -46,9 +46,9 @@ class Result(Protocol):
 
 
 def published_match(sub_answer: str, output: str) -> bool:
-    """The authors' rule: every ", "-part of the sub-answer is a substring of the output, commas and case aside.
+    """The authors' rule: every ", "-part of the sub-answer is a substring of the output, ignoring commas and case.
 
-    An empty part is a substring of everything: "" matches any output (defect 4), as published.
+    An empty part is a substring of everything, so "" matches any output (defect 4), as published.
     """
     text = output.lower().replace(",", "").strip()
     return all(part in text for part in _published_parts(sub_answer))
@@ -56,23 +56,23 @@ def published_match(sub_answer: str, output: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def _published_parts(sub_answer: str) -> tuple[str, ...]:
-    """The texts that have to stand in an output. The same few sub-answers are looked for in many outputs."""
+    """The texts that an output must contain. Cached, because many outputs are searched for the same few sub-answers."""
     return tuple(part.lower().replace(",", "").strip() for part in sub_answer.split(", "))
 
 
 def strict_match(sub_answer: str, output: str) -> bool:
-    """Every ", "-part of the sub-answer stands in the output as whole tokens; numbers by value, dates by day.
+    """Whether the output contains every ", "-part of the sub-answer as complete tokens; numbers by value, dates by day.
 
-    An output that is a JSON object or array is searched leaf by leaf (keys are leaves too), so that no match runs
-    across two fields. A sub-answer without a letter or digit never matches.
+    An output that is a JSON object or array is searched leaf by leaf (keys are leaves too), so that no match spans two
+    fields. A sub-answer without a letter or digit never matches.
     """
     return _all_parts_in(sub_answer, [tokens_of(segment) for segment in segments_of(output)])
 
 
 def answer_in_text(answer: str, text: str, match: str) -> bool:
-    """Is the final answer in the model's text? The whole answer, not split at ", ".
+    """Whether the model's text contains the final answer. The answer is not split at ", ".
 
-    published: substring, case and commas aside. strict: its tokens stand in the text, one after the other.
+    published: as a substring, ignoring case and commas. strict: its tokens, one after another.
     Raises ValueError for an unknown `match`.
     """
     _check(match)
@@ -85,9 +85,9 @@ def answer_in_text(answer: str, text: str, match: str) -> bool:
 def only_answer_in_text(answer: str, text: str, others: Sequence[str]) -> bool:
     """The strict test of a final text: it states the answer, states no other sub-answer, and is short.
 
-    The final statement counts: what follows the last "answer is" or "answer:", or the whole text without one. So an
-    explanation may name earlier sub-answers if it ends in a clear answer. An `others` entry that stands in the answer,
-    or holds it, is not another answer.
+    Only the final statement counts: the text after the last "answer is" or "answer:", or the complete text if there is
+    none. So an explanation may name earlier sub-answers if it ends in a clear answer. An `others` entry that the answer
+    contains, or that contains the answer, is not another answer.
     """
     statement = _ANSWER_MARK.split(text)[-1]
     wanted, said = tokens_of(answer), tokens_of(statement)
@@ -109,12 +109,12 @@ def assign(
 ) -> list[tuple[int, ...]]:
     """For the calls of ONE tool, in call order: the indices of the sub-answers that each call solves.
 
-    A sub-answer is solved at most once. published: each call takes the first open sub-answer in list order that
-    matches, error texts included, and never a second one. strict: as many sub-answers as can be solved (a maximum
-    bipartite matching); a call solves each of its answers, but of sub-answers that share a place in its output only
-    one. The calls' `arguments` (strict only) tell an echo and a repeated call; without them both go unseen. `earlier`
-    holds the `call_key` and output of the tool's calls in earlier turns: the same call with the same output solves
-    nothing again.
+    A sub-answer is solved at most once. published: each call solves the first open sub-answer in list order that
+    matches, and at most one; error texts count as output. strict: as many sub-answers as possible are solved (a maximum
+    bipartite matching). A call solves each of its answers, but only one of several that share a place in its output.
+    The calls' `arguments` (strict only) reveal echoes and repeated calls; without them, both go undetected. `earlier`
+    holds the `call_key` and output of the tool's calls in earlier turns: a call that repeats one of them, with the same
+    output, solves nothing.
     Raises ValueError for an unknown `match`.
     """
     _check(match)
@@ -153,12 +153,12 @@ def assign(
 
 
 def call_key(arguments: Any) -> str:
-    """What two calls of one tool share if they have the same arguments, in whatever order of keys."""
+    """A key that two calls of one tool share if they have the same arguments, in any order of keys."""
     return json.dumps(arguments, sort_keys=True)
 
 
 def _segments(output: str) -> tuple[tuple[Token, ...], ...]:
-    """The tokens of each segment. The samples of one prompt make the same calls, so short outputs come up again."""
+    """The tokens of each segment. Short outputs are cached, because samples of one prompt make the same calls."""
     return _short_segments(output) if len(output) <= _SHORT else _short_segments.__wrapped__(output)
 
 
@@ -178,11 +178,10 @@ def _check(match: str) -> None:
 
 
 def _spread_matching(owners: Sequence[int], edges: Sequence[Sequence[int]], right: int) -> list[int | None]:
-    """A maximum matching of `edges` in which as many owners (calls) as possible have a match: left vertex -> right
-    vertex or None.
+    """A maximum matching of `edges` in which as many owners (calls) as possible have a match.
 
-    The reward counts a call that solves k sub-answers as k, so who solves what must not depend on the order of the
-    calls.
+    Returns left vertex -> right vertex or None. The reward counts a call that solves k sub-answers as k calls, so the
+    assignment must not depend on the order of the calls.
     """
     calls = sorted(set(owners))
     if len(calls) == len(owners):
@@ -199,9 +198,9 @@ def _spread_matching(owners: Sequence[int], edges: Sequence[Sequence[int]], righ
 def _maximum_matching(
     edges: Sequence[Sequence[int]], right: int, start: Sequence[int | None] | None = None
 ) -> list[int | None]:
-    """Kuhn's algorithm, augmenting paths found breadth-first (no recursion): left vertex -> right vertex or None.
+    """Kuhn's algorithm, with augmenting paths found breadth-first (no recursion): left vertex -> right vertex or None.
 
-    What is matched in `start` stays matched, perhaps to another vertex.
+    Vertices matched in `start` stay matched, possibly to another vertex.
     """
     left_of: list[int | None] = [None] * right
     right_of: list[int | None] = [None] * len(edges) if start is None else list(start)

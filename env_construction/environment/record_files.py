@@ -1,7 +1,7 @@
-"""Files of records as people have them: JSONL, and Parquet with the same columns.
+"""Read files of records in both common formats: JSONL, and Parquet with the same columns.
 
-A table gives every record the keys of all records, and null where a record lacks one. What that does to an environment
-is undone by `schema.Environment.from_record`.
+A table gives every record the keys of all records, with null for keys that the record lacks.
+`schema.Environment.from_record` reverses that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PARQUET = b"PAR1"
 
 
 def is_parquet(path: Path | str) -> bool:
-    """Whether the file is Parquet, by its content. Raises BadInput if there is no such file."""
+    """Whether the file's content is Parquet. Raises BadInput if the file does not exist."""
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
@@ -25,9 +25,9 @@ def is_parquet(path: Path | str) -> bool:
 
 
 def read_records(path: Path | str, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `(file and line or row, record)`; the content says which kind of file it is. Raises BadInput.
+    """Yield `(file and line or row, record)`. The content determines the kind of file. Raises BadInput.
 
-    `share`: see `read_jsonl`; a Parquet file is read whole.
+    `share`: see `read_jsonl`. A Parquet file is always read completely.
     """
     path = Path(path)
     if is_parquet(path):

@@ -1,12 +1,11 @@
 """The environment record: typed, validated, and interchangeable with the authors' JSONL.
 
-One environment a line. The authors' keys come first, with `tools`, `codes` and `unsolved_set` as JSON strings, just as
-their files have them; then ours: `id`, `scenario`, `sub_questions`, `gold_plan`, `provenance`. A record without our
-keys (the published data) is valid: it has no gold plan, and its id is made from its content.
+There is one environment per line. The authors' keys come first, with `tools`, `codes` and `unsolved_set` as JSON
+strings, as in their files. Then come ours: `id`, `scenario`, `sub_questions`, `gold_plan`, `provenance`. A record
+without our keys (the published data) is valid. It has no gold plan, and its id is derived from its content.
 
-Files are JSONL or Parquet. What a table has put into a record (null for a key that it lacks, JSON text for an object)
-is taken out again: Parquet, and JSONL that the package `datasets` wrote, give the environments that they were made
-from.
+Files are JSONL or Parquet. A table changes records: null for a missing key, JSON text for an object. Reading reverses
+that, so Parquet, and JSONL written by the package `datasets`, give back the original environments.
 
 Source of the format: paper/README.md, "Data format"; scenarios: paper section 3.1.
 """
@@ -30,7 +29,7 @@ Scenario = Literal["single_hop", "parallel_single_hop", "multi_hop", "parallel_m
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 Split = Literal["train", "dev", "test"]
 _REQUIRED = ("messages", "tools", "codes", "unsolved_set")
-# what may stand in a record as JSON text, and what it must hold
+# keys that a record may hold as JSON text, and the type of the parsed value
 _JSON_KEYS: dict[str, type] = {
     "tools": list,
     "codes": dict,
@@ -42,7 +41,7 @@ _JSON_KEYS: dict[str, type] = {
 
 
 def _decoded(value: Any) -> Any:
-    """An object or a list that a table keeps as JSON text; anything else as it is."""
+    """Parse an object or a list that a table stores as JSON text; return anything else unchanged."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             return json.loads(value)
@@ -52,9 +51,9 @@ def _decoded(value: Any) -> Any:
 
 
 class ToolDocument(BaseModel):
-    """What the model sees of a tool. `parameters` is a JSON Schema object (draft 2020-12).
+    """The part of a tool that the model sees. `parameters` is a JSON Schema object (draft 2020-12).
 
-    As OpenAI and MCP allow it, description and parameters may be missing, null or empty; MCP says `inputSchema`.
+    Description and parameters may be missing, null or empty, as OpenAI and MCP allow. MCP calls them `inputSchema`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -77,7 +76,7 @@ class ToolDocument(BaseModel):
         return filled
 
     def as_openai(self) -> dict[str, Any]:
-        """The OpenAI function format that chat templates and servers take."""
+        """The OpenAI function format that chat templates and servers accept."""
         return {"type": "function", "function": self.model_dump()}
 
 
@@ -92,7 +91,7 @@ class SubQuestion(BaseModel):
 
 
 class GoldCall(BaseModel):
-    """The call that answers one sub-question. Arguments are final values, answers of earlier steps filled in."""
+    """The call that answers one sub-question. Arguments are final values, with answers of earlier steps filled in."""
 
     sub_question: str
     name: str
@@ -100,9 +99,9 @@ class GoldCall(BaseModel):
 
 
 def _with_text(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its content as one text: text parts are paragraphs, a turn may hold calls alone.
+    """The message with its content as one text: text parts become paragraphs. A turn may hold only calls.
 
-    Raises ValueError for what holds no text: no template could show it, and no answer could be found in it.
+    Raises ValueError if it holds no text, because no template could render it and no answer could be found in it.
     """
     content = message.get("content")
     if isinstance(content, str):
@@ -120,8 +119,8 @@ def _with_text(message: dict[str, Any]) -> dict[str, Any]:
 class Environment(BaseModel):
     """A question, its tools, their code, and what is still unsolved.
 
-    `unsolved_set` maps a tool's name to the sub-answers it still has to give, in order; `solve_rate` is the share
-    solved before the next turn, 0.0 at the start. `solved_set` is what was solved before, in the same form.
+    `unsolved_set` maps a tool's name to the sub-answers that it must still return, in order. `solve_rate` is the share
+    solved before the next turn, 0.0 at the start. `solved_set` holds what was solved before, in the same form.
     """
 
     messages: list[Annotated[dict[str, Any], AfterValidator(_with_text)]]
@@ -157,14 +156,14 @@ class Environment(BaseModel):
 
     @property
     def unsolved_count(self) -> int:
-        """t in the reward: how many sub-questions are unsolved."""
+        """t in the reward: the number of unsolved sub-questions."""
         return sum(len(answers) for answers in self.unsolved_set.values())
 
     def openai_tools(self) -> list[dict[str, Any]]:
         return [tool.as_openai() for tool in self.tools]
 
     def to_record(self) -> dict[str, Any]:
-        """The JSONL record: the authors' keys first, ours after."""
+        """The JSONL record: the authors' keys first, then ours."""
         return {
             "messages": self.messages,
             "tools": json_text(self.openai_tools()),
@@ -183,7 +182,7 @@ class Environment(BaseModel):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str = "record") -> Environment:
-        """Read a record of ours or of the authors'. Raises BadInput naming `where`, the key and what was expected."""
+        """Read a record in our format or the authors'. Raises BadInput with `where`, the key and what was expected."""
         for key in _REQUIRED:
             if key not in record:
                 raise BadInput(f"{where}: key {key!r} is missing")
@@ -191,7 +190,7 @@ class Environment(BaseModel):
         for key, kind in _JSON_KEYS.items():
             if key not in values:
                 continue
-            # gold arguments may be null in earnest: what their documents say decides, below
+            # null can be a real value of a gold argument: the tool documents decide below
             value = values[key] if key == "gold_plan" else _without_nulls(values[key])
             if isinstance(value, str):
                 try:
@@ -226,7 +225,7 @@ class Environment(BaseModel):
 
 
 def _without_nulls(value: Any) -> Any:
-    """The value without the keys that are null, inside nested objects too."""
+    """The value without keys that are null, also in nested objects."""
     if isinstance(value, list):
         return [_without_nulls(inner) if isinstance(inner, dict | list) else inner for inner in value]
     if not isinstance(value, dict):
@@ -239,7 +238,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _without_filled_arguments(environment: Environment) -> list[GoldCall]:
-    """The gold plan without the nulls that the tools neither require nor take: a table has put them in."""
+    """The gold plan without nulls that the tools neither require nor accept, because a table added them."""
     documents = {tool.name: tool.parameters for tool in environment.tools}
     return [
         call.model_copy(
@@ -262,14 +261,14 @@ def _leaves(value: Any) -> Iterator[Any]:
 def read_environments(path: Path | str, check_tools: bool = True) -> Iterator[Environment]:
     """Yield the environments of a JSONL or Parquet file. Raises BadInput with file and line or row.
 
-    `check_tools`: a tool whose parameters are no JSON Schema is refused too. The validator counts such tools instead.
+    `check_tools`: also refuse a tool whose parameters are not a JSON Schema. The validator counts such tools instead.
     """
     for _, environment in located_environments(path, check_tools):
         yield environment
 
 
 def located_environments(path: Path | str, check_tools: bool = True) -> Iterator[tuple[str, Environment]]:
-    """Yield `(file and line or row, environment)`, as `read_environments` does."""
+    """Yield `(file and line or row, environment)`; otherwise like `read_environments`."""
     for where, record in read_records(path):
         environment = Environment.from_record(record, where)
         if check_tools:
@@ -278,12 +277,12 @@ def located_environments(path: Path | str, check_tools: bool = True) -> Iterator
 
 
 def require_schemas(environment: Environment, where: str) -> None:
-    """Raises BadInput for a tool whose parameters are no JSON Schema, naming `where` and the tool."""
+    """Raises BadInput for a tool whose parameters are not a JSON Schema, with `where` and the tool's name."""
     for tool in environment.tools:
         if problem := schema_problem(tool.parameters):
-            raise BadInput(f"{where}: key 'tools': the parameters of {tool.name!r} are no JSON Schema: {problem}")
+            raise BadInput(f"{where}: key 'tools': the parameters of {tool.name!r} are not a JSON Schema: {problem}")
 
 
 def write_environments(path: Path | str, environments: list[Environment]) -> int:
-    """Write a whole JSONL file; returns the number of lines."""
+    """Write a complete JSONL file; returns the number of lines."""
     return write_jsonl(path, [environment.to_record() for environment in environments])

@@ -1,10 +1,10 @@
-"""The JSON Schemas of tool documents: are they valid, does a value fit, and what may a value be.
+"""JSON Schemas of tool documents: whether they are valid, whether a value fits, and what values are possible.
 
-Schemas are draft 2020-12, which MCP asks for, or draft 7, which many generators still write (only there is `items` a
-list). Documents come as OpenAI and MCP allow them: without parameters, with boolean schemas, references, lists of
-types, empty enums. `parameters_schema` gives all of them one form, `schema_problem` names what is no schema,
-`plain_schema` says what a value may be. A reference is looked up inside its own document only: no file is read and no
-network asked.
+Schemas are draft 2020-12, which MCP requires, or draft 7, which many generators still write (only there is `items` a
+list). Documents have all forms that OpenAI and MCP allow: without parameters, with boolean schemas, references, lists
+of types, empty enums. `parameters_schema` converts them to one form. `schema_problem` reports what is not a schema.
+`plain_schema` describes the possible values. A reference is resolved only within its document: no file is read, and no
+network is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 _DEEPEST = 12
-"""Levels that are followed: a schema may refer to itself."""
+"""Maximum number of levels to follow, because a schema may refer to itself."""
 _TYPES = frozenset(["string", "number", "integer", "boolean", "array", "object", "null"])
 _TEXTS = frozenset(["description", "title", "format", "$comment"])
 _COUNTS = frozenset(["minItems", "maxItems", "minLength", "maxLength"])
@@ -40,9 +40,7 @@ _HINTS = (
 
 
 def parameters_schema(parameters: Any) -> Any:
-    """A tool's `parameters` in one form: nothing, null and `{}` mean none; an object's schema has `type` and
-    `properties`.
-    """
+    """A tool's `parameters` in one form: missing, null and `{}` mean none; an object has `type` and `properties`."""
     whole = {"type": "object", "properties": {}}
     if parameters is None or parameters == {}:
         return whole
@@ -52,7 +50,7 @@ def parameters_schema(parameters: Any) -> Any:
 
 
 def schema_problem(parameters: Any) -> str:
-    """What makes `parameters` no schema of an object, with the place in it; empty if nothing does."""
+    """Why `parameters` is not an object schema, with the location of the problem. Empty if it is valid."""
     if not isinstance(parameters, dict):
         return f"expected a JSON Schema object, got {json.dumps(parameters)[:80]}"
     if not _plainly_valid(parameters, 0):
@@ -66,7 +64,7 @@ def schema_problem(parameters: Any) -> str:
 
 
 def _plainly_valid(schema: Any, depth: int) -> bool:
-    """Whether a schema is valid at a glance: most are, and the metaschema takes two milliseconds to say so."""
+    """Whether a quick check shows that a schema is valid. Most are, and the metaschema check takes two milliseconds."""
     if isinstance(schema, bool):
         return True
     if not isinstance(schema, dict) or depth > _DEEPEST:
@@ -116,11 +114,11 @@ def _metaschema_problem(schema: str) -> str:
 
 
 class CannotApply(ValueError):
-    """A valid schema that cannot be used: a pattern that does not compile, a reference to nowhere, endless nesting."""
+    """A valid schema that cannot be applied: a pattern that does not compile, a dangling reference, endless nesting."""
 
 
 def fits(value: Any, schema: Any, parameters: Mapping[str, Any]) -> bool:
-    """Whether a value fits a schema that stands in `parameters`. Raises CannotApply."""
+    """Whether a value fits a schema that is part of `parameters`. Raises CannotApply."""
     validator = _validator(json.dumps(parameters, sort_keys=True))
     try:
         return next(iter(validator.descend(value, schema)), None) is None
@@ -132,16 +130,16 @@ def fits(value: Any, schema: Any, parameters: Mapping[str, Any]) -> bool:
 def _validator(parameters: str) -> Validator:
     parsed = json.loads(parameters)
     modern = _plainly_valid(parsed, 0) or Draft202012Validator(Draft202012Validator.META_SCHEMA).is_valid(parsed)
-    # an empty registry: a reference in a document never makes this process read a file or ask a network
+    # an empty registry: a reference in a document never makes this process read a file or use the network
     return (Draft202012Validator if modern else Draft7Validator)(parsed, registry=Registry())
 
 
 def plain_schema(schema: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema in plain keywords: references followed, `allOf` joined, the first alternative taken, `const` as an
-    enum.
+    """The schema in plain keywords: follow references, join `allOf`, use the first alternative, turn `const` to `enum`.
 
-    `type` is one type, the first that is not null; without one, what the other keywords speak of, else a string: so is
-    read what takes any value. `parameters` is the document's whole schema, in which references are looked up.
+    `type` is a single type: the first that is not null. Without a type, it follows from the other keywords, and is
+    string if they imply none or the schema accepts any value. `parameters` is the document's complete schema, in which
+    references are looked up.
     """
     plain = _joined(schema, parameters, 0)
     if "const" in plain:
@@ -159,7 +157,7 @@ def _joined(schema: Any, parameters: Mapping[str, Any], depth: int) -> dict[str,
         return {"type": "null"}
     if not isinstance(schema, dict) or depth > _DEEPEST:
         return {}
-    # benchmarks bring schemas that are none: what cannot be meant says nothing
+    # benchmarks contain invalid schemas: ignore a keyword whose value has the wrong type
     schema = {key: value for key, value in schema.items() if isinstance(value, _SHAPES.get(key, object))}
     parts = [_at(parameters, schema["$ref"])] if isinstance(schema.get("$ref"), str) else []
     parts += schema.get("allOf") or []
@@ -178,7 +176,7 @@ def _joined(schema: Any, parameters: Mapping[str, Any], depth: int) -> dict[str,
 
 
 def _at(parameters: Any, reference: str) -> Any:
-    """What a reference such as `#/$defs/Point` names; anything will do for one that names nothing here."""
+    """The target of a reference such as `#/$defs/Point`. A dangling reference accepts any value."""
     found = parameters
     for part in reference.removeprefix("#").split("/")[1:] if reference.startswith("#") else ["/"]:
         part = part.replace("~1", "/").replace("~0", "~")
@@ -192,7 +190,7 @@ def _at(parameters: Any, reference: str) -> Any:
 
 
 def without_filled_nulls(arguments: Any, schema: Any, parameters: Mapping[str, Any]) -> Any:
-    """The arguments without the keys that are null where `schema` neither requires them nor takes null."""
+    """The arguments without null keys that `schema` neither requires nor allows to be null."""
     plain = plain_schema(schema, parameters)
     if isinstance(arguments, list):
         items = plain.get("items", True)

@@ -1,7 +1,7 @@
-"""Arithmetic steps: what the operations of `relations.OPERATIONS` compute, and how numbers are read and written.
+"""Arithmetic steps: the operations of `relations.OPERATIONS`, and how numbers are read and written.
 
-The published data ends many questions with a calculator tool (paper/README.md, "The published data, counted"). The same
-expressions go into the tools' source, so that a tool computes what the question's gold answer says.
+Many published questions end with a calculator tool (paper/README.md, "The published data, counted"). The tools' source
+uses the same expressions, so a tool computes the question's gold answer.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ CONSTANTS: dict[str, tuple[int, int, int]] = {
     "product": (2, 12, 1),
     "percentage": (5, 95, 5),
 }
-"""Which numbers a question may give for {y}: first, last, step."""
+"""The numbers that a question may use for {y}: first, last, step."""
 
 _NUMBER = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?")
 
 
 def number_of(text: str) -> float | int | None:
-    """The number that a value as people write it stands for ("35,310" -> 35310), None if it is no number."""
+    """The number in a value as people write it ("35,310" -> 35310), or None if it is not a number."""
     if not _NUMBER.fullmatch(text):
         return None
     number = float(text.replace(",", ""))
@@ -39,6 +39,6 @@ def written(value: float) -> str:
 
 
 def calculate(operation: str, a: float, b: float) -> str:
-    """The written result. KeyError for an operation that is no key of EXPRESSIONS."""
+    """The result as text. KeyError for an operation that is not a key of EXPRESSIONS."""
     results = {"sum": a + b, "difference": abs(a - b), "product": a * b, "percentage": a * b / 100}
     return written(results[operation])

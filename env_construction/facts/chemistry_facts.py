@@ -1,6 +1,4 @@
-"""Facts about elements, their discoverers and isotopes, from mendeleev's SQLite file (its import alone would take 3
-s).
-"""
+"""Facts about elements, their discoverers and isotopes, from mendeleev's SQLite file (importing it would take 3 s)."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ from pathlib import Path
 
 from env_construction.facts.fact_tables import Tables, thousands
 
-# Rows that do not name one person.
+# Rows that do not name a single person.
 _NO_PERSON = re.compile(r",|;| and |ancient|team|University|Laborator|Institute|\d")
 
 
 def load_chemistry(tables: Tables) -> None:
-    """Fill the tables of elements, scientists and isotopes. Raises ModuleNotFoundError without mendeleev."""
+    """Fill the tables of elements, scientists and isotopes. Raises ModuleNotFoundError if mendeleev is missing."""
     connection = sqlite3.connect(f"file:{_package_file('mendeleev', 'elements.db')}?mode=ro", uri=True)
     connection.row_factory = sqlite3.Row
     try:

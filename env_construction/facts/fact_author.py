@@ -1,9 +1,9 @@
 """The fact author: environments from real facts, without a language model, deterministic and unlimited.
 
-Questions are random graphs of lookups over the relations of `relations.csv`; tools are lookups over this environment's
+Questions are random graphs of lookups over the relations of `relations.csv`. Tools are lookups over this environment's
 world (`fact_world.py`), real or counterfactual. Every choice comes from
 `random.Random(f"{seed}:{split}:{index}:{attempt}:{stage}")`.
-Paper section 3.1; stands in for the paper's GPT-4o.
+Paper section 3.1; this author replaces the paper's GPT-4o.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _FEWEST_ROWS = 3
 
 
 class FactNotes(BaseModel):
-    """What the fact author remembers between stages: its tools, and the values of this environment's world."""
+    """The fact author's memory between stages: its tools, and the values of this environment's world."""
 
     blueprints: dict[str, Blueprint] = Field(default_factory=dict)
     known: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
 class FactAuthor:
-    """Implements `Author`. It never needs a second try at a stage: what fails its checks is another draft's luck."""
+    """Implements `Author`. It never retries a stage: if its checks fail, another draft is tried."""
 
     name = "facts"
     tries = 1
@@ -62,7 +62,7 @@ class FactAuthor:
         return WrittenDocument(document=document, arguments=blueprint.arguments(step.function, step.inputs))
 
     def integrate(self, draft: Draft, problem: str | None) -> Toolset:
-        """One tool a relation; relations of one family share a tool with a selector."""
+        """One tool per relation; relations of one family share a tool with a selector."""
         groups: dict[str, list[str]] = defaultdict(list)
         for step in draft.plan.steps:
             group = groups[BY_NAME[step.function].family or step.function]
@@ -125,7 +125,7 @@ class FactAuthor:
         return Toolset(tools=[describe(blueprint, verbose) for blueprint in blueprints], calls=calls)
 
     def _unneeded(self, draft: Draft, blueprints: list[Blueprint], level: Level, rng: random.Random) -> list[Blueprint]:
-        """Plausible tools that the question does not need, treated by the other strategies like the needed ones."""
+        """Plausible tools that the question does not need. The other strategies treat them like the needed ones."""
         view = _view(draft)
         count = draw_weighted(rng, level.tools[draft.scenario]) - len(blueprints)
         taken = {name for blueprint in blueprints for name in blueprint.relations}
@@ -157,7 +157,7 @@ class FactAuthor:
         return added
 
     def _rows(self, draft: Draft, blueprint: Blueprint, world: World, rng: random.Random) -> dict[str, Any]:
-        """The tool's data: what the question needs, the question's other entities, and more that give other answers."""
+        """The tool's data: what the question needs, the question's other entities, and more with other answers."""
         level = LEVELS[draft.level]
         steps = draft.plan.steps
         answers = [step.answer for step in steps]
@@ -198,9 +198,7 @@ class FactAuthor:
     def _cells(
         self, relation: Relation, key: tuple[str, ...], world: World, rng: random.Random, avoid: list[str]
     ) -> dict[str, str]:
-        """A value in all its units ({"": text} without units); empty where it is missing or would give away an
-        answer.
-        """
+        """A value in all its units ({"": text} without units). Empty if it is missing or would reveal an answer."""
         if any(name not in world.view.members[relation.name] for name in key):
             return {}
         value = world.value(relation, key, rng)
@@ -220,7 +218,7 @@ def _notes(draft: Draft) -> FactNotes:
 
 
 def _blueprint(draft: Draft, base: str, relations: list[str], selector: str = "") -> Blueprint:
-    """A tool with the level's kind of name; the selector only where there is something to select."""
+    """A tool with the level's kind of name. It gets the selector only if there is something to select."""
     rng = stage_rng(draft, f"naming:{base}")
     name = f"{base}_{rng.choice(SUFFIXES)}" if LEVELS[draft.level].verbose else base
     chosen = ("operation" if BY_NAME[relations[0]].compute else selector) if len(relations) > 1 else ""
@@ -228,9 +226,7 @@ def _blueprint(draft: Draft, base: str, relations: list[str], selector: str = ""
 
 
 def _generalized(draft: Draft, blueprint: Blueprint, taken: set[str], rng: random.Random) -> Blueprint:
-    """Functional generalization: the tool serves its relation's whole family, or further facts about the same type of
-    entity.
-    """
+    """Functional generalization: the tool serves its relation's family, or more facts about the same entity type."""
     level, view, relation = LEVELS[draft.level], _view(draft), blueprint.first
     if rng.random() >= level.generalize_share or (relation.pair and not relation.compute):
         return blueprint
@@ -279,5 +275,5 @@ def _flatten(blueprint: Blueprint, row: dict[str, dict[str, str]]) -> Any:
 
 
 def _is_close(relation: Relation, needed: list[Relation]) -> bool:
-    """Easily mistaken: about the same type of entity, or the same key of another type."""
+    """Whether it is easy to confuse: about the same type of entity, or the same key of another type."""
     return any(relation.subject == other.subject or relation.key == other.key for other in needed)

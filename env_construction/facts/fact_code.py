@@ -1,4 +1,4 @@
-"""Python source of the fact author's tools (stage 5): a table, checks of the arguments, a lookup, the result."""
+"""Python source of the fact author's tools (stage 5): a table, argument checks, a lookup, the result."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def convert(relation: Relation, value: str) -> dict[str, str]:
 
 
 def write_source(blueprint: Blueprint, document: ToolDocument, rows: dict[str, Any], verbose: bool) -> str:
-    """Source of the tool over `rows`: {entity or "a|b": value, or {option or unit: value}}; arithmetic needs no
-    rows.
-    """
+    """Source of the tool over `rows`: {entity or "a|b": value or {option or unit: value}}. Arithmetic needs no rows."""
     lines = [_signature(blueprint)]
     if verbose:
         lines += _docstring(document)
@@ -152,7 +150,7 @@ def _extra_checks(parameter: Parameter, extra: Extra) -> list[str]:
 
 
 def _exactness(blueprint: Blueprint) -> str:
-    """The condition under which a name has to match letter by letter."""
+    """The condition under which a name must match exactly."""
     names = {extra.name for extra in blueprint.extras}
     conditions = [f'{name} == "exact"' for name in ("match_mode",) if name in names]
     return " or ".join(conditions + [name for name in ("strict",) if name in names])

@@ -1,7 +1,7 @@
 """Questions from relations: a random directed acyclic graph of lookups, grown to a scenario's shape.
 
-A node looks up one relation for an entity, or for what an earlier node found; the last nodes may be arithmetic on what
-was found. `fact_wording.py` puts the graph into English. Paper section 3.1, scenario decomposition.
+A node looks up one relation for an entity, or for the result of an earlier node. The last nodes may be arithmetic on
+the results. `fact_wording.py` writes the graph in English. Paper section 3.1, scenario decomposition.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NUMBERS = ("integer", "year", "quantity")
 
 @dataclass
 class Node:
-    """One lookup. `sources` are given values (str) or indices of earlier nodes (int); `value` is what it finds."""
+    """One lookup. `sources` are given values (str) or indices of earlier nodes (int); `value` is its result."""
 
     relation: Relation
     sources: list[str | int]
@@ -40,9 +40,9 @@ class Graph:
         self.used: set[str] = set()
 
     def add(self, relation: Relation, sources: list[str | int], numeric: bool = False) -> bool:
-        """Append a lookup; False where the world has no value, or the value was seen before (a loop in the question).
+        """Append a lookup. False if the world has no value, or the value was seen before (a loop in the question).
 
-        With `numeric` the value has to be a number that may be an argument of a further call.
+        With `numeric`, the value must be a number that may be an argument of another call.
         """
         subjects = tuple(source if isinstance(source, str) else self.nodes[source].value for source in sources)
         members = self.world.view.members.get(relation.name)
@@ -65,7 +65,7 @@ class Graph:
         )
 
     def fresh(self, relations: list[Relation]) -> list[Relation]:
-        """Those that no node uses yet, nor another of their family; all of them where the level does not care."""
+        """Relations that no node uses yet, and no other of their family; all relations if the level does not care."""
         if not self.world.view.level.distinct:
             return relations
         taken = {node.relation.family or node.relation.name for node in self.nodes}
@@ -80,7 +80,7 @@ class Graph:
         return not self.used & set(names) and self.add(relation, list(names))
 
     def extend(self, source: int, entity_valued: bool = False, numeric: bool = False) -> bool:
-        """A lookup for what node `source` found."""
+        """Add a lookup for the result of node `source`."""
         kind = self.nodes[source].relation.value
         choices = [
             relation
@@ -93,15 +93,13 @@ class Graph:
         return bool(choices) and self.add(self.rng.choice(choices), [source], numeric)
 
     def join(self, a: int, b: int) -> bool:
-        """A lookup that needs what two nodes found."""
+        """Add a lookup that needs the results of two nodes."""
         kind = self.nodes[a].relation.value
         choices = self.fresh([relation for relation in self.world.view.by_subject.get(kind, ()) if relation.pair])
         return bool(choices) and kind == self.nodes[b].relation.value and self.add(self.rng.choice(choices), [a, b])
 
     def operate(self) -> bool:
-        """Arithmetic on the last number found: with another number found, where there is one of its kind, else with a
-        given one.
-        """
+        """Arithmetic on the last number found, with another number of its kind if there is one, else a given one."""
         numbers = [
             index
             for index, node in enumerate(self.nodes)
@@ -141,7 +139,7 @@ class Graph:
 
 
 def grow_graph(scenario: Scenario, hops: int, world: World, rng: random.Random) -> Graph:
-    """A graph of `hops` lookups with the scenario's shape. Raises Rejected("no_graph") after bounded tries."""
+    """A graph of `hops` lookups with the scenario's shape. Raises Rejected("no_graph") after several failed tries."""
     grow = {
         "single_hop": _grow_parallel,
         "parallel_single_hop": _grow_parallel,
@@ -156,7 +154,7 @@ def grow_graph(scenario: Scenario, hops: int, world: World, rng: random.Random) 
 
 
 def _root_relation(graph: Graph, relations: list[Relation], evenly: float = 1.0) -> list[Relation]:
-    """One of `relations` that is fresh, in a list; empty if none is. `evenly` < 1 evens out the weights."""
+    """A list with one fresh relation of `relations`, or an empty list. `evenly` < 1 evens out the weights."""
     fresh = graph.fresh(relations)
     roots = graph.world.view.roots
     return graph.rng.choices(fresh, [roots[relation.name] ** evenly for relation in fresh]) if fresh else []
@@ -167,7 +165,7 @@ def _leading_to_entities(graph: Graph) -> list[Relation]:
 
 
 def _grow_parallel(graph: Graph, hops: int) -> bool:
-    # One relation asked for several entities: such documents are merged into one tool in stage 3.
+    # one relation for several entities: stage 3 merges such documents into one tool
     relations = graph.world.view.relations
     same = hops > 1 and graph.rng.random() < graph.world.view.level.same_share
     relation = _root_relation(graph, relations)
@@ -230,7 +228,7 @@ def _start_join(graph: Graph, hops: int) -> bool:
 
 
 def _connected(graph: Graph) -> bool:
-    """Every sink depends on something: a lookup that stands alone would make a parallel question of it."""
+    """Whether every sink depends on something: an isolated lookup would make it a parallel question."""
     uses = graph.uses()
     return all(
         any(isinstance(source, int) for source in node.sources) or uses[index] for index, node in enumerate(graph.nodes)

@@ -1,7 +1,7 @@
-"""Tables of facts and how values are written: what the loaders of the data packages share.
+"""Tables of facts and how values are written, shared by the loaders of the data packages.
 
-A table is {entity: value}, one for each relation, all strings. `Tables.put` drops empty values; `usable` says which
-names can be quoted in a question and in a call.
+A table is {entity: value}, one per relation, all strings. `Tables.put` drops empty values. `usable` says which names
+can be quoted in a question and in a call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EARTH_KM = 6371.0
 
 
 class Tables:
-    """{relation: {entity: value}} in the making, the places that pairs need, and the country names by ISO code."""
+    """{relation: {entity: value}} while it is built, the places that pairs need, and country names by ISO code."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Table] = defaultdict(dict)
@@ -27,7 +27,7 @@ class Tables:
         self.country_names: dict[str, str] = {}
 
     def put(self, relation: str, subject: str, value: str | None) -> None:
-        """Note a fact; a missing or blank value is no fact."""
+        """Add a fact; a missing or blank value is ignored."""
         if value and value.strip():
             self.rows[relation][subject] = value.strip()
 
@@ -56,12 +56,12 @@ def unit_vector(latitude: float, longitude: float) -> tuple[float, float, float]
 
 
 def usable(name: str) -> bool:
-    """A name can be quoted in a question and in a call: no separators that matching or listing would split at."""
+    """Whether a name can be quoted in a question and a call: no separators that matching or listing would split at."""
     return 2 < len(name) <= 48 and not any(mark in name for mark in (",", ";", "(", "/", '"', "\\", "{", "\n"))
 
 
 def unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Keep what is named once and usable."""
+    """Keep the usable names that occur only once."""
     pairs = list(pairs)
     counts = Counter(name for name, _ in pairs)
     return {name: value for name, value in pairs if counts[name] == 1 and usable(name)}

@@ -1,7 +1,7 @@
 """Tools of the fact author: what a tool serves, its document, and the parameters that stage 4 adds to it.
 
-A `Blueprint` is all that there is to know about a tool; its document (here) and its source (`fact_code.py`) are
-functions of it, so that both always agree. The optional parameters come from `parameters.csv`.
+A `Blueprint` describes a tool completely. Its document (here) and its source (`fact_code.py`) are functions of it, so
+they always agree. The optional parameters come from `parameters.csv`.
 """
 
 from __future__ import annotations
@@ -37,25 +37,28 @@ _LEADS = (
     "Returns {thing}, taken from a curated data set.",
 )
 _MIDDLES = (
-    "The required parameters say what is looked up; the optional ones narrow the search or change how the result is presented.",
+    "The required parameters say what is looked up; the optional ones narrow the search or change how the result is "
+    "presented.",
     "Designed for step-by-step research in which the result of one request becomes the input of the next one.",
-    "Suited both to single questions and to longer chains of questions, where it serves as one step among several others.",
-    "The request is answered from local data alone, without any connection to other services, and within a fraction of a second.",
+    "Suited both to single questions and to longer chains of questions, where it serves as one step among several "
+    "others.",
+    "The request is answered from local data alone, without any connection to other services, and within a fraction of "
+    "a second.",
 )
 _TAILS = (
-    "Names that the data set does not hold are reported as an error that says what is unknown, so that the request can be "
-    "corrected and sent once more.",
-    "The same request always gives the same result; parameters that are left out take the documented default, or are not "
-    "taken into account at all.",
-    "Arguments of a wrong type, or outside of the documented range, are refused with a message that names the parameter and "
-    "says what it expects instead.",
-    "Every parameter is described below together with its type; where a list of permitted values is given, no other value "
-    "is accepted in its place.",
+    "Names that the data set does not hold are reported as an error that says what is unknown, so that the request can "
+    "be corrected and sent once more.",
+    "The same request always gives the same result; parameters that are left out take the documented default, or are "
+    "not taken into account at all.",
+    "Arguments of a wrong type, or outside of the documented range, are refused with a message that names the "
+    "parameter and says what it expects instead.",
+    "Every parameter is described below together with its type; where a list of permitted values is given, no other "
+    "value is accepted in its place.",
 )
 
 
 class Extra(BaseModel):
-    """A further parameter of a tool: a row of parameters.csv. Required ones have no default."""
+    """An additional parameter of a tool: a row of parameters.csv. Required ones have no default."""
 
     name: str
     required: bool = False
@@ -63,7 +66,7 @@ class Extra(BaseModel):
 
 
 class Parameter(BaseModel):
-    """A row of parameters.csv. `effect` names what it does to the result ("" = it is checked, and changes nothing)."""
+    """A row of parameters.csv. `effect` names its effect on the result ("": it is checked but changes nothing)."""
 
     name: str
     scope: str
@@ -78,7 +81,7 @@ class Parameter(BaseModel):
 
     @property
     def kind(self) -> str:
-        """For weighting: text, enum, boolean, object, number, array or integer."""
+        """The kind for weighting: text, enum, boolean, object, number, array or integer."""
         return ("enum" if self.options else "text") if self.type == "string" else self.type
 
     def schema_of(self, extra: Extra) -> dict[str, Any]:
@@ -102,8 +105,8 @@ class Parameter(BaseModel):
 class Blueprint(BaseModel):
     """A tool over one or more relations of one subject type.
 
-    `selector` names the parameter that chooses the relation ("" with a single one); `unit_choice` adds a `unit`
-    parameter; `form` is how entities are passed; `words` chooses among the wordings of the description.
+    `selector` names the parameter that chooses the relation ("" if there is only one). `unit_choice` adds a `unit`
+    parameter. `form` is how entities are passed. `words` chooses one of the wordings of the description.
     """
 
     name: str
@@ -161,7 +164,7 @@ class Blueprint(BaseModel):
 
 
 def describe(blueprint: Blueprint, verbose: bool) -> ToolDocument:
-    """The document that the model sees. Unless `verbose`, a parameter that its own name explains has no description."""
+    """The document that the model sees. Without `verbose`, self-explanatory parameters have no description."""
     properties = _entity_schemas(blueprint, verbose)
     if blueprint.selector:
         chooser: dict[str, Any] = {"type": "string", "enum": [blueprint.option(name) for name in blueprint.relations]}
@@ -186,7 +189,9 @@ def _entity_schemas(blueprint: Blueprint, verbose: bool) -> dict[str, Any]:
         listed: dict[str, Any] = {"type": "array", "items": {"type": kind}, "minItems": count}
         if count > 1:
             listed["maxItems"] = count
-        how = f"{'Two' if count > 1 else 'One or more'} {noun} {'values' if kind == 'number' else 'names'}{spelled and ', each written out in full'}."
+        number = "Two" if count > 1 else "One or more"
+        what = "values" if kind == "number" else "names"
+        how = f"{number} {noun} {what}{spelled and ', each written out in full'}."
         return {blueprint.array_name: listed | ({"description": how} if verbose else {})}
     if blueprint.form == "object":
         inner = {"type": "object", "properties": {"name": {"type": kind, **described}}, "required": ["name"]}
@@ -222,7 +227,7 @@ def _description(blueprint: Blueprint, verbose: bool) -> str:
 
 @lru_cache(maxsize=1)
 def parameters() -> dict[str, Parameter]:
-    """The catalog of further parameters, by name."""
+    """The catalog of additional parameters, by name."""
     catalog = {}
     with Path(__file__).with_name("parameters.csv").open(encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
@@ -248,9 +253,7 @@ def parameters() -> dict[str, Parameter]:
 
 @lru_cache(maxsize=64)
 def _choices(subject: str) -> dict[str, list[str]]:
-    """{kind: names of parameters} that suit a subject type; "required <kind>" holds those that a call can be asked to
-    give.
-    """
+    """{kind: names of parameters} that suit a subject type; "required <kind>": those that a call may have to give."""
     found: dict[str, list[str]] = defaultdict(list)
     for parameter in parameters().values():
         if parameter.scope == "any" or subject in SCOPES[parameter.scope]:
@@ -261,7 +264,7 @@ def _choices(subject: str) -> dict[str, list[str]]:
 
 
 def expand_parameters(blueprint: Blueprint, level: Level, required: float, rng: random.Random) -> None:
-    """Add parameters until the tool has as many as the level draws; `required` of them, on average, are required."""
+    """Add parameters until the tool has as many as the level draws. On average, `required` of them are required."""
     catalog, choices = parameters(), _choices(blueprint.first.subject)
     total = rng.choices(list(level.parameters), weights=list(level.parameters.values()))[0]
     taken = set(blueprint.required) | set(blueprint.inputs)
@@ -287,6 +290,6 @@ def expand_parameters(blueprint: Blueprint, level: Level, required: float, rng: 
 
 @lru_cache(maxsize=16)
 def _defaults_in(kind: str) -> float:
-    """Which share of the catalog's parameters of a kind has a default at all."""
+    """The share of the catalog's parameters of a kind that have a default."""
     rows = [parameter for parameter in parameters().values() if parameter.kind == kind]
     return max(0.01, sum(parameter.default is not None for parameter in rows) / len(rows))

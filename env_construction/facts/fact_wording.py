@@ -1,8 +1,7 @@
 """Graphs of lookups in English: the question, its sub-questions, and how the final answer follows from the sub-answers.
 
-A node that is used once is nested in the phrase of its user ("the currency of the country of X"); one that is used by
-several gets a sentence and a name of its own ("Take the country of X. ... that country ..."). Paper section 3.1,
-scenario decomposition.
+A node with one user is nested in its user's phrase ("the currency of the country of X"). A node with several users gets
+a separate sentence and name ("Take the country of X. ... that country ..."). Paper section 3.1, scenario decomposition.
 """
 
 from __future__ import annotations
@@ -61,9 +60,7 @@ def _listing(parts: list[str], last: str = "and") -> str:
 
 
 def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
-    """(question, answer, rule) of a question about several entities' values of one numeric relation; None for other
-    graphs.
-    """
+    """(question, answer, rule) about several entities' values of one numeric relation, or None for other graphs."""
     relation = graph.nodes[0].relation
     numbers = [number_of(node.value) for node in graph.nodes]
     if (
@@ -106,7 +103,7 @@ def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
 
 
 class _Wording:
-    """Puts a graph into sentences; `rng` chooses among the paraphrases."""
+    """Writes a graph as sentences; `rng` chooses the paraphrases."""
 
     def __init__(self, graph: Graph, rng: random.Random) -> None:
         self.graph = graph
@@ -152,7 +149,7 @@ class _Wording:
 
     def _phrase(self, index: int) -> str:
         node = self.graph.nodes[index]
-        # Only the first phrase ends in its entity: "the country where the city that ... lies lies" is hard to read.
+        # Only the first phrase may end in its entity: "the country where the city that ... lies lies" is hard to read.
         nested = any(isinstance(source, int) and source not in self.names for source in node.sources)
         phrase = node.relation.phrases[0] if nested else self.rng.choice(node.relation.phrases)
         return _fill(phrase, node.relation, self._sources(index))

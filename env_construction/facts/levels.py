@@ -1,9 +1,8 @@
-"""How complex environments are, as data: one row a level. `compact` feeds the tiny CPU policy, `paper` follows the
-published data.
+"""The complexity levels of environments, as data: one row per level.
 
-The row `paper` comes from the table "The published data, counted" (paper/README.md): sub-questions, tools, tools that
-are needed, parameters and required parameters a tool, shares of parameter types, enums and defaults, lengths of
-documents and code.
+`compact` is for the tiny CPU policy, `paper` follows the published data. The row `paper` comes from the table "The
+published data, counted" (paper/README.md): sub-questions, tools, needed tools, parameters and required parameters per
+tool, shares of parameter types, enums and defaults, lengths of documents and code.
 """
 
 from __future__ import annotations
@@ -22,16 +21,21 @@ Weights = dict[int, float]
 class Level:
     """One level of complexity. Weights are {number: weight}, shares are probabilities.
 
-    `hops`: sub-questions; `tools`: tools in all. `rows`: further entities that a tool knows (lowest, highest).
-    `name_pattern`, `name_length`, `value_length` (characters) limit what entities and values look like. `same_share`:
-    that a parallel question asks one relation of several entities; `distinct`: that the lookups of one question avoid
-    each other's tools; `calculator_share`: that a multi-hop question ends in arithmetic; `derived_share`: that a
-    parallel question's answer is a comparison, pick, sum or count over its sub-answers. `generalize_share`: that a tool
-    serves more relations than the question needs; `unit_share`: that a quantity's unit is a parameter; `array_share`
-    and `object_share`: that an entity is passed in an array or an object. `parameters`: parameters a tool; `kinds`:
-    weights of further parameters by kind; `default_share`: that an optional string has a default; `required_extra`:
-    mean number of required further parameters of an unneeded tool. `closeness`: share of unneeded tools that are easily
-    mistaken for a needed one. `verbose`: long documents and code.
+    `hops`: sub-questions; `tools`: all tools. `rows`: additional entities that a tool knows (lowest, highest).
+    `name_pattern`, `name_length`, `value_length` (characters): limits for entities and values.
+    `parameters`: parameters per tool; `kinds`: weights of additional parameters by kind; `required_extra`: mean number
+    of required additional parameters of an unneeded tool. `verbose`: long documents and code.
+
+    The shares are the probability or fraction that
+    - `same_share`: a parallel question asks one relation of several entities;
+    - `distinct`: the lookups of one question avoid each other's tools;
+    - `calculator_share`: a multi-hop question ends in arithmetic;
+    - `derived_share`: a parallel question's answer is a comparison, pick, sum or count over its sub-answers;
+    - `generalize_share`: a tool serves more relations than the question needs;
+    - `unit_share`: a quantity's unit is a parameter;
+    - `array_share`, `object_share`: an entity is passed in an array or an object;
+    - `default_share`: an optional string has a default;
+    - `closeness`: an unneeded tool is easily confused with a needed one.
     """
 
     name: str
@@ -65,12 +69,12 @@ class Level:
 
 
 _LONG_INSTRUCTION = (
-    "Answer the question below with the help of the tools. Whatever you state must come out of a tool call, not out of your own "
-    "knowledge. When a call fails, read the message, change the call and try again until you have the answer.",
-    "You are given tools and a question. Look everything up by calling the tools; do not rely on what you remember. If a tool "
-    "reports an error, correct your call and repeat it, and go on until the question is answered.",
-    "Work out the answer by calling the given tools only: facts that no tool returned do not count. Should a call go wrong, "
-    "mend it and call again, as often as it takes to reach the answer.",
+    "Answer the question below with the help of the tools. Whatever you state must come out of a tool call, not out of "
+    "your own knowledge. When a call fails, read the message, change the call and try again until you have the answer.",
+    "You are given tools and a question. Look everything up by calling the tools; do not rely on what you remember. If "
+    "a tool reports an error, correct your call and repeat it, and go on until the question is answered.",
+    "Work out the answer by calling the given tools only: facts that no tool returned do not count. Should a call go "
+    "wrong, mend it and call again, as often as it takes to reach the answer.",
 )
 
 LEVELS: dict[str, Level] = {
@@ -158,7 +162,7 @@ def draw_weighted(rng: random.Random, weights: Weights) -> int:
 
 
 def level_named(name: str) -> Level:
-    """Raises BadInput with the valid names."""
+    """The level of that name. Raises BadInput with the valid names."""
     if name not in LEVELS:
         raise BadInput(f"level {name!r} is unknown; valid: {', '.join(LEVELS)}")
     return LEVELS[name]

@@ -1,11 +1,12 @@
-"""The relations that the fact author asks about: one row a relation, one source a relation, three wordings each.
+"""The relations that the fact author asks about, each with one source and three wordings.
 
-The rows stand in `relations.csv`. `facts.py` fills each relation's table from the named package; `fact_author.py` turns
-rows into questions, tool documents and tool code. `{x}` (and `{y}` for a relation of two entities) stands for the
-entity or for the phrase that leads to it, so that `ask` of one relation around `phrase` of another makes a multi-hop
-question.
+`relations.csv` has one row per relation. `facts.py` fills each relation's table from the named package.
+`fact_author.py` turns rows into questions, tool documents and tool code. `{x}` (and `{y}` for a relation of two
+entities) is replaced by the entity or by the phrase that leads to it. So `ask` of one relation around `phrase` of
+another makes a multi-hop question.
 
-Paper section 3.1 (scenario decomposition); what the paper's authors asked GPT-4o for comes from data packages here.
+Paper section 3.1 (scenario decomposition). The paper's authors got these facts from GPT-4o; here they come from data
+packages.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 LITERALS = ("text", "integer", "year", "date", "quantity")
 
-# How a type is called in running text: (singular, parameter description).
+# How running text names a type: (singular, parameter description).
 TYPE_NAMES: dict[str, tuple[str, str]] = {
     "country": ("country", "country name"),
     "city": ("city", "city name"),
@@ -41,10 +42,10 @@ TYPE_NAMES: dict[str, tuple[str, str]] = {
 class Relation:
     """A function from one entity (or two) to a value.
 
-    `subject` is an entity type; with `pair` the relation takes two entities of it. `value` is an entity type or one of
-    LITERALS. `unit` is the unit of a quantity, `other_units` maps further units to their factor. Relations that share
-    a `family` can be served by one tool with a selector. With `compute`, it is arithmetic on two numbers instead of a
-    fact: `subject` is "number", and `fact_world.py` computes it.
+    `subject` is an entity type; with `pair`, the relation is about two entities of it. `value` is an entity type or one
+    of LITERALS. `unit` is the unit of a quantity; `other_units` maps more units to their factor. Relations that share a
+    `family` can be served by one tool with a selector. With `compute`, the relation is arithmetic on two numbers
+    instead of a fact: `subject` is "number", and `fact_world.py` computes it.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Relation:
 
 
 def _read_relations() -> tuple[Relation, ...]:
-    """The rows of relations.csv; "|" separates wordings, a blank cell is the default."""
+    """The rows of relations.csv. "|" separates wordings; a blank cell means the default."""
     with Path(__file__).with_name("relations.csv").open(encoding="utf-8", newline="") as handle:
         return tuple(
             Relation(
@@ -92,7 +93,7 @@ def _read_relations() -> tuple[Relation, ...]:
 
 RELATIONS: tuple[Relation, ...] = _read_relations()
 
-# Arithmetic: {x} is what an earlier lookup found, {y} another one, {c} a number that the question gives.
+# Arithmetic: {x} is the result of an earlier lookup, {y} that of another one, {c} a number given in the question.
 OPERATIONS: tuple[Relation, ...] = tuple(
     Relation(
         name=f"number_{compute}",

@@ -1,4 +1,4 @@
-"""The author with a language model: prompts, replies, budget, and the build that survives its mistakes.
+"""The author with a language model: prompts, replies, budget, and a build that recovers from the model's mistakes.
 
 The prompts are in `prompts/`.
 """

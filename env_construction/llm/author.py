@@ -1,19 +1,15 @@
-"""The LLM author: a language model behind an OpenAI-compatible endpoint writes all five stages, from questions or for
-domains.
+"""The LLM author: a language model at an OpenAI-compatible endpoint writes all five stages, from questions or domains.
 
-Paper section 3.1, where GPT-4o is the author. A model proposes; `author.ask_until_valid` checks each proposal by the
-rules that hold for every author, and shows the model the message of the rule that it broke, in the same conversation,
-at most `tries` times. Its code is tried in the sandbox as soon as it is written: the calls that need the tool must
-return their answers. What the final validation finds is mended by `repair.py`. Code that a model wrote never runs
-anywhere else.
+Paper section 3.1, where GPT-4o is the author. The model proposes. `author.ask_until_valid` checks each proposal against
+the rules that apply to every author. If a rule is broken, it shows the model the message in the same conversation, at
+most `tries` times. Code is tried in the sandbox as soon as it is written: the calls that need the tool must return
+their answers. `repair.py` repairs what the final validation finds. Code that a model wrote runs only in the sandbox.
 
-Facts are the model's: nothing here tells whether they are true. Where the build is counterfactual (`--counterfactual`:
-train, dev and half of test unless switched off) they are invented on purpose, so that no policy can answer from memory.
+The model provides the facts, and nothing here checks whether they are true. In a counterfactual build
+(`--counterfactual`: train, dev and half of test by default), they are invented on purpose, so that no policy can answer
+from memory.
 
-Example (a key, where one is needed, in OPENAI_API_KEY; prices in USD per million tokens):
-    python -m env_construction.build --author llm --base-url https://api.openai.com/v1 --model gpt-4o \\
-        --questions questions.txt --level paper --concurrency 16 --budget 20 --price-in 2.5 --price-out 10 \\
-        --out outputs/mine/environments
+Example (the key, if needed, in OPENAI_API_KEY; prices in USD per million tokens):
     python -m env_construction.build --author llm --base-url http://localhost:8000/v1 --model Qwen/Qwen3-14B \
         --domains "museums,river ships" --n-train 200 --n-dev 20 --n-test 40 --out outputs/museums/environments
 """
@@ -41,30 +37,30 @@ SHAPES: dict[Scenario, str] = {
     "single_hop": "One sub-question.",
     "parallel_single_hop": "2 to 6 sub-questions that do not depend on each other.",
     "multi_hop": "A chain of 2 to 10 sub-questions; each one depends on the one right before it.",
-    "parallel_multi_hop": "3 to 11 sub-questions, later ones depending on earlier ones, with at least one fork or join.",
+    "parallel_multi_hop": "3 to 11 sub-questions, later ones depending on earlier ones, with at least one fork or "
+    "join.",
 }
 _SCHEMA = (
-    '{"question": "...", "steps": [{"id": "q1", "question": "...", "answer": "...", "depends_on": [], "function": "...", '
+    '{"question": "...", "steps": [{"id": "q1", "question": "...", "answer": "...", "depends_on": [], '
+    '"function": "...", '
     '"inputs": {"name of input": "value"}}, ...], "answer": "...", "answer_rule": "...", "scenario": "..."}'
 )
 
 
 class WrittenPlan(Decomposition):
-    """Stage 1 as the model replies; `scenario` counts where the question came without one."""
+    """Stage 1 as the model replies. `scenario` counts only if the question came without one."""
 
     scenario: Scenario | None = None
 
 
 class LlmNotes(BaseModel):
-    """What the author remembers of a draft: its conversations with the model, one for each stage and item."""
+    """The author's memory of a draft: its conversations with the model, one per stage and item."""
 
     talks: dict[str, list[dict[str, str]]] = Field(default_factory=dict)
 
 
 class LlmAuthor:
-    """Implements `Author`. Thread-safe: what belongs to a draft is kept in the draft. The sandbox is the caller's to
-    close.
-    """
+    """Implements `Author`. Thread-safe, because the draft holds its own state. The caller closes the sandbox."""
 
     name = "llm"
 
@@ -181,13 +177,13 @@ class LlmAuthor:
         return stage_rng(draft, "instruction").choice(LEVELS[draft.level].instruction)
 
     def _try_out(self, draft: Draft, tool: ToolDocument, source: str) -> None:
-        """Run the calls that need this tool. Raises Rejected where one does not return its answer."""
+        """Run the calls that need this tool. Raises Rejected if one does not return its answer."""
         answers = {step.id: step.answer for step in draft.plan.steps}
         calls = [call for call in draft.calls if call.name == tool.name]
         results = self.sandbox.run({tool.name: source}, [ToolCall(call.name, call.arguments) for call in calls])
         for call, result in zip(calls, results, strict=True):
             if result.status == "fault":
-                continue  # the sandbox's own trouble: the final validation decides
+                continue  # a failure of the sandbox itself: the final validation decides
             answer, shown = answers[call.sub_question], as_data(call.arguments)
             if not result.ok:
                 raise Rejected(
@@ -212,7 +208,7 @@ class LlmAuthor:
     def _ask(
         self, draft: Draft, stage: str, item: str, problem: str | None, as_json: bool = True, **values: Any
     ) -> Reply:
-        """The model's reply; a `problem` goes on with the conversation that led to it."""
+        """The model's reply. A `problem` continues the conversation that led to it."""
         notes = draft.notes if isinstance(draft.notes, LlmNotes) else LlmNotes.model_validate(draft.notes or {})
         key = f"{stage}:{item}" if item else stage
         talk = notes.talks.get(key) if problem is not None else None
@@ -232,7 +228,7 @@ class LlmAuthor:
 
 
 def _check_names(document: ToolDocument) -> None:
-    """Tool and parameters can be names in Python: stage 5 defines a function with them. Raises Rejected."""
+    """Check that tool and parameters are valid Python names, for the function in stage 5. Raises Rejected."""
     properties = document.parameters.get("properties", {})
     for name in (document.name, *(properties if isinstance(properties, dict) else ())):
         if not name.isidentifier() or iskeyword(name) or name.startswith("__"):
@@ -240,7 +236,7 @@ def _check_names(document: ToolDocument) -> None:
 
 
 def _check_dependencies(draft: Draft, step: Step, arguments: dict[str, Any]) -> None:
-    """The call cannot be written without the earlier answers. Raises Rejected."""
+    """Check that the call cannot be written without the earlier answers. Raises Rejected."""
     answers = {other.id: other.answer for other in draft.plan.steps}
     for name in step.depends_on:
         if not answer_in_arguments(answers[name], arguments):
@@ -250,7 +246,7 @@ def _check_dependencies(draft: Draft, step: Step, arguments: dict[str, Any]) -> 
 
 
 def _unmerged(draft: Draft) -> Toolset:
-    """One tool for each document; equal documents are one tool from the start."""
+    """One tool per document. Equal documents become one tool."""
     tools: list[ToolDocument] = []
     calls = []
     for step in draft.plan.steps:
@@ -262,7 +258,7 @@ def _unmerged(draft: Draft) -> Toolset:
 
 
 def _applies(strategy: str, level: Level, missing: int, rng: random.Random) -> bool:
-    """Whether the level asks for the strategy in this environment."""
+    """Whether the level applies the strategy to this environment."""
     if strategy == "toolset_extension":
         return missing > 0
     if strategy == "parameter_expansion":

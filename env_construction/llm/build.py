@@ -1,14 +1,14 @@
-"""Build a data set with the LLM author: many environments under way at once, each repaired until it is valid or given
-up.
+"""Build a data set with the LLM author: many environments at once, each repaired until it is valid or given up.
 
-`build.py --author llm` comes here. Out, in the output folder: `train.jsonl`, `dev.jsonl`, `test.jsonl` with what is
-valid; `rejected.jsonl` with what could not be repaired, by rule and message; `ledger.json`. Lines are written in the
-order of the questions, whatever the concurrency; only what a fault of the endpoint left out comes later. A run that was
-stopped (killed, budget spent, endpoint down) goes on where it was: finished environments are not made again, and what
-the model said before comes from the cache. A fault of the endpoint is no rejection: the next run tries again.
+`build.py --author llm` calls this. Out, in the output folder: `train.jsonl`, `dev.jsonl`, `test.jsonl` with the valid
+environments; `rejected.jsonl` with those that could not be repaired, by rule and message; `ledger.json`.
 
-An environment whose question is there already, or that shares a gold call or sub-question with another split, is given
-up too; so is a domain's question after DOMAIN_ATTEMPTS, a user's question after one.
+Lines are in the order of the questions, whatever the concurrency. Only environments that an endpoint fault skipped come
+later. A stopped run (killed, budget spent, endpoint down) resumes: finished environments are kept, and the model's
+earlier replies come from the cache. An endpoint fault is no rejection; the next run tries again.
+
+An environment is also rejected if its question is a duplicate, or if it shares a gold call or sub-question with another
+split. A domain's question is given up after DOMAIN_ATTEMPTS attempts, a user's question after one.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from env_construction.rules.repair import build_repaired
 
 DOMAIN_ATTEMPTS = 3
 FAULTS_IN_A_ROW = 5
-"""So many environments in a row without an answer from the endpoint end the run."""
+"""The run ends after this many environments in a row without an answer from the endpoint."""
 
 
 @dataclass
 class Outcome:
-    """What became of one index: an environment, or the reason why there is none."""
+    """The result of one index: an environment, or the reason why there is none."""
 
     draft: Draft
     environment: Environment | None = None
@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass
 class SharedKeys:
-    """Which questions there are, and which split each gold call and sub-question belongs to."""
+    """All questions so far, and the split that each gold call and sub-question belongs to."""
 
     questions: set[int] = field(default_factory=set)
     owners: dict[int, str] = field(default_factory=dict)
@@ -78,9 +78,7 @@ def _parts(environment: Environment) -> list[int]:
 
 
 class LlmBuild:
-    """One run over all splits. `faults` counts environments that the endpoint did not answer for, `fault_words` has its
-    words.
-    """
+    """One run over all splits. `faults`: environments without an answer, by kind; `fault_words` explains them."""
 
     def __init__(self, configuration: BuildConfiguration, options: LlmOptions, out: Path) -> None:
         self.configuration = configuration
@@ -96,12 +94,11 @@ class LlmBuild:
         self._faults_in_a_row = 0
 
     def run(self, sizes: Mapping[Split, int]) -> dict[str, dict[str, Any]]:
-        """Build all splits; returns their statistics. Raises BadInput for too few questions and an endpoint that is
-        down.
-        """
+        """Build all splits; returns their statistics. Raises BadInput for too few questions or a dead endpoint."""
         if self.by_question and sum(sizes.values()) > len(self.topics):
             raise BadInput(
-                f"{self.options.questions}: {len(self.topics)} questions for {sum(sizes.values())} environments; set --n-train, --n-dev "
+                f"{self.options.questions}: {len(self.topics)} questions for {sum(sizes.values())} environments; "
+                "add questions, or set --n-train, --n-dev "
                 "and --n-test"
             )
         with self.author.sandbox, JsonlWriter(self.out / "rejected.jsonl") as rejected:
@@ -132,7 +129,7 @@ class LlmBuild:
         ):
             for outcome in outcomes:
                 if self.budget_message:
-                    continue  # it comes in its turn, out of the cache, when the run goes on
+                    continue  # a resumed run writes it in order, from the cache
                 if outcome.stopped is None:
                     outcome = self._distinct(outcome, first)
                 if outcome.stopped is None:
@@ -143,7 +140,7 @@ class LlmBuild:
                     self._take_note(outcome.stopped)
 
     def _take_note(self, stopped: BaseException) -> None:
-        """A spent budget lets what is under way come to its end; faults are counted, many in a row end the run."""
+        """Note why work stopped. After a spent budget, running work finishes; several faults in a row end the run."""
         if isinstance(stopped, BudgetSpent):
             self.budget_message = str(stopped)
         elif isinstance(stopped, AuthorFault):
@@ -159,7 +156,7 @@ class LlmBuild:
     def _in_order(
         self, pool: ThreadPoolExecutor, drafts: Iterator[Draft], first: int
     ) -> Generator[Outcome, None, None]:
-        """Outcomes in the drafts' order, a few under way at a time; none is begun after the budget is spent."""
+        """Outcomes in the drafts' order, with a few in flight. No draft starts after the budget is spent."""
         under_way: deque[Future[Outcome]] = deque()
         going = True
         try:
@@ -186,7 +183,7 @@ class LlmBuild:
         return new_draft(self.configuration, split, index, attempt, topic)
 
     def _outcome(self, draft: Draft, first: int, rejections: Counter[str] | None = None) -> Outcome:
-        """Never raises: what ends the run comes back in `stopped`."""
+        """Build one draft. Never raises: an exception that ends the run is returned in `stopped`."""
         outcome = Outcome(draft, rejections=rejections or Counter())
         try:
             while True:
@@ -212,7 +209,7 @@ class LlmBuild:
         return self._draft(draft.split, draft.index, first + draft.index, draft.attempt + 1)
 
     def _distinct(self, outcome: Outcome, first: int) -> Outcome:
-        """The outcome, or what later attempts gave where its environment repeats another one."""
+        """The outcome, or that of later attempts if its environment repeats another one."""
         while outcome.environment is not None:
             problem = self.keys.problem(outcome.environment)
             if problem is None:
@@ -250,9 +247,7 @@ def _rejection(outcome: Outcome) -> dict[str, Any]:
 
 
 def split_statistics(folder: Path, split: Split) -> dict[str, Any]:
-    """What `build.py` counts for a split, and the yield: how many environments were valid at once, after repair, and
-    not at all.
-    """
+    """The statistics of a split, and its yield: environments valid at once, after repair, or not at all."""
     tally, rejections, flags, repairs = Tally(), Counter[str](), Counter[str](), Counter[str]()
     distinct = {name: DistinctCounter() for name in DISTINCT}
     valid = at_once = 0
@@ -287,9 +282,7 @@ def split_statistics(folder: Path, split: Split) -> dict[str, Any]:
 
 
 def llm_configuration(options: LlmOptions, sizes: Mapping[Split, int]) -> dict[str, Any]:
-    """What the environments depend on besides the build's own configuration; the sizes tell which question goes to
-    which split.
-    """
+    """What the environments depend on besides the build's configuration. The sizes assign questions to splits."""
     return {
         "model": options.model,
         "temperature": options.temperature,

@@ -1,13 +1,13 @@
 """Ask a language model behind an OpenAI-compatible endpoint, at most once for the same request.
 
-The key comes from the environment (OPENAI_API_KEY); it is never written or printed. Rate limits, 5xx answers, broken
-connections and timeouts are retried with growing waits, and `Retry-After` is honoured by all threads at once; what
-lasts is an `AuthorFault`, which says nothing about the model. A key or model that the server refuses is the user's to
-mend: BadInput. A server that does not take an optional field gets its requests without it. What is no completion
-(`server_replies.py`) is a fault in the server's own words.
+The key comes from the environment (OPENAI_API_KEY) and is never written or printed. Rate limits, 5xx answers, broken
+connections and timeouts are retried with growing delays. All threads obey `Retry-After` together. A lasting failure is
+an `AuthorFault`, which says nothing about the model. If the server rejects the key or model, the user must fix that:
+BadInput. If a server rejects an optional field, requests go without it. A reply that is not a completion
+(`server_replies.py`) is a fault, reported in the server's own words.
 
-Answers are kept on disk under the hash of the request (model, endpoint, messages, temperature, seed, length), so that a
-rerun costs nothing, whatever cut the first one off. Only what says something is kept, and what was kept is checked
+Replies are stored on disk under the hash of the request (model, endpoint, messages, temperature, seed, length). So a
+rerun costs nothing, whatever interrupted the first run. Only replies with content are stored, and each one is checked
 again when it is read. Issue 4, "LLM author".
 """
 
@@ -49,9 +49,7 @@ _ABOUT_THIS_REQUEST = (
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model wrote. `finish` is the API's finish reason ("stop", "length", "content_filter"), `refusal` its
-    refusal.
-    """
+    """The model's reply. `finish`: the API's reason ("stop", "length", "content_filter"); `refusal`: its text."""
 
     text: str
     finish: str = "stop"
@@ -59,13 +57,13 @@ class Reply:
 
     @property
     def says_something(self) -> bool:
-        """Silence for no reason is asked for again: it may be the server's."""
+        """Whether the reply has content. Unexplained empty replies are requested again: the server may be the cause."""
         return bool(self.text.strip() or self.refusal) or self.finish != "stop"
 
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """Where to ask and how. Times in seconds; `attempts` counts the first one."""
+    """Where and how to send requests. Times in seconds; `attempts` includes the first one."""
 
     base_url: str
     model: str
@@ -77,13 +75,13 @@ class EndpointOptions:
 
     @property
     def host(self) -> str:
-        """Host and port alone: a base URL may hold a password."""
+        """Only host and port, because a base URL may contain a password."""
         parts = urlsplit(self.base_url)
         return f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
 
 
 class Endpoint:
-    """Thread-safe. `cache` None asks anew each time. Raises BadInput for a base URL that is none."""
+    """Sends requests. Thread-safe. `cache` None sends every request. Raises BadInput for an invalid base URL."""
 
     def __init__(self, options: EndpointOptions, ledger: Ledger, cache: Path | None = None) -> None:
         if not options.base_url.startswith(("http://", "https://")):
@@ -101,10 +99,10 @@ class Endpoint:
         self._not_before = 0.0
 
     def ask(self, stage: str, messages: Sequence[dict[str, str]], seed: int, as_json: bool) -> Reply:
-        """The model's reply to `messages`. `stage` names the account of the ledger.
+        """The model's reply to `messages`. `stage` names the account in the ledger.
 
-        Raises BudgetSpent, AuthorFault, Rejected("request_refused") where the server refuses these messages, and
-        BadInput where it refuses the key or the model.
+        Raises BudgetSpent, AuthorFault, Rejected("request_refused") if the server refuses these messages, and BadInput
+        if it rejects the key or the model.
         """
         request = {
             "endpoint": self.options.host,
@@ -120,8 +118,7 @@ class Endpoint:
         if kept:
             self.ledger.count_cached(stage)
             return kept
-        # Two bytes a token is more tokens than any text has; what is set aside is given back when the true number is
-        # known.
+        # Two bytes per token overestimates any text. Once the true number is known, the difference is released.
         size = len(json.dumps(request["messages"], ensure_ascii=False).encode("utf-8", "surrogatepass"))
         reserved = self.ledger.reserve(size // 2 + 1, self.options.max_tokens)
         try:
@@ -154,7 +151,8 @@ class Endpoint:
                 raise AuthorFault(self._said(error)) from None
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                 raise BadInput(
-                    f"{self.options.host} refuses model {self.options.model!r}: {self._said(error)}; check --base-url, --model and "
+                    f"{self.options.host} refuses model {self.options.model!r}: {self._said(error)}; check --base-url, "
+                    f"--model and "
                     f"{KEY_VARIABLE}"
                 ) from None
             except BadReply as error:
@@ -165,7 +163,7 @@ class Endpoint:
                 raise AuthorFault(self._said(error)) from None
 
     def _adapt(self, message: str) -> bool:
-        """After a refusal that names a field: go on without it. False if none of ours is named."""
+        """After a refusal that names an optional field, leave the field out. False if it names none of ours."""
         with self._lock:
             if "max_completion_tokens" in message and self._length_field == "max_tokens":
                 self._length_field = "max_completion_tokens"
@@ -224,9 +222,7 @@ class Endpoint:
 
 
 def retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds that the server asks to wait (`Retry-After`, seconds or a date), at most LONGEST_RETRY_AFTER_S; None if
-    it does not.
-    """
+    """Seconds that the server asks to wait (`Retry-After`, seconds or date), at most LONGEST_RETRY_AFTER_S, or None."""
     value = error.response.headers.get("retry-after")
     if value is None:
         return None
@@ -249,7 +245,7 @@ def _reply_of(completion: Completion) -> Reply:
 
 
 def _read_reply(path: Path) -> Reply | None:
-    """None for what is not there, is torn, or is none: it is asked for again."""
+    """The stored reply, or None if it is missing, torn or invalid; it is then requested again."""
     try:
         reply = TypeAdapter(Reply).validate_json(path.read_bytes(), strict=True)
     except (OSError, ValueError):

@@ -1,11 +1,11 @@
-"""What the requests to a language model cost, and a budget that is never overrun.
+"""The cost of the requests to a language model, and a budget that is never exceeded.
 
-Out: `ledger.json`, replaced as a whole after every request: requests, tokens and cost, in all and by stage. A second
-run goes on adding to it, so a budget holds for the output folder, however often the run is stopped and continued.
-Answers from the cache cost nothing and are counted apart. Thread-safe.
+Out: `ledger.json`, replaced atomically after every request: requests, tokens and cost, in total and by stage. A second
+run adds to it. So a budget applies to the output folder, however often the run is stopped and resumed. Replies from the
+cache cost nothing and are counted separately. Thread-safe.
 
-Before a request is sent, what it may cost at most is set aside; a request that might go over the budget waits until
-those under way are settled, and if none is, `BudgetSpent` ends the run. Issue 4, "token and cost ledger".
+Before a request is sent, its maximum cost is reserved. A request that might exceed the budget waits until the requests
+in flight are settled. If none is in flight, `BudgetSpent` ends the run. Issue 4, "token and cost ledger".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PER = 1_000_000
 
 @dataclass(frozen=True)
 class Prices:
-    """USD per million tokens of prompt and of completion, and the most to spend in all; None is no limit."""
+    """USD per million tokens of prompt and of completion, and the total budget; None is no limit."""
 
     prompt: float = 0.0
     completion: float = 0.0
@@ -35,9 +35,7 @@ class Prices:
 
 @dataclass
 class Account:
-    """Counts of one stage, or of all. `estimated`: requests whose tokens the server did not tell; `retries`: sent
-    again.
-    """
+    """Counts of one stage, or of all. `estimated`: requests without token counts from the server; `retries`: resent."""
 
     requests: int = 0
     cached: int = 0
@@ -56,7 +54,7 @@ class _Books:
 
 
 class Ledger:
-    """The accounts of a run. `path` None keeps them in memory. Raises BadInput for a file that is no ledger."""
+    """The accounts of a run. `path` None keeps them in memory. Raises BadInput if the file is not a ledger."""
 
     def __init__(self, path: Path | None, prices: Prices) -> None:
         self.path = path
@@ -72,13 +70,14 @@ class Ledger:
         return self._books.total
 
     def reserve(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Set aside the most that a request may cost, USD. Blocks while others are under way; raises BudgetSpent."""
+        """Reserve the maximum cost of a request, in USD. Blocks while others are in flight; raises BudgetSpent."""
         most = self.prices.cost(prompt_tokens, completion_tokens)
         with self._settled:
             while self.prices.budget is not None and self._committed() + most > self.prices.budget:
                 if self._reserved <= 1e-12:
                     raise BudgetSpent(
-                        f"the budget of ${self.prices.budget:g} is spent (${self.total.cost_usd:.4f}; the next request may cost "
+                        f"the budget of ${self.prices.budget:g} is spent (${self.total.cost_usd:.4f}; "
+                        "the next request may cost "
                         f"up to ${most:.4f})"
                     )
                 self._settled.wait()
@@ -88,7 +87,7 @@ class Ledger:
     def settle(
         self, stage: str, reserved: float, prompt_tokens: int, completion_tokens: int, estimated: bool = False
     ) -> None:
-        """A request was answered: its true cost takes the place of what was set aside."""
+        """Replace the reservation of an answered request with its true cost."""
         cost = self.prices.cost(prompt_tokens, completion_tokens)
         with self._settled:
             self._reserved = max(0.0, self._reserved - reserved)
@@ -102,7 +101,7 @@ class Ledger:
             self._settled.notify_all()
 
     def release(self, stage: str, reserved: float) -> None:
-        """A request failed for good."""
+        """Release the reservation of a request that failed permanently."""
         with self._settled:
             self._reserved = max(0.0, self._reserved - reserved)
             for account in self._accounts(stage):
@@ -121,7 +120,7 @@ class Ledger:
                 account.retries += 1
 
     def save(self) -> None:
-        """Write the file; every settled request did so already, but not every answer from the cache."""
+        """Write the file. Every settled request wrote it already, but not every reply from the cache."""
         with self._settled:
             self._write()
 
@@ -138,7 +137,7 @@ class Ledger:
                 Account(**found["total"]), {name: Account(**values) for name, values in found["stages"].items()}
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BadInput(f"{path}: expected a ledger ({error}); restore the file or delete it") from None
+            raise BadInput(f"{path}: expected a ledger ({error}); restore or delete the file") from None
 
     def _write(self) -> None:
         if self.path is None:

@@ -1,8 +1,8 @@
-"""What goes to the language model and what comes back: prompt templates by stage, and replies read as JSON or as code.
+"""Prompts to the language model, and its replies: templates by stage, and replies parsed as JSON or as code.
 
-Templates are `prompts/<name>.md` (jinja2). A template's version is a hash of its text, which goes into the provenance
-of every environment. Values are inserted, never rendered: a question that contains `{{ ... }}` stays text.
-A reply that cannot be read is `Rejected` with a message that tells the model what to mend.
+Templates are `prompts/<name>.md` (jinja2). A template's version is a hash of its text, and the provenance of every
+environment records it. Values are inserted, never rendered: a question that contains `{{ ... }}` stays text.
+A reply that cannot be parsed is `Rejected` with a message that tells the model what to fix.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _templates() -> jinja2.Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """The prompt `prompts/<template>.md` with `values`. Raises jinja2.UndefinedError where one is missing."""
+    """The prompt `prompts/<template>.md` with `values`. Raises jinja2.UndefinedError if one is missing."""
     text = _templates().get_template(f"{template}.md").render(**values)
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
@@ -51,12 +51,12 @@ def prompt_versions() -> dict[str, str]:
 
 
 def as_data(value: Any) -> str:
-    """JSON text for a prompt: what stands in it cannot be mistaken for the prompt's own lines."""
+    """JSON text for a prompt, so that its content cannot be mistaken for lines of the prompt."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def text_of(reply: Reply) -> str:
-    """What the model said, thinking left out. Raises Rejected for a refusal, a reply that was cut off, and silence."""
+    """The model's reply without thinking. Raises Rejected for a refusal, a truncated reply, or an empty one."""
     if reply.refusal or reply.finish == "content_filter":
         raise Rejected("reply_refused", f"the model refused: {reply.refusal or 'content filter'}"[:300])
     if reply.finish == "length":
@@ -82,13 +82,13 @@ def read_model(reply: Reply, model: type[Model]) -> Model:
                 f"{'.'.join(map(str, item['loc'])) or 'the object'}: {item['msg']}"
                 for item in error.errors()[:_SHOWN_ERRORS]
             ]
-            # an object behind a broken one is likely a part of it: the broken one is what to mend
+            # an object after a broken one is probably a part of it, so the broken one must be fixed
             problem = problem or Rejected("reply_schema", "; ".join(found))
     raise problem or Rejected("reply_not_json", "the reply holds no JSON object")
 
 
 def read_source(reply: Reply, name: str) -> str:
-    """The Python source in the reply that defines `name`, as far as there is one. Raises Rejected."""
+    """The Python source in the reply that defines `name`, if there is one. Raises Rejected otherwise."""
     source = python_code(text_of(reply), (name,))
     if source is None or "def " not in source:
         raise Rejected("reply_not_code", f"the reply holds no Python function {name}")

@@ -1,4 +1,4 @@
-"""What a model or a server replied: message content, thinking, fences, malformed replies.
+"""Parse the replies of models and servers: message content, thinking, fences, malformed replies.
 
-One reader of each for the whole project.
+The whole project uses these readers.
 """

@@ -1,7 +1,7 @@
-"""The content of a chat message: a text, a list of typed parts, or nothing -> its text, and its thinking apart from it.
+"""Read the content of a chat message (a text, a list of typed parts, or nothing) as its text and its thinking.
 
-Servers answer so and files hold such messages. Only text is read; a part of another kind (an image, a document) is
-refused by its name, and nothing is ever turned into text by `str()`.
+Servers reply in these forms, and files hold them. Only text is read. A part of another kind (an image, a document) is
+rejected by name, and nothing is ever converted to text with `str()`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ _THINKING_KEYS = ("thinking", "reasoning", "reasoning_content", "text", "summary
 
 
 class MessageContent(NamedTuple):
-    """What a message says, and what its author thought."""
+    """What a message says, and its author's thinking."""
 
     text: str = ""
     thinking: str = ""
 
 
 def read_content(value: Any, between: str = "") -> MessageContent:
-    """The content of a message. `between` joins text parts: a server's reply is cut into pieces, a user writes
-    paragraphs.
+    """The content of a message. `between` joins text parts, because users write paragraphs as separate parts.
 
-    Raises ValueError, naming the part, for what holds no text.
+    Raises ValueError, naming the part, if something is not text.
     """
     if value is None:
         return MessageContent()

@@ -1,16 +1,16 @@
-"""The one reader of what models wrap around a reply: thinking, Markdown fences, sentences before and after.
+"""Read what models wrap around a reply: thinking, Markdown fences, sentences before and after.
 
-All that read a model's text use it: the LLM author, the strict reading of turns, the graders of answers and programs.
+Everything that reads a model's text uses this: the LLM author, strict parsing of turns, the graders of answers and
+programs.
+- Thinking: `<think>...</think>`. An unopened `</think>` closes thinking that the prompt opened, so everything before it
+  is thinking. Unclosed thinking extends to the end.
+- JSON: objects delimit themselves, so fences do not matter. A fence or a tag inside a JSON string is text.
+- Python: fenced blocks as in CommonMark, and as models write them: after a sentence, inside a list, indented, unclosed,
+  closed at the end of a code line. A block ends at the first fence where its code parses, so a fence in a docstring is
+  text. If no block has the code, the lines between the sentences count.
 
-- Thinking: `<think>...</think>`. A `</think>` that nothing opened closes thinking that the prompt opened: all before it
-  is thinking. Thinking that nothing closes runs to the end.
-- JSON: objects delimit themselves, so fences play no part, and a fence or a tag inside a JSON string is text.
-- Python: fenced blocks as CommonMark has them, and as models write them: behind a sentence, inside a list, indented,
-  unclosed, closed at the end of a code line. A block ends at the first fence where its code parses, so that a fence in
-  a docstring is text. Without a block that has the code, the lines between the sentences count.
-
-Of several candidates the last complete one counts: models draft, then correct, and show what they settled on last.
-A Markdown parser is not used: it ends a block at a fence in a docstring and sees no fence behind a sentence.
+Of several candidates, the last complete one counts, because models draft, correct, and then show their final version.
+A Markdown parser would not work: it ends a block at a fence in a docstring and misses a fence after a sentence.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CODE_BEGINS = re.compile(
 )
 _PYTHON = ("", "py", "ipython")
 _MOST_TRIES = 24
-"""Ends of a block, beginnings and ends of unfenced code that are tried: babble full of fences must not take minutes."""
+"""Maximum number of block ends, or starts and ends of unfenced code, to try. Text full of fences must stay fast."""
 
 
 def thinking_spans(
@@ -81,7 +81,7 @@ def outside(text: str, spans: Sequence[Span]) -> str:
 
 
 def said_after_thinking(text: str, opened: bool = False) -> tuple[str, bool]:
-    """`(what stands behind the last thinking, whether thinking was left unclosed)`; if it was, the first is empty."""
+    """`(the text after the last thinking, whether thinking was left unclosed)`. If unclosed, the text is empty."""
     spans = thinking_spans(text, opened)
     end = spans[-1][1] if spans else 0
     if spans and not text[:end].endswith(THINK_CLOSE):
@@ -90,31 +90,31 @@ def said_after_thinking(text: str, opened: bool = False) -> tuple[str, bool]:
 
 
 def without_thinking(text: str) -> str:
-    """All that stands outside of thinking. A tag inside a whole JSON object is text."""
+    """All text outside of thinking. A tag inside a complete JSON object is text."""
     if THINK_OPEN not in text and THINK_CLOSE not in text:
         return text.strip()
     return outside(text, thinking_spans(text, tag=_THINK_TAG_OR_OBJECT, skip=lambda found: _object_at(text, found)[1]))
 
 
 def json_objects(text: str) -> list[dict[str, Any] | ValueError]:
-    """The outermost JSON objects of a text, in order; for what begins like one and cannot be read, the error.
+    """The outermost JSON objects of a text, in order, and an error for each one that cannot be parsed.
 
-    Raw line breaks inside strings are read, as models write them. NaN and Infinity are errors: they are no JSON.
+    Raw line breaks inside strings are accepted, because models write them. NaN and Infinity are errors: invalid JSON.
     """
     found: list[dict[str, Any] | ValueError] = []
     position = 0
     while opening := re.compile(r"\{").search(text, position):
         value, position = _object_at(text, opening)
-        # a brace in a sentence is no object that somebody tried to write
+        # a brace in a sentence is not an attempt to write an object
         if isinstance(value, dict) or re.compile(r'\{\s*(?:"|\Z)').match(text, opening.start()):
             found.append(value)
     return found
 
 
 def _object_at(text: str, opening: re.Match[str]) -> tuple[dict[str, Any] | ValueError, int]:
-    """`(the object or what is wrong with it, where to go on)`. A broken object is read no further than to its fault.
+    """`(the object or its error, where to continue)`. A broken object is read only up to its error.
 
-    Its fault is where strict JSON ends: a string that is not closed would else run into the next object.
+    The error is where strict JSON ends. Otherwise an unclosed string would extend into the next object.
     """
     constants: list[str] = []
     start = opening.start()
@@ -126,23 +126,23 @@ def _object_at(text: str, opening: re.Match[str]) -> tuple[dict[str, Any] | Valu
         except json.JSONDecodeError as strict:
             return error, max(strict.pos, start + 1)
         raise AssertionError from error
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, nesting without end
+    except (ValueError, RecursionError) as error:  # an integer with thousands of digits, endless nesting
         return ValueError(str(error)), len(text)
     return (ValueError(f"{constants[0]} is no JSON number") if constants else value), end
 
 
 @dataclass(frozen=True)
 class FencedBlock:
-    """A fenced block. `language` is lower case, empty without one; `body` has the fence's own indentation taken off."""
+    """A fenced block. `language` is lower case, empty if missing; `body` has the fence's own indentation removed."""
 
     language: str
     body: str
 
 
 def fenced_blocks(text: str, complete: Callable[[str], bool] = lambda body: True) -> list[FencedBlock]:
-    """The fenced blocks of a text, in order; the last one may lack its closing fence.
+    """The fenced blocks of a text, in order. The last one may lack its closing fence.
 
-    A block ends at the first fence where its body is `complete`; if it is so at none, at the first closing fence.
+    A block ends at the first fence where its body is `complete`. If there is none, it ends at the first closing fence.
     """
     lines = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff"))
     blocks: list[FencedBlock] = []
@@ -164,7 +164,7 @@ def fenced_blocks(text: str, complete: Callable[[str], bool] = lambda body: True
 
 
 def _opening(line: str) -> re.Match[str] | None:
-    """The fence that a line opens. Behind a sentence, at most a language may follow it."""
+    """The fence that a line opens. After a sentence, only a language may follow it."""
     found = _OPENING.fullmatch(line) if "```" in line or "~~~" in line else None
     if found and len(found["info"].split()) > 1 and not _CONTAINER.fullmatch(found["before"]):
         return None
@@ -172,7 +172,7 @@ def _opening(line: str) -> re.Match[str] | None:
 
 
 def _ends_of_block(lines: list[str], start: int, opening: re.Match[str]) -> list[tuple[int, list[str], int]]:
-    """`(line that ends the block, code before the fence on that line, line to go on at)`, the likeliest first."""
+    """`(line that ends the block, code before the fence on that line, line to continue at)`, the most likely first."""
     likely: list[tuple[int, list[str], int]] = []
     doubtful: list[tuple[int, list[str], int]] = []
     for number in range(start, len(lines)):
@@ -192,7 +192,7 @@ def _ends_of_block(lines: list[str], start: int, opening: re.Match[str]) -> list
 
 
 def _body(lines: list[str], before: str) -> str:
-    """The lines of a block without what their container puts before them: quote marks, the fence's indentation."""
+    """The lines of a block without the prefix of their container: quote marks, the fence's indentation."""
     for _ in range(before.count(">") if _CONTAINER.fullmatch(before) else 0):
         lines = [re.sub(r"^[ \t]*> ?", "", line) for line in lines]
     indent = len(before.rpartition(">")[2]) if _CONTAINER.fullmatch(before) else 0
@@ -201,7 +201,7 @@ def _body(lines: list[str], before: str) -> str:
 
 
 def python_blocks(text: str) -> list[str]:
-    """The fenced blocks that are, or may be, Python; those of a fenced page too."""
+    """The fenced blocks that are, or may be, Python, including those of a fenced page."""
     found: list[str] = []
     for item in fenced_blocks(text, _parses):
         if item.language in _PYTHON or item.language.startswith("python"):
@@ -212,10 +212,10 @@ def python_blocks(text: str) -> list[str]:
 
 
 def python_code(text: str, names: Sequence[str] = ()) -> str | None:
-    """The program that a reply hands in; `names` are the functions that are wanted (none named: any will do).
+    """The program in a reply. `names` are the functions that it should define (empty: any).
 
     In this order: the last fenced block that parses and defines one; the unfenced lines that do; the last block that
-    defines one and does not parse; the last block that parses; the last block. None without any.
+    defines one and does not parse; the last block that parses; the last block. None if there is no block or code.
     """
     blocks = [block for block in python_blocks(text) if block.strip()]
     if whole := [block for block in blocks if _defines(block, names)]:
@@ -253,15 +253,13 @@ def _defines(code: str, names: Sequence[str]) -> bool:
 
 
 def _unfenced_code(text: str, names: Sequence[str]) -> str | None:
-    """The lines from one that can begin a module up to the last that parses with it, if they define a wanted
-    function.
-    """
+    """The lines from a possible module start to the last line that parses with it, if they define a wanted function."""
     lines = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff"))
     beginnings = [(number, found["indent"]) for number, line in enumerate(lines) if (found := _CODE_BEGINS.match(line))]
     read_to = 0
     for start, indent in beginnings[:_MOST_TRIES]:
         if start < read_to:
-            continue  # a part of what has been parsed, such as a method
+            continue  # part of code that was already parsed, such as a method
         code = []
         for line in lines[start:]:
             if line.strip() and not line.startswith(indent):
@@ -282,7 +280,7 @@ def _unfenced_code(text: str, names: Sequence[str]) -> str | None:
 
 
 def _last_statement(tree: ast.Module) -> int | None:
-    """The line on which a module ends, words behind it that happen to be Python (`Done`, `Note: simple`) left out."""
+    """The last line of a module, without trailing words that happen to be valid Python (`Done`, `Note: simple`)."""
 
     def does_nothing(node: ast.stmt) -> bool:
         if isinstance(node, ast.AnnAssign):

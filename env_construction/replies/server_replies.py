@@ -1,13 +1,13 @@
-"""What an OpenAI-compatible server sends back, checked where it enters: policies, simulated users and the LLM author
-all ask here.
+"""Check the replies of OpenAI-compatible servers. Policies, simulated users and the LLM author all send requests here.
 
-The openai client builds its objects without checking them, so that a page, a null or an object in the wrong place would
-surface far from here. `ask` sends one request and reads the bytes of the answer itself. What servers are known to do is
-read: content as a text, as parts or null; thinking in a field or in parts of its own; arguments as JSON text, as an
-object or null; token counts that are missing; lists that are null. What is no chat completion is a `BadReply` with the
-server's own words, and says whether another try may help: a rate limit or an overload can come with status 200.
+The openai client builds its objects without checking them. A page, a null or an object in the wrong place would then
+cause an error far from here. `ask` sends one request and parses the bytes of the answer itself. It accepts the known
+variants of servers: content as text, as parts or null; thinking in a separate field or in parts; arguments as JSON
+text, as an object or null; missing token counts; lists that are null. A reply that is not a chat completion is a
+`BadReply` with the server's own words. It says whether a retry may help, because a rate limit or an overload can have
+status 200.
 
-Example, as all three users do it:
+Example, as used by all three:
     Retrying(retry=retry_if_exception(may_pass), ...)(ask, client, model="m", messages=[...])
 """
 
@@ -23,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, Validat
 
 from env_construction.replies.message_content import MessageContent, read_content
 
-_PASSING_ERRORS = (  # an endpoint's faults that may be gone at the next try
+_PASSING_ERRORS = (  # endpoint faults that a retry may avoid
     openai.APIConnectionError,
     openai.APITimeoutError,
     openai.RateLimitError,
@@ -32,19 +32,19 @@ _PASSING_ERRORS = (  # an endpoint's faults that may be gone at the next try
 )
 _PASSING_STATUSES = frozenset(map(str, (408, 409, 425, 429, *range(500, 600))))
 _PASSING_WORDS = re.compile(
-    r"rate.?limit|too many requests|overload|unavailable|capacity|try again|temporar|time[d_ -]?out|timeout|server[_ ]error"
+    r"rate.?limit|too many requests|overload|unavailable|capacity|try again|temporar|time[d_ -]?out|timeout"
+    r"|server[_ ]error"
     r"|internal[_ ]error",
     re.IGNORECASE,
 )
-_SHOWN = 300  # characters of the server's words
+_SHOWN = 300  # characters of the server's text to show
 _CUT_OFF = ("length", "max_tokens", "model_length")  # finish reasons
 
 
 class BadReply(Exception):
-    """The server answered with status 200, and it is no chat completion. The message says what it is, in the server's
-    words.
+    """The server answered with status 200, but not with a chat completion. The message quotes the server.
 
-    `passing`: another try may help.
+    `passing`: a retry may help.
     """
 
     def __init__(self, words: str, passing: bool = False) -> None:
@@ -53,7 +53,7 @@ class BadReply(Exception):
 
 
 def _arguments_text(value: Any) -> str:
-    """Arguments as JSON text. No arguments are written as null, as nothing, and as the text null."""
+    """Arguments as JSON text. Servers write missing arguments as null, as nothing, or as the text null."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return "{}" if text.strip() in ("", "null") else text
 
@@ -63,7 +63,7 @@ def _list(value: Any) -> Any:
 
 
 def _or_unknown(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    """A count that cannot be read is unknown: it never costs a reply."""
+    """A count, or unknown if it cannot be parsed. An invalid count never invalidates a reply."""
     try:
         return read(value)
     except ValidationError:
@@ -75,7 +75,7 @@ Count = Annotated[Annotated[int, Field(ge=0, le=2**53)] | None, WrapValidator(_o
 
 
 class CalledFunction(BaseModel):
-    """The function of a call. `arguments` is the JSON text that the model wrote, which may be no JSON."""
+    """The function of a call. `arguments` is the text that the model wrote, which may be invalid JSON."""
 
     name: str
     arguments: Annotated[str, BeforeValidator(_arguments_text)] = "{}"
@@ -86,9 +86,7 @@ class _Call(BaseModel):
 
 
 class ReplyMessage(BaseModel):
-    """The message of a reply. Read `text`, `thinking`, `calls` and `refusal`; the other fields are as servers send
-    them.
-    """
+    """The message of a reply. Use `text`, `thinking`, `calls` and `refusal`; servers define the other fields."""
 
     content: Content = MessageContent()
     reasoning_content: Content = MessageContent()
@@ -99,7 +97,7 @@ class ReplyMessage(BaseModel):
 
     @property
     def text(self) -> str:
-        """What the model says, without its thinking; its refusal where it says nothing else."""
+        """What the model says, without its thinking, or its refusal if it says nothing else."""
         return self.content.text or self.refusal or ""
 
     @property
@@ -110,15 +108,13 @@ class ReplyMessage(BaseModel):
 
     @property
     def calls(self) -> list[CalledFunction]:
-        """The calls that the server read out of the model's turn, in order."""
+        """The calls that the server parsed from the model's turn, in order."""
         found = [call.function for call in self.tool_calls]
         return found or ([self.function_call] if self.function_call else [])
 
 
 class Completion(BaseModel):
-    """One chat completion. `finish`: the server's finish reason, or empty; token counts are None where it does not
-    say.
-    """
+    """One chat completion. `finish`: the server's finish reason, or empty. Token counts are None if it sends none."""
 
     message: ReplyMessage
     finish: str = ""
@@ -127,22 +123,22 @@ class Completion(BaseModel):
 
     @property
     def cut_off(self) -> bool:
-        """Did the reply end at the limit of tokens?"""
+        """Whether the reply ended at the token limit."""
         return self.finish.lower() in _CUT_OFF
 
 
 def ask(client: openai.OpenAI, **fields: Any) -> Completion:
-    """Send one request. Raises BadReply, and openai.OpenAIError for other statuses than 200 and broken connections."""
+    """Send one request. Raises BadReply, and openai.OpenAIError for statuses other than 200 and broken connections."""
     return read_reply(client.chat.completions.with_raw_response.create(**fields).content)
 
 
 def may_pass(error: BaseException) -> bool:
-    """May the same request succeed at another try? For tenacity's retry_if_exception."""
+    """Whether the same request may succeed if it is retried. For tenacity's retry_if_exception."""
     return isinstance(error, _PASSING_ERRORS) or (isinstance(error, BadReply) and error.passing)
 
 
 def words_of(error: BaseException, key: str = "") -> str:
-    """What to tell about a request that failed, on one line: the status and the server's own words, without `key`."""
+    """One line about a failed request: the status and the server's own words, without `key`."""
     if isinstance(error, openai.APIStatusError):
         body = error.body if error.body else error.response.text
         said = _error_text(body) if not isinstance(body, str) else _page_text(body)
@@ -165,7 +161,7 @@ def read_reply(body: bytes) -> Completion:
     if text.startswith("<"):
         raise BadReply(f"no API at this URL: the server sent a page, {_short(_page_text(text))!r}; check the base URL")
     if text.startswith(("data:", "event:")):
-        raise BadReply(f"the server streams its reply, which was not asked for: {_short(text)!r}")
+        raise BadReply(f"the server streams its reply, which was not requested: {_short(text)!r}")
     try:
         payload = json.loads(text)
     except (ValueError, RecursionError):
@@ -209,7 +205,7 @@ def _odd_reply(place: str, wanted: str, text: str) -> BadReply:
 
 
 def _error_reply(payload: Mapping[str, Any]) -> BadReply:
-    """The error that the server reports in place of a completion; `payload` is the whole answer, or its choice."""
+    """The error that the server reports instead of a completion. `payload` is the complete answer, or its choice."""
     error = payload.get("error") or payload
     sources = [source for source in (error, payload) if isinstance(source, Mapping)]
     codes = {str(source.get(key)) for source in sources for key in ("code", "status", "status_code")}
@@ -219,7 +215,7 @@ def _error_reply(payload: Mapping[str, Any]) -> BadReply:
 
 
 def _error_text(payload: Any) -> str:
-    """The words in an error's JSON; all of it where they stand in no usual place."""
+    """The text in an error's JSON, or all of it if the text is in no usual place."""
     if isinstance(payload, str):
         return payload
     if isinstance(payload, Mapping):
@@ -232,11 +228,11 @@ def _error_text(payload: Any) -> str:
 
 
 def _page_text(text: str) -> str:
-    """The words of an HTML page, or the text as it is."""
+    """The text of an HTML page, or the text unchanged."""
     return re.sub(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", " ", text, flags=re.DOTALL | re.IGNORECASE)
 
 
 def _short(text: str) -> str:
-    """One line that any terminal can show."""
+    """One line that any terminal can display."""
     line = " ".join(text.split())[:_SHOWN]
     return "".join(character if character.isprintable() else "?" for character in line)

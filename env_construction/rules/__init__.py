@@ -1,4 +1,4 @@
-"""What every environment must pass: rules, replays, repairs, duplicates.
+"""The rules that every environment must pass, with replays, repairs and duplicates.
 
 `validation.py` has one function per rule.
 """

@@ -1,7 +1,7 @@
-"""Hashes of environments: a set of 8-byte hashes that grows by 16 bytes an environment, and counts of distinct things.
+"""Hashes of environments: a set of 8-byte hashes that needs 16 bytes per environment, and counts of distinct items.
 
-Two environments with one question are duplicates. How many distinct sources, question templates, entity chains and tool
-sets there are is estimated in constant memory (HyperLogLog, 2^14 registers, standard error 0.8%).
+Two environments with the same question are duplicates. The numbers of distinct sources, question templates, entity
+chains and tool sets are estimated in constant memory (HyperLogLog, 2^14 registers, standard error 0.8%).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def hash64(text: str) -> int:
 
 
 def question_key(environment: Environment) -> int:
-    """What two duplicates share: the question without the instruction before it."""
+    """The key that two duplicates share: the question without the instruction before it."""
     return hash64(environment.question.split("Question: ", 1)[-1])
 
 
@@ -68,7 +68,7 @@ class HashSet:
         return bool(self._slots[self._place(key)] == key)
 
     def add(self, key: int) -> bool:
-        """True if the key is new."""
+        """Add a key. True if it is new."""
         place = self._place(key)
         if self._slots[place] == key:
             return False
@@ -93,7 +93,7 @@ class HashSet:
 
 
 class DistinctCounter:
-    """Estimates how many distinct hashes were added; merges with others. Flajolet et al., HyperLogLog (2007)."""
+    """Estimates the number of distinct hashes added; can be merged. Flajolet et al., HyperLogLog (2007)."""
 
     def __init__(self, registers: np.ndarray | None = None) -> None:
         self.registers = np.zeros(1 << _BITS, dtype=np.uint8) if registers is None else registers

@@ -1,4 +1,4 @@
-"""What a rule says of an environment that breaks it."""
+"""A rule's verdict on an environment that breaks it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """A broken rule. `fatal` findings reject the environment, others only flag it. `place`: the tool or sub-question
-    at fault."""
+    """A broken rule. `fatal` findings reject the environment, others only flag it. `place`: tool or sub-question."""
 
     rule: str
     message: str

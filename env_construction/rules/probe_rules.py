@@ -1,6 +1,7 @@
-"""What a tool must not do, judged by its probes (`probes.py`): answer without being asked, repeat what it is told,
-know one thing only, or depend on the day. In the published data, which has no gold plan, a finding is a flag;
-elsewhere it is an error.
+"""Rules about a tool's behavior, checked with its probes (`probes.py`).
+
+A tool must not answer without being asked, repeat its input, know only one entity, or depend on the date. In the
+published data, which has no gold plan, a finding is a flag; elsewhere it is an error.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from env_construction.rules.replay import UNKNOWN
 from env_construction.sandbox.tool_sandbox import ToolResult
 
 LEAST_ENTITIES = 2
-"""A tool that has a table answers about so many names at least."""
+"""A tool with a table must answer about at least this many names."""
 _REFUSAL = re.compile(
     r"\b(?:no|not|none|never|unknown|invalid|unsupported|unable|cannot|missing|\w+n't)\b", re.IGNORECASE
 )
@@ -28,7 +29,7 @@ ProbeRule = Callable[[Environment, Probed], Finding | None]
 
 
 def neutral_call_tells_nothing(environment: Environment, probed: Probed) -> Finding | None:
-    """A call that names no entity, or one with a text that means nothing, gives no sub-answer."""
+    """A call without an entity, or with a meaningless text, must not return a sub-answer."""
     for tool, answers in environment.unsolved_set.items():
         for probe, result, answer in _giving(probed, "neutral", tool, answers):
             message = f"{_shown(probe)} gives {answer!r}: {result.output[:120]}"
@@ -37,7 +38,7 @@ def neutral_call_tells_nothing(environment: Environment, probed: Probed) -> Find
 
 
 def options_tell_nothing(environment: Environment, probed: Probed) -> Finding | None:
-    """No boolean and no choice of an enumeration makes a tool give a sub-answer about an unknown entity."""
+    """No boolean or enum choice makes a tool return a sub-answer about an unknown entity."""
     asked = {item.id: [item.answer] for item in environment.sub_questions}
     for place, answers in (asked if environment.gold_plan else environment.unsolved_set).items():
         for probe, result, answer in _giving(probed, "option", place, answers):
@@ -47,8 +48,7 @@ def options_tell_nothing(environment: Environment, probed: Probed) -> Finding | 
 
 
 def argument_is_not_echoed(environment: Environment, probed: Probed) -> Finding | None:
-    """A word that nobody knows does not come back in a result, or only in an error: else naming an answer would give
-    it."""
+    """An unknown word must not come back in a result, except in an error: else naming an answer would return it."""
     for probe, result in probed.probes:
         if probe.name == UNKNOWN and result.ok:
             for text, _ in found_leaves(result.output):
@@ -59,7 +59,7 @@ def argument_is_not_echoed(environment: Environment, probed: Probed) -> Finding 
 
 
 def several_entities_known(environment: Environment, probed: Probed) -> Finding | None:
-    """A tool whose table holds the gold call's name tells something of another name of that table too."""
+    """A tool whose table holds the gold call's name also answers about another name of that table."""
     for item in environment.sub_questions:
         results = probed.of("entity", item.id)
         nothing = {_without(probe, result) for probe, result in results if probe.name == UNKNOWN}
@@ -75,7 +75,7 @@ def several_entities_known(environment: Environment, probed: Probed) -> Finding 
 
 
 def same_on_another_day(environment: Environment, probed: Probed) -> Finding | None:
-    """In other processes, with other hash seeds and on other days, the same call gives the same result."""
+    """The same call returns the same result in other processes, with other hash seeds and on other dates."""
     for place, here, others in probed.elsewhere:
         for other in others:
             if (other.status, other.output) != (here.status, here.output):
@@ -96,7 +96,7 @@ PROBE_RULES: tuple[ProbeRule, ...] = (
 
 
 def _giving(probed: Probed, kind: str, place: str, answers: list[str]) -> Iterator[tuple[Probe, ToolResult, str]]:
-    """The probes whose result holds a sub-answer that chance does not explain, nor the call's own arguments."""
+    """The probes whose result holds a sub-answer that neither chance nor the call's own arguments explain."""
     telling = [answer for answer in answers if not is_trivial(answer)]
     for probe, result in probed.of(kind, place) if telling else ():
         if not result.ok:

@@ -1,9 +1,11 @@
-"""Probes: calls beside the gold plan that show how a tool behaves towards somebody who does not know what to ask.
+"""Probes: extra calls that show how a tool behaves for a caller who does not know what to ask.
 
-Neutral calls name no entity: no arguments, or texts that mean nothing. Option calls are about an unknown entity, with
-every boolean and every choice of an enumeration. Entity calls put other names of the tool's own table into a gold
-call. Echo calls put a word that nobody knows into one further text parameter of a gold call. In the published data,
-which has no gold plan, neutral and option calls are all that can be made. Gold answers stay here.
+- Neutral calls name no entity: no arguments, or meaningless texts.
+- Option calls are about an unknown entity, with every boolean and every enum choice.
+- Entity calls put other names of the tool's own table into a gold call.
+- Echo calls put an unknown word into one additional text parameter of a gold call.
+
+The published data has no gold plan, so only neutral and option calls are possible. Gold answers stay in this process.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResu
 
 NEUTRAL_TEXTS = (UNKNOWN, "x", "")
 MOST_CANDIDATES = 24
-"""Names of a tool's table that are tried, for each gold call."""
+"""Maximum number of names of a tool's table to try, per gold call."""
 MOST_CHOICES = 12
-"""Choices of an enumeration that are tried."""
+"""Maximum number of enum choices to try."""
 MOST_NAME = 80
-"""Characters of a name in a table; longer texts are prose."""
+"""Maximum length of a name in a table, in characters; longer texts are prose."""
 
 
 VARYING_NODES = (ast.Import, ast.ImportFrom, ast.Set, ast.SetComp, ast.BitAnd, ast.BitOr, ast.BitXor)
@@ -50,8 +52,7 @@ VARYING_NAMES = frozenset(_SET_NAMES + _HIDDEN)
 
 @dataclass(frozen=True)
 class Probe:
-    """A call, why it is made ("neutral", "option", "entity", "echo"), the tool or sub-question it is about, and the
-    name put in."""
+    """A call, its purpose ("neutral", "option", "entity", "echo"), its tool or sub-question, and the inserted name."""
 
     kind: str
     place: str
@@ -61,8 +62,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Probed:
-    """What came back: the probes with their results, and for gold calls (else neutral and option calls, without a gold
-    plan) of tools that may vary (place, usual result, results in other surroundings)."""
+    """The probes with their results, and repeated calls in other surroundings.
+
+    The repeated calls are (place, usual result, results in other surroundings) for tools that may vary: the gold calls,
+    or the neutral and option calls if there is no gold plan.
+    """
 
     probes: list[tuple[Probe, ToolResult]]
     elsewhere: list[tuple[str, ToolResult, list[ToolResult]]]
@@ -94,7 +98,7 @@ class ProbePlan:
         self.jobs = [SandboxJob(codes, [probe.call for probe in self.probes]), self.again]
 
     def read(self, results: Sequence[list[ToolResult]], others: Sequence[list[ToolResult]]) -> Probed:
-        """`results` in the order of `jobs`; `others`: those of `again` in each of the other surroundings."""
+        """`results` are in the order of `jobs`; `others` are those of `again` in each of the other surroundings."""
         here = results[1]
         elsewhere = [
             (place, result, [other[number] for other in others])
@@ -103,8 +107,11 @@ class ProbePlan:
         return Probed(list(zip(self.probes, results[0], strict=True)), elsewhere)
 
     def _neutral(self) -> Iterator[Probe]:
-        """No arguments; then meaningless texts in the required parameters, and in all. A tool that requires no text
-        gets the call without arguments alone: its choices and numbers may be all that it is to be asked by."""
+        """No arguments; then meaningless texts in the required parameters, and in all of them.
+
+        A tool that requires no text gets only the call without arguments, because choices and numbers may be all that
+        a caller can ask it by.
+        """
         for name, tool in self.documents.items():
             properties = self.properties[tool.name]
             if not properties:
@@ -118,8 +125,7 @@ class ProbePlan:
                 yield Probe("neutral", name, ToolCall(name, arguments), UNKNOWN)
 
     def _options(self) -> Iterator[Probe]:
-        """An unknown name where the entity stands; each boolean set and unset, each choice made, and all booleans set
-        at once."""
+        """An unknown name as the entity, with each boolean set and unset, each choice, and all booleans set at once."""
         for place, tool, base in self._about_nobody():
             properties = self.properties[tool.name]
             booleans = [name for name, schema in properties.items() if schema["type"] == "boolean"]
@@ -133,7 +139,7 @@ class ProbePlan:
                 yield Probe("option", place, ToolCall(tool.name, arguments), UNKNOWN)
 
     def _about_nobody(self) -> Iterator[tuple[str, ToolDocument, dict[str, Any]]]:
-        """Each gold call about an unknown name; without a gold plan, each tool's simplest call about one."""
+        """Each gold call about an unknown name. Without a gold plan, each tool's simplest call about one."""
         for call, tool, entities in self._asked():
             if entities:
                 yield (
@@ -147,8 +153,7 @@ class ProbePlan:
                 yield name, tool, filled
 
     def _asked(self) -> Iterator[tuple[GoldCall, ToolDocument, list[str]]]:
-        """The gold calls, with the parameters in which they name entities: texts that are no choice of an
-        enumeration."""
+        """The gold calls, with the parameters that name entities: texts that are not enum choices."""
         for call in self.environment.gold_plan:
             tool = self.documents.get(call.name)
             if tool is not None:
@@ -163,7 +168,7 @@ class ProbePlan:
                 )
 
     def _entities(self) -> Iterator[Probe]:
-        """Other names from the table in which the gold call's only name stands, in its place."""
+        """For a gold call with a single name, other names from the same table, in its place."""
         for call, _, entities in self._asked():
             names = [name for key in entities for name in names_in(call.arguments[key], set())]
             table = known_names(self.environment.codes[call.name], names[0]) if len(names) == 1 else None
@@ -190,7 +195,7 @@ def _properties(tool: ToolDocument) -> dict[str, dict[str, Any]]:
 
 
 def _open(arguments: Mapping[str, Any], properties: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The arguments whose parameters are no enumeration."""
+    """The arguments whose parameters have no enum."""
     return {key: value for key, value in arguments.items() if not properties.get(key, {}).get("enum")}
 
 
@@ -199,9 +204,10 @@ def _distinct(calls: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def known_names(source: str, name: str) -> tuple[str, ...] | None:
-    """Other names that stand in a source as `name` does: keys of its table, values of its column, what the same
-    variable is compared with. None if `name` does not stand there: the tool computes, or keeps its table in another
-    form."""
+    """Other names that occur in a source as `name` does: keys of its table, values of its column, compared values.
+
+    None if `name` does not occur there: the tool computes, or stores its table in another form.
+    """
     wanted = name.casefold()
     holding = [column for column in _read(source)[0] if any(text.casefold() == wanted for text in column)]
     if not holding:
@@ -210,8 +216,10 @@ def known_names(source: str, name: str) -> tuple[str, ...] | None:
 
 
 def may_vary(source: str) -> bool:
-    """Whether the result of a call may depend on more than its arguments. Code that imports nothing sees no clock, and
-    without sets nothing in it has an order that hashes decide."""
+    """Whether the result of a call may depend on more than its arguments.
+
+    Code without imports sees no clock. Without sets, no order in it depends on hashes.
+    """
     return _read(source)[1]
 
 

@@ -1,7 +1,6 @@
-"""What a question and its sub-questions must fulfil, whoever wrote them: shape, real dependencies, an answer that
-follows.
+"""Rules for a question and its sub-questions, for any author: shape, real dependencies, an answer that follows.
 
-Stage 1 checks an author's proposal with these rules, and the validator the record of any origin with those that a
+Stage 1 checks an author's proposal with these rules. The validator checks records of any origin with those that a
 record allows.
 """
 
@@ -25,15 +24,17 @@ HOPS: dict[Scenario, tuple[int, int]] = {
     "multi_hop": (2, 10),
     "parallel_multi_hop": (3, 11),
 }
-# Texts that tools return whatever they are asked, errors included: a sub-answer that they match is solved by chance.
+# Texts that tools return for any input, including errors. A sub-answer that matches them is solved by chance.
 COMMON_OUTPUTS = (
-    'an error occured when call : unexpected keyword argument, missing 1 required positional argument: {"error": "unknown"}',
-    '{"error": "must be a non-empty string", "result": null, "name": true, "code": false, "value": "no data for these two"}',
+    "an error occured when call : unexpected keyword argument, missing 1 required positional argument: "
+    '{"error": "unknown"}',
+    '{"error": "must be a non-empty string", "result": null, "name": true, "code": false, '
+    '"value": "no data for these two"}',
 )
 
 
 def check_decomposition(scenario: Scenario, plan: Decomposition) -> None:
-    """Number and shape of the sub-questions, real dependencies, and a final answer that follows. Raises Rejected."""
+    """Check the number and shape of sub-questions, dependencies, and that the final answer follows. Raises Rejected."""
     depends_on = {step.id: step.depends_on for step in plan.steps}
     if len(depends_on) < len(plan.steps):
         raise Rejected("sub_question_id_twice", "two sub-questions have one id")
@@ -64,13 +65,16 @@ def check_decomposition(scenario: Scenario, plan: Decomposition) -> None:
 
 
 def is_trivial(answer: str) -> bool:
-    """`yes`, one digit, one letter: published matching finds such answers in nearly any output."""
+    """Whether published matching finds the answer in nearly any output: `yes`, one digit, one letter."""
     return len(answer.strip()) < 2 or answer.strip().lower() in ("yes", "no", "true", "false", "none", "null")
 
 
 def _derived_answer_follows(plan: Decomposition) -> bool:
-    """pick: an entity or a sub-answer; compare: one of these, or the difference of two sub-answers; count: at most as
-    many as there are sub-questions; sum: of all sub-answers, or of those that no other sub-question needs."""
+    """Whether the final answer follows by its rule.
+
+    pick: an entity or a sub-answer. compare: one of these, or the difference of two sub-answers. count: at most the
+    number of sub-questions. sum: of all sub-answers, or of those that no other sub-question needs.
+    """
     needed = {name for step in plan.steps for name in step.depends_on}
     named = {step.answer for step in plan.steps} | {str(value) for step in plan.steps for value in step.inputs.values()}
     result = _first_number(plan.answer)
@@ -98,9 +102,9 @@ def _first_number(text: str) -> float | None:
 
 
 def check_shape(scenario: Scenario, depends_on: dict[str, list[str]]) -> None:
-    """The dependencies have the scenario's shape. Raises Rejected.
+    """Check that the dependencies have the scenario's shape. Raises Rejected.
 
-    `depends_on` lists sub-questions in order: an id may depend on earlier ids only, which excludes cycles.
+    `depends_on` lists sub-questions in order. An id may depend only on earlier ids, which excludes cycles.
     """
     low, high = HOPS[scenario]
     if not low <= len(depends_on) <= high:
@@ -129,7 +133,7 @@ def check_shape(scenario: Scenario, depends_on: dict[str, list[str]]) -> None:
 
 
 def _check_inputs(step: Step, answers: dict[str, str]) -> None:
-    """A dependency is real: the earlier answer is an input of the later lookup."""
+    """Check that each dependency is real: the earlier answer is an input of the later lookup."""
     for name in step.depends_on:
         if not answer_in_arguments(answers[name], step.inputs):
             raise Rejected(
@@ -138,7 +142,7 @@ def _check_inputs(step: Step, answers: dict[str, str]) -> None:
 
 
 def answer_in_arguments(answer: str, arguments: Mapping[str, Any]) -> bool:
-    """An earlier answer stands in the arguments of a call: as text, or its number by value ("12,564 km" in 12564)."""
+    """Whether a call's arguments hold an earlier answer: as text, or its number by value ("12,564 km" in 12564)."""
     text = json.dumps(arguments, ensure_ascii=False)
     number = number_of(answer.split(" ")[0])
     return (

@@ -1,10 +1,9 @@
-"""Mend what the final validation finds: the message of each broken rule goes to the stage that can mend it, in bounded
-rounds.
+"""Repair what the final validation finds: each broken rule's message goes to the stage that can fix it, in few rounds.
 
-Rules that a run of a tool broke go back to stage 5 for that tool; all others begin anew at stage 1, with the message.
-Both count as repairs in the provenance. An environment that still breaks a fatal rule after `author.tries` validations
-is rejected under that rule's name. For authors that can learn from a message (the fact author cannot: its drafts are
-made anew).
+Findings from a run of a tool go back to stage 5 for that tool. All others restart at stage 1, with the message. Both
+count as repairs in the provenance. An environment that still breaks a fatal rule after `author.tries` validations is
+rejected under that rule's name. This is for authors that can learn from a message. The fact author cannot; its drafts
+are rebuilt.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ MENDED_BY_CODE = frozenset(rule.__name__ for rule in (*REPLAY_RULES, *PROBE_RULE
 
 
 def build_repaired(author: Author, draft: Draft, sandbox: ToolSandbox) -> tuple[Environment, list[Finding]]:
-    """All five stages, then validation and repair. Returns the valid environment and its flags. Raises Rejected."""
+    """Run all five stages, then validation and repair. Returns the environment and its flags. Raises Rejected."""
     run_stages(author, draft)
     for validation in range(1, author.tries + 1):
         environment = complete_environment(author, draft)
@@ -45,7 +44,7 @@ def build_repaired(author: Author, draft: Draft, sandbox: ToolSandbox) -> tuple[
 
 
 def mend(author: Author, draft: Draft, findings: Sequence[Finding]) -> None:
-    """Let the author mend the draft. Raises Rejected where it cannot."""
+    """Let the author repair the draft. Raises Rejected if it cannot."""
     serving = {call.sub_question: call.name for call in draft.calls}
     messages: dict[str, list[str]] = defaultdict(list)
     for finding in findings:

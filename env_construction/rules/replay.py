@@ -1,8 +1,8 @@
-"""Replaying an environment's gold plan in the sandbox: which calls the validator makes, and what came back.
+"""Replay an environment's gold plan in the sandbox: the calls that the validator makes, and their results.
 
-Three times the gold plan, each in another order that respects the dependencies; each gold call with a wrong entity and
-with another choice of an enum; every other tool with the entities of each gold call. Gold answers stay here: the
-sandbox gets source and arguments only.
+The calls are: the gold plan three times, each in another order that respects the dependencies; each gold call with a
+wrong entity and with another enum choice; every other tool with the entities of each gold call. Gold answers stay here:
+the sandbox gets only source and arguments.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResu
 RUNS = 3
 SLOW_S = 1.0
 UNKNOWN = "Qwxzvu"
-"""A name that no table holds."""
+"""A name that is in no table."""
 
 
 @dataclass
 class Replay:
-    """What the sandbox returned.
+    """The results from the sandbox.
 
-    `runs` holds the gold plan's results by sub-question id, in the order of the calls, once for each order; `wrong` the
-    results of each sub-question's call with a wrong entity or a wrong choice; `elsewhere` those of other tools that got
-    the call's arguments.
+    `runs` holds the gold plan's results by sub-question id, in the order of the calls, one entry per order. `wrong`
+    holds the results of each sub-question's call with a wrong entity or choice. `elsewhere` holds the results of other
+    tools that got the call's arguments.
     """
 
     runs: list[dict[str, ToolResult]] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Replay:
 
 
 class ReplayPlan:
-    """The jobs of one environment, in an order of its own, and how to read their results."""
+    """The jobs of one environment, and how to read their results."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
@@ -55,7 +55,7 @@ class ReplayPlan:
         self.jobs.append(SandboxJob(environment.codes, self.elsewhere))
 
     def read(self, results: Sequence[list[ToolResult]]) -> Replay:
-        """`results` in the order of `jobs`."""
+        """`results` are in the order of `jobs`."""
         replay = Replay(elsewhere=results[-1])
         for order, outcome in zip(self.orders, results[:RUNS], strict=True):
             replay.runs.append({call.sub_question: result for call, result in zip(order, outcome, strict=True)})
@@ -64,7 +64,7 @@ class ReplayPlan:
         return replay
 
     def machine_may_be_at_fault(self, replay: Replay) -> bool:
-        """A slow call may be due to this machine's load."""
+        """Whether a slow call may be due to this machine's load."""
         results = [result for run in replay.runs for result in run.values()]
         return any(result.seconds > SLOW_S for result in results)
 
@@ -77,7 +77,7 @@ class ReplayPlan:
         entities = [name for name in call.arguments if "enum" not in self._schema(call, name)]
         names = [name for other in self.environment.gold_plan for name in names_in(other.arguments, self._enums(other))]
         own = set(names_in(call.arguments, self._enums(call)))
-        # The call's own answer is no stranger: an error text that quotes it would look like an answer.
+        # Exclude the call's own answer: an error text that quotes it would look like an answer.
         answer = next(item.answer for item in self.environment.sub_questions if item.id == call.sub_question)
         strangers = [UNKNOWN, *[name for name in dict.fromkeys(names) if name not in own and name not in answer][:1]]
         for stranger in strangers if own else []:
@@ -94,7 +94,7 @@ class ReplayPlan:
                     yield ToolCall(call.name, swapped)
 
     def _calls_elsewhere(self) -> Iterator[ToolCall]:
-        """Every other tool, asked about the entities of each gold call as its own document allows."""
+        """Every other tool, called with the entities of each gold call as its own document allows."""
         seen: set[str] = set()
         for call in self.environment.gold_plan:
             names = names_in(call.arguments, self._enums(call))
@@ -111,7 +111,7 @@ class ReplayPlan:
         return {name for name in call.arguments if "enum" in self._schema(call, name)}
 
     def _is_gold(self, name: str, arguments: dict[str, Any]) -> bool:
-        """A gold call, or one with its values in another order (most relations of two entities are symmetric)."""
+        """Whether it is a gold call, or one with its values in another order (most pair relations are symmetric)."""
         leaves = sorted(map(repr, _leaves(arguments)))
         return any(
             call.name == name and sorted(map(repr, _leaves(call.arguments))) == leaves
@@ -137,7 +137,7 @@ def gold_orders(environment: Environment) -> list[list[GoldCall]]:
 
 
 def names_in(value: Any, skip: set[str]) -> list[str]:
-    """The strings in a call's arguments, those of the parameters in `skip` left out."""
+    """The strings in a call's arguments, except those of the parameters in `skip`."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
@@ -156,7 +156,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def swap(value: Any, stranger: str) -> Any:
-    """The same shape with another name in its first place."""
+    """The same shape with its first name replaced."""
     if isinstance(value, str):
         return stranger
     if isinstance(value, list) and value:
@@ -168,7 +168,7 @@ def swap(value: Any, stranger: str) -> Any:
 
 
 def _fill(tool: ToolDocument, arguments: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Arguments for the tool's required parameters: those of the same name where they fit, else made from `names`."""
+    """Arguments for the tool's required parameters: those of the same name if they fit, else built from `names`."""
     properties = plain_schema(tool.parameters, tool.parameters).get("properties", {})
     return {
         name: arguments[name]

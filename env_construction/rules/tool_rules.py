@@ -1,7 +1,6 @@
-"""What a tool must fulfil, whoever wrote it: its document, the calls to it, and what can be seen of its source without
-running it.
+"""Rules for a tool, for any author: its document, the calls to it, and what its source shows without running it.
 
-The stages check an author's proposals with these rules, and the validator the records of any origin.
+The stages check an author's proposals with these rules, and the validator checks records of any origin.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ FORBIDDEN_NAMES = frozenset(
 
 
 def check_document(document: ToolDocument) -> None:
-    """Valid name (it is also a Python function's name) and an object schema that can be met. Raises Rejected."""
+    """Check for a valid name (also a Python function's name) and a satisfiable object schema. Raises Rejected."""
     if not _NAME.fullmatch(document.name):
         raise Rejected("tool_name_invalid", f"{document.name!r} is no function name")
     problem = schema_problem(document.parameters)
@@ -95,13 +94,13 @@ def check_document(document: ToolDocument) -> None:
 
 
 def check_described(document: ToolDocument) -> None:
-    """An author's tool says what it does; OpenAI and MCP do not ask for it of others. Raises Rejected."""
+    """Check that the tool has a description. Only for authors; OpenAI and MCP do not require one. Raises Rejected."""
     if not document.description.strip():
         raise Rejected("tool_undescribed", f"{document.name} has no description")
 
 
 def check_arguments(document: ToolDocument, arguments: dict[str, Any]) -> None:
-    """The arguments of a call fit the document, which `check_document` has passed. Raises Rejected."""
+    """Check that a call's arguments fit the document, which passed `check_document`. Raises Rejected."""
     plain = plain_schema(document.parameters, document.parameters)
     properties, rest = plain.get("properties", {}), plain.get("additionalProperties", False)
     for name in plain.get("required", []):
@@ -123,9 +122,7 @@ def check_arguments(document: ToolDocument, arguments: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=4096)
 def source_problem(source: str, name: str) -> tuple[str, str] | None:
-    """(rule, message) of what is wrong with a tool's source, None if nothing: it parses, defines `name`, does no
-    I/O.
-    """
+    """(rule, message) of a problem in a tool's source, or None. It must parse, define `name` and do no I/O."""
     try:
         module = compile(source, name, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -148,7 +145,7 @@ def _names_in(code: CodeType) -> set[str]:
 
 
 def _forbidden_use(source: str, name: str) -> tuple[str, str] | None:
-    """The careful look, which tells `open(...)` from a method or a local variable of that name."""
+    """The slow check, which distinguishes `open(...)` from a method or a local variable of that name."""
     tree = ast.parse(source)
     bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
     bound |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}

@@ -1,12 +1,13 @@
-"""What every environment must pass, whoever wrote it: one function a rule, each rule with a name for the statistics.
+"""The rules that every environment must pass, for any author: one function per rule. Statistics use the rules' names.
 
 Static rules read the record. Replay rules read what the sandbox returned for the gold plan (several times, in several
-orders) and for calls about a wrong entity. Probe rules (`probe_rules.py`) read what needed tools say to somebody who
-does not know what to ask. No policy and no model is needed. Records without a gold plan (the published data) are
-judged by the static rules and flagged by the probe rules, and what cannot be judged is said so (`gold_plan_absent`).
+orders) and for calls about a wrong entity. Probe rules (`probe_rules.py`) read what the needed tools return to a caller
+who does not know what to ask. No policy or model is needed. Records without a gold plan (the published data) are
+checked by the static rules and flagged by the probe rules. The finding `gold_plan_absent` marks that the rest was not
+checked.
 
-A finding is an `error` (the environment is rejected) or a `flag` (kept, counted). Issue 4, "What every environment must
-pass".
+A finding is an `error` (the environment is rejected) or a `flag` (kept and counted). Issue 4, "What every environment
+must pass".
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from env_construction.sandbox.tool_sandbox import ToolResult, ToolSandbox
 
 TRIES = 3
 MACHINE = ("fault", "timeout", "crash")
-"""How a call ends where the machine may be to blame."""
+"""Statuses of a call for which the machine may be to blame."""
 
 
 StaticRule = Callable[[Environment], Finding | None]
@@ -47,7 +48,7 @@ def schema_valid(environment: Environment) -> Finding | None:
 
 
 def names_match_code(environment: Environment) -> Finding | None:
-    """Tools, codes and the sub-answers' tools go by the same names, each once."""
+    """Tools, codes and the sub-answers' tools have the same names, each once."""
     names = [tool.name for tool in environment.tools]
     if len(set(names)) < len(names):
         return Finding("names_match_code", "two tools have one name")
@@ -68,7 +69,7 @@ def source_is_pure(environment: Environment) -> Finding | None:
 
 
 def sub_answers_present(environment: Environment) -> Finding | None:
-    """There is something to solve, and no sub-answer is empty."""
+    """There is at least one sub-answer, and none is empty."""
     answers = [answer for listed in environment.unsolved_set.values() for answer in listed]
     if not answers:
         return Finding("sub_answers_present", "no sub-answer at all")
@@ -78,7 +79,7 @@ def sub_answers_present(environment: Environment) -> Finding | None:
 
 
 def sub_answer_not_trivial(environment: Environment) -> Finding | None:
-    """Flagged: `yes`, one digit, one letter: published matching finds them in nearly any output."""
+    """Flagged: published matching finds `yes`, one digit or one letter in nearly any output."""
     for listed in environment.unsolved_set.values():
         for answer in listed:
             if is_trivial(answer):
@@ -87,7 +88,7 @@ def sub_answer_not_trivial(environment: Environment) -> Finding | None:
 
 
 def sub_answer_not_in_question(environment: Environment) -> Finding | None:
-    """No sub-answer stands in the question. An error with a gold plan; flagged in others' data."""
+    """The question contains no sub-answer. An error with a gold plan; a flag in others' data."""
     for listed in environment.unsolved_set.values():
         for answer in listed:
             if answer and strict_match(answer, environment.question):
@@ -116,9 +117,7 @@ def scenario_shape(environment: Environment) -> Finding | None:
 
 
 def dependency_is_real(environment: Environment) -> Finding | None:
-    """The later call cannot be written without the earlier answer: it is among the arguments, and not in the
-    question.
-    """
+    """The later call needs the earlier answer: it is in the call's arguments and not in the question."""
     answers = {item.id: item.answer for item in environment.sub_questions}
     calls = {call.sub_question: call for call in environment.gold_plan}
     for item in environment.sub_questions:
@@ -159,7 +158,7 @@ def gold_call_valid(environment: Environment) -> Finding | None:
 
 
 def gold_plan_runs(environment: Environment, replay: Replay) -> Finding | None:
-    """Every gold call executes."""
+    """Every gold call runs."""
     for run in replay.runs:
         for name, result in run.items():
             if not result.ok:
@@ -168,7 +167,7 @@ def gold_plan_runs(environment: Environment, replay: Replay) -> Finding | None:
 
 
 def gold_plan_answers(environment: Environment, replay: Replay) -> Finding | None:
-    """Every gold call yields its sub-answer under strict and under published matching, in every order tried."""
+    """Every gold call returns its sub-answer under strict and published matching, in every order tried."""
     for item in environment.sub_questions:
         for run in replay.runs:
             output = run[item.id].output
@@ -179,9 +178,9 @@ def gold_plan_answers(environment: Environment, replay: Replay) -> Finding | Non
 
 
 def sub_answer_needs_its_call(environment: Environment, replay: Replay) -> Finding | None:
-    """No gold call of another sub-question, and no other tool asked about the same entities, yields a sub-answer."""
+    """No other sub-question's gold call, and no other tool asked about the same entities, returns a sub-answer."""
     outputs = replay.runs[0] if replay.runs else {}
-    # Most calls elsewhere end in one of a few error texts: every text is looked at once.
+    # Most of these calls return one of a few error texts, so each distinct text is checked once.
     elsewhere = {result.output: result.name for result in replay.elsewhere if result.ok}
     for item in environment.sub_questions:
         for other, result in outputs.items():
@@ -196,7 +195,7 @@ def sub_answer_needs_its_call(environment: Environment, replay: Replay) -> Findi
 
 
 def wrong_call_differs(environment: Environment, replay: Replay) -> Finding | None:
-    """A call about a wrong entity, or with another choice, gives an error or another value, under either matching."""
+    """A call with a wrong entity or another choice returns an error or another value, under either matching."""
     for item in environment.sub_questions:
         for result in replay.wrong.get(item.id, ()):
             if published_match(item.answer, result.output) or (result.ok and strict_match(item.answer, result.output)):
@@ -214,15 +213,14 @@ def deterministic(environment: Environment, replay: Replay) -> Finding | None:
 
 
 def calls_are_fast(environment: Environment, replay: Replay) -> Finding | None:
-    """No call takes over a second."""
+    """No call takes more than a second."""
     timed = [(result.seconds, name) for run in replay.runs for name, result in run.items()]
     slowest, name = max(timed, default=(0.0, ""))
     return Finding("calls_are_fast", f"a call took {slowest:.2f} s", place=name) if slowest > SLOW_S else None
 
 
 def gold_plan_scores_one(environment: Environment, replay: Replay) -> Finding | None:
-    """Replaying the gold plan in any order solves all sub-answers with as many calls: Solve-F1 = 1.0, under either
-    matching.
+    """The gold plan in any order solves all sub-answers with as many calls: Solve-F1 = 1.0 under either matching.
 
     A call solves at most one answer of its own tool, the first that matches, as in the reward.
     """
@@ -245,7 +243,10 @@ def gold_plan_scores_one(environment: Environment, replay: Replay) -> Finding | 
             solving = assign(answers, [run[sub_question] for sub_question in asked], "strict", arguments)
             for sub_question, solved_here in zip(asked, solving, strict=True):
                 if not solved_here:
-                    message = f"the call of {sub_question} solves nothing in strict: it is an error, an echo, or a list of values"
+                    message = (
+                        f"the call of {sub_question} solves nothing in strict: it is an error, an echo, or a list of "
+                        "values"
+                    )
                     return Finding("gold_plan_scores_one", message, place=sub_question)
     return None
 
@@ -284,7 +285,7 @@ class _Trial:
         self.jobs = [*(self.replay.jobs if self.replay else ()), *self.probes.jobs]
 
     def broken(self, results: list[list[ToolResult]], others: list[list[ToolResult]]) -> tuple[list[Finding], bool]:
-        """Findings of the replay and probe rules, and whether this machine may be why."""
+        """Findings of the replay and probe rules, and whether this machine may be the cause."""
         found: list[Finding | None] = []
         slow = False
         if self.replay:
@@ -300,8 +301,7 @@ class _Trial:
 def validate_environments(environments: Sequence[Environment], sandbox: ToolSandbox) -> list[list[Finding]]:
     """Findings of every environment, in order. All runs of all environments go to the sandbox in one batch.
 
-    What may be this machine's fault rather than the tool's (a slow call, a sandbox fault) is run again before it
-    counts.
+    A finding that this machine may cause (a slow call, a sandbox fault) counts only if a second run confirms it.
     """
     findings = [_broken_static(environment) for environment in environments]
     trials = [

@@ -1,21 +1,22 @@
-"""Prove from its source that a tool's call cannot affect another call, so that it may share a process with others.
+"""Prove from its source that a tool's call cannot affect another call, so calls of this code may share a process.
 
-A process per call isolates anything but costs about a millisecond. `why_unproven(tree)` returns None for code that
-needs none, and a reason for all other code. The proof is an allow-list, and it rests on five points:
+A process per call isolates any code but costs about a millisecond. `why_unproven(tree)` returns None for code that is
+safe to share, and a reason for all other code. The proof is an allow-list with five rules:
 
-1. No classes: no `class`, no `type` as a value, nothing imported that makes a class. So every object that tool code can
-   reach has a type of the standard library, and no special method is the tool's own.
-2. Attributes are only read, and only by the public names in ATTRIBUTES. No name with two leading underscores is used.
-   `format` is called on literals whose fields read no attribute.
-3. Imports name listed modules, or packages that are not installed, which raises. Every function in BUILTINS and MODULES
-   changes nothing but its arguments and its result, for any arguments that such code can pass. `random` is the
-   exception: the runner seeds it before each call of code that imports it. A module is never a value; it only stands in
-   front of a listed attribute.
-4. Nothing runs later: no `yield`, `with`, coroutine, thread or finalizer. A generator expression that is left behind
-   runs no code when it is collected.
-5. Results do not depend on addresses: no `id`, `hash` or `object`; the runner repeats a call whose text holds one.
+1. No classes: no `class`, no `type` as a value, no import that creates a class. So every object that tool code can
+   reach has a standard-library type, and the tool defines no special method.
+2. Attributes are only read, and only by the public names in ATTRIBUTES. No name starts with two underscores.
+   `format` is called only on literals whose fields read no attribute.
+3. Imports name listed modules, or packages that are not installed (those raise). Every function in BUILTINS and MODULES
+   changes only its arguments and its result, for any arguments that such code can pass. The exception is `random`: the
+   runner seeds it before each call of code that imports it. A module is never a value; its name only precedes a listed
+   attribute.
+4. Nothing runs later: no `yield`, `with`, coroutine, thread or finalizer. An abandoned generator expression runs no
+   code when it is collected.
+5. Results do not depend on addresses: no `id`, `hash` or `object`. The runner repeats a call whose text holds an
+   address.
 
-Proven code can still loop, recurse and fill memory: limits, and running the call again by itself, take care of that.
+Proven code can still loop, recurse and fill memory. Limits, and a second run of the call in isolation, handle that.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import sys
 from typing import Any
 
 SYNTAX = """
-Module Expression Expr FunctionDef arguments arg Return Delete Assign AugAssign AnnAssign For While If Raise Try Assert Import
-ImportFrom alias Global Nonlocal Pass Break Continue BoolOp NamedExpr BinOp UnaryOp Lambda IfExp Dict Set ListComp SetComp
+Module Expression Expr FunctionDef arguments arg Return Delete Assign AugAssign AnnAssign For While If Raise Try Assert
+Import ImportFrom alias Global Nonlocal Pass Break Continue BoolOp NamedExpr BinOp UnaryOp Lambda IfExp Dict Set
+ListComp SetComp
 DictComp GeneratorExp Compare Call keyword FormattedValue JoinedStr Constant Attribute Subscript Starred
 Name List Tuple Slice comprehension ExceptHandler Load Store Del And Or Add Sub Mult MatMult Div Mod Pow LShift RShift
 BitOr BitXor BitAnd FloorDiv Invert Not UAdd USub Eq NotEq Lt LtE Gt GtE Is IsNot In NotIn
@@ -37,7 +39,8 @@ Match match_case MatchValue MatchSingleton MatchSequence MatchMapping MatchStar 
 NODES = frozenset(getattr(ast, name) for name in SYNTAX.split())
 
 HARMLESS = """
-abs all any ascii bin bool bytes callable chr complex dict divmod enumerate filter float format frozenset hex int isinstance
+abs all any ascii bin bool bytes callable chr complex dict divmod enumerate filter float format frozenset hex int
+isinstance
 issubclass iter len list map max min next oct ord pow print range repr reversed round set slice sorted str sum tuple zip
 True False None NotImplemented Ellipsis
 """
@@ -47,7 +50,7 @@ BUILTINS = frozenset(HARMLESS.split()) | {
     if isinstance(value, type) and issubclass(value, BaseException) and not issubclass(value, BaseExceptionGroup)
 }
 OTHER_BUILTINS = frozenset(vars(builtins)) - BUILTINS
-"""`type` and `eval` are values of nothing; see `_check_name` for the calls of them that are proven."""
+"""`type` and `eval` are never values; `_check_name` decides which calls of them are proven."""
 
 PUBLIC = """
 capitalize casefold center count encode decode endswith expandtabs find index isalnum isalpha isascii isdecimal
@@ -66,9 +69,7 @@ rotate maxlen move_to_end default_factory quantize normalize to_integral_value s
 is_finite is_signed is_zero as_tuple limit_denominator args msg lineno colno
 """
 ATTRIBUTES = frozenset(PUBLIC.split())
-"""Methods and values of text, numbers, containers, dates, matches, Counter, deque, Decimal, Fraction, and
-exceptions.
-"""
+"""Methods and attributes of text, numbers, containers, dates, matches, Counter, deque, Decimal, Fraction, errors."""
 
 MODULES: dict[str, frozenset[str]] = {
     module: frozenset(names.split())
@@ -76,7 +77,8 @@ MODULES: dict[str, frozenset[str]] = {
         "__future__": "annotations",
         "bisect": "bisect bisect_left bisect_right insort insort_left insort_right",
         "calendar": "monthrange isleap leapdays weekday timegm",
-        "cmath": "acos acosh asin asinh atan atanh cos cosh e exp inf infj isclose isfinite isinf isnan log log10 nan nanj phase"
+        "cmath": "acos acosh asin asinh atan atanh cos cosh e exp inf infj isclose isfinite isinf isnan log log10 nan"
+        " nanj phase"
         " pi polar rect sin sinh sqrt tan tanh tau",
         "collections": "Counter OrderedDict defaultdict deque",
         "datetime": "datetime date time timedelta timezone UTC MINYEAR MAXYEAR",
@@ -85,46 +87,56 @@ MODULES: dict[str, frozenset[str]] = {
         "fractions": "Fraction",
         "functools": "reduce",
         "heapq": "heappush heappop heapify heappushpop heapreplace nlargest nsmallest",
-        "itertools": "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile filterfalse"
+        "itertools": "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile"
+        " filterfalse"
         " groupby islice pairwise permutations product repeat starmap takewhile zip_longest",
         "json": "dumps loads JSONDecodeError",
-        "math": "acos acosh asin asinh atan atan2 atanh cbrt ceil comb copysign cos cosh degrees dist e erf erfc exp exp2 expm1"
-        " fabs factorial floor fmod frexp fsum gamma gcd hypot inf isclose isfinite isinf isnan isqrt lcm ldexp lgamma log"
+        "math": "acos acosh asin asinh atan atan2 atanh cbrt ceil comb copysign cos cosh degrees dist e erf erfc exp"
+        " exp2 expm1 fabs factorial floor fmod frexp fsum gamma gcd hypot inf isclose isfinite isinf isnan isqrt lcm"
+        " ldexp lgamma log"
         " log10 log1p log2 modf nan nextafter perm pi pow prod radians remainder sin sinh sqrt tan tanh tau trunc ulp",
-        "operator": "add sub mul truediv floordiv mod pow neg pos abs eq ne lt le gt ge and_ or_ not_ xor invert lshift rshift"
+        "operator": "add sub mul truediv floordiv mod pow neg pos abs eq ne lt le gt ge and_ or_ not_ xor invert lshift"
+        " rshift"
         " concat contains countOf indexOf getitem itemgetter truth is_ is_not",
-        "random": "random randint randrange choice choices sample shuffle uniform gauss normalvariate triangular expovariate"
+        "random": "random randint randrange choice choices sample shuffle uniform gauss normalvariate triangular"
+        " expovariate"
         " betavariate seed getrandbits",
-        "re": "compile match search fullmatch findall finditer sub subn split escape error A ASCII I IGNORECASE M MULTILINE"
+        "re": "compile match search fullmatch findall finditer sub subn split escape error A ASCII I IGNORECASE M"
+        " MULTILINE"
         " S DOTALL X VERBOSE U UNICODE",
-        "statistics": "mean fmean geometric_mean harmonic_mean median median_low median_high median_grouped mode multimode"
+        "statistics": "mean fmean geometric_mean harmonic_mean median median_low median_high median_grouped mode"
+        " multimode"
         " pstdev pvariance stdev variance quantiles correlation covariance StatisticsError",
-        "string": "ascii_letters ascii_lowercase ascii_uppercase digits hexdigits octdigits punctuation printable whitespace"
+        "string": "ascii_letters ascii_lowercase ascii_uppercase digits hexdigits octdigits punctuation printable"
+        " whitespace"
         " capwords",
         "time": "time strftime strptime localtime gmtime mktime asctime ctime perf_counter monotonic process_time",
-        "typing": "Any Optional Union List Dict Tuple Set FrozenSet Callable Iterable Iterator Sequence Mapping Literal",
+        "typing": "Any Optional Union List Dict Tuple Set FrozenSet Callable Iterable Iterator Sequence Mapping"
+        " Literal",
         "unicodedata": "normalize category name combining decimal digit numeric",
     }.items()
 }
 ANNOTATION_MODULES = ("typing",)
-"""Their names may stand in annotations only, where nothing is done with them but subscription."""
+"""Modules whose names may appear only in annotations, where code can only subscript them."""
 
 
 CALLED_ONLY = frozenset({"Counter", "Fraction"})
-"""Classes written in Python. They may be called and nothing else: `Counter.copy(int)` would return `type(int)`. The
-methods of all other listed classes are written in C and refuse a foreign `self`."""
+"""Classes written in Python. Code may only call them, because `Counter.copy(int)` would return `type(int)`.
+
+The methods of all other listed classes are written in C and reject a foreign `self`.
+"""
 
 
 class _Unproven(Exception):
-    """The message says why."""
+    """The message is the reason."""
 
 
 def why_unproven(tree: ast.Module | ast.Expression) -> str | None:
     """None if the code is proven, else the first reason against it.
 
-    A direct call of `eval` counts as proven in a module, because the runner replaces it by one that judges its text by
-    this same function. In an expression, that is in such a text, it does not, nor do attributes, lambdas and
-    assignments.
+    A direct call of `eval` in a module counts as proven, because the runner replaces `eval` with a version that checks
+    its text with this function. Within such a text (an expression), `eval`, attributes, lambdas and assignments are not
+    allowed.
     """
     try:
         _check(tree)
@@ -143,7 +155,7 @@ def uses_random(tree: ast.Module) -> bool:
 
 
 class _Imports:
-    """Names that imports bind anywhere in a source. None of them may be bound in another way."""
+    """Names that imports bind anywhere in a source. No other statement may bind them."""
 
     def __init__(self) -> None:
         self.modules: dict[str, set[str]] = {}
@@ -154,7 +166,7 @@ class _Imports:
         self.annotations: set[str] = set()
         """Names that only annotations may use."""
         self.absent: set[str] = set()
-        """Names of packages that tools do not have, or from them: the import raises, so they never have a value."""
+        """Names of packages that tools do not have, or names from them. The import raises, so they have no value."""
 
     def restricted(self) -> set[str]:
         return self.modules.keys() | self.annotations | self.absent
@@ -189,9 +201,7 @@ def _check(tree: ast.Module | ast.Expression) -> None:
 
 
 def _walk(tree: ast.AST) -> tuple[list[ast.AST], dict[int, ast.AST]]:
-    """All nodes and the parent of each by id, without the constants and the marks of reading: most nodes, and always
-    fine.
-    """
+    """All nodes, and each one's parent by id. Omits constants and load contexts: most nodes, and always harmless."""
     nodes, parents = [tree], {}
     for node in nodes:
         for name in node._fields:
@@ -234,12 +244,12 @@ def _imports(nodes: list[ast.AST]) -> _Imports:
 
 
 def _absent(module: str) -> bool:
-    """Whether importing a module raises, since tools see the standard library only."""
+    """Whether importing a module raises, because tools see only the standard library."""
     return bool(module) and module.partition(".")[0] not in sys.stdlib_module_names
 
 
 def _bound(node: ast.AST) -> list[str]:
-    """Names that a node binds, or passes as a keyword. Imports bind none here, unless under another name."""
+    """Names that a node binds or passes as a keyword. Imports count here only if they rename."""
     if isinstance(node, ast.Name):
         return [node.id] if not isinstance(node.ctx, ast.Load) else []
     if isinstance(node, (ast.Global, ast.Nonlocal)):
@@ -276,7 +286,7 @@ def _check_name(
         if node.id == "eval" and in_module:
             return
         plain = in_module and len(parent.args) == 1 and not isinstance(parent.args[0], ast.Starred)
-        if node.id == "type" and plain and _only_looked_at(parent, parents.get(id(parent))):
+        if node.id == "type" and plain and _only_inspected(parent, parents.get(id(parent))):
             return
     raise _Unproven(f"name {node.id}")
 
@@ -286,7 +296,7 @@ def _is_called(node: ast.AST, parents: dict[int, ast.AST]) -> bool:
     return isinstance(parent, ast.Call) and parent.func is node
 
 
-def _only_looked_at(call: ast.Call, parent: ast.AST | None) -> bool:
+def _only_inspected(call: ast.Call, parent: ast.AST | None) -> bool:
     """Whether a call `type(x)` is `type(x).__name__` or one side of a comparison."""
     if isinstance(parent, ast.Compare):
         return True
@@ -309,11 +319,11 @@ def _check_attribute(node: ast.Attribute, imports: _Imports, in_module: bool) ->
     elif (node.attr not in ATTRIBUTES or not in_module) and not (
         not node.attr.startswith("_") and isinstance(_root(base), ast.Name) and _root(base).id in imports.absent
     ):
-        raise _Unproven(f"attribute {node.attr}")  # none in a text for `eval`, where a name may be anything
+        raise _Unproven(f"attribute {node.attr}")  # none in `eval` text, where a name can be anything
 
 
 def _root(node: Any) -> Any:
-    """What a chain of attributes, subscripts and calls begins with."""
+    """The first node of a chain of attributes, subscripts and calls."""
     while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node

@@ -1,4 +1,4 @@
-"""What the lanes of a sandbox share: limits, the zygote, the queue, and which code is to be isolated."""
+"""The state that the lanes of a sandbox share: limits, the zygote, the queue, and which code must be isolated."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from env_construction.sandbox.protocol import ISOLATED
 from env_construction.sandbox.work import Work
 
 BATCH = 128
-"""Responses sent to a runner in one message, at most."""
+"""Maximum number of responses sent to a runner in one message."""
 KNOWN_CODES = 4096
-"""Sources a runner may hold before it is replaced."""
+"""Number of sources that a runner may hold before it is replaced."""
 START_ATTEMPTS = 3
-"""How often a zygote that has died is started again, one attempt after the other, before it is a fault."""
+"""How many times in a row a dead zygote is restarted before it is a fault."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Wall-clock and CPU seconds of a call, address space of a process in MiB, output bytes (UTF-8)."""
+    """Wall-clock and CPU seconds per call, address space per process in MiB, output bytes (UTF-8)."""
 
     timeout_s: float
     cpu_s: float
@@ -30,7 +30,7 @@ class Limits:
     output_bytes: int
 
     def reason(self, status: str) -> str:
-        """What a failed call's text says."""
+        """The error text of a failed call."""
         if status == "timeout":
             return f"the time limit of {self.timeout_s:g} s is exceeded"
         return "the process of the tool ended"
@@ -38,8 +38,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a tool's result must not depend on: the seed of Python's hashes (the order of sets), and the date (seconds
-    from now)."""
+    """What a tool's result must not depend on: Python's hash seed (order of sets), and the date (seconds from now)."""
 
     hash_seed: int = 0
     clock_shift_s: float = 0.0
@@ -47,20 +46,19 @@ class Surroundings:
 
 USUAL = Surroundings()
 OTHER_SURROUNDINGS = (Surroundings(1, 466.4 * 86400), Surroundings(2, 3333.6 * 86400))
-"""Other years, months, days of the month and of the week. Two of them, since two names in a set have only two
-orders."""
+"""Other years, months, days of the month and weekdays. Two of them, because a set of two names has only two orders."""
 
 
 class Executor:
-    """Shared state of `workers` lanes. Thread-safe. `hello` tells which layers of isolation are active."""
+    """Shared state of `workers` lanes. Thread-safe. `hello` lists the active isolation layers."""
 
     def __init__(self, workers: int, limits: Limits, surroundings: Surroundings = USUAL) -> None:
         self.workers = workers
         self.limits = limits
         self.isolated: set[int] = set()
-        """Ids of sources whose calls each get a process of their own."""
+        """Ids of sources whose calls each get a separate process."""
         self.compiled: dict[int, bytes] = {}
-        """Their compiled code, as a process sent it before it ran any; passed on to the next, never looked into."""
+        """Their compiled code, as a process sent it before it ran any. Passed on to the next without inspection."""
         self.closed = False
         self._settings = {
             "cpu_s": limits.cpu_s,
@@ -75,20 +73,20 @@ class Executor:
         self._groups: deque[list[Work]] = deque()
         self._singles: deque[list[Work]] = deque()
         self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        """One True for each element of the two queues, put after it; False at the end."""
+        """One True per element of the two queues, put after the element. False at the end."""
         self._zygote = Zygote(self._settings)
         self.hello = self._zygote.hello
 
     def submit(self, works: list[Work]) -> None:
-        """Queue jobs that have at least one call each, at most BATCH."""
+        """Queue at most BATCH jobs, each with at least one call."""
         (self._groups if len(works) > 1 else self._singles).append(works)
         self._tokens.put(True)
 
     def take(self, idle: bool, wait: bool) -> list[Work] | None:
         """What a lane executes next. None at the end.
 
-        An idle lane takes its share of the responses that were handed in one by one, and waits for work if `wait`. A
-        busy lane takes only a group more, if there are enough for the others too.
+        An idle lane takes its share of the responses that were submitted one by one, and waits for work if `wait`. A
+        busy lane takes only one more group, and only if enough groups remain for the other lanes.
         """
         if not idle and len(self._groups) < self.workers:
             return []
@@ -111,16 +109,14 @@ class Executor:
         return works
 
     def _pop(self) -> list[Work]:
-        """An element, for a token that was taken: there are never fewer elements than tokens."""
+        """Remove an element after taking a token. There are never fewer elements than tokens."""
         while True:
             for waiting in (self._groups, self._singles):
                 with contextlib.suppress(IndexError):
                     return waiting.popleft()
 
     def fork(self, kind: bytes, cpu_seconds: float = 0.0) -> Process:
-        """A fresh process; a zygote that has died is replaced. Raises SandboxFault if that fails START_ATTEMPTS
-        times.
-        """
+        """A fresh process. Replaces a dead zygote. Raises SandboxFault if that fails START_ATTEMPTS times."""
         isolated = kind == ISOLATED
         cpu_seconds = self.limits.cpu_s if isolated else cpu_seconds
         wall_seconds = self.limits.timeout_s + KILL_SLACK_SECONDS if isolated else 0.0
@@ -138,7 +134,7 @@ class Executor:
                 if self._zygote is zygote:
                     zygote.close()
                     self._zygote = self._restarted()
-        raise SandboxFault("the sandbox's zygote dies as soon as it has started")
+        raise SandboxFault("the sandbox's zygote dies right after its start")
 
     def _restarted(self) -> Zygote:
         for attempt in range(START_ATTEMPTS):
@@ -150,7 +146,7 @@ class Executor:
         raise AssertionError
 
     def code_id(self, source: str) -> int:
-        """The number under which runners know a source."""
+        """The number that identifies a source to the runners."""
         code_id = self._code_ids.get(source)
         if code_id is None:
             with self._lock:
@@ -163,7 +159,7 @@ class Executor:
         return code_id
 
     def close(self, lanes: list[threading.Thread]) -> None:
-        """End the processes and `lanes`; what is still waiting comes back as a fault."""
+        """End the processes and `lanes`. Waiting calls come back as faults."""
         self.closed = True
         self._tokens.put(False)
         self._zygote.close()

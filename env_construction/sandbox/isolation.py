@@ -1,15 +1,15 @@
-"""Locks that a process puts on itself before it runs tool code; no root, no package, Linux on x86-64 and ARM64.
+"""Restrictions that a process applies to itself before it runs tool code. No root, no package; Linux, x86-64 or ARM64.
 
-Two stages, since a zygote has to fork and its runners must not:
+There are two stages, because a zygote must fork and its runners must not:
 
-- `lock_zygote()`: resource limits, no new privileges, no capabilities, a network and user namespace where the kernel
-  allows it, Landlock (read the Python installation and nothing else; no TCP, no signals out), and a seccomp filter that
-  allows a list of harmless system calls and refuses all others.
-- `runner_lock()`: a runner dies with the zygote; a second seccomp filter takes fork, signals, prctl and descriptor
-  passing away.
+- `lock_zygote()` applies resource limits, no new privileges, no capabilities, and a network and user namespace if the
+  kernel allows one. It applies Landlock (read only the Python installation; no TCP, no signals to other processes) and
+  a seccomp filter that allows a list of harmless system calls and refuses all others.
+- `runner_lock()` makes a runner die with the zygote. A second seccomp filter removes fork, signals, prctl and
+  descriptor passing.
 
-Both are inherited by everything that a process starts, and none can be undone. The filters are built here as BPF, so
-that libseccomp is not needed; a test compares the call numbers with libseccomp's where it is installed.
+Every process that a locked process starts inherits both, and neither can be undone. The filters are built here as BPF,
+so libseccomp is not needed. A test compares the call numbers with libseccomp's if it is installed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from typing import NamedTuple
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 """Machine -> (AUDIT_ARCH constant, column in CALLS)."""
 
-# name: (x86-64, ARM64); -1 where the call does not exist
+# name: (x86-64, ARM64); -1 if the call does not exist
 CALLS: dict[str, tuple[int, int]] = {
-    # descriptors and files, reading only (openat is looked at closer below)
+    # descriptors and files, read-only (the filter below restricts openat further)
     "read": (0, 63),
     "write": (1, 64),
     "close": (3, 57),
@@ -74,7 +74,7 @@ CALLS: dict[str, tuple[int, int]] = {
     "clone": (56, 220),
     "exit": (60, 93),
     "exit_group": (231, 94),
-    # signals to oneself only: handlers, masks, timers
+    # signals to the own process only: handlers, masks, timers
     "rt_sigaction": (13, 134),
     "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139),
@@ -104,10 +104,10 @@ CALLS: dict[str, tuple[int, int]] = {
     "epoll_ctl": (233, 21),
     "epoll_wait": (232, -1),
     "epoll_pwait": (281, 22),
-    # a connected pair inside the process (asyncio); there is no socket() and no connect()
+    # a connected pair inside the process (asyncio); socket() and connect() are not allowed
     "recvfrom": (45, 207),
     "shutdown": (48, 210),
-    # who am I
+    # identity of the process
     "getpid": (39, 172),
     "gettid": (186, 178),
     "getppid": (110, 173),
@@ -122,7 +122,7 @@ CALLS: dict[str, tuple[int, int]] = {
     "getrlimit": (97, 163),
     "sched_getaffinity": (204, 123),
     "getrandom": (318, 278),
-    # looked at closer in the filters
+    # restricted further in the filters
     "open": (2, -1),
     "openat": (257, 56),
     "prlimit64": (302, 261),
@@ -130,7 +130,7 @@ CALLS: dict[str, tuple[int, int]] = {
     "socketpair": (53, 199),
     "sendto": (44, 206),
     "clone3": (435, 435),
-    # only the zygote's
+    # only for the zygote
     "kill": (62, 129),
     "wait4": (61, 260),
     "prctl": (157, 167),
@@ -162,7 +162,7 @@ CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
 
 
 class Locks(NamedTuple):
-    """Which layers are on, and which of the needed ones could not be had (with the reason)."""
+    """The active layers, and the required layers that are not available (with the reason)."""
 
     layers: tuple[str, ...]
     missing: tuple[str, ...]
@@ -190,7 +190,7 @@ def _prctl(option: int, value: int, pointer: object = None) -> None:
 
 
 def limit_resources(memory_bytes: int) -> None:
-    """Address space, no files, no core dumps, few descriptors."""
+    """Limit the address space, file writes, core dumps and descriptors."""
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_NOFILE, 64)
@@ -198,7 +198,7 @@ def limit_resources(memory_bytes: int) -> None:
     for name in ("RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE"):
         if hasattr(resource, name):
             _lower(getattr(resource, name), 0)
-    with contextlib.suppress(ValueError, OSError):  # macOS has no limit of the address space
+    with contextlib.suppress(ValueError, OSError):  # macOS has no address-space limit
         _lower(resource.RLIMIT_AS, memory_bytes)
 
 
@@ -210,7 +210,7 @@ def _lower(kind: int, value: int) -> None:
 
 
 def limit_cpu(seconds: int) -> None:
-    """CPU seconds of this process from now on; the kernel kills it then."""
+    """Limit the CPU seconds of this process from now on. The kernel kills it at the limit."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
 
@@ -219,7 +219,7 @@ def limit_cpu(seconds: int) -> None:
 
 
 def leave_network() -> None:
-    """An empty network, as another user. Raises OSError where the kernel does not allow it."""
+    """Enter an empty network namespace, as another user. Raises OSError if the kernel does not allow it."""
     if _libc().unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
@@ -235,7 +235,7 @@ def drop_capabilities() -> None:
 
 
 def readable_places() -> list[str]:
-    """The Python installation: its library, the folders of the shared objects that are mapped, time zones."""
+    """The Python installation: its library, the folders of the mapped shared objects, time zones."""
     paths = sysconfig.get_paths()
     places = {os.path.realpath(paths["stdlib"]), os.path.realpath(paths["platstdlib"])}
     places |= {os.path.realpath(os.path.dirname(os.__file__))}
@@ -249,7 +249,7 @@ def readable_places() -> list[str]:
 
 
 def restrict_files(places: list[str]) -> int:
-    """Allow reading below `places` and nothing else; no TCP, no abstract sockets, no signals out. Returns the ABI."""
+    """Allow only reading, only below `places`. No TCP, abstract sockets or outside signals. Returns the ABI."""
     abi = _system_call(LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     every = (1 << (13 + (abi >= 2) + (abi >= 3))) - 1
     if abi >= 5:
@@ -291,7 +291,7 @@ def _on_call(number: int, body: list[bytes]) -> list[bytes]:
 
 
 def _unless_bits(position: int, bits: int, refusal: int = REFUSE) -> list[bytes]:
-    """Allow if none of `bits` is set in an argument."""
+    """Allow if an argument has none of `bits` set."""
     return [_argument(position), _step(JUMP_BITS, bits, 0, 1), _step(RETURN, refusal), _step(RETURN, ALLOW)]
 
 
@@ -312,7 +312,7 @@ def _if_null(position: int) -> list[bytes]:
 
 
 def _head(machine: str) -> list[bytes]:
-    """Refuse foreign calling conventions, then load the call number."""
+    """Refuse other calling conventions, then load the call number."""
     steps = [
         _step(LOAD, ARCH_AT),
         _step(JUMP_EQUAL, ARCHITECTURES[machine][0], 1, 0),
@@ -325,7 +325,7 @@ def _head(machine: str) -> list[bytes]:
 
 
 def zygote_filter(machine: str) -> bytes:
-    """BPF program: the calls in CALLS are allowed (some only with harmless arguments), all others refused."""
+    """BPF program: allow the calls in CALLS (some only with harmless arguments), refuse all others."""
     column = ARCHITECTURES[machine][1]
     number = {name: numbers[column] for name, numbers in CALLS.items() if numbers[column] >= 0}
     steps = _head(machine)
@@ -348,7 +348,7 @@ def zygote_filter(machine: str) -> bytes:
 
 
 def runner_filter(machine: str) -> bytes:
-    """BPF program on top: threads but no processes, no signals to others, limits and filters as they are."""
+    """Second BPF program: allow threads, refuse processes, signals to others, and changes of limits and filters."""
     column = ARCHITECTURES[machine][1]
     threads_only = [_argument(0), _step(JUMP_BITS, CLONE_THREAD, 1, 0), _step(RETURN, REFUSE), _step(RETURN, ALLOW)]
     steps = _head(machine)
@@ -364,7 +364,7 @@ class _Program(ctypes.Structure):
 
 
 def install_filter(program: bytes) -> None:
-    """Put a seccomp filter on this process. Raises OSError."""
+    """Install a seccomp filter on this process. Raises OSError."""
     _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(program) // 8, program)))
 
 
@@ -372,18 +372,16 @@ def install_filter(program: bytes) -> None:
 
 
 def die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies (a change of credentials takes this back: call it
-    after).
-    """
+    """Have the kernel kill this process when its parent dies. Call it last: a change of credentials cancels it."""
     _prctl(PR_SET_PDEATHSIG, KILL_SIGNAL)
     if os.getppid() != parent_pid:
         os._exit(0)
 
 
 def lock_zygote(memory_bytes: int, parent_pid: int) -> Locks:
-    """Put every layer that this system offers on the calling, single-threaded process.
+    """Apply every layer that this system offers to the calling, single-threaded process.
 
-    It dies with `parent_pid`; strictly, with the thread there that started it.
+    The process dies with `parent_pid`; to be exact, with the thread that started it.
     """
     limit_resources(memory_bytes)
     layers = ["resource limits", "process groups"]
@@ -419,10 +417,10 @@ def lock_zygote(memory_bytes: int, parent_pid: int) -> Locks:
 
 
 def runner_lock(locks: Locks, zygote_pid: int) -> Callable[[int], None]:
-    """The second stage, for a forked runner to call: die with the zygote, then lose what only the zygote needs.
+    """Prepare the second stage for a forked runner: die with the zygote, then give up what only the zygote needs.
 
-    Its argument limits the CPU seconds of the process; 0 for a runner that limits each call by a timer. It is prepared
-    before the fork, since every page that a fork has to touch costs microseconds.
+    The argument of the returned function limits the CPU seconds of the process (0: the runner limits each call with a
+    timer). Preparation is before the fork because every page that a fork touches costs microseconds.
     """
     linux = sys.platform.startswith("linux")
     filtered = "seccomp" in locks.layers

@@ -1,10 +1,11 @@
-"""A lane executes calls: proven code in one pool runner, every other call in a process of its own.
+"""A lane executes calls: proven code in one pool runner, every other call in a separate process.
 
-One lane (a thread) per worker, one event loop per lane. The pool runner gets the next message while it still works on
-the last. A call is run again in isolation if the pool runner says so, and if that runner dies, stalls, or finds itself
-changed before it has reported the call. Isolated calls run one or two at a time; those that take long move aside, so
-that a slow tool holds up nobody else. Time limits apply to isolated calls only, since no call stays in a pool runner
-for longer.
+There is one lane (a thread) per worker, and one event loop per lane. The pool runner gets the next message while it
+still works on the last one. A call is repeated in isolation if the pool runner asks for it. It is also repeated if the
+runner dies, stalls, or finds its interpreter changed before it has reported the call.
+
+Only a few isolated calls run at the same time. Slow ones stop counting against that limit, so they do not delay others.
+Time limits apply to isolated calls only, because a slow call does not stay in a pool runner.
 """
 
 from __future__ import annotations
@@ -22,34 +23,35 @@ from env_construction.sandbox.protocol import ISOLATED, POOL, frame
 from env_construction.sandbox.work import Pending, Work
 
 STALL_SECONDS = 0.5
-"""A pool runner that has not reported for so long is killed."""
+"""A pool runner that has not reported for this long is killed."""
 MOST_OUTSTANDING = 1024
-"""Calls that a lane sends ahead to its runner, at most; a few milliseconds of work, so that the runner never waits."""
+"""Maximum number of calls that a lane queues at its runner: a few milliseconds of work, so the runner never waits."""
 ISOLATED_AFTER_STALL = 64
-"""With more unreported calls after a stall, a new runner reports each call at once, so that the next stall names
-one.
+"""With more unreported calls than this after a stall, the new runner reports each call at once.
+
+The next stall then identifies the call.
 """
 SHORT_SECONDS = 0.05
 SHORT_CALLS, MOST_CALLS = 2, 10
-"""Isolated calls side by side: those younger than SHORT_SECONDS, and all."""
+"""Maximum number of concurrent isolated calls: those younger than SHORT_SECONDS, and all."""
 TICK_SECONDS = 0.005
-"""How often a lane whose calls are all slow looks for new work."""
+"""How often a lane that has only slow calls checks for new work."""
 POOL_STATUSES = frozenset({"ok", "error", "unproven", "retry"})
 ISOLATED_STATUSES = frozenset({"ok", "error", "memory", "output_limit"})
 
 
 class IsolatedCall:
-    """A call in a process of its own."""
+    """A call in a separate process."""
 
     def __init__(self, pending: Pending, process: Process) -> None:
         self.pending = pending
         self.process = process
         self.frames: list[bytes] = []
         self.began = 0.0
-        """When its process was heard first: it had read everything and was about to run tool code."""
+        """When the process first reported: it had read everything and was about to run tool code."""
         self.killed = False
         self.timed_out = False
-        """Killed before its result was there."""
+        """Killed before its result arrived."""
 
 
 class Lane:
@@ -61,20 +63,20 @@ class Lane:
         self._stall = min(STALL_SECONDS, executor.limits.timeout_s)
         self._pool: Process | None = None
         self._nonces: deque[tuple[str, int]] = deque()
-        """Nonce and end index of each message that the pool runner has not answered fully."""
+        """Nonce and end index of each message that the pool runner has not fully answered."""
         self._careful = False
         self._active: list[Work] = []
         self._ready: list[Pending] = []
         """Calls to send to the pool runner."""
         self._outstanding: dict[int, Pending] = {}
-        """Calls that the pool runner has, by the index under which it reports them, in order."""
+        """Calls that the pool runner holds, in order, by the index that its reports use."""
         self._waiting: deque[Pending] = deque()
         """Calls to isolate."""
         self._calls: list[IsolatedCall] = []
         self._faults = 0
 
     def run(self) -> None:
-        """Take work and have it executed until the sandbox is closed."""
+        """Execute work until the sandbox is closed."""
         going = True
         while going:
             try:
@@ -84,7 +86,7 @@ class Lane:
         self._drop_processes()
 
     def _step(self) -> bool:
-        """One round: take, send, listen. False at the end."""
+        """One round: take work, send it, listen. False at the end."""
         now = time.monotonic()
         short = sum(now - call.process.started < SHORT_SECONDS for call in self._calls)
         idle = not (self._ready or self._outstanding or self._waiting or short)
@@ -111,7 +113,7 @@ class Lane:
         return len(self._outstanding) < MOST_OUTSTANDING and not self._ready
 
     def _recover(self, reason: str) -> None:
-        """The sandbox broke under this lane. What is unfinished is tried once more, then comes back as a fault."""
+        """Recover from a sandbox failure. Unfinished work is tried once more, then comes back as a fault."""
         self._faults += 1
         self._drop_processes()
         self._ready = []
@@ -138,7 +140,7 @@ class Lane:
         self._nonces.clear()
 
     def _sort(self, work: Work) -> None:
-        """Unfinished calls of a job go where they can be executed."""
+        """Route the unfinished calls of a job to the place that can execute them."""
         codes, results, executor = work.job.codes, work.results, self._executor
         for position, call in enumerate(work.job.calls):
             if results[position] is not None:
@@ -153,7 +155,7 @@ class Lane:
             (self._waiting if code_id in executor.isolated else self._ready).append(pending)
 
     def _listen(self) -> None:
-        """Wait until a process says something, or a deadline is near."""
+        """Wait until a process sends something, or a deadline is near."""
         poller = select.poll()
         processes = [call.process for call in self._calls]
         now = time.monotonic()
@@ -230,7 +232,7 @@ class Lane:
             self._careful = False
 
     def _rows(self, pool: Process, body: bytes) -> list[tuple[int, str, str, float]]:
-        """A checked report: consecutive calls, from the first that is outstanding. Raises RunnerDied."""
+        """A checked report: consecutive calls, starting at the first outstanding one. Raises RunnerDied."""
         try:
             nonce, rows = json.loads(body)
             if len(rows) > len(self._outstanding):
@@ -268,11 +270,11 @@ class Lane:
                 self._waiting.append(pending)
 
     def _retry(self) -> None:
-        """The pool runner is lost, and with it the results that it had not reported: those calls run again."""
+        """Repeat the calls that the lost pool runner had not reported."""
         unreported = list(self._outstanding.values())
         self._outstanding = {}
         self._drop_pool()
-        if unreported and (self._careful or len(unreported) == 1):  # this call is why
+        if unreported and (self._careful or len(unreported) == 1):  # this call is the cause
             self._executor.isolated.add(unreported[0].code_id)
             self._waiting.append(unreported.pop(0))
             self._ready = unreported + self._ready
@@ -336,7 +338,7 @@ class Lane:
                         pending.fail(status, output, seconds)
                     return
             except (ValueError, TypeError, RecursionError):
-                pass  # it broke the protocol: it counts as a crash
+                pass  # a protocol violation counts as a crash
         ending = "timeout" if call.timed_out else call.process.ending(self._limits.cpu_s)
         if call.timed_out and not call.began:
             raise SandboxFault("a process did not start in time")

@@ -1,7 +1,7 @@
-"""Worker side: another date. The validator runs tools on another day too, to see whether their results depend on it.
+"""Worker side: shift the date. The validator runs tools on another date to see if their results depend on it.
 
-Python code that asks for the time gets a shifted one. Monotonic clocks go on as they are. Called before tool code is
-there.
+Python code that asks for the time gets a shifted one. Monotonic clocks are unchanged. Call this before tool code is
+loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def shift_clock(seconds: float) -> None:
-    """Shift the wall clock of this process, and of those that it forks, by `seconds`."""
+    """Shift the wall clock of this process and of its forks by `seconds`."""
     nanoseconds = round(seconds * 1e9)
     replaced: dict[str, Callable[..., Any]] = {name: getattr(time, name) for name in _NAMES}
 
@@ -23,7 +23,7 @@ def shift_clock(seconds: float) -> None:
         return replaced["time"]() + seconds  # type: ignore[no-any-return]
 
     def with_default(name: str, default: Callable[[], Any], place: int = 0) -> Callable[..., Any]:
-        """The function with this default for its argument at `place`."""
+        """The function with this default for its argument at position `place`."""
         real = replaced[name]
         return lambda *given: real(*given[:place], default()) if given[place:] in ((), (None,)) else real(*given)
 
@@ -45,7 +45,7 @@ def shift_clock(seconds: float) -> None:
     }
     for name, function in new.items():
         setattr(time, name, function)
-    # `date.today` asks `time.time`; these two ask the system, and are methods of a class written in C
+    # `date.today` calls `time.time`; these two ask the system, and are methods of a class written in C
     methods: dict[str, Any] = gc.get_referents(datetime.datetime.__dict__)[0]
     methods["now"] = classmethod(lambda cls, tz=None: cls.fromtimestamp(shifted(), tz))
     methods["utcnow"] = classmethod(lambda cls: cls.utcfromtimestamp(shifted()))

@@ -1,6 +1,4 @@
-"""Worker side of the sandbox: reading and writing frames, and the text of what a tool returned. Bound before tool code
-runs.
-"""
+"""Worker side of the sandbox: read and write frames, render a tool's result. Bound before tool code runs."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ from typing import Any
 from env_construction.sandbox.protocol import LENGTH, NO_VALUE
 
 CHANNEL = 3
-"""Descriptor of the channel in a forked process; all above it are closed."""
+"""Descriptor of the channel in a forked process. All higher descriptors are closed."""
 MODULE = "tool"
 """`__name__` of the module that tool code runs as."""
 RANDOM_SEED = 0
-"""`random` starts from here in every call, so that a result depends on source and arguments alone."""
+"""Seed of `random` in every call, so that a result depends only on source and arguments."""
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]{4,}", re.IGNORECASE)
 NO_VALUES: dict[type, str] = {
     types.GeneratorType: "a generator",
@@ -31,7 +29,7 @@ NO_VALUES: dict[type, str] = {
 
 
 class NoValue(Exception):
-    """What a tool returned is no value. The message says what it is."""
+    """A tool returned something that is not a value. The message says what it is."""
 
 
 def read_exactly(descriptor: int, size: int) -> bytes | None:
@@ -47,7 +45,7 @@ def read_exactly(descriptor: int, size: int) -> bytes | None:
 
 
 def read_frame(descriptor: int) -> bytes:
-    """The next frame; the process ends where the parent has closed the channel."""
+    """The next frame. Ends the process if the parent has closed the channel."""
     head = read_exactly(descriptor, LENGTH.size)
     body = None if head is None else read_exactly(descriptor, LENGTH.unpack(head)[0])
     if body is None:
@@ -60,14 +58,14 @@ _scan = _decoder.scan_once
 
 
 def decoded(body: bytes, scan: Any = _scan) -> Any:
-    """The JSON of a request. The C scanner alone: every page that a forked process touches costs microseconds."""
+    """Decode a request's JSON with the C scanner only: every page that a forked process touches costs microseconds."""
     return scan(body.decode("ascii"), 0)[0]
 
 
 def write_frame(
     payload: bytes, descriptor: int = CHANNEL, write: Any = os.write, pack: Any = LENGTH.pack, view: Any = memoryview
 ) -> None:
-    """Everything that writes is bound at the start, out of reach of a patched module."""
+    """Write one frame. All functions it needs are bound as defaults, out of reach of a patched module."""
     data = view(pack(len(payload)) + payload)
     while data:
         data = data[write(descriptor, data) :]
@@ -75,7 +73,7 @@ def write_frame(
 
 _c: Any = json.encoder
 encode_rows = _c.c_make_encoder(None, repr, _c.c_encode_basestring_ascii, None, ":", ",", False, False, True)
-"""The C encoder itself: nothing in the module `json` is looked up when a result is written."""
+"""The C encoder itself, so that writing a result looks up nothing in the module `json`."""
 
 
 def encoded(value: Any, encode: Any = encode_rows, join: Any = "".join) -> bytes:
@@ -83,7 +81,7 @@ def encoded(value: Any, encode: Any = encode_rows, join: Any = "".join) -> bytes
 
 
 def too_long(text: str, limit: int) -> bool:
-    """Whether `text` takes more than `limit` bytes of UTF-8."""
+    """Whether `text` is longer than `limit` bytes of UTF-8."""
     if len(text) > limit:
         return True
     return len(text) * 4 > limit and not text.isascii() and len(text.encode("utf-8", "surrogatepass")) > limit
@@ -95,15 +93,18 @@ _write_value = _c.c_make_encoder(
 
 
 def dumps_unmarked(value: Any, encode: Any = _write_value, join: Any = "".join) -> str:
-    """What `dumps(value, ensure_ascii=False)` gives, without the encoder that it makes for each call, half of its
-    time. A value that holds itself raises RecursionError here."""
+    """The result of `dumps(value, ensure_ascii=False)`, without a new encoder per call, which takes half of its time.
+
+    A value that contains itself raises RecursionError here.
+    """
     return join(encode(value, 0))  # type: ignore[no-any-return]
 
 
 def render(value: Any, write: Any = lambda value, dumps=dumps: dumps(value, ensure_ascii=False)) -> str:
     """What the model sees of a returned value: JSON for a dict or list, else `str()` (paper/README.md, Reward).
 
-    A coroutine is awaited first. Raises NoValue for a generator, a function or a module. `write` writes a dict or list.
+    A coroutine is awaited first. Raises NoValue for a generator, a function or a module. `write` serializes a dict or
+    list.
     """
     kind = type(value)
     if kind is str:
@@ -121,7 +122,7 @@ def render(value: Any, write: Any = lambda value, dumps=dumps: dumps(value, ensu
 
 
 def holds_address(text: str, search: Any = _ADDRESS.search) -> bool:
-    """Whether a text looks like that of an object without one of its own: `<... at 0x7f...>`."""
+    """Whether a text looks like the default text of an object: `<... at 0x7f...>`."""
     return ("0x" in text or "0X" in text) and search(text) is not None
 
 
@@ -133,7 +134,7 @@ def error_text(error: BaseException) -> str:
 
 
 def checked(status: str, output: str, arguments: Any, limit: int) -> tuple[str, str]:
-    """The outcome of a call, unless its text is too long or depends on an address."""
+    """The outcome of a call, or an error if its text is too long or contains an address."""
     if type(output) is not str:
         output = str.__str__(output)
     if too_long(output, limit):

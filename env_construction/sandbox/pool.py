@@ -1,9 +1,9 @@
 """The pool runner: executes proven code of many environments in one process. Part of the worker (`tool_worker.py`).
 
-The proof (`code_proof.py`) says that no call can affect another. Behind it stands a second line: tool code gets its own
-few builtins and a guarded import; the cycle collector only runs between calls; and before anything is reported, the
-runner checks that what it shares is as it was. If not, it exits, and whatever it had not reported is run again in
-isolation.
+The proof (`code_proof.py`) says that no call can affect another. This module adds a second line of defense. Tool code
+gets a small separate set of builtins and a guarded import. The cycle collector runs only between calls. Before each
+report, the runner checks that the shared state is unchanged. If it changed, the runner exits, and everything that it
+had not reported runs again in isolation.
 """
 
 from __future__ import annotations
@@ -41,23 +41,19 @@ from env_construction.sandbox.protocol import EXIT_DIRTY
 FLUSH_SECONDS = 0.005
 FLUSH_CHARACTERS = 1 << 18
 GROWTH_KIB = 48 << 10
-"""Peak memory that the calls of a pool runner may add before it is replaced, and what it has not reported is run
-again.
-"""
+"""Peak memory that a pool runner's calls may add before it is replaced. Its unreported calls then run again."""
 
 HEAP_TYPE = 1 << 9
 HELPERS = frozenset({"_strptime", "json.decoder", "numbers"})
-"""What functions of the library written in C import by themselves, with the import function of the code that calls
-them.
-"""
+"""Modules that C functions of the library import themselves, through the import function of the calling code."""
 
 
 class Retry(BaseException):
-    """The call needs a process of its own."""
+    """The call needs a separate process."""
 
 
 class Fingerprint:
-    """What calls share in the interpreter, and could at worst have changed."""
+    """The interpreter state that calls share and could change in the worst case."""
 
     def __init__(self) -> None:
         inner = ("builtins", "json.encoder", "json.decoder", "json.scanner")
@@ -104,12 +100,12 @@ class Fingerprint:
 
 
 def _changeable(value: Any) -> bool:
-    """Whether attributes of a function or class can be set: it is written in Python."""
+    """Whether attributes of a function or class can be set, which means that it is written in Python."""
     return isinstance(value, types.FunctionType) or (isinstance(value, type) and bool(value.__flags__ & HEAP_TYPE))
 
 
 def _settled(space: Any) -> dict[str, Any]:
-    """Without the note of warnings that were given, which changes no result."""
+    """The namespace without the registry of issued warnings, which changes no result."""
     return {name: value for name, value in space.items() if name != "__warningregistry__"}
 
 
@@ -124,7 +120,7 @@ class Pool:
         self._random: set[int] = set()
         self._names = {name: getattr(builtins, name) for name in BUILTINS}
         self._text_names = dict(self._names)
-        """The builtins for a text that is evaluated."""
+        """The builtins for a text passed to `eval`."""
         self._names |= {"__import__": self._import, "eval": self._eval, "type": self._type}
         self._leave = os._exit
         self._retry = False
@@ -162,7 +158,7 @@ class Pool:
                 write_frame(encoded([nonce, rows]))
 
     def _check(self) -> None:
-        """Before a report: collect garbage, and end the process if it is not as it was."""
+        """Collect garbage before a report, and end the process if the shared state changed."""
         gc.collect(0)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self._peak
         if grown > GROWTH_KIB or not self._clean.holds():
@@ -211,18 +207,16 @@ class Pool:
         return status, output
 
     def _import(self, name: str, _globals: Any = None, _locals: Any = None, names: Any = (), level: int = 0) -> Any:
-        """`import` for proven code: the listed modules, nothing else."""
+        """`import` for proven code: only the listed modules."""
         if name.partition(".")[0] not in sys.stdlib_module_names:
-            __import__(name)  # raises, since it is not installed
+            __import__(name)  # raises, because it is not installed
             self._give_up()
         if name not in HELPERS and (level or name not in MODULES or not set(names or ()) <= MODULES[name]):
             self._give_up()
         return sys.modules[name]
 
     def _eval(self, text: Any, global_names: Any = None, local_names: Any = None, /) -> Any:
-        """`eval` for proven code (calculators): a text that is proven itself is evaluated, any other ends the call
-        here.
-        """
+        """`eval` for proven code (calculators). Evaluates a text that is proven itself; any other ends the call."""
         if type(text) is not str or any(
             type(names) not in (dict, types.NoneType) for names in (global_names, local_names)
         ):
@@ -237,7 +231,7 @@ class Pool:
         if why_unproven(tree) is not None:
             self._give_up()
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        # copies: what the text calls cannot bind another value to a name that was looked at
+        # copies, so that calls within the text cannot rebind a name that was checked
         seen = [{name: scope[name] for name in names & scope.keys()} for scope in (global_names, local_names or {})]
         for value in (value for scope in seen for value in scope.values()):
             if isinstance(value, types.ModuleType) or (isinstance(value, type) and value.__name__ in CALLED_ONLY):

@@ -1,7 +1,7 @@
-"""The parent's side of the sandbox processes: start a zygote, have it fork, talk to what it forked, kill it.
+"""The parent's side of the sandbox processes: start a zygote, have it fork, talk to the forks, kill them.
 
-Nothing that arrives from a process is trusted: frames are bounded in size, parsed as JSON (never unpickled), and
-checked field by field. A frame belongs to the process at whose channel it arrives, never to one that it names.
+The parent trusts nothing that a process sends. Frames have a size limit, are parsed as JSON (never unpickled), and are
+checked field by field. A frame belongs to the process whose channel it arrives on, whatever the frame claims.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from env_construction.sandbox.protocol import (
 )
 
 START_SECONDS = 60.0
-"""How long a process may take to come up on a loaded machine."""
+"""How long a process may take to start on a loaded machine."""
 KILL_SLACK_SECONDS = START_SECONDS + 5.0
-"""The zygote kills an isolated process this long after the time limit by itself, should the parent not have done it."""
+"""The zygote kills an isolated process this long after its time limit, in case the parent has not done so."""
 GATHERED_BYTES = 1 << 19
-"""An honest process sends at most this beyond one output of full length in a frame."""
+"""An honest process sends at most this many bytes beyond one output of full length in a frame."""
 LONGEST_ESCAPE = 6
-"""Bytes that JSON takes at most for a byte of output."""
+"""Maximum number of bytes that JSON needs for one byte of output."""
 REASON_BYTES = 100
 WORKER = Path(__file__).with_name("tool_worker.py")
 
 
 class SandboxFault(Exception):
-    """The sandbox itself broke: no tool and no model is to blame."""
+    """The sandbox itself failed. The tool and the model are not the cause."""
 
 
 class RunnerDied(Exception):
@@ -56,9 +56,9 @@ class RunnerDied(Exception):
 
 
 class Zygote:
-    """A process that forks others. Started from a thread that lives as long as it, since the kernel's parent-death
-    signal follows the starting *thread*. Raises SandboxFault, with the worker's own last words, if it does not
-    start.
+    """A process that forks others. Raises SandboxFault, with the worker's last error output, if it does not start.
+
+    The thread that starts it must live as long as it does, because the kernel's parent-death signal follows the thread.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Zygote:
             raise SandboxFault(f"the tool sandbox did not start: {self._failure}")
 
     def _keep(self) -> None:
-        """Thread body: start the process, hold it until `close`."""
+        """Thread body: start the process and hold it until `close`."""
         process: subprocess.Popen[bytes] | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-s", "-S", "-B", "-P", str(WORKER)]
@@ -123,29 +123,31 @@ class Zygote:
             process.kill()
             process.wait()
 
-    def _tell(self, message: bytes, descriptors: list[int]) -> None:
+    def _send(self, message: bytes, descriptors: list[int]) -> None:
         with self._lock:
             if self._stop.is_set():
                 raise SandboxFault("the sandbox is closed")
             try:
                 socket.send_fds(self._control, [message], descriptors)
             except OSError as error:
-                raise SandboxFault(f"the sandbox's zygote is gone ({error})") from None
+                raise SandboxFault(f"the sandbox's zygote has ended ({error})") from None
 
     def alive(self) -> bool:
-        """Whether the process is there. It never writes, so its channel can only be readable at its end."""
+        """Whether the process is alive. It never writes, so its channel becomes readable only when it ends."""
         with self._lock:
             return not self._stop.is_set() and not select.select([self._control], [], [], 0)[0]
 
     def fork(self, kind: bytes, output_bytes: int, cpu_seconds: float, wall_seconds: float = 0.0) -> Process:
-        """A fresh process that has seen no tool code. `cpu_seconds`: limit of the whole process (0: none); the zygote
-        kills it after `wall_seconds` (0: never). Raises SandboxFault."""
+        """A fresh process that has seen no tool code. Raises SandboxFault.
+
+        `cpu_seconds`: limit of the whole process (0: none). The zygote kills it after `wall_seconds` (0: never).
+        """
         ours, theirs = socket.socketpair()
         token = next(self._tokens)
         with theirs:
             try:
                 message = CONTROL.pack(FORK, kind, token, math.ceil(cpu_seconds), wall_seconds)
-                self._tell(message, [theirs.fileno()])
+                self._send(message, [theirs.fileno()])
             except BaseException:
                 ours.close()
                 raise
@@ -153,10 +155,10 @@ class Zygote:
 
     def kill(self, token: int) -> None:
         with contextlib.suppress(SandboxFault):
-            self._tell(CONTROL.pack(KILL, ISOLATED, token, 0, 0.0), [])
+            self._send(CONTROL.pack(KILL, ISOLATED, token, 0, 0.0), [])
 
     def close(self) -> None:
-        """End the process; all that it forked go with it."""
+        """End the process and everything that it forked."""
         self._stop.set()
         if self._thread is not threading.current_thread():
             self._thread.join(10)
@@ -174,10 +176,10 @@ class Process:
         self._outgoing = memoryview(b"")
         channel.setblocking(False)
         self.started = self.heard = time.monotonic()
-        """When it was forked, and when something last arrived from it or was sent to it when it had nothing to do."""
+        """When it was forked, and when it last sent something or got new work while idle."""
         self.ended = False
         self.broken = ""
-        """How it broke the protocol; it is killed then."""
+        """How it violated the protocol. It is then killed."""
         self._status: int | None = None
         self._spoke = False
         self.next_index = 0
@@ -192,7 +194,7 @@ class Process:
         return select.POLLIN | (select.POLLOUT if self._outgoing else 0)
 
     def send(self, message: bytes) -> None:
-        """Send what fits now; `pump` sends the rest."""
+        """Send what fits now; `pump` sends the remaining bytes."""
         self._outgoing = memoryview(bytes(self._outgoing) + message)
         self._flush()
 
@@ -203,10 +205,10 @@ class Process:
         except BlockingIOError:
             pass
         except OSError:
-            self._outgoing = memoryview(b"")  # it does not read any more; its end will be heard
+            self._outgoing = memoryview(b"")  # it no longer reads; the channel will report its end
 
     def pump(self) -> list[bytes]:
-        """Send and receive what is possible now; the complete frames that arrived."""
+        """Send and receive what is possible now. Returns the complete frames that arrived."""
         if self._outgoing:
             self._flush()
         try:
@@ -257,11 +259,11 @@ class Process:
         return self.pump()
 
     def kill(self) -> None:
-        """End the process; nobody waits for it."""
+        """Kill the process without waiting for its end."""
         self._zygote.kill(self._token)
 
     def close(self) -> None:
-        """Kill it and hear no more of it."""
+        """Kill the process and close its channel."""
         if not self.ended:
             self.kill()
             self._channel.close()
@@ -271,7 +273,7 @@ class Process:
         """How it died: "timeout" (CPU limit), "dirty", or "crash". Raises SandboxFault if the sandbox is to blame."""
         status = self._status
         if status is None and not self._zygote.alive():
-            raise SandboxFault("the sandbox's zygote is gone")
+            raise SandboxFault("the sandbox's zygote has ended")
         if status == FORK_FAILED and not self._spoke:
             raise SandboxFault("the sandbox could not fork a process")
         if status is None:
@@ -284,5 +286,5 @@ class Process:
 
 
 def json_frame(value: Any) -> bytes:
-    """A frame of JSON. Raises ValueError, TypeError or RecursionError for what JSON cannot carry."""
+    """A frame of JSON. Raises ValueError, TypeError or RecursionError if JSON cannot represent the value."""
     return frame(json.dumps(value).encode("ascii"))

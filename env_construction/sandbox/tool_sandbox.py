@@ -1,46 +1,48 @@
-"""Run tool code that nobody vouches for: isolated processes, hard limits, one result per call.
+"""Run untrusted tool code: isolated processes, hard limits, one result per call.
 
 Example:
     with ToolSandbox(workers=2) as sandbox:
         [result] = sandbox.run({"add": "def add(a, b):\\n    return a + b"}, [ToolCall("add", {"a": 1, "b": 2})])
 
-Call semantics as published (paper/README.md, Reward): the function is called with `**arguments`; the output is JSON
-(`ensure_ascii=False`) of a returned dict or list, else `str()`; a failure reads
-`an error occured when call <tool name>: <exception text>`. Where it deviates: the source runs as a module of its own,
-so that imports, helpers and recursion work; it runs in another process, which is killed when its time is up; `random`
-starts from the same seed and sets iterate in the same order in every call, so that a result depends on source,
-arguments and the date alone. `other_surroundings` finds what depends on the date or on the order of sets.
+Call semantics as published (paper/README.md, Reward): the function is called with `**arguments`. The output is JSON
+(`ensure_ascii=False`) for a returned dict or list, else `str()`. The text of a failure is
+`an error occured when call <tool name>: <exception text>`.
 
-A coroutine that a tool returns is awaited. A generator, a function, a module, and any text that holds an object's
-address is no value: such a call is an error that says so.
+Deviations from the published code: the source runs as a separate module, so that imports, helpers and recursion work.
+It runs in another process, which is killed at its time limit. In every call, `random` starts from the same seed and
+sets iterate in the same order. So a result depends only on source, arguments and the date. `other_surroundings` finds
+results that depend on the date or on the order of sets.
 
-How calls are kept apart
-- Isolated: by default every call runs in a process of its own, forked from one that has never seen tool code. It can
-  write to one channel only, and what arrives there is the result of this call, whatever it says.
-- Proven: code that passes `code_proof.py` (an allow-list: no classes, no attribute is set, nothing runs later, and only
-  functions that change nothing but their arguments and result) shares a process with other proven code. That process
-  checks itself (`pool.py`); if it dies, stalls or is not as it was, what it has not reported runs again in isolation.
+A coroutine that a tool returns is awaited. A generator, a function, a module, or a text that contains an object's
+address is not a value. Such a call is an error that says so.
+
+How calls are isolated
+- Isolated: by default, every call runs in a separate process, forked from one that has never seen tool code. The
+  process can write to only one channel. What arrives there counts as the result of this call, whatever it says.
+- Proven: code that passes `code_proof.py` shares a process with other proven code. The proof is an allow-list: no
+  classes, no attribute is set, nothing runs later, and all functions change only their arguments and result. The
+  process checks itself (`pool.py`). If it dies, stalls or finds a change, its unreported calls run again in isolation.
 
 Covered (Linux, x86-64 and ARM64, no root needed; `isolation` lists the active layers)
-- Time (wall clock and CPU), memory, output size: the process is killed, its call fails with the kind of failure, others
-  go on.
-- Files: nothing can be written; only the Python installation, its shared libraries and time zones can be read
-  (Landlock, seccomp). So no project data, no /proc, no home folder.
+- Time (wall clock and CPU), memory, output size: the process is killed, and its call fails with the kind of failure.
+  Other calls continue.
+- Files: nothing can be written. Only the Python installation, its shared libraries and time zones can be read
+  (Landlock, seccomp). So project data, /proc and home folders are not readable.
 - Network, new processes, other programs, signals, ptrace, mounts, keys, shared memory: refused (seccomp allow-list,
-  empty network namespace where the kernel allows one, Landlock).
-- Environment variables, weights, gold answers: never in the process. Codes and calls are all that goes in; text comes
-  out, as JSON with its size and shape checked.
-- The end: processes die with this one, even if it is killed (parent-death signal, closed channel). A sandbox whose
-  processes were killed starts new ones; SandboxFault or the status "fault" says why if that fails.
+  Landlock, an empty network namespace if the kernel allows one).
+- Environment variables, weights, gold answers: never in the process. Only code and calls go in. Only text comes out,
+  as JSON whose size and shape are checked.
+- Cleanup: processes die with this one, even if it is killed (parent-death signal, closed channel). A sandbox whose
+  processes were killed starts new ones. If that fails, SandboxFault or the status "fault" gives the reason.
 
 Not covered
-- A call can lie about its own result: that is what a tool does, it says something.
+- A call can lie about its own result, because a tool's result is whatever the tool says.
 - Kernel bugs, and side channels such as timing between processes on one machine.
-- Third-party packages: tools cannot import them, though a base interpreter's site-packages may lie where files can be
-  read.
+- Third-party packages: tools cannot import them, but the site-packages of a base interpreter may be in a readable
+  folder.
 - A session (`open_session`) shares state between the calls of one episode, by design.
-- Where there is no Landlock or seccomp (macOS, old kernels), limits and processes remain, but files and network are
-  open: a warning says so once, and `require_isolation=True` refuses.
+- Without Landlock or seccomp (macOS, old kernels), limits and processes remain, but files and network are open. A
+  warning says so once, and `require_isolation=True` refuses to start.
 """
 
 from __future__ import annotations
@@ -77,16 +79,16 @@ __all__ = [
 WORKERS_VARIABLE = "TOOL_SANDBOX_WORKERS"
 AHEAD = 1024
 MOST_WORKERS = 8
-"""Workers that `shared_sandbox` takes at most unless told otherwise."""
+"""Maximum number of workers of `shared_sandbox`, unless TOOL_SANDBOX_WORKERS is set."""
 
 
 class ToolSandbox:
     """Executes tool calls in worker processes. Thread-safe; a context manager.
 
-    `workers`: how many processes execute at the same time. `timeout_s`, `cpu_s`: wall-clock and CPU seconds that a call
-    may take before its process is killed. `memory_mb`: address space of a process, MiB. `output_bytes`: longest output
-    of a call, bytes of UTF-8. `require_isolation`: raise SandboxFault if a layer of isolation is missing here.
-    `surroundings`: hash seed and date that tools see. `isolation`: the layers that are active.
+    `workers`: number of processes that execute at the same time. `timeout_s`, `cpu_s`: wall-clock and CPU seconds that
+    a call may take before its process is killed. `memory_mb`: address space of a process, MiB. `output_bytes`: longest
+    output of a call, bytes of UTF-8. `require_isolation`: raise SandboxFault if an isolation layer is missing on this
+    system. `surroundings`: hash seed and date that tools see. `isolation`: the active layers.
     """
 
     def __init__(
@@ -120,12 +122,12 @@ class ToolSandbox:
         missing = "; ".join(self._executor.hello["missing"])
         if missing and self._require_isolation:
             self._executor.close(self._lanes)
-            raise SandboxFault(f"isolation is required, but missing here: {missing}")
+            raise SandboxFault(f"isolation is required, but this system lacks: {missing}")
         if missing:
             _warn_once(missing)
 
     def run(self, codes: Mapping[str, str], calls: Sequence[ToolCall]) -> list[ToolResult]:
-        """Execute the calls of one response; one result per call, in order. Never raises for what a tool does."""
+        """Execute the calls of one response; one result per call, in order. No tool behavior makes it raise."""
         return self.run_batch([SandboxJob(codes, calls)])[0]
 
     def run_batch(self, jobs: Sequence[SandboxJob]) -> list[list[ToolResult]]:
@@ -133,10 +135,10 @@ class ToolSandbox:
         return list(self.stream(jobs))
 
     def stream(self, jobs: Iterable[SandboxJob], expected: int | None = None) -> Iterator[list[ToolResult]]:
-        """Execute responses as `jobs` yields them; their results in order, as soon as they are there.
+        """Execute responses while `jobs` yields them. Yields their results in order, as soon as they are ready.
 
-        Parsing before and scoring after the sandbox thus go on while tools run. At most AHEAD responses per worker
-        are under way. `expected`: about how many there will be, so that few are shared out among all workers too.
+        So parsing before and scoring after the sandbox continue while tools run. At most AHEAD responses per worker
+        are in flight. `expected`: about how many there will be, so that even a few are divided among all workers.
         """
         if expected is None:
             expected = len(jobs) if isinstance(jobs, Sequence) else BATCH * self.workers
@@ -158,26 +160,28 @@ class ToolSandbox:
                 return
 
     async def run_async(self, codes: Mapping[str, str], calls: Sequence[ToolCall]) -> list[ToolResult]:
-        """`run` for asyncio: the event loop goes on meanwhile."""
+        """`run` for asyncio; the event loop continues in the meantime."""
         loop = asyncio.get_running_loop()
         finished = asyncio.Event()
 
-        def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        def on_done() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
                 loop.call_soon_threadsafe(finished.set)
 
-        [work] = self._submit([SandboxJob(codes, calls)], tell)
+        [work] = self._submit([SandboxJob(codes, calls)], on_done)
         await finished.wait()
         return work.results
 
     def open_session(self, codes: Mapping[str, str], state: Any = NO_STATE) -> ToolSession:
-        """A stateful episode in a process of its own: see `tool_session`."""
+        """A stateful episode in a separate process: see `tool_session`."""
         self._check_open()
         return ToolSession(self._executor, codes, state)
 
     def other_surroundings(self) -> Sequence[ToolSandbox]:
-        """Sandboxes like this one on other days and with other hash seeds, to see what results depend on. Made on
-        first use, closed with this one."""
+        """Sandboxes like this one with other dates and hash seeds, to see what results depend on.
+
+        They are created on first use and closed with this one.
+        """
         self._check_open()
         with self._lock:
             if not self._others:
@@ -207,19 +211,19 @@ class ToolSandbox:
     def _check_open(self) -> None:
         if self._closed:
             raise SandboxFault("the sandbox is closed")
-        if self._pid != os.getpid():  # a forked copy of the parent: the threads and channels are not ours
+        if self._pid != os.getpid():  # this is a forked copy: threads and channels belong to the parent
             with self._lock:
                 if self._pid != os.getpid():
                     self._start()
 
-    def _submit(self, jobs: Sequence[SandboxJob], tell: Callable[[], None]) -> list[Work]:
+    def _submit(self, jobs: Sequence[SandboxJob], on_done: Callable[[], None]) -> list[Work]:
         self._check_open()
-        batch = Batch(sum(1 for job in jobs if job.calls), tell)
+        batch = Batch(sum(1 for job in jobs if job.calls), on_done)
         works = [Work(job, batch) for job in jobs]
         if batch.left:
             self._executor.submit([work for work in works if work.left])
         else:
-            tell()
+            on_done()
         return works
 
 
@@ -229,8 +233,10 @@ _warned = False
 
 
 def shared_sandbox() -> ToolSandbox:
-    """The sandbox of this process: made on first use, closed at exit. TOOL_SANDBOX_WORKERS sets its workers
-    (default: the CPUs that this process may use, at most MOST_WORKERS)."""
+    """The sandbox of this process, created on first use and closed at exit.
+
+    TOOL_SANDBOX_WORKERS sets its workers (default: the CPUs that this process may use, at most MOST_WORKERS).
+    """
     global _shared
     with _shared_lock:
         if _shared is None or _shared._closed:
@@ -244,7 +250,7 @@ def shared_sandbox() -> ToolSandbox:
 
 
 def _forget_shared() -> None:
-    """In a forked child: the parent's sandbox is the parent's."""
+    """In a forked child, drop the parent's sandbox without closing it."""
     global _shared, _shared_lock
     _shared = None
     _shared_lock = threading.Lock()

@@ -1,16 +1,19 @@
-"""Stateful environments: all calls of one episode on one shared state (a database, as tau-bench has).
+"""Stateful environments: all calls of one episode share one state (such as a database in tau-bench).
 
 Example:
     with sandbox.open_session({"book": source}, state={"flights": {...}}) as session:
         result = session.call("book", {"flight": "F1"})
         database = session.state()
 
-With a state, a tool's function is called as `function(state, **arguments)` and may change the state; module globals
-live as long as the session. The state is copied in as JSON and lives in a process of this session alone. A call that
-hangs or crashes fails, and its process is replaced: the earlier calls are replayed on the first state, so that the
-session stands where it stood before the failing call (exactly so for tools that use neither clock nor threads).
-The tools of an episode share this process: one of them can spoil the session's later calls, but no other session and no
-other call of the sandbox. Results are written by functions bound before tool code runs, with a nonce per request.
+With a state, a tool's function is called as `function(state, **arguments)` and may change the state. Module globals
+live as long as the session. The state is copied in as JSON and lives in a process that belongs to this session alone.
+
+A call that hangs or crashes fails, and its process is replaced. The earlier calls are then replayed from the first
+state, which restores the session to its state before the failed call (exactly, for tools that use neither clock nor
+threads).
+
+The tools of an episode share this process. One of them can corrupt the session's later calls, but no other session and
+no other call of the sandbox. Functions bound before tool code runs write the results, with a nonce per request.
 """
 
 from __future__ import annotations
@@ -32,11 +35,11 @@ from env_construction.sandbox.work import ToolResult, failed
 NO_STATE: Final = object()
 SESSION_STATUSES = ("ok", "error", "memory", "output_limit")
 SESSION_CPU_CALLS = 100
-"""CPU seconds of a session's process, in units of the limit per call."""
+"""CPU seconds of a session's process, as a multiple of the limit per call."""
 
 
 class Report(NamedTuple):
-    """What the process says about one call."""
+    """A process's report on one call."""
 
     position: int
     status: str
@@ -45,7 +48,7 @@ class Report(NamedTuple):
 
 
 class ToolSession:
-    """Made by `ToolSandbox.open_session`. Thread-safe; its calls run one after the other."""
+    """Created by `ToolSandbox.open_session`. Thread-safe; its calls run one after another."""
 
     def __init__(self, executor: Executor, codes: Mapping[str, str], state: Any = NO_STATE) -> None:
         self._executor = executor
@@ -59,7 +62,7 @@ class ToolSession:
         self._closed = False
 
     def call(self, name: str, arguments: dict[str, Any]) -> ToolResult:
-        """Execute one call on the session's state. Never raises for what a tool does."""
+        """Execute one call on the session's state. No tool behavior makes it raise."""
         with self._lock:
             if name not in self._codes:
                 return failed(name, "unknown_tool", repr(name))
@@ -70,7 +73,7 @@ class ToolSession:
             try:
                 try:
                     return self._call(row)
-                except SandboxFault:  # its process may have died with the zygote: once more, in a new one
+                except SandboxFault:  # its process may have died with the zygote: try once more in a new one
                     self._runner = None
                     return self._call(row)
             except SandboxFault as error:
@@ -83,11 +86,11 @@ class ToolSession:
         try:
             report = self._ask(runner, [row])[0]
         except (RunnerDied, TimeoutError) as error:
-            status = self._bury() if isinstance(error, RunnerDied) else self._bury() and "timeout"
+            status = self._end_process() if isinstance(error, RunnerDied) else self._end_process() and "timeout"
             return failed(name, status, self._limits.reason(status), time.monotonic() - start)
         seconds = min(max(0.0, report.seconds), time.monotonic() - start)
         if report.status in ("memory", "output_limit"):
-            self._bury()
+            self._end_process()
             return failed(name, report.status, report.output, seconds)
         self._journal.append(row)
         if report.status == "ok":
@@ -99,7 +102,7 @@ class ToolSession:
         return await asyncio.to_thread(self.call, name, arguments)
 
     def state(self) -> Any:
-        """A copy of the state as it is now. Raises SandboxFault if a tool left it in a shape that JSON cannot carry."""
+        """A copy of the current state. Raises SandboxFault if a tool left it in a form that JSON cannot represent."""
         with self._lock:
             if self._state is NO_STATE:
                 raise SandboxFault("the session was opened without a state")
@@ -109,7 +112,7 @@ class ToolSession:
                     raise SandboxFault(f"the state is no longer JSON: {report.output}")
                 return json.loads(report.output)
             except (RunnerDied, TimeoutError, ValueError, RecursionError) as error:
-                self._bury()
+                self._end_process()
                 raise SandboxFault(f"the state cannot be read: {error}") from None
 
     def close(self) -> None:
@@ -129,7 +132,7 @@ class ToolSession:
         self.close()
 
     def _running(self) -> Process:
-        """The session's process; a new one gets the first state and the calls made so far."""
+        """The session's process. A new one gets the first state and replays the calls made so far."""
         if self._closed:
             raise SandboxFault("the session is closed")
         if self._runner is None:
@@ -138,8 +141,8 @@ class ToolSession:
             try:
                 self._ask(runner, self._journal, first=True)
             except (RunnerDied, TimeoutError) as error:
-                self._bury()
-                raise SandboxFault(f"the session could not be brought back: {error}") from None
+                self._end_process()
+                raise SandboxFault(f"the session could not be restored: {error}") from None
         return self._runner
 
     def _ask(
@@ -180,8 +183,8 @@ class ToolSession:
             raise RunnerDied(f"broken frame: {error}") from None
         return reports
 
-    def _bury(self) -> str:
-        """End the process, if there is one; how it had ended."""
+    def _end_process(self) -> str:
+        """End the process, if there is one. Returns how it ended."""
         runner, self._runner = self._runner, None
         if runner is None:
             return "crash"

@@ -1,19 +1,18 @@
 """The process side of the tool sandbox: a zygote that forks, and the processes that execute tool code.
 
-Started by `processes.py` with a clean environment; nothing here knows a gold answer, a reward or a policy.
+`processes.py` starts it with a clean environment. Nothing here knows a gold answer, a reward or a policy.
 
 The *zygote* imports a few standard modules, locks itself down (`isolation.py`), and then only forks and reaps. It never
-reads tool code or arguments, so what a fork inherits is the same every time. A forked process closes every descriptor
-but its own channel, locks itself, reads source and arguments from the channel, and answers with text. There are three
-kinds:
+reads tool code or arguments, so every fork inherits the same state. A forked process closes every descriptor except its
+own channel, locks itself, reads source and arguments from the channel, and answers with text. There are three kinds:
 
-- isolated: one call of any code, then the process exits. What it writes can only concern that call.
+- isolated: one call of any code, then the process exits. What it writes can affect only that call.
 - pool: many calls of code that `code_proof.py` proves unable to affect another call. Other code is reported as
-  `unproven` and not executed; calls that a shared process might answer differently (memory, deep recursion, addresses)
-  as `retry`.
+  `unproven` and not executed. Calls whose answer could differ in a shared process (memory, deep recursion, addresses)
+  are reported as `retry`.
 - session: the calls of one episode on one shared state.
 
-A channel is written by one process only, and by the zygote after that process has died (`protocol.py`).
+Only one process writes to a channel, and the zygote after that process has died (`protocol.py`).
 """
 
 from __future__ import annotations
@@ -63,13 +62,11 @@ from env_construction.sandbox.protocol import (
 del sys.path[0]
 EXIT_BROKEN = 70
 PRELOAD = "collections datetime functools itertools json math operator re string time typing _strptime"
-"""More modules would make every fork slower; tools import the others when they need them."""
+"""More modules would make every fork slower. Tools import the others when they need them."""
 
 
 def run_isolated(settings: dict[str, Any]) -> None:
-    """One call, then the end of the process. The first frame (the compiled code, or nothing) goes out before tool code
-    runs.
-    """
+    """Run one call, then exit. The first frame (the compiled code, or nothing) is sent before tool code runs."""
     request = decoded(read_frame(CHANNEL))
     source = read_frame(CHANNEL)
     leave = os._exit
@@ -110,14 +107,14 @@ def run_isolated(settings: dict[str, Any]) -> None:
 
 
 def called(namespace: dict[str, Any], name: str, state: tuple[Any, ...], arguments: Any) -> Any:
-    """What a tool returns. Raises NameError where its source does not define it."""
+    """The return value of a tool. Raises NameError if its source does not define it."""
     if name not in namespace:
         raise NameError(f"name {name!r} is not defined")
     return namespace[name](*state, **arguments)
 
 
 class Session:
-    """The calls of one episode, one after the other, on one state."""
+    """The calls of one episode, one after another, on one state."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._output_bytes = settings["output_bytes"]
@@ -168,7 +165,7 @@ class Session:
 
 
 def leave_parent(channel: int, descriptors: set[int]) -> None:
-    """Keep the own channel, as CHANNEL, of all the descriptors that the zygote has."""
+    """Of all descriptors that the zygote has, keep only this process's channel, as CHANNEL."""
     if channel != CHANNEL:
         os.dup2(channel, CHANNEL)
     for descriptor in descriptors - {CHANNEL}:
@@ -187,13 +184,13 @@ def run_forked(kind: bytes, settings: dict[str, Any]) -> None:
 def trailer(channel: int, status: int) -> None:
     """Close a dead process's channel, with its wait status at the end."""
     ending = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, channel)
-    with contextlib.suppress(OSError):  # the parent has left, or the process had filled the channel
+    with contextlib.suppress(OSError):  # the parent has closed it, or the process had filled the channel
         ending.send(TRAILER.pack(TRAILER_MARK, status), _socket.MSG_DONTWAIT)
     ending.close()
 
 
 def zygote(control: socket.socket, locks: isolation.Locks, settings: dict[str, Any]) -> None:
-    """Fork, kill and reap processes as the parent asks, until it closes its end or is gone."""
+    """Fork, kill and reap processes for the parent, until it closes its end or dies."""
     parent = os.getppid()
     lock = isolation.runner_lock(locks, os.getpid())
     woken, wake = os.pipe()
@@ -262,7 +259,7 @@ def zygote(control: socket.socket, locks: isolation.Locks, settings: dict[str, A
 
 
 def seed_random() -> None:
-    """Import `random` without its hook, which would seed it anew in every forked process."""
+    """Import `random` without its fork hook, which would reseed it in every forked process."""
     register, os.register_at_fork = os.register_at_fork, lambda **_: None  # type: ignore[misc,assignment]
     try:
         import random

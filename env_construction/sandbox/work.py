@@ -1,4 +1,4 @@
-"""What goes through the sandbox: calls, results, jobs, and the bookkeeping of what is on its way."""
+"""What passes through the sandbox: calls, results, jobs, and the bookkeeping of unfinished ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 STATUSES = ("ok", "error", "unknown_tool", "timeout", "memory", "output_limit", "crash", "fault")
-"""error: the tool raised, or does not take these arguments; fault: the sandbox itself broke; all else is the tool's
-or the model's doing."""
+"""error: the tool raised, or does not accept these arguments. fault: the sandbox itself failed.
+
+The tool or the model causes all others.
+"""
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One call of a model turn. `arguments` is what the model wrote; anything but an object is a failing call."""
+    """One call of a model turn. `arguments` is what the model wrote; anything except an object makes the call fail."""
 
     name: str
     arguments: dict[str, Any]
@@ -22,7 +24,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What came back. `output` is the text that the model sees; `status` is one of STATUSES; `seconds` is wall time."""
+    """The result of a call. `output`: the text that the model sees; `status`: one of STATUSES; `seconds`: wall time."""
 
     name: str
     status: str
@@ -48,18 +50,18 @@ def failed(name: str, status: str, reason: str, seconds: float = 0.0) -> ToolRes
 
 
 class Batch:
-    """Jobs that were handed in together; `tell` is called once, when all of them are done."""
+    """Jobs that were submitted together. `on_done` is called once, when all of them are done."""
 
-    __slots__ = ("left", "lock", "tell")
+    __slots__ = ("left", "lock", "on_done")
 
-    def __init__(self, size: int, tell: Callable[[], None]) -> None:
+    def __init__(self, size: int, on_done: Callable[[], None]) -> None:
         self.left = size
         self.lock = threading.Lock()
-        self.tell = tell
+        self.on_done = on_done
 
 
 class Work:
-    """A job on its way: results by position."""
+    """An unfinished job: results by position."""
 
     __slots__ = ("batch", "job", "left", "results")
 
@@ -70,7 +72,7 @@ class Work:
         self.results: list[Any] = [None] * self.left
 
     def put(self, position: int, result: ToolResult) -> None:
-        """Settle a call; the first result counts. Thread-safe."""
+        """Settle a call; only the first result counts. Thread-safe."""
         batch = self.batch
         with batch.lock:
             if self.results[position] is not None:
@@ -82,16 +84,16 @@ class Work:
             batch.left -= 1
             if batch.left:
                 return
-        batch.tell()
+        batch.on_done()
 
     def fault(self, reason: str) -> None:
-        """Settle what is open: the sandbox itself broke."""
+        """Settle all open calls as faults, because the sandbox itself failed."""
         for position, call in enumerate(self.job.calls):
             self.put(position, failed(call.name, "fault", f"the tool sandbox failed: {reason}"))
 
 
 class Pending:
-    """One call on its way."""
+    """One unfinished call."""
 
     __slots__ = ("call", "code_id", "position", "source", "work")
 

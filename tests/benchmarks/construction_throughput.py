@@ -1,4 +1,4 @@
-"""How many verified environments a second one process builds, by level, and where its time goes. Run by hand.
+"""How many verified environments one process builds per second, by level, and which parts take the time. Run by hand.
 
 Reports rates relative to drafting without verification in the same run, so that machines can be compared.
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=512, help="environments a level (default: 512)")
     parser.add_argument("--level", action="append", choices=list(LEVELS), help="only this level (repeatable)")
-    parser.add_argument("--profile", action="store_true", help="print the functions that take most time")
+    parser.add_argument("--profile", action="store_true", help="print the functions that take the most time")
     arguments = parser.parse_args()
     builder = ChunkBuilder("facts")
     with builder.sandbox:
@@ -47,8 +47,9 @@ def main() -> None:
             profile.disable()
             rate = arguments.n / seconds
             print(
-                f"{level}: {rate:.0f} verified environments/s ({3600 * rate:,.0f} an hour), {rate / drafted:.2f} of the rate "
-                f"without verification; {cpu / seconds:.0%} of the time in this process, the rest in the sandbox's"
+                f"{level}: {rate:.0f} verified environments/s ({3600 * rate:,.0f} per hour), "
+                f"{rate / drafted:.2f} of the rate without verification; {cpu / seconds:.0%} of the time in this "
+                "process, the remaining time in the sandbox's"
             )
             if arguments.profile:
                 pstats.Stats(profile).sort_stats("cumulative").print_stats(25)

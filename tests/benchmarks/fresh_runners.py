@@ -1,9 +1,9 @@
-"""Fresh processes under load: is any call of theirs timed out, or given a time that is impossible? Run by hand.
+"""Fresh processes under load: does a call time out falsely, or report an impossible time? Run by hand.
 
-Load: as many busy processes as there are CPUs, twice. Under it, `--processes` isolated calls (each a fresh process, 32
-at a time), and for each 20 of them a fresh sandbox, so a fresh zygote and pool runner, whose first call comes after a
-pause. The limit of a call is 10 s. Output: counts and the slowest call; exit code 1 if a call failed or took longer
-than its batch.
+Load: two busy processes per CPU. Under it run `--processes` isolated calls (each a fresh process, 32 at a time). For
+every 20 of them, a fresh sandbox starts (a fresh zygote and pool runner), and its first call follows after a pause. The
+limit of a call is 10 s. Output: counts and the slowest call. The exit code is 1 if a call failed or took longer than
+its batch.
 
 Example:
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/fresh_runners.py --processes 2000
@@ -29,7 +29,7 @@ PER_SANDBOX = 20
 
 
 def measured(sandbox: ToolSandbox, name: str, count: int) -> tuple[list[ToolResult], int]:
-    """The results of `count` responses with one call each, and how many of their times are impossible."""
+    """The results of `count` responses with one call each, and the number of impossible times among them."""
     start = time.monotonic()
     results = [
         row[0] for row in sandbox.run_batch([SandboxJob(CODES, [ToolCall(name, {"x": i})]) for i in range(count)])

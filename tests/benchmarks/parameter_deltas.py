@@ -1,10 +1,10 @@
 """Memory and time of the parameter analysis against a plain sequential read of the same two checkpoints.
 
-Makes a pair of checkpoints with a Qwen3-like layout in --folder (bf16, --gigabytes in all, every element drawn at
-random, the trained one changed by about 1%), then, with a warm page cache and alternating, `--repeats` times each:
-reads both files front to back into one buffer, and compares them with analysis.parameter_deltas. Reports both times and
-their ratio, the peak resident memory above that of the idle process beside the limit of 3 times the largest tensor plus
-500 MB, and the time for a pair of 14B models. Run by hand; not part of the tests.
+Writes a pair of checkpoints with a Qwen3-like layout to --folder (bf16, --gigabytes in total, all elements random, the
+trained one changed by about 1%). Then, with a warm page cache and alternating, `--repeats` times each, it reads both
+files front to back into one buffer, and compares them with analysis.parameter_deltas. Reports both times and their
+ratio, the peak resident memory above that of the idle process (limit: 3 times the largest tensor plus 500 MB), and the
+estimated time for a pair of 14B models. Run by hand; not part of the tests.
 
 Example: PYTHONPATH=. python tests/benchmarks/parameter_deltas.py --folder /tmp/pair --gigabytes 4
 """
@@ -27,7 +27,7 @@ HIDDEN, INNER, VOCABULARY, SHARDS = 2048, 6144, 65536, 4
 
 
 def shapes(elements: int) -> dict[str, tuple[int, ...]]:
-    """Tensor shapes of a model with about `elements` elements, as many layers as fit."""
+    """Tensor shapes of a model with about `elements` elements, with as many layers as fit."""
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
     layer: dict[str, tuple[int, ...]] = {f"self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qkvo"}
     layer |= {
@@ -43,7 +43,7 @@ def shapes(elements: int) -> dict[str, tuple[int, ...]]:
 
 
 def write_pair(folder: Path, gigabytes: float) -> tuple[Path, Path]:
-    """Two sharded bf16 checkpoints, kept if they are there already."""
+    """Two sharded bf16 checkpoints. Existing ones are kept."""
     base, trained = folder / "base", folder / "trained"
     if (trained / "done").exists():
         return base, trained
@@ -64,7 +64,7 @@ def write_pair(folder: Path, gigabytes: float) -> tuple[Path, Path]:
 
 
 def plain_read(folders: tuple[Path, Path]) -> tuple[float, int]:
-    """Seconds and bytes of reading all files of both folders front to back into one buffer of 16 MiB."""
+    """Seconds and bytes of reading all files of both folders from start to end into one buffer of 16 MiB."""
     buffer, size, begun = bytearray(16 << 20), 0, time.perf_counter()
     for folder in folders:
         for path in sorted(folder.glob("*.safetensors")):
@@ -80,11 +80,11 @@ def peak_bytes() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where the pair is made, and kept")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the pair, which is kept")
     parser.add_argument("--gigabytes", type=float, default=4.0, help="size of both checkpoints together")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--make-only", action="store_true", help="only make the pair (its memory would hide the comparison's)"
+        "--make-only", action="store_true", help="only write the pair (its memory would hide the comparison's)"
     )
     arguments = parser.parse_args()
     if arguments.make_only or not (arguments.folder / "trained" / "done").exists():
@@ -109,18 +109,22 @@ def main() -> None:
     limit = 3 * largest + 500e6
     print(f"pair: {size / 1e9:.2f} GB in {2 * SHARDS} files, largest tensor {largest / 1e6:.0f} MB")
     print(
-        f"plain read   {read:.3f} s median of {arguments.repeats} ({size / read / 1e9:.1f} GB/s), best {min(reads):.3f} s"
+        f"plain read   {read:.3f} s median of {arguments.repeats} ({size / read / 1e9:.1f} GB/s), "
+        f"best {min(reads):.3f} s"
     )
     print(
-        f"comparison   {compared:.3f} s median ({size / compared / 1e9:.1f} GB/s), best {min(compares):.3f} s; first call {first:.2f} s"
+        f"comparison   {compared:.3f} s median ({size / compared / 1e9:.1f} GB/s), best {min(compares):.3f} s; "
+        f"first call {first:.2f} s"
     )
     print(f"time ratio   {compared / read:.2f} (medians), {min(compares) / min(reads):.2f} (best of each); limit 1.5")
     print(
-        f"peak memory  {peak_bytes() / 1e6:.0f} MB in all, {(peak_bytes() - idle) / 1e6:.0f} MB above idle; limit {limit / 1e6:.0f} MB"
+        f"peak memory  {peak_bytes() / 1e6:.0f} MB in total, {(peak_bytes() - idle) / 1e6:.0f} MB above idle; "
+        f"limit {limit / 1e6:.0f} MB"
     )
     whole = 2 * 14.8e9 * 2
     print(
-        f"a 14B pair ({whole / 1e9:.0f} GB): about {whole / size * compared:.0f} s from a warm page cache, else the time of reading it"
+        f"a 14B pair ({whole / 1e9:.0f} GB): about {whole / size * compared:.0f} s from a warm page cache, "
+        "else the time of reading it"
     )
 
 

@@ -1,12 +1,12 @@
-"""Every published tool under random calls: does it load, survive, and give the same twice? Run by hand.
+"""Call every published tool at random: does it load, survive, and return the same result twice? Run by hand.
 
 Inputs: environments (JSONL, the authors' format). Output: a summary on stdout and, with --out, one JSON line per tool:
 `environment`, `tool`, `loads`, `plain` (shares a process, see code_proof.py; packages installed here count as present),
-`clock` (reads the date or time, so that another day may give another result), statuses of conforming and of broken
-calls, `differing` (calls that gave another result when made again in another order).
+`clock` (reads the date or time, so another date may give another result), statuses of conforming and of broken calls,
+`differing` (calls that returned another result when repeated in another order).
 
-A conforming call has arguments drawn from the tool's JSON Schema with words of its question and its source; a broken
-one leaves out, adds, retypes or nests, or is no object at all.
+A conforming call has arguments drawn from the tool's JSON Schema, with words of its question and its source. A broken
+call omits, adds, retypes or nests arguments, or its arguments are not an object.
 
 Example (200 conforming and 200 broken calls per tool):
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/real_tools.py --environments
@@ -36,15 +36,16 @@ from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolSand
 from train.policies.interface import random_arguments
 
 ODD_VALUES: tuple[Any, ...] = (
-    None, True, -1, 0, 10**30, 1e308, float("nan"), "", " ", "x" * 10_000, "\ud800", "' OR 1=1 --", "{0.__class__}", "../..",
+    None, True, -1, 0, 10**30, 1e308, float("nan"), "", " ", "x" * 10_000, "\ud800", "' OR 1=1 --", "{0.__class__}",
+    "../..",
     "2023-02-30", [], [[]], {}, {"": None}, [None] * 1000, {"a": {"b": {"c": []}}},
 )  # fmt: skip
-"""What a broken call puts where something else belongs."""
+"""What a broken call puts in place of a valid value."""
 
 
 @dataclass
 class ToolReport:
-    """What became of the calls to one tool. Statuses as in ToolResult."""
+    """The results of the calls to one tool. Statuses as in ToolResult."""
 
     environment: str
     tool: str
@@ -57,17 +58,17 @@ class ToolReport:
 
 
 def generator(seed: int, tool: str, index: int) -> random.Random:
-    """The random choices of one call."""
+    """The random generator for one call."""
     return random.Random(f"{seed}:{index}:{tool}")
 
 
 def words_of(environment: Environment, source: str) -> list[str]:
-    """Words that a tool may know: of the question and of its own string constants."""
+    """Words that a tool may know: from the question and from its own string constants."""
     return re.findall(r"\w+", environment.question) + re.findall(r"['\"]([^'\"\n]{2,40})['\"]", source)
 
 
 def broken_arguments(schema: dict[str, Any], words: Sequence[str], rng: random.Random) -> Any:
-    """Arguments that a careless model might send: something is missing, too much, or of another kind."""
+    """Arguments that a careless model might send: a value is missing, superfluous, or of another type."""
     arguments: Any = random_arguments(schema, words, rng)
     for _ in range(rng.randint(1, 3)):
         kind = rng.randrange(5)
@@ -88,7 +89,7 @@ def broken_arguments(schema: dict[str, Any], words: Sequence[str], rng: random.R
 def examine(
     environments: Sequence[Environment], sandbox: ToolSandbox, conforming: int, broken: int, seed: int
 ) -> list[ToolReport]:
-    """A report for each tool of each environment."""
+    """One report per tool of each environment."""
     return list(_reports(environments, sandbox, conforming, broken, seed))
 
 
@@ -145,7 +146,8 @@ def main() -> int:
         f"load: {sum(report.loads for report in reports)}; share a process: {sum(report.plain for report in reports)}"
     )
     print(
-        f"read the clock: {sum(report.clock for report in reports)}; gave two results: {sum(r.differing > 0 for r in reports)}"
+        f"read the clock: {sum(report.clock for report in reports)}; "
+        f"returned two results: {sum(r.differing > 0 for r in reports)}"
     )
     print(f"conforming calls: {dict(sum((report.conforming for report in reports), Counter()))}")
     print(f"broken calls: {dict(sum((report.broken for report in reports), Counter()))}")

@@ -1,14 +1,15 @@
-"""Responses scored per second: the sandbox against the published way of doing it, in the same run. Run by hand.
+"""Responses scored per second: the sandbox against the published method, in the same run. Run by hand.
 
 Inputs: environments (JSONL, the authors' format). Output: a table on stdout and, with --out, a JSON file.
 
-The baseline does what the published code does: one response after the other, and for every call `compile` and `exec` of
-the source in this very process, in a new thread that is joined for at most 10 s. It shares the parsing, matching and
-reward code with ours, so that the ratio is about running tools alone, and its results are compared with ours.
-Workloads, each of `--responses` responses with 1-4 calls: `made` (100 tools of about 2 KB), `published` (the
-environments of --environments), and `shuffled` (SHUFFLED of them, copies under other tool names where there are fewer,
-so that each has sources of its own; responses in random order). Start-up of workers is apart: a first pass over the
-tools brings every worker to the point where it stays during training; the first pass itself is reported as `cold`.
+The baseline does what the published code does: one response after another, and for every call `compile` and `exec` of
+the source in this process, in a new thread that is joined for at most 10 s. It shares the parsing, matching and reward
+code with ours, so the ratio measures only the running of tools. Its results are compared with ours.
+
+Workloads, each of `--responses` responses with 1-4 calls: `made` (100 synthetic tools of about 2 KB), `published` (the
+environments of --environments), and `shuffled` (SHUFFLED environments in random order; if there are fewer, copies with
+renamed tools, so that each has separate sources). Worker start-up is measured separately: a first pass over the tools
+brings every worker to its steady state during training, and is reported as `cold`.
 
 Figures: responses/s of wall time; responses per second of CPU time of all processes (`per core`); one response per call
 from 64 threads, as OpenRLHF calls a reward function; latency of one call; cost of a kill; memory of a worker.
@@ -31,6 +32,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +51,11 @@ THREADS = 64
 SHUFFLED = 160
 
 
-# -- the published way -------------------------------------------------------------------------------------------------
+# -- the published method ----------------------------------------------------------------------------------------------
 
 
 class PublishedWay:
-    """Stands in for a sandbox: compile and exec per call, in process, in a thread that nobody can stop."""
+    """Replaces a sandbox: compile and exec per call, in this process, in a thread that cannot be stopped."""
 
     def stream(self, jobs: Iterable[SandboxJob], expected: int | None = None) -> Iterator[list[ToolResult]]:
         for job in jobs:
@@ -84,7 +86,7 @@ class PublishedWay:
 
 
 def made_environments(count: int, seed: int) -> list[Environment]:
-    """Environments of 5 tools each, about 2 KB of source a tool, in the manner of the published ones."""
+    """Environments of 5 tools each, about 2 KB of source per tool, similar to the published ones."""
     environments = []
     for number in range(count):
         rng = random.Random(f"{seed}:{number}:made")
@@ -156,9 +158,7 @@ def _made_document(name: str) -> ToolDocument:
 
 
 def renamed_environments(environments: Sequence[Environment], count: int) -> list[Environment]:
-    """`count` environments; from the second round on, tools are called by other names, in documents, sources and gold
-    alike.
-    """
+    """`count` environments. From the second round on, tools have new names in documents, sources and gold."""
     made = []
     for number in range(count):
         environment, turn = environments[number % len(environments)], number // len(environments)
@@ -172,7 +172,7 @@ def renamed_environments(environments: Sequence[Environment], count: int) -> lis
 
 
 def made_responses(environments: Sequence[Environment], count: int, seed: int) -> list[Item]:
-    """Responses of 1-4 schema-conforming calls to tools of their environment; sub-answers are among the words."""
+    """Responses of 1-4 schema-conforming calls to tools of their environment. Sub-answers are among the words."""
     items = []
     for number in range(count):
         rng = random.Random(f"{seed}:{number}:response")
@@ -185,11 +185,11 @@ def made_responses(environments: Sequence[Environment], count: int, seed: int) -
     return items
 
 
-# -- measuring ---------------------------------------------------------------------------------------------------------
+# -- measurements ------------------------------------------------------------------------------------------------------
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process, of those below it, and of those that they have waited for."""
+    """CPU time of this process, its descendants, and the children that they have waited for."""
     ticks = 0
     for pid in descendants(os.getpid()):
         with contextlib.suppress(OSError):  # it has just ended
@@ -199,7 +199,7 @@ def cpu_seconds() -> float:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes below `pid`, from /proc."""
+    """Descendants of `pid`, from /proc."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):  # a thread that has just ended
@@ -217,7 +217,7 @@ def measured(score: Callable[[], Any], count: int) -> dict[str, float]:
 
 
 def from_threads(items: Sequence[Item], sandbox: Any) -> None:
-    """One response per call from 64 threads."""
+    """Score one response per call from 64 threads."""
 
     def work(start: int) -> None:
         for item in items[start::THREADS]:
@@ -235,7 +235,7 @@ def best(runs: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def compare(name: str, items: Sequence[Item], workers: int, repeats: int, bar: tqdm[Any]) -> dict[str, Any]:
-    """One workload: baseline, ours with 1 and with `workers` workers, and from threads. Each the best of `repeats`."""
+    """One workload: baseline, ours with 1 and with `workers` workers, and from threads. Best of `repeats`."""
     count = len(items)
     published: Any = PublishedWay()
     report: dict[str, Any] = {"responses": count}
@@ -250,16 +250,17 @@ def compare(name: str, items: Sequence[Item], workers: int, repeats: int, bar: t
     report["baseline"] = best(runs)
     for number in sorted({1, workers}):
         with ToolSandbox(workers=number) as sandbox:
-            report[f"cold_{number}"] = measured(lambda box=sandbox: score_turns(items, sandbox=box), count)  # type: ignore[misc]
+            batch = partial(score_turns, items, sandbox=sandbox)
+            report[f"cold_{number}"] = measured(batch, count)
             scores = score_turns(items, sandbox=sandbox)
             report[f"differing_rewards_{number}"] = sum(
                 s.reward != e for s, e in zip(scores, expected[:count], strict=True)
             )
-            runs = [measured(lambda box=sandbox: score_turns(items, sandbox=box), count) for _ in range(repeats)]  # type: ignore[misc]
+            runs = [measured(batch, count) for _ in range(repeats)]
             report[f"workers_{number}"] = best(runs)
             bar.update()
             if number == workers:
-                runs = [measured(lambda box=sandbox: from_threads(items, box), count) for _ in range(repeats)]  # type: ignore[misc]
+                runs = [measured(partial(from_threads, items, sandbox), count) for _ in range(repeats)]
                 report["threads_64"] = best(runs)
                 bar.update()
     base, ours = report["baseline"], report[f"workers_{workers}"]
@@ -310,7 +311,7 @@ def _after_kill(sandbox: ToolSandbox, hang: Mapping[str, str], codes: Mapping[st
 
 
 def _memory(pid: int, kind: str) -> float:
-    """Resident memory of a process; `Pss` counts shared pages by their share. NaN where the kernel hides it."""
+    """Resident memory of a process. `Pss` divides shared pages among processes. NaN if the kernel hides it."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
@@ -321,8 +322,9 @@ def _memory(pid: int, kind: str) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="Measure responses scored per second against the published way.",
-        epilog="example: PYTHONPATH=. python tests/benchmarks/reward_throughput.py --environments ENV.jsonl --out speed.json",
+        description="Measure responses scored per second against the published method.",
+        epilog="example: PYTHONPATH=. python tests/benchmarks/reward_throughput.py --environments ENV.jsonl "
+        "--out speed.json",
     )
     parser.add_argument("--environments", required=True, help="environments, JSONL in the authors' format")
     parser.add_argument("--responses", type=int, default=5000, help="responses per workload (default %(default)s)")

@@ -2,15 +2,17 @@
 
 Inputs: a checkpoint folder, environments (JSONL). Output: a table and, with --out, a JSON file.
 
-Compared, each on the same environments, greedy (evaluation) or with --temperature 1 (collection):
+All runs use the same environments, greedy (evaluation) or with --temperature 1 (collection):
 - `serial`: one episode at a time, `model.generate` on one prompt (what the published collection code does)
 - `serial-own-loop`: one episode at a time, with the loop of train/policies/packed_decoding.py
 - `batched-generate`: all episodes in flight, `model.generate` on left-padded batches
 - `batched`: all episodes in flight, the loop of train/policies/packed_decoding.py, in one thread
-- `batched-workers`: the same in as many threads as there are cores (what every script here does)
-Tokens are counted as generated; the time is the process's own CPU time of the whole rollout (prefill, scoring and
-rendering included; on one thread that is wall time without what other processes take), and wall time beside it. Greedy
-scores are compared too: batching must not change them (sampled ones differ: the two engines draw differently).
+- `batched-workers`: the same in one thread per core (what every script here does)
+
+Tokens are counted as generated. The time is the process's CPU time of the complete rollout, with prefill, scoring and
+rendering. On one thread, that is the wall time without the share of other processes. Wall time is shown as well. Greedy
+scores are also compared, because batching must not change them. Sampled scores differ, because the engines draw
+differently.
 
 Example:
     PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/rollout_throughput.py --model outputs/cpu/start --data
@@ -37,7 +39,7 @@ from train.policies.rollout import play
 
 
 class GeneratePolicy:
-    """The same policy on `model.generate`, one left-padded batch after another: the baseline."""
+    """The same policy with `model.generate`, one left-padded batch after another: the baseline."""
 
     name = "generate"
 
@@ -95,7 +97,7 @@ def main() -> int:
     parser.add_argument("--max-turns", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=160)
     parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--only", nargs="+", default=None, help="names of the runs; serial is always among them")
+    parser.add_argument("--only", nargs="+", default=None, help="names of the runs; serial always runs")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--out", default=None, help="JSON file to write")
     arguments = parser.parse_args()
@@ -118,13 +120,14 @@ def main() -> int:
     }
     if arguments.only:
         runs = {name: run for name, run in runs.items() if name in (*arguments.only, "serial")}
-    play(batched, environments[:2], max_turns=1)  # warms the sandbox and the thread pools up
+    play(batched, environments[:2], max_turns=1)  # warms up the sandbox and the thread pools
     results = {
         name: measure(policy, environments, flight, arguments.max_turns) for name, (policy, flight) in runs.items()
     }
     baseline = results["serial"]
     print(
-        f"{'':<18}{'tokens':>8}{'CPU s':>8}{'tokens/s':>10}{'ratio':>7}{'wall s':>8}{'tokens/s':>10}{'ratio':>7}{'same F1':>9}"
+        f"{'':<18}{'tokens':>8}{'CPU s':>8}{'tokens/s':>10}{'ratio':>7}"
+        f"{'wall s':>8}{'tokens/s':>10}{'ratio':>7}{'same F1':>9}"
     )
     for name, result in results.items():
         same = sum(a == b for a, b in zip(result["solve_f1"], baseline["solve_f1"], strict=True))

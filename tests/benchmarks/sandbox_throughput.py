@@ -1,7 +1,7 @@
-"""Calls per second of real tools that import something, as they are and each in a process of its own. Run by hand.
+"""Calls per second of real tools that import something, unchanged and each in a separate process. Run by hand.
 
-Inputs: environments (JSONL, the authors' format). Conforming calls with random arguments, in random order, one per
-response, one worker.
+Inputs: environments (JSONL, the authors' format). The calls are conforming, with random arguments, in random order, one
+per response, on one worker.
 Output: how many of these tools are proven (code_proof.py), calls/s of wall time, and calls per second of CPU time of
 all processes.
 
@@ -59,7 +59,7 @@ def main() -> int:
     proven = sum(why_unproven(ast.parse(environment.codes[tool.name])) is None for environment, tool in tools)
     print(f"{len(tools)} tools import something, {proven} of them are proven")
     for name, suffix, calls in (
-        ("as they are", "", arguments.calls),
+        ("unchanged", "", arguments.calls),
         ("isolated", "\nimport sys\n", arguments.calls // 10),
     ):
         jobs = jobs_of(tools, max(1, calls), suffix, arguments.seed)
@@ -69,7 +69,8 @@ def main() -> int:
             sandbox.run_batch(jobs)
             wall, used = time.perf_counter() - start, cpu_seconds() - before
         print(
-            f"{name}: {len(jobs)} calls, {len(jobs) / wall:,.0f}/s of wall time, {len(jobs) / used:,.0f} per CPU second of all processes"
+            f"{name}: {len(jobs)} calls, {len(jobs) / wall:,.0f}/s of wall time, "
+            f"{len(jobs) / used:,.0f} per CPU second of all processes"
         )
     return 0
 

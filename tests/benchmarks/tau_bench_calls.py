@@ -1,13 +1,12 @@
-"""What a call costs in a tau-bench episode: in a session that holds the database, against reading or copying it for
-every call.
+"""The cost of a call in a tau-bench episode: a session that holds the database, against reading or copying it per call.
 
-The database is made here, as large as the airline's (5 MB), or is a real domain's (--domain-folder). Three ways, in the
+The database is synthetic, as large as the airline's (5 MB), or a real domain's (--domain-folder). Three ways, in the
 same run:
-- session: the database goes to the sandbox once, calls run on it there (what eval/tau_bench.py does)
-- copied: the database is deep-copied for every call, in this process, without any isolation
-- re-read: its JSON is read for every call, in this process, without any isolation
+- session: the database goes to the sandbox once, and calls run on it there (what eval/tau_bench.py does)
+- copied: the database is deep-copied for every call, in this process, without isolation
+- re-read: its JSON is parsed for every call, in this process, without isolation
 
-Prints milliseconds a call and the ratio to the session. Run by hand.
+Prints milliseconds per call and the ratio to the session. Run by hand.
 
 Example:
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/tau_bench_calls.py --calls 200
@@ -75,10 +74,11 @@ def main() -> None:
     found["copied"] = milliseconds(lambda: space["touch"](copy.deepcopy(database), **given), few)
     found["re-read"] = milliseconds(lambda: space["touch"](json.loads(text), **given), few)
     print(
-        f"database: {len(text) / 1e6:.1f} MB; once an episode: {opened:.0f} ms to hand over, {read_back:.0f} ms to read back"
+        f"database: {len(text) / 1e6:.1f} MB; once per episode: {opened:.0f} ms to hand over, "
+        f"{read_back:.0f} ms to read back"
     )
     for way, cost in found.items():
-        print(f"{way:>8}: {cost:8.2f} ms a call, {cost / found['session']:8.1f} x the session")
+        print(f"{way:>8}: {cost:8.2f} ms per call, {cost / found['session']:8.1f} x the session")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the construction tests share: one sandbox, and a few environments of every level, built once."""
+"""Fixtures for the construction tests: one sandbox, and a few environments of every level, built once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from env_construction.facts.levels import LEVELS
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 
 sys.path.append(str(Path(__file__).parent))
-"""For `scripted_author_server`: test files are imported by path, what they share is not."""
+"""For `scripted_author_server`: test files are imported by path, but shared modules are not."""
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
-"""A real local HTTP server that speaks the chat completion API and authors environments about made-up islands.
+"""A real local HTTP server that implements the chat completion API and authors environments about fictional islands.
 
 It reads the prompts of `env_construction/llm/prompts` as a model would: the stage from the first line, the data from
-the JSON in it. What it knows is a world of islands, harbors, keepers and ships. Misbehaviour is put on per conversation
-and reply (`spoil`), or per request (`transport`): it then answers as real servers and models do when they fail.
+the JSON. It knows a world of islands, harbors, keepers and ships. Failures can be added per conversation and reply
+(`spoil`), or per request (`transport`). It then answers like real servers and models that fail.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ ISLANDS = (
     "Pellworth",
 )
 HARBORS = (
-    "Saltgate", "Fernmouth", "Duskhaven", "Copperquay", "Larkspit", "Wyndwater", "Ravenpier", "Oakstrand", "Mistford", "Amberlock",
+    "Saltgate", "Fernmouth", "Duskhaven", "Copperquay", "Larkspit", "Wyndwater", "Ravenpier", "Oakstrand", "Mistford",
+    "Amberlock",
 )  # fmt: skip
 KEEPERS = (
-    "Ines Calloway", "Bram Tolliver", "Suri Adeyemi", "Jonas Whitlock", "Petra Vann", "Milo Hargreave", "Aya Lindqvist", "Tomas Brandt",
-    "Leda Moncrieff", "Rufus Okafor",
+    "Ines Calloway", "Bram Tolliver", "Suri Adeyemi", "Jonas Whitlock", "Petra Vann", "Milo Hargreave", "Aya Lindqvist",
+    "Tomas Brandt", "Leda Moncrieff", "Rufus Okafor",
 )  # fmt: skip
 RELATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "harbor_of_island": ("island", dict(zip(ISLANDS, HARBORS, strict=True))),
@@ -55,11 +56,11 @@ CHAINS: dict[str, list[tuple[str, str]]] = {
     "multi_hop": [("harbor_of_island", ""), ("keeper_of_harbor", "q1"), ("birthplace_of_keeper", "q2")],
     "parallel_multi_hop": [("harbor_of_island", ""), ("keeper_of_harbor", "q1"), ("berths_of_harbor", "q1")],
 }
-"""For each scenario the relations of its sub-questions, and which earlier one each starts from."""
+"""For each scenario, the relations of its sub-questions, and the earlier one that each starts from."""
 
 
 def plan_of(scenario: str, islands: list[str]) -> dict[str, Any]:
-    """The decomposition of a question of `scenario` about some islands."""
+    """The decomposition of a question of `scenario` about given islands."""
     steps: list[dict[str, Any]] = []
     answers: dict[str, str] = {}
     phrases: dict[str, str] = {}
@@ -92,7 +93,7 @@ def plan_of(scenario: str, islands: list[str]) -> dict[str, Any]:
 
 
 def questions(number: int) -> list[dict[str, str]]:
-    """Different questions, the scenarios taking turns."""
+    """Different questions, with alternating scenarios."""
     made = []
     for index in range(number):
         scenario = list(CHAINS)[index % 4]
@@ -102,7 +103,7 @@ def questions(number: int) -> list[dict[str, str]]:
 
 
 def plan_for_question(question: str) -> dict[str, Any]:
-    """Finds the plan whose question this is, whatever stands around it."""
+    """The plan of a question, whatever surrounds the question's text."""
     islands = sorted((name for name in ISLANDS if name in question), key=question.index)
     for scenario in CHAINS:
         if CHAINS[scenario].count(("harbor_of_island", "")) == len(islands):
@@ -113,7 +114,7 @@ def plan_for_question(question: str) -> dict[str, Any]:
 
 
 def source_of(document: dict[str, Any]) -> str:
-    """A lookup over the world's table; a tool that no relation stands behind looks up tides."""
+    """A lookup over the world's table. A tool without a relation looks up tides."""
     name = document["name"]
     kind, table = RELATIONS.get(
         name, ("place", {place: f"tide {index} of the calm sea" for index, place in enumerate("ABCDEF")})
@@ -139,7 +140,7 @@ def _json_lines(prompt: str) -> list[Any]:
 
 
 def author_reply(prompt: str) -> str:
-    """What a good model answers to the first message of a stage."""
+    """A good model's reply to the first message of a stage."""
     stage = int(prompt[len("Stage ")])
     data = _json_lines(prompt)
     if stage == 1:
@@ -186,14 +187,15 @@ def author_reply(prompt: str) -> str:
 
 
 Spoiler = Callable[[str], str | dict[str, Any]]
-"""From the good reply to what is sent: another text, or fields of the message and `finish_reason`."""
+"""Maps the good reply to what is sent: another text, or fields of the message and `finish_reason`."""
 
 
 class ScriptedAuthorServer(LocalServer):
-    """`spoil(marker, stage, *spoilers)`: replies 1, 2, ... of each conversation of a stage whose first message holds
-    `marker` are spoilt by the spoilers in turn; "stage" is its number. `transport(number)`: (status, headers, seconds
-    to hang) or None for a request. `mangle(number, payload)`: what is sent in place of an answer, an object or
-    bytes.
+    """The server and its failures.
+
+    `spoil(marker, stage, *spoilers)`: in each conversation of stage number `stage` whose first message holds `marker`,
+    the spoilers change replies 1, 2, ... in turn. `transport(number)`: (status, headers, seconds to hang) or None for a
+    request. `mangle(number, payload)`: what is sent instead of an answer, an object or bytes.
     """
 
     def __init__(self) -> None:

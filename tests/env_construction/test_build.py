@@ -1,6 +1,4 @@
-"""Building: splits share nothing for any seeds, bytes depend on the seed alone, a killed build goes on as if nothing
-had happened.
-"""
+"""Builds: splits share nothing for any seeds, bytes depend only on the seed, a killed build resumes."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def _calls(environments: list[Environment]) -> set[str]:
-    """Gold calls, by what is asked about what: tool names differ in wording only."""
+    """Gold calls, by relation and entity, because tool names differ only in wording."""
     return {
         json.dumps([environment.provenance["functions"][position], call.arguments], sort_keys=True)
         for environment in environments
@@ -106,10 +104,8 @@ def test_workers_and_resuming_do_not_change_a_byte(tmp_path: Path, monkeypatch: 
     assert _bytes(tmp_path / "one") == _bytes(tmp_path / "grown")
 
 
-def test_a_build_that_was_killed_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SIGKILL when some bytes have been written; a torn line is added to the data, as a crash may leave it."""
+def test_a_killed_build_resumes_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL after some bytes were written. A torn line is added to the data, as a crash may leave it."""
 
     def command(folder: Path) -> list[str]:
         sizes = ["--n-train", "384", "--n-dev", "0", "--n-test", "0"]
@@ -140,7 +136,7 @@ def test_a_build_that_was_killed_goes_on_as_if_nothing_had_happened(
     assert len(list(read_environments(killed / "train.jsonl"))) == 384
 
 
-def test_duplicates_give_way_to_other_questions(built, construction_sandbox: ToolSandbox) -> None:
+def test_duplicates_are_replaced_by_other_questions(built, construction_sandbox: ToolSandbox) -> None:
     configuration = BuildConfiguration("facts", "compact", 1)
     former = built("compact")[5]
     attempt = former.provenance["attempt"] + 1
@@ -153,10 +149,10 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, mon
     _build(monkeypatch, tmp_path, "--no-parquet")
     before = _bytes(tmp_path)
     monkeypatch.setattr(sys, "argv", [*_arguments(tmp_path), "--level", "medium"])
-    with pytest.raises(BadInput, match="level: 'compact' there, 'medium' asked"):
+    with pytest.raises(BadInput, match="level: 'compact' in the folder, 'medium' requested"):
         main()
     monkeypatch.setattr(sys, "argv", [*_arguments(tmp_path), "--n-train", "8"])
-    with pytest.raises(BadInput, match="has 40 environments, asked for 8"):
+    with pytest.raises(BadInput, match="has 40 environments, but 8 were requested"):
         main()
     assert _bytes(tmp_path) == before
     (tmp_path / "train.jsonl").write_text("")
@@ -178,7 +174,7 @@ def test_parquet_and_card_open_with_datasets(tmp_path: Path, monkeypatch: pytest
     assert Environment.from_record(row) == first
 
 
-def test_a_card_names_only_splits_that_are_there(tmp_path: Path) -> None:
+def test_a_card_names_only_existing_splits(tmp_path: Path) -> None:
     counted = {"environments": 1, "distinct (estimated)": {}, "rows": {"x": 1.0}}
     write_data_card(tmp_path, {"seed": 1}, {"train": counted, "dev": {**counted, "environments": 0}}, parquet=False)
     card = (tmp_path / "README.md").read_text()
@@ -189,7 +185,7 @@ def test_a_card_names_only_splits_that_are_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_scaling_strategy_can_be_switched_off(strategy: str) -> None:
+def test_every_scaling_strategy_can_be_turned_off(strategy: str) -> None:
     left = tuple(name for name in STRATEGIES if name != strategy)
     changed = dict.fromkeys(STRATEGIES, 0)
     for index in range(24):

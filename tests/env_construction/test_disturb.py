@@ -1,4 +1,4 @@
-"""Disturbed environments ask the same, run the same tools, and know the new names alone."""
+"""Disturbed environments ask the same questions, run the same tools, and know only the new names."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_former_names_are_refused(environments: list[Environment]) -> None:
             assert sandbox.run(noisy.codes, [ToolCall(name, arguments)])[0].status != "ok"
 
 
-def test_a_seed_decides_and_the_place_in_the_file_does_not(environments: list[Environment]) -> None:
+def test_the_result_depends_on_the_seed_and_not_on_the_position_in_the_file(environments: list[Environment]) -> None:
     item = environments[4]
     assert disturbed(item, "union", 1) == disturbed(item, "union", 1) != disturbed(item, "union", 2)
 
@@ -78,7 +78,7 @@ def test_environments_without_a_gold_plan_are_refused_by_name(
     assert not (tmp_path / "out").exists()
 
 
-def test_tools_that_take_anything_are_refused_by_name(environments: list[Environment]) -> None:
+def test_tools_that_accept_any_argument_are_refused_by_name(environments: list[Environment]) -> None:
     item = environments[0].model_copy(deep=True)
     name = item.tools[0].name
     item.codes[name] = f"def {name}(**anything):\n    return 1\n"

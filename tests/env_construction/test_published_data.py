@@ -1,6 +1,4 @@
-"""The published environments: read and written without loss, judged by the validator, and matched by the level
-`paper`.
-"""
+"""The published environments: lossless round trip, checks by the validator, and the level `paper` that matches them."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ def test_published_records_are_read_and_written_without_loss() -> None:
 
 
 @needs_sample
-def test_published_environments_are_judged_by_what_needs_no_gold_plan(construction_sandbox: ToolSandbox) -> None:
+def test_published_environments_get_the_checks_that_need_no_gold_plan(construction_sandbox: ToolSandbox) -> None:
     environments = list(read_environments(SAMPLE))
     assert Counter(environment.scenario for environment in environments) == dict.fromkeys(
         ("single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop"), 10
@@ -58,16 +56,14 @@ def test_the_sample_counts_like_the_whole_published_split() -> None:
 
 
 def test_level_paper_matches_the_published_table(built) -> None:
-    """24 environments: only what varies little is checked here; the 10% comparison over thousands is in the
-    benchmark.
-    """
+    """Checks only values with little variance over 24 environments. The benchmark compares thousands within 10%."""
     rows = tally(built("paper")).rows()
     for name, reference, here, _ in comparison(rows, PUBLISHED):
         if "a tool" in name or "document" in name or name in ("parameter type string", "parameters with enum"):
             assert here == pytest.approx(reference, rel=0.25), name
 
 
-def test_tallies_add_up_and_take_back(built) -> None:
+def test_tallies_add_and_subtract(built) -> None:
     environments = built("medium")
     whole, first, second = tally(environments), tally(environments[:9]), tally(environments[9:])
     first.merge(second)

@@ -1,4 +1,4 @@
-"""The stage scripts: five files in a row give the same environments as a build, resume, and carry rejections along."""
+"""The stage scripts: five files in a row give the same environments as a build, resume, and pass rejections on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _run_all(monkeypatch: pytest.MonkeyPatch, folder: Path, level: str = "medium
         _run(monkeypatch, module, "--in", folder / f"{number - 1}.jsonl", "--out", folder / f"{number}.jsonl", *more)
 
 
-def test_five_files_in_a_row_give_what_a_build_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_files_in_a_row_give_the_same_as_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _run_all(monkeypatch, tmp_path)
     written = {environment.id: environment for environment in read_environments(tmp_path / "environments.jsonl")}
     assert len(written) >= 10
@@ -44,7 +44,7 @@ def test_five_files_in_a_row_give_what_a_build_gives(tmp_path: Path, monkeypatch
             assert build_unverified(FactAuthor(), draft) == written[draft.id]
 
 
-def test_a_stage_does_not_redo_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_does_not_redo_existing_drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _run_all(monkeypatch, tmp_path, "compact")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with (tmp_path / "3.jsonl").open("ab") as handle:
@@ -53,7 +53,7 @@ def test_a_stage_does_not_redo_what_is_there(tmp_path: Path, monkeypatch: pytest
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_rejected_draft_is_recorded_and_carried_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejected_draft_is_recorded_and_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _run(monkeypatch, decomposition, "--n", 8, "--out", tmp_path / "1.jsonl")
     records = [record for _, record in read_jsonl(tmp_path / "1.jsonl")]
     records[2]["decomposition"]["steps"][0]["answer"] = "another answer"
@@ -84,7 +84,7 @@ def _draft() -> Draft:
 
 
 class _Stubborn(FactAuthor):
-    """Proposes one bad toolset after the other, and remembers what it was told."""
+    """Proposes one bad toolset after another, and remembers the messages that it got."""
 
     tries = 3
 
@@ -124,7 +124,7 @@ def _stranger(toolset: Toolset) -> None:
     toolset.calls[0].name = "stranger"
 
 
-def test_an_author_is_shown_what_was_wrong_and_may_mend_it() -> None:
+def test_an_author_is_shown_what_was_wrong_and_may_repair_it() -> None:
     author, draft = _Stubborn(_once), _draft()
     integrate_functions(author, draft)
     assert author.told[0] is None
@@ -142,7 +142,7 @@ def test_an_author_is_shown_what_was_wrong_and_may_mend_it() -> None:
         (_stranger, "call_to_unknown_tool"),
     ],
 )
-def test_what_cannot_be_mended_is_rejected_under_the_rules_name(spoil, rule: str) -> None:
+def test_what_cannot_be_repaired_is_rejected_under_the_rules_name(spoil, rule: str) -> None:
     author = _Stubborn(spoil)
     with pytest.raises(Rejected) as caught:
         integrate_functions(author, _draft())

@@ -195,7 +195,7 @@ def test_turns_cut_off_at_the_limit_of_tokens_are_counted_and_said(
 def test_other_configuration_is_refused_before_anything_is_written(monkeypatch, data, tmp_path) -> None:
     measure(monkeypatch, "--policy", "random", "--data", data, "--out", tmp_path / "out")
     before = (tmp_path / "out" / "results.jsonl").read_bytes()
-    with pytest.raises(BadInput, match="policy: 'random' there, 'oracle' asked"):
+    with pytest.raises(BadInput, match="policy: 'random' in the folder, 'oracle' requested"):
         measure(monkeypatch, "--policy", "oracle", "--data", data, "--out", tmp_path / "out")
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""A sandbox for all reward tests: the real one, with one process."""
+"""A sandbox for all reward tests: a real one, with one process."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 
-# no timed tests: a slow machine is no failure
+# no timed tests: a slow machine is not a failure
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 

@@ -1,6 +1,4 @@
-"""The reward-hacking report: each attack earns what the defects say under `published`, and what is left under
-`strict`.
-"""
+"""The reward-hacking report: each attack earns what the defects say in `published`, and less in `strict`."""
 
 import json
 import subprocess
@@ -26,7 +24,7 @@ SCHEMA = {"type": "object", "properties": {"country": {"type": "string"}}, "requ
 
 
 def environment() -> Environment:
-    """Two lookups with a gold plan; the tool does not echo its argument."""
+    """Two lookups with a gold plan. The tool does not echo its argument."""
     return Environment(
         id="capitals",
         messages=[{"role": "user", "content": "Question: Which are the capitals of France and Peru?"}],
@@ -41,7 +39,7 @@ def environment() -> Environment:
     )
 
 
-# attack -> (reward as published, in strict)
+# attack -> (reward in published, in strict)
 EXPECTED = {
     "gold_plan": (4 / 3, 4 / 3),
     "echo_argument": (0.0, 0.0),
@@ -73,7 +71,7 @@ def test_what_attacks_earn(sandbox):
     assert not any(row[match]["fault"] for row in rows.values() for match in ("published", "strict"))
 
 
-def test_an_echo_tool_solves_anything_as_published_and_nothing_in_strict(sandbox):
+def test_an_echo_tool_solves_anything_in_published_and_nothing_in_strict(sandbox):
     echo = environment().model_copy(update={"codes": {"capital": "def capital(country):\n    return country\n"}})
     rows = {row["attack"]: row for row in audit([echo], "solve_f1", sandbox)}
     assert rows["echo_argument"]["published"]["reward"] == pytest.approx(4 / 3)
@@ -89,7 +87,7 @@ def test_a_list_of_all_sub_answers_is_no_answer_in_strict(sandbox):
     )
 
 
-def test_a_tool_that_answers_nonsense_or_lists_numbers_is_seen(sandbox):
+def test_a_tool_that_answers_nonsense_or_lists_numbers_is_detected(sandbox):
     constant = environment().model_copy(update={"codes": {"capital": "def capital(country=''):\n    return 'Paris'\n"}})
     rows = {row["attack"]: row for row in audit([constant], "solve_f1", sandbox)}
     assert rows["nonsense_arguments"]["strict"]["q"] == 1
@@ -103,13 +101,13 @@ def test_a_tool_that_answers_nonsense_or_lists_numbers_is_seen(sandbox):
     assert (rows["enumerate_numbers"]["published"]["q"], rows["enumerate_numbers"]["strict"]["q"]) == (1, 0)
 
 
-def test_without_gold_plan_or_answer_only_what_makes_sense_is_tried(sandbox):
+def test_without_gold_plan_or_answer_only_sensible_attacks_run(sandbox):
     bare = environment().model_copy(update={"gold_plan": [], "answer": None})
     tried = {row["attack"] for row in audit([bare], "solve_f1", sandbox)}
     assert tried == set(ATTACKS) - {"gold_plan", "answer_without_calls", "answer_in_thinking", "answer_when_solved"}
 
 
-def test_attacks_without_gold_do_not_look_at_it():
+def test_attacks_without_gold_do_not_use_it():
     one = environment()
     other = one.model_copy(update={"unsolved_set": {"capital": ["Oslo"]}, "answer": "Oslo", "gold_plan": []})
     for name, (attack, uses_gold) in ATTACKS.items():
@@ -140,7 +138,8 @@ def test_arguments_fit_their_schema():
         "required": ["q", "n", "x", "flag", "kind", "many", "deep"],
     }
     assert fill(schema, "1,200.5") == {
-        "q": "1,200.5", "n": 1200, "x": 1200.5, "flag": True, "kind": "a", "many": ["1,200.5"], "deep": {"p": "1,200.5"},
+        "q": "1,200.5", "n": 1200, "x": 1200.5, "flag": True, "kind": "a", "many": ["1,200.5"],
+        "deep": {"p": "1,200.5"},
     }  # fmt: skip
     assert fill(schema, "b")["kind"] == "b"
     assert fill(schema, "b", everywhere=True)["optional"] == "b"
@@ -155,7 +154,7 @@ def test_intervals():
     assert mean_interval([0.25]) == "0.250"
 
 
-def test_the_command_prints_the_table_and_keeps_the_rows(tmp_path):
+def test_the_command_prints_the_table_and_writes_the_rows(tmp_path):
     write_environments(tmp_path / "env.jsonl", [environment()])
     command = [
         sys.executable, "-m", "reward.audit", "--workers", "1", "--environments", str(tmp_path / "env.jsonl"),
@@ -177,7 +176,7 @@ def test_bad_input_is_one_line(run_script, tmp_path):
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the sample of published environments is not beside this repository")
-def test_the_published_data_can_be_hacked_and_strict_closes_what_it_claims_to(sandbox):
+def test_the_published_data_can_be_hacked_and_strict_prevents_what_it_claims_to(sandbox):
     from env_construction.environment.schema import read_environments
 
     rows = audit(list(read_environments(DATA)), "solve_f1", sandbox)

@@ -1,4 +1,4 @@
-"""Control rewards must say nothing about the response, and `shuffled` must keep the distribution of rewards."""
+"""Control rewards say nothing about the response, and `shuffled` keeps the distribution of rewards."""
 
 import random
 from collections import Counter
@@ -9,7 +9,7 @@ import pytest
 from reward.controls import CONSTANT, RewardControl
 
 
-def test_no_control_hands_the_reward_on():
+def test_without_control_the_reward_is_unchanged():
     control = RewardControl("")
     assert [control.apply(reward) for reward in (0.0, 1.0, -0.3)] == [0.0, 1.0, -0.3]
 
@@ -20,7 +20,7 @@ def test_constant_is_constant():
 
 
 def test_shuffled_never_draws_the_responses_own_reward():
-    """Every true reward is new here: a draw that equals it, or a later one, would be information about it."""
+    """Every true reward is new here, so a draw that equals it or a later one would be information about it."""
     control = RewardControl("shuffled", reservoir=8)
     for reward in range(1, 200):
         drawn = control.apply(float(reward))
@@ -29,7 +29,7 @@ def test_shuffled_never_draws_the_responses_own_reward():
 
 
 def test_a_draw_does_not_depend_on_the_response():
-    """The same past, another response: the same draw."""
+    """The same past with another response gives the same draw."""
     for last in (-0.5, 0.0, 1.0):
         control = RewardControl("shuffled", seed=3)
         past = random.Random(0)

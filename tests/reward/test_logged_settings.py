@@ -1,6 +1,4 @@
-"""The reward's settings in the log: read back by name, and a mean over different settings is never taken for one of
-them.
-"""
+"""The reward's settings in the log can be read back by name. A mean over different settings is not mistaken for one."""
 
 import itertools
 
@@ -12,8 +10,11 @@ from reward.logged_settings import NO_CREDIT, NO_EPISODE, TABLES, asked, codes, 
 from reward.rewards import REWARDS
 
 SETTINGS = {
-    "FTRL_REWARD_VARIANT": "solve_f1", "FTRL_REWARD_MATCH": "published", "FTRL_REWARD_CONTROL": "", "FTRL_REWARD_SEED": "0",
-}  # fmt: skip
+    "FTRL_REWARD_VARIANT": "solve_f1",
+    "FTRL_REWARD_MATCH": "published",
+    "FTRL_REWARD_CONTROL": "",
+    "FTRL_REWARD_SEED": "0",
+}
 
 
 @pytest.mark.parametrize("samples", [1, 128, 8192])
@@ -33,8 +34,8 @@ def test_settings_survive_the_mean_that_openrlhf_logs(samples: int) -> None:
         assert readable(logged) == {**expected, "reward_seed": 12345}
 
 
-def test_a_mean_over_two_settings_differs_from_what_was_asked_for() -> None:
-    """Also where the mean falls on a third setting's place."""
+def test_a_mean_over_two_settings_differs_from_the_requested_one() -> None:
+    """Also if the mean equals the index of a third setting."""
     wanted = asked(SETTINGS)
     for other in [name for name in REWARDS if name != "solve_f1"]:
         mine = codes(RewardSettings.from_environ(SETTINGS))
@@ -42,7 +43,7 @@ def test_a_mean_over_two_settings_differs_from_what_was_asked_for() -> None:
         for share in (1 / 8192, 0.5, 1.0):
             mixed = {key: (1 - share) * mine[key] + share * theirs[key] for key in mine}
             [found] = differences(readable(mixed), wanted)
-            assert found.startswith("reward_variant is ") and found.endswith("asked 'solve_f1'")
+            assert found.startswith("reward_variant is ") and found.endswith("expected 'solve_f1'")
 
 
 def test_every_setting_is_compared_and_a_missing_one_is_a_difference() -> None:

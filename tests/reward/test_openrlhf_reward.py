@@ -1,4 +1,4 @@
-"""The reward as OpenRLHF itself loads and calls it, and what its advantage function makes of the numbers."""
+"""The reward as OpenRLHF itself loads and calls it, and the result of its advantage function."""
 
 import asyncio
 import json
@@ -66,13 +66,13 @@ RESPONSES = {
 
 
 def reward_settings(changes: dict[str, str]) -> RewardSettings:
-    """The settings of this test session with some changed."""
+    """The settings of this test session with some changes."""
     return RewardSettings.from_environ({**os.environ, **changes})
 
 
 @pytest.fixture(scope="module")
 def openrlhf_on_this_machine() -> Iterator[None]:
-    """OpenRLHF imports flash-attn's compiled part, which not every machine has: stand-ins there."""
+    """OpenRLHF imports flash-attn's compiled part, which not every machine has. This installs stand-ins there."""
     with pytest.MonkeyPatch.context() as patch:
         if not has_flash_attention():
             patch.setitem(sys.modules, "flash_attn_2_cuda", types.ModuleType("flash_attn_2_cuda"))
@@ -86,7 +86,7 @@ def openrlhf_module(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte level, no merges: decodes to exactly what it was given, with the chat model's special tokens."""
+    """Byte level, no merges: decodes to exactly its input, with the chat model's special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -96,7 +96,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 class Engine:
-    """What SingleTurnAgentExecutor asks of a vLLM engine: it answers each prompt with a given text."""
+    """The part of a vLLM engine that SingleTurnAgentExecutor uses: it answers each prompt with a given text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, response: str) -> None:
         self.tokens = tokenizer(response, add_special_tokens=False)["input_ids"]
@@ -121,13 +121,13 @@ def test_through_openrlhfs_single_turn_executor(openrlhf_on_this_machine, tokeni
         assert output["extra_logs"].keys() == KEYS
         assert output["extra_logs"][f"kind_{kind}"].item() == 1.0
         assert output["extra_logs"]["fault"].item() == 0.0
-        # what OpenRLHF's samples generator does with them
+        # as OpenRLHF's samples generator does
         assert torch.tensor([output["reward"]]).shape == (1,)
         for value in output["extra_logs"].values():
             assert isinstance(value.flatten()[0].item(), float)
 
 
-def test_a_label_that_cannot_be_read_is_a_fault_and_the_sample_goes_on(openrlhf_on_this_machine, tokenizer):
+def test_an_unreadable_label_is_a_fault_and_the_sample_continues(openrlhf_on_this_machine, tokenizer):
     executor = openrlhf_module("openrlhf.utils.agent").SingleTurnAgentExecutor(str(REWARD_FILE))
     output = execute(executor, tokenizer, PARIS, label="{broken")
     assert output["reward"].item() == 0.0
@@ -138,7 +138,7 @@ def test_a_label_that_cannot_be_read_is_a_fault_and_the_sample_goes_on(openrlhf_
 def test_a_prompt_cut_on_the_left_still_finds_its_response(openrlhf_on_this_machine, tokenizer):
     executor = openrlhf_module("openrlhf.utils.agent").SingleTurnAgentExecutor(str(REWARD_FILE))
     length = len(tokenizer(PROMPT)["input_ids"])
-    for cut in (1, 7, 15, 20):  # 7 cuts through the two bytes of a letter
+    for cut in (1, 7, 15, 20):  # 7 cuts between the two bytes of a letter
         output = execute(executor, tokenizer, PARIS, max_length=1024 + length - cut)
         assert len(output["observation_tokens"]) == length - cut + len(tokenizer(PARIS)["input_ids"])
         assert (output["reward"].item(), output["extra_logs"]["fault"].item()) == (1.0, 0.0)
@@ -152,7 +152,7 @@ def test_the_response_in_a_query():
     turns = "<|im_start|>user\n5<|im_end|>\n" * 9
     assert response_of(turns[40:] + PROMPT + "R", turns + PROMPT) == "R"
     for query in ("", "R", "another text than the prompt" + PROMPT, PROMPT[:-1]):
-        with pytest.raises(BadInput, match="no end of the prompt"):
+        with pytest.raises(BadInput, match="does not start with an end of the prompt"):
             response_of(query, PROMPT)
 
 
@@ -163,7 +163,7 @@ def attainable_rewards() -> list[float]:
 
 
 def advantages(rewards: list[float], group: int, estimator: str) -> torch.Tensor:
-    """OpenRLHF's own advantages of groups of rewards, (samples, tokens)."""
+    """OpenRLHF's own advantages for groups of rewards, (samples, tokens)."""
     maker_module = openrlhf_module("openrlhf.trainer.ppo_utils.experience_maker")
     experience_module = openrlhf_module("openrlhf.trainer.ppo_utils.experience")
     algo = SimpleNamespace(advantage=SimpleNamespace(estimator=estimator, gamma=1.0, lambd=1.0, no_std_norm=False))
@@ -197,7 +197,7 @@ def test_a_group_of_equal_rewards_has_no_advantage_in_openrlhf(group, openrlhf_o
 
 
 def test_without_rounding_a_group_of_equal_rewards_has_an_advantage(openrlhf_on_this_machine):
-    """The trap that rounding avoids: if OpenRLHF mends it, the rounding can go."""
+    """The problem that rounding avoids. If OpenRLHF fixes it, rounding can be removed."""
     raw = [reward for reward in attainable_rewards() for _ in range(16)]
     assert advantages(raw, 16, "group_norm").abs().max() > 0.5
 
@@ -224,7 +224,7 @@ def test_many_at_once_and_one_by_one_agree():
         assert alone["rewards"].tolist() == together["rewards"][index : index + 1].tolist()
 
 
-def test_sixty_four_threads_as_openrlhf_calls_it():
+def test_sixty_four_threads_as_in_openrlhf():
     responses = list(RESPONSES) * 40
     with ThreadPoolExecutor(64) as pool:
         rewards = list(pool.map(lambda r: reward_func([PROMPT + r], [PROMPT], [LABEL])["rewards"].item(), responses))
@@ -312,7 +312,7 @@ def test_strict_refuses_a_label_with_empty_gold(monkeypatch):
 
 
 def test_loads_by_path_from_any_folder(tmp_path):
-    """OpenRLHF executes the file in a Ray worker, which need not run in the repository."""
+    """OpenRLHF executes the file in a Ray worker, which may run outside the repository."""
     code = (
         "import importlib.util\n"
         f"spec = importlib.util.spec_from_file_location('reward_func', {str(REWARD_FILE)!r})\n"

@@ -1,4 +1,4 @@
-"""The reward table: every row for every kind of turn, and the laws that hold for all of them."""
+"""The reward table: every row for every kind of turn, and the laws that hold for all rows."""
 
 import pytest
 from hypothesis import given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from reward.rewards import KINDS, REWARDS
 
-# (p, q) -> reward of a turn with calls, for each variant
+# (p, q) -> reward of a turn with calls, per variant
 CALLS = {
     "solve_f1": {(1, 1): 1.0, (1, 0): 0.0, (2, 1): 2 / 3, (2, 2): 4 / 3, (3, 2): 1.0, (4, 4): 8 / 5, (5, 0): 0.0},
     "solve_precision": {(1, 1): 1.0, (1, 0): 0.0, (2, 1): 0.5, (2, 2): 1.0, (3, 2): 2 / 3, (4, 4): 1.0, (5, 0): 0.0},
@@ -63,7 +63,7 @@ def test_solving_more_always_pays_more(counts, variant):
 
 
 @given(COUNTS, st.sampled_from(["solve_f1", "solve_precision", "solve_pr"]))
-def test_a_useless_call_costs_except_under_recall(counts, variant):
+def test_a_useless_call_costs_reward_except_under_recall(counts, variant):
     p, q, t = counts
     if q:
         assert REWARDS[variant](p + 1, q, t, "calls") < REWARDS[variant](p, q, t, "calls")

@@ -1,4 +1,4 @@
-"""`python -m reward.score`: what it writes, what it explains, and how it meets bad input."""
+"""`python -m reward.score`: its output, its explanations, and its reaction to bad input."""
 
 import argparse
 import json
@@ -74,7 +74,7 @@ def test_scores_in_order_with_their_parts(files):
     assert "sandbox faults: 0" in done.stdout
 
 
-def test_variant_and_match_are_honoured(score, files):
+def test_variant_and_match_are_applied(score, files):
     environments, responses, out = files
     done = score(
         "--environments", environments, "--responses", responses, "--out", out,
@@ -97,7 +97,7 @@ def test_explain_shows_each_call_its_output_and_what_it_solved(score, files):
 
 BAD: dict[str, Any] = {
     "no such file": (None, [], "env.jsonl: no such file"),
-    "broken line": ("{broken\n", [], "env.jsonl:1: expected one JSON object a line"),
+    "broken line": ("{broken\n", [], "env.jsonl:1: expected one JSON object per line"),
     "no codes": ('{"messages": [], "tools": [], "unsolved_set": {}}\n', [], "env.jsonl:1: key 'codes' is missing"),
     "numeric gold": (
         json.dumps({**ENVIRONMENT, "unsolved_set": '{"say": [5]}'}),
@@ -114,7 +114,7 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_writes_nothing_over(score, name, tmp_path):
+def test_bad_input_is_one_line_and_overwrites_nothing(score, name, tmp_path):
     environments, responses, complaint = BAD[name]
     if environments is not None:
         (tmp_path / "env.jsonl").write_text(environments, encoding="utf-8")
@@ -156,7 +156,7 @@ def test_help_shows_an_example(score):
 
 
 LARGE = "x" * (1 << 20)
-"""Makes a record of a megabyte, so that 70 of them are read by two processes."""
+"""Makes a record of one megabyte, so that two processes read 70 of them."""
 
 
 def large(path: Path, *more: dict[str, Any]) -> Path:
@@ -194,7 +194,7 @@ def _processes(environments: Path, workers: int) -> int:
 @pytest.mark.parametrize(
     ("more", "answers", "complaint"),
     [
-        ({**ENVIRONMENT, "id": "e1"}, "e1", "env.jsonl:71: key 'id': 'e1' stands in the file twice"),
+        ({**ENVIRONMENT, "id": "e1"}, "e1", "env.jsonl:71: key 'id': 'e1' is in the file twice"),
         ({**ENVIRONMENT, "id": "e70", "codes": "["}, "e1", "env.jsonl:71: key 'codes'"),
         ({**ENVIRONMENT, "id": "e70"}, "e99", "resp.jsonl:1: key 'id': no environment has the id 'e99'"),
     ],

@@ -20,7 +20,7 @@ from reward.tool_calls import render_call
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "ftrl_test_sample.jsonl"
 CODES = {
-    # computes what it says, so that no answer stands in its arguments
+    # computes its output, so that no answer is in its arguments
     "say": "def say(text):\n    return bytes.fromhex(text).decode()\n",
     "give": "def give(**kw):\n    return dict(kw)\n",
     "fail": "def fail(text):\n    raise ValueError(text)\n",
@@ -44,7 +44,7 @@ def say(text: str, tool: str = "say") -> str:
 
 BROKEN = "<tool_call>\n{broken\n</tool_call>\n"
 TWO: dict[str, list[str]] = {"say": ["Paris", "4,478"]}
-# name -> (unsolved, answer, solve_rate, text, as published (reward, kind, p, q), in strict)
+# name -> (unsolved, answer, solve_rate, text, in published (reward, kind, p, q), in strict)
 KINDS: dict[str, Any] = {
     "one of two solved": (TWO, "x", 0.0, say("In Paris"), (1.0, "calls", 1, 1), (1.0, "calls", 1, 1)),
     "both solved": (TWO, "x", 0.0, say("Paris") + say("4478 m"), (4 / 3, "calls", 2, 2), (4 / 3, "calls", 2, 2)),
@@ -61,7 +61,10 @@ KINDS: dict[str, Any] = {
     "two equal sub-answers, one call repeated": (
         {"say": ["Paris", "Paris"]}, "x", 0.0, say("Paris") * 2, (4 / 3, "calls", 2, 2), (2 / 3, "calls", 2, 1),
     ),
-    "echo": ({"give": ["Paris"]}, None, 0.0, render_call(ToolCall("give", {"a": "Paris"})), (1.0, "calls", 1, 1), (0.0, "calls", 1, 0)),
+    "echo": (
+        {"give": ["Paris"]}, None, 0.0, render_call(ToolCall("give", {"a": "Paris"})),
+        (1.0, "calls", 1, 1), (0.0, "calls", 1, 0),
+    ),
     "returned error": (
         TWO, None, 0.0, say('{"error": "no data for Paris"}'), (1.0, "calls", 1, 1), (0.0, "calls", 1, 0),
     ),
@@ -80,7 +83,7 @@ KINDS: dict[str, Any] = {
     "call in thinking": (
         TWO, "x", 0.0, f"<think>{say('Paris')}</think>done", (1.0, "calls", 1, 1), (0.0, "other", 0, 0),
     ),
-    # calls come before everything else, an answer beside them counts nothing
+    # calls take precedence over everything else: an answer beside them does not count
     "call and answer": (TWO, "Rome", 1.0, "Rome" + say("no"), (0.0, "calls", 1, 0), (0.0, "calls", 1, 0)),
     "empty": (TWO, "x", 1.0, "", (-0.5, "empty", 0, 0), (-0.5, "empty", 0, 0)),
     "only end tokens": (TWO, "x", 1.0, " <|im_end|>\n", (-0.5, "empty", 0, 0), (-0.5, "empty", 0, 0)),
@@ -90,7 +93,7 @@ KINDS: dict[str, Any] = {
     "parsed_response": (
         TWO, None, 0.0, "<tool_parsed_response>", (-0.3, "malformed", 0, 0), (-0.3, "malformed", 0, 0),
     ),
-    # malformed comes before the answer
+    # malformed takes precedence over the answer
     "malformed and answer": (TWO, "Rome", 1.0, "Rome" + BROKEN, (-0.3, "malformed", 0, 0), (-0.3, "malformed", 1, 0)),
     "tag named in thinking": (
         TWO, "Rome", 0.0, "<think>a <tool_call></think>Rome", (-0.3, "malformed", 0, 0), (1 / 3, "answer", 0, 0),
@@ -167,17 +170,17 @@ def test_an_episode_from_question_to_answer(sandbox):
 
 @pytest.mark.parametrize(("match", "again"), [("published", 1), ("strict", 0)])
 @pytest.mark.parametrize("as_text", [False, True])
-def test_a_call_repeated_in_a_later_turn_solves_an_equal_sub_answer_as_published_only(sandbox, match, again, as_text):
+def test_a_call_repeated_in_a_later_turn_solves_an_equal_sub_answer_only_in_published(sandbox, match, again, as_text):
     start = environment({"say": ["Paris", "Paris"]})
     state = advance(start, score_turn(start, say("Paris"), match=match, sandbox=sandbox))
-    if as_text:  # what an OpenAI server's conversation holds
+    if as_text:  # the format of an OpenAI server's conversation
         function = state.messages[-2]["tool_calls"][0]["function"]
         function["arguments"] = json.dumps(function["arguments"])
     assert score_turn(state, say("Paris"), match=match, sandbox=sandbox).q == again
     assert score_turn(state, say("to Paris"), match=match, sandbox=sandbox).q == 1, "another call earns its own"
 
 
-def test_a_call_that_failed_before_earns_when_its_repetition_works(sandbox):
+def test_a_call_that_failed_before_earns_if_its_repetition_works(sandbox):
     start = environment({"say": ["Paris"]})
     state = advance(start, score_turn(start, say("Paris"), match="published", sandbox=sandbox))
     state.messages[-1]["content"] = "the service is busy"
@@ -190,7 +193,7 @@ def test_an_episode_without_calls_has_precision_one():
     assert (episode.solve_p, episode.solve_r, episode.solve_f1, episode.answer_correct) == (1.0, 0.0, 0.0, False)
 
 
-def test_the_episode_answer_may_not_stand_in_thinking_in_strict():
+def test_the_episode_answer_may_not_be_in_thinking_in_strict():
     for match, correct in (("published", True), ("strict", False)):
         assert score_episode(1, [], "Lima", "<think>Lima?</think>I pass.", match).answer_correct is correct
 
@@ -209,7 +212,7 @@ def test_a_sandbox_fault_is_no_model_fault():
         assert score_turn(start, "x", sandbox=broken).reward == pytest.approx(1 / 3)
 
 
-def test_many_turns_score_as_one_by_one(sandbox):
+def test_a_batch_of_turns_scores_like_single_turns(sandbox):
     items = [(environment(unsolved, answer, rate), text) for unsolved, answer, rate, text, _, _ in KINDS.values()]
     for match in ("published", "strict"):
         together = score_turns(items, match=match, sandbox=sandbox)
@@ -241,7 +244,7 @@ def test_an_unknown_variant_or_match_is_refused(sandbox):
         say("x" * 1_000_000),
     ],
 )
-def test_hostile_arguments_are_the_models_doing(text, match, sandbox):
+def test_hostile_arguments_are_the_models_fault(text, match, sandbox):
     score = score_turn(environment(TWO), text, match=match, sandbox=sandbox)
     assert not score.fault
     assert (score.q, score.t) == (0, 2)
@@ -293,7 +296,7 @@ def test_strict_refuses_empty_gold_when_it_is_loaded(gold):
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the sample of published environments is not beside this repository")
-def test_published_environments_load_and_take_a_turn(sandbox):
+def test_published_environments_load_and_score_a_turn(sandbox):
     environments = list(read_environments(DATA))
     items = []
     for item in environments:
@@ -309,7 +312,7 @@ def test_published_environments_load_and_take_a_turn(sandbox):
     assert all(json.dumps(advance(item, score).to_record()) for (item, _), score in zip(items, strict, strict=True))
 
 
-def test_the_cycle_collector_rests_for_a_large_batch_and_comes_back(sandbox, monkeypatch):
+def test_the_cycle_collector_pauses_for_a_large_batch_and_resumes(sandbox, monkeypatch):
     seen = []
 
     class Watched(ToolSandbox):
@@ -337,7 +340,7 @@ def test_the_cycle_collector_rests_for_a_large_batch_and_comes_back(sandbox, mon
             gc.enable()
 
 
-def test_the_cycle_collector_comes_back_after_a_failure(monkeypatch):
+def test_the_cycle_collector_resumes_after_a_failure(monkeypatch):
     monkeypatch.setattr("reward.scoring.parse_turn", lambda *_: 1 / 0)
     with ToolSandbox() as box, pytest.raises(ZeroDivisionError):
         score_turns([(environment(TWO, answer="x"), "x")] * PAUSE_ITEMS, sandbox=box)

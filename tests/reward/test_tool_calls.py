@@ -1,4 +1,4 @@
-"""Reading a model turn: the published parser's every habit, the strict one's repairs, and never an exception."""
+"""Parsing a model turn: all habits of the published parser, the fixes of the strict one, and never an exception."""
 
 import json
 from typing import Any, cast
@@ -19,13 +19,13 @@ def block(body: str) -> str:
     return f"<tool_call>\n{body}\n</tool_call>"
 
 
-# text -> (calls as published, calls in strict, malformed blocks in strict)
+# text -> (calls in published, calls in strict, malformed blocks in strict)
 TURNS = {
     "one call": (block(F), [CALL_F], [CALL_F], 0),
     "several calls": (block(F) + "\n" + block(G), [CALL_F, CALL_G], [CALL_F, CALL_G], 0),
     "text before": ("I look it up.\n" + block(F), [CALL_F], [CALL_F], 0),
     "text after": (block(F) + "\nDone.", [CALL_F], [CALL_F], 0),
-    # as published, a piece that does not begin with the tag is dropped, the call in it too
+    # published drops a piece that does not begin with the tag, including its call
     "text between": (block(F) + " and " + block(G), [CALL_F], [CALL_F, CALL_G], 0),
     "end-of-turn tokens": (block(F) + "<|im_end|><|endoftext|>\n", [CALL_F], [CALL_F], 0),
     "no line breaks": (f"<tool_call>{F}</tool_call>", [CALL_F], [CALL_F], 0),
@@ -49,7 +49,7 @@ TURNS = {
     "arguments as other text": (block('{"name": "f", "arguments": "x = 1"}'), [], [], 1),
     "arguments null": (block('{"name": "f", "arguments": null}'), [], [], 1),
     "arguments a list": (block('{"name": "f", "arguments": [1]}'), [], [], 1),
-    # as published, it is a call (which fails)
+    # in published, it is a call (which fails)
     "arguments as text of a list": (block('{"name": "f", "arguments": "[1]"}'), [ToolCall("f", cast(Any, [1]))], [], 1),
     "a number as name": (block('{"name": 5, "arguments": {}}'), [ToolCall("5", {})], [], 1),
     "a list as name": (block('{"name": ["f"], "arguments": {}}'), [], [], 1),
@@ -68,7 +68,7 @@ TURNS = {
     ),
     "thinking, then a call": (f"<think>\nHm.\n</think>\n\n{block(F)}", [CALL_F], [CALL_F], 0),
     "call in thinking": (f"<think>{block(F)}</think>Done.", [CALL_F], [], 0),
-    # as published, the second call's piece begins with "</think>"
+    # in published, the second call's piece begins with "</think>"
     "call in thinking and after": (f"<think>{block(F)}</think>{block(G)}", [CALL_F], [CALL_G], 0),
     "unclosed thinking": (f"<think>I call {block(F)}", [CALL_F], [], 0),
     "thinking opened by the prompt": (f"Maybe {block(F)}\n</think>\n{block(G)}", [CALL_F], [CALL_G], 0),
@@ -100,7 +100,7 @@ def test_calls_in_strict(name):
     assert len(turn.malformed) == malformed
 
 
-def test_thinking_is_apart_from_content():
+def test_thinking_is_separate_from_content():
     for match in ("published", "strict"):
         turn = parse_turn(f"<think>\nHm.\n</think>\n\nI look.\n{block(F)}<|im_end|>", match)
         assert (turn.thinking, turn.content, turn.calls) == ("Hm.", "I look.", (CALL_F,))
@@ -167,7 +167,7 @@ CALLS = st.builds(
 
 
 @given(st.lists(CALLS, min_size=1, max_size=4), st.sampled_from(["published", "strict"]))
-def test_rendered_calls_are_read_back(calls, match):
+def test_rendered_calls_parse_to_the_same_calls(calls, match):
     turn = parse_turn("I call.\n" + "\n".join(map(render_call, calls)) + "<|im_end|>\n", match)
     assert list(turn.calls) == calls
     assert turn.malformed == ()
@@ -177,14 +177,15 @@ def test_rendered_calls_are_read_back(calls, match):
 PIECES = st.sampled_from(
     [
         "<tool_call>", "</tool_call>", "<think>", "</think>", "<tool_parsed_response>", "<|im_end|>", "<|endoftext|>",
-        F, G, block(F), '{"name": "f", "arguments": ', "{", "}", '"', "\\", "\n", " ", "NaN", "\ud800", "\x00", "[" * 50,
+        F, G, block(F), '{"name": "f", "arguments": ', "{", "}", '"', "\\", "\n", " ", "NaN", "\ud800", "\x00",
+        "[" * 50,
     ]
 )  # fmt: skip
 
 
 @given(st.lists(PIECES | st.text(max_size=5), max_size=12).map("".join), st.sampled_from(["published", "strict"]))
 @settings(max_examples=300)
-def test_any_text_is_read(text, match):
+def test_any_text_can_be_parsed(text, match):
     turn = parse_turn(text, match)
     assert turn == parse_turn(text, match)
     assert turn.text in text
@@ -217,12 +218,12 @@ HUGE = {
 
 @pytest.mark.parametrize("match", ["published", "strict"])
 @pytest.mark.parametrize("name", HUGE)
-def test_a_megabyte_is_read_and_makes_no_call(name, match):
+def test_a_megabyte_is_parsed_and_contains_no_call(name, match):
     assert parse_turn(HUGE[name], match).calls == ()
 
 
 @pytest.mark.parametrize("match", ["published", "strict"])
-def test_a_megabyte_of_calls_is_read(match):
+def test_a_megabyte_of_calls_is_parsed(match):
     count = MEGABYTE // len(block(F))
     assert len(parse_turn(block(F) * count, match).calls) == count
     long = ToolCall("f", {"x": "y" * MEGABYTE})

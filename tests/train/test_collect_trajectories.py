@@ -68,7 +68,7 @@ def test_finished_run_plays_nothing_again(monkeypatch, data, tmp_path, capsys) -
 
 def test_folder_of_another_configuration_is_refused(monkeypatch, data, tmp_path) -> None:
     collect(monkeypatch, "--environments", data, "--policy", "random", "--out", tmp_path / "out")
-    with pytest.raises(BadInput, match="seed: 0 there, 1 asked"):
+    with pytest.raises(BadInput, match="seed: 0 in the folder, 1 requested"):
         collect(monkeypatch, "--environments", data, "--policy", "random", "--out", tmp_path / "out", "--seed", 1)
 
 
@@ -134,7 +134,7 @@ def test_changed_replay_file_or_checkpoint_under_one_path_is_refused(
             weights = bytearray((model / "model.safetensors").read_bytes())
             weights[-1] ^= 1
             (model / "model.safetensors").write_bytes(weights)
-        with pytest.raises(BadInput, match=r"policy_content\.(sha256|weights): '\w+' there, '\w+' asked"):
+        with pytest.raises(BadInput, match=r"policy_content\.(sha256|weights): '\w+' in the folder, '\w+' requested"):
             collect(monkeypatch, *arguments, "--policy", policy, "--out", tmp_path / name)
         assert (tmp_path / name / "trajectories.jsonl").read_bytes() == kept
 
@@ -150,7 +150,7 @@ def test_limit_and_trials_that_are_raised_extend_the_collection(monkeypatch, dat
     assert file.read_bytes().startswith(first)
     at_once = (tmp_path / "at_once" / "trajectories.jsonl").read_bytes()
     assert sorted(file.read_bytes().splitlines()) == sorted(at_once.splitlines())
-    with pytest.raises(BadInput, match="trials: 2 there, 1 asked"):
+    with pytest.raises(BadInput, match="trials: 2 in the folder, 1 requested"):
         collect(monkeypatch, *arguments, *out)
 
 

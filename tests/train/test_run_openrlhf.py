@@ -318,13 +318,13 @@ def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(
     assert run_openrlhf.main() == 0
     assert "trained already" in capsys.readouterr().out
     parsed(monkeypatch, [*line, "--seed", "5"])
-    with pytest.raises(BadInput, match=r"seed: 0 there, 5 asked"):
+    with pytest.raises(BadInput, match=r"seed: 0 in the folder, 5 requested"):
         run_openrlhf.main()
     row = experiment("tiny-plain-grpo")
     changed = replace(row, scale=replace(row.scale, learning_rate=0.5))
     monkeypatch.setattr(run_openrlhf, "experiment", lambda *_: changed)
     parsed(monkeypatch, line)
-    with pytest.raises(BadInput, match=r"scale\.learning_rate: .* there, 0\.5 asked"):
+    with pytest.raises(BadInput, match=r"scale\.learning_rate: .* in the folder, 0\.5 requested"):
         run_openrlhf.main()
 
 
@@ -391,7 +391,7 @@ def test_a_finished_run_proves_its_reward_in_log_and_summary(
     prompts.unlink()
     assert run_openrlhf.main() == 0
     parsed(monkeypatch, [*line, "--reward-control", "shuffled"])
-    with pytest.raises(BadInput, match="reward_control: '\\(absent\\)' there, 'shuffled' asked"):
+    with pytest.raises(BadInput, match="reward_control: '\\(absent\\)' in the folder, 'shuffled' requested"):
         run_openrlhf.main()
     parsed(monkeypatch, line)
     reward = summary.pop("reward")

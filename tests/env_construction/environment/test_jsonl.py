@@ -1,4 +1,4 @@
-"""What is written as JSON is JSON for every reader, and nothing else changes on the way."""
+"""Every reader can parse the JSON that is written, and nothing else changes in the round trip."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_shares_of_a_file_are_its_lines_each_once_with_its_number(texts: lis
         assert [line for share in shares for line in share] == list(read_jsonl(path))
 
 
-def test_a_package_that_is_not_installed_is_one_line_that_says_how_to_get_it(
+def test_a_missing_package_is_one_line_that_says_how_to_install_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def main() -> None:

@@ -1,6 +1,4 @@
-"""Matching decides what counts as solved: `published` must be the authors' rule, `strict` must mend defects 4, 5 and
-7.
-"""
+"""Matching decides what counts as solved. `published` is the authors' rule; `strict` fixes defects 4, 5 and 7."""
 
 from dataclasses import dataclass
 
@@ -46,7 +44,7 @@ PUBLISHED = [
     ("", "", True),
     ("Paris, ", "Paris", True),
     (", ", "x", True),
-    # blanks: the part and the output are stripped, inner ones count
+    # blanks: the part and the output are stripped, inner blanks count
     ("  Paris ", "paris", True),
     ("New York", "new  york", False),
     # an error text is an output like any other
@@ -115,7 +113,7 @@ STRICT = [
     ("1.2.3", "version 1.2.3", True),
     ("12", "at 12:30", False),
     ("12:30", "at 12:30.", True),
-    # units aside, but not against each other
+    # units are ignored, except against other units
     ("979", "979 m", True),
     ("979", "979m", True),
     ("979 m", "979 metres", True),
@@ -134,12 +132,12 @@ STRICT = [
     ("2025-1-12", "2025-01-12T08:30:00Z", True),
     ("2025-1-12", "2025/01/12 08:30", True),
     ("2001-04-01", "2001-04-010", False),
-    # a date is one token: its day and month are no numbers, its year is
+    # a date is one token: its day and month are not numbers, its year is
     ("21", "1949-08-21", False),
     ("8", "1949-08-21", False),
     ("1949", "1949-08-21", True),
     ("49", "1949-08-21", False),
-    # what looks like a date and is none
+    # looks like a date but is not
     ("2023", "2023-13-45", True),
     ("45", "2023-13-45", True),
 ]
@@ -157,7 +155,7 @@ ANSWERS = [
     ("2", "2023", "published", True),
     ("", "anything", "published", True),
     ("4,478", "It is 4478 m", "published", True),
-    # strict: its tokens, one after the other
+    # strict: its tokens, one after another
     ("b, c, a", "The order is b, c, a.", "strict", True),
     ("b, c, a", "a, b, c", "strict", False),
     ("2", "2023", "strict", False),
@@ -173,7 +171,7 @@ def test_final_answer(answer, text, match, expected):
 
 
 def test_published_assignment_is_greedy_in_list_order():
-    """Defect 7: whether "1" or "12" comes first decides how many are solved; strict does not care."""
+    """Defect 7: whether "1" or "12" comes first decides how many are solved. In strict, the order does not matter."""
     results = [Result("12"), Result("1")]
     assert assign(["1", "12"], results, "published") == [(0,), ()]
     assert assign(["12", "1"], results, "published") == [(0,), (1,)]
@@ -185,7 +183,7 @@ def test_a_sub_answer_is_solved_once_and_a_published_call_solves_one():
     assert assign(["Paris", "Rome"], [both], "published") == [(0,)]
     assert assign(["Paris", "Rome"], [both, both, both], "published") == [(0,), (1,), ()]
     assert assign(["Paris", "Rome"], [both], "strict") == [(0, 1)]
-    # the count of calls must not depend on their order: sub-answers are spread over as many calls as can have one
+    # the number of calls must not depend on their order: sub-answers are spread over as many calls as possible
     assert assign(["Paris", "Rome"], [both, both], "strict") == [(0,), (1,)]
     for match in ("published", "strict"):
         assert assign(["Paris", "Paris"], [both, both], match) == [(0,), (1,)]
@@ -236,7 +234,7 @@ RETURNED = [
 
 
 @pytest.mark.parametrize(("output", "expected"), RETURNED)
-def test_a_returned_error_solves_nothing_in_strict_and_the_word_error_alone_does_no_harm(output, expected):
+def test_a_returned_error_solves_nothing_in_strict_and_the_word_error_alone_is_allowed(output, expected):
     assert assign(["Oslo"], [Result(output)], "strict", [{"query": "capital"}]) == [(0,) if expected else ()]
     assert assign(["Oslo"], [Result(output)], "published") == [(0,)]
 
@@ -266,7 +264,7 @@ EVIDENCE = [
 
 
 @pytest.mark.parametrize(("answer", "arguments", "output", "expected"), EVIDENCE)
-def test_strict_wants_evidence_that_the_tool_found_the_answer(answer, arguments, output, expected):
+def test_strict_requires_evidence_that_the_tool_found_the_answer(answer, arguments, output, expected):
     assert assign([answer], [Result(output)], "strict", [arguments]) == [(0,) if expected else ()]
 
 
@@ -294,7 +292,7 @@ def test_errors_solve_in_published_only():
 
 
 def test_strict_matching_augments_through_earlier_calls():
-    """Three calls that can each answer one of what is left: each later one forces the earlier ones to move on."""
+    """Three calls that can each answer one of the open sub-answers: each later call forces the earlier ones to move."""
     answers = ["a", "a b", "a b c"]
     results = [Result("a b c"), Result("a b"), Result("a")]
     assert assign(answers, results, "strict") == [(2,), (1,), (0,)]
@@ -346,13 +344,13 @@ def test_strict_does_not_depend_on_any_order(answers, results, random):
 
 @settings(deadline=None)
 @given(st.text(), st.text())
-def test_matching_takes_any_text(sub_answer, output):
+def test_matching_accepts_any_text(sub_answer, output):
     assert published_match(sub_answer, sub_answer + output) or "," in sub_answer or sub_answer != sub_answer.strip()
     assert strict_match(sub_answer, output) in (True, False)
     assert answer_in_text(sub_answer, output, "strict") in (True, False)
 
 
 @pytest.mark.parametrize("output", ["[" * 100_000, "9" * 100_000, "1," * 50_000, "a" * 100_000, "\ud800 5 \udfff"])
-def test_hostile_outputs_are_read(output):
+def test_hostile_outputs_are_accepted(output):
     assert strict_match("zebra", output) is False
     assert strict_match("zebra", output + " zebra") is True

@@ -49,7 +49,7 @@ def test_numbers_of_a_text(text: str, expected: list) -> None:
 @given(
     st.integers(0, 10**12), st.sampled_from(SEPARATORS), st.sampled_from(["", *MINUS_SIGNS]), st.sampled_from("$€£ ")
 )
-def test_every_way_to_typeset_an_integer_reads_as_that_integer(number, separator, minus, currency) -> None:
+def test_every_way_to_typeset_an_integer_gives_that_integer(number, separator, minus, currency) -> None:
     digits = f"{number:,}".replace(",", separator)
     value = -number if minus else number
     for text in (f"It is {minus}{digits}.", f"It is {currency}{minus}{digits} in all", f"\\({minus}{digits}\\)"):
@@ -65,6 +65,6 @@ def test_strict_matching_reads_the_same_numbers(number, separator, minus) -> Non
     assert not answer_in_text(str(number % 1000), f"In all {typeset} people.", "strict") or number % 1000 == number
 
 
-def test_a_minus_in_front_of_a_currency_counts() -> None:
+def test_a_minus_before_a_currency_counts() -> None:
     assert answer_in_text("-$5", "You owe us: -$5.00", "strict")
     assert not answer_in_text("$5", "You owe us: -$5.00", "strict")

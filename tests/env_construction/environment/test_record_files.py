@@ -1,4 +1,4 @@
-"""What a build writes is read back the same by everything that reads environments, whatever table it went through."""
+"""Everything that reads environments gets back what a build wrote, whatever table format it went through."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from train.published_data import published_environments
 
 @pytest.fixture(scope="module")
 def built() -> list[Environment]:
-    """Environments of the largest level, whose gold calls have arguments of many kinds and names."""
+    """Environments of the largest level, whose gold calls have many kinds of arguments and names."""
     environments = []
     for index in range(16):
         try:
@@ -57,7 +57,7 @@ def _through_datasets(folder: Path, kind: str) -> Path:
 
 
 def _filled(values: list[Any]) -> list[Any]:
-    """The values with the keys of all of them, null where one lacks a key: what a table of structs makes of them."""
+    """The values with the keys of all of them, null where one lacks a key: what a table of structs does to them."""
     keys = list(dict.fromkeys(key for value in values if isinstance(value, dict) for key in value))
     inner = {
         key: iter(_filled([value[key] for value in values if isinstance(value, dict) and value.get(key) is not None]))
@@ -105,7 +105,7 @@ def test_environments_come_back_the_same(
     assert published_environments(path, "train")[0] == built
 
 
-def test_a_null_that_a_tool_takes_or_needs_is_no_filling(tmp_path: Path) -> None:
+def test_a_null_that_a_tool_accepts_or_requires_is_kept(tmp_path: Path) -> None:
     properties = {"unit": {"type": ["string", "null"]}, "city": {"type": "string"}, "year": {"type": "integer"}}
     [environment] = [
         Environment(
@@ -130,7 +130,7 @@ def test_a_null_that_a_tool_takes_or_needs_is_no_filling(tmp_path: Path) -> None
 
 
 def test_a_torn_parquet_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "torn.jsonl").write_bytes(b"PAR1 and no more")  # the content says what a file is, not its name
+    (tmp_path / "torn.jsonl").write_bytes(b"PAR1 and no more")  # the content determines the file type, not the name
     with pytest.raises(BadInput, match=r"torn\.jsonl: expected a Parquet file"):
         list(read_environments(tmp_path / "torn.jsonl"))
     pyarrow.parquet.write_table(pyarrow.table({"messages": [json.dumps([])]}), tmp_path / "other.parquet")

@@ -1,6 +1,4 @@
-"""Tool documents as OpenAI and MCP allow them are read, what is no schema is refused by name, and made-up arguments
-fit.
-"""
+"""Tool documents: all forms of OpenAI and MCP are read, invalid schemas are named, generated arguments fit."""
 
 from __future__ import annotations
 
@@ -63,8 +61,14 @@ READ: dict[str, dict[str, Any]] = {
     "allOf": {"parameters": of(x={"allOf": [of(a={"type": "integer"}), of(b={"type": "boolean"})]})},
     "reference": {"parameters": {**of(x={"$ref": "#/$defs/P"}), "$defs": {"P": POINT}}},
     "reference at the top": {"parameters": {"$ref": "#/$defs/P", "$defs": {"P": POINT}}},
-    "definitions": {"parameters": {**of(x={"$ref": "#/definitions/a~1b"}), "definitions": {"a/b": {"type": "integer"}}}},
-    "prefixItems": {"parameters": of(x={"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}], "items": False})},
+    "definitions": {
+        "parameters": {**of(x={"$ref": "#/definitions/a~1b"}), "definitions": {"a/b": {"type": "integer"}}},
+    },
+    "prefixItems": {
+        "parameters": of(
+            x={"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}], "items": False}
+        ),
+    },
     "items of draft 7": {"parameters": of(x={"type": "array", "items": [{"type": "string"}, {"type": "integer"}]})},
     "const": {"parameters": of(x={"const": "a"})},
     "list of types": {"parameters": of(x={"type": ["null", "integer"], "minimum": 1})},
@@ -76,7 +80,9 @@ READ: dict[str, dict[str, Any]] = {
     "multiples": {"parameters": of(x={"type": "integer", "multipleOf": 7, "minimum": 1, "maximum": 13})},
     "lengths": {"parameters": of(x={"type": "string", "minLength": 90}, y={"type": "string", "maxLength": 1})},
     "list lengths": {"parameters": of(x={"type": "array", "minItems": 4}, y={"type": "array", "maxItems": 0})},
-    "required without property": {"parameters": {"type": "object", "required": ["x"], "additionalProperties": {"type": "integer"}}},
+    "required without property": {
+        "parameters": {"type": "object", "required": ["x"], "additionalProperties": {"type": "integer"}},
+    },
 }  # fmt: skip
 
 
@@ -118,7 +124,7 @@ def test_an_invalid_schema_is_refused_by_file_line_tool_and_key(
     write_jsonl(tmp_path / "a.jsonl", [record(), record(parameters=parameters)])
     with pytest.raises(BadInput) as caught:
         read(tmp_path / "a.jsonl")
-    assert "a.jsonl:2: key 'tools': the parameters of 'level' are no JSON Schema: " + told in str(caught.value)
+    assert "a.jsonl:2: key 'tools': the parameters of 'level' are not a JSON Schema: " + told in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
     *_, judged = read_environments(tmp_path / "a.jsonl", check_tools=False)
     finding = schema_valid(judged)
@@ -147,14 +153,16 @@ def test_a_schema_that_nothing_fits_is_played_and_ends() -> None:
         assert "x" in random_arguments(parameters, ["word"], random.Random(0))
 
 
-def test_a_reference_is_followed_in_its_own_document_alone() -> None:
-    document = ToolDocument(name="f", parameters={**of(p={"$ref": "#/$defs/P"}), "$defs": {"P": POINT}})  # type: ignore[call-arg]
+def test_a_reference_is_followed_only_in_its_own_document() -> None:
+    parameters = {**of(p={"$ref": "#/$defs/P"}), "$defs": {"P": POINT}}
+    document = ToolDocument.model_validate({"name": "f", "parameters": parameters})
     check_document(document)
     check_arguments(document, {"p": {"x": 1, "next": {"x": 2}}})
     with pytest.raises(Rejected, match="does not fit"):
         check_arguments(document, {"p": {"x": 1, "next": {"x": "2"}}})
     with pytest.raises(Rejected, match="cannot be applied"):
-        check_arguments(ToolDocument(name="f", parameters=of(p={"$ref": "file:///etc/passwd"})), {"p": 1})  # type: ignore[call-arg]
+        outside = {"name": "f", "parameters": of(p={"$ref": "file:///etc/passwd"})}
+        check_arguments(ToolDocument.model_validate(outside), {"p": 1})
 
 
 NAMES = st.sampled_from(["x", "y", "z"])
@@ -168,7 +176,10 @@ ODD = (
 SOUP = st.recursive(
     ODD,
     lambda inner: st.dictionaries(
-        st.sampled_from(["type", "properties", "required", "items", "enum", "minimum", "minItems", "description", "default", "title", "const", "x"]),
+        st.sampled_from(
+            ["type", "properties", "required", "items", "enum", "minimum", "minItems", "description", "default",
+             "title", "const", "x"]
+        ),
         inner | st.dictionaries(NAMES, inner, max_size=2),
         max_size=4,
     ),
@@ -177,7 +188,7 @@ SOUP = st.recursive(
 
 
 @given(SOUP)
-def test_the_glance_never_passes_what_the_metaschema_refuses(schema: Any) -> None:
+def test_the_quick_check_never_passes_what_the_metaschema_rejects(schema: Any) -> None:
     if _plainly_valid(schema, 0):
         Draft202012Validator.check_schema(schema)
 
@@ -203,20 +214,38 @@ def _objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 SCHEMAS = st.recursive(
     st.booleans().filter(bool)
-    | st.sampled_from([{}, {"type": "string"}, {"type": ["boolean", "null"]}, {"type": "null"}, {"const": 3}, {"enum": [None, 1, "a"]}])
-    | st.builds(lambda low, span: {"type": "integer", "minimum": low, "maximum": low + span}, st.integers(-500, 500), st.integers(0, 9))
-    | st.builds(lambda low, span: {"type": "number", "exclusiveMinimum": low, "maximum": low + span}, st.integers(-500, 500), st.integers(1, 9))
-    | st.builds(lambda low, span: {"type": "string", "minLength": low, "maxLength": low + span}, st.integers(0, 40), st.integers(0, 9)),
+    | st.sampled_from(
+        [{}, {"type": "string"}, {"type": ["boolean", "null"]}, {"type": "null"}, {"const": 3},
+         {"enum": [None, 1, "a"]}]
+    )
+    | st.builds(
+        lambda low, span: {"type": "integer", "minimum": low, "maximum": low + span},
+        st.integers(-500, 500), st.integers(0, 9),
+    )
+    | st.builds(
+        lambda low, span: {"type": "number", "exclusiveMinimum": low, "maximum": low + span},
+        st.integers(-500, 500), st.integers(1, 9),
+    )
+    | st.builds(
+        lambda low, span: {"type": "string", "minLength": low, "maxLength": low + span},
+        st.integers(0, 40), st.integers(0, 9),
+    ),
     lambda inner: _objects(inner)
-    | st.builds(lambda items, low, span: {"type": "array", "items": items, "minItems": low, "maxItems": low + span}, inner, st.integers(0, 3), st.integers(0, 3))
-    | st.builds(lambda first, rest: {"type": "array", "prefixItems": first, "items": rest}, st.lists(inner, min_size=1, max_size=3), inner | st.just(False))
+    | st.builds(
+        lambda items, low, span: {"type": "array", "items": items, "minItems": low, "maxItems": low + span},
+        inner, st.integers(0, 3), st.integers(0, 3),
+    )
+    | st.builds(
+        lambda first, rest: {"type": "array", "prefixItems": first, "items": rest},
+        st.lists(inner, min_size=1, max_size=3), inner | st.just(False),
+    )
     | st.builds(lambda option, other: {"anyOf": [option, other]}, inner, inner),
     max_leaves=12,
 )  # fmt: skip
 
 
 @given(_objects(SCHEMAS), st.integers(0, 2**32))
-def test_random_arguments_fit_the_schema_they_are_made_for(schema: dict[str, Any], seed: int) -> None:
+def test_random_arguments_fit_their_schema(schema: dict[str, Any], seed: int) -> None:
     assert schema_problem(schema) == ""
     arguments = random_arguments(schema, ["one", "two", "three"], random.Random(seed))
     Draft202012Validator(schema).validate(arguments)

@@ -1,4 +1,4 @@
-"""The fact base: known facts are right, every relation is asked in three ways, entities belong to one split."""
+"""The fact base: known facts are right, every relation has three wordings, entities belong to one split."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Data sets by a language model: yield before and after repair, budget, faults, resuming, splits, and what the user may
-get wrong.
-"""
+"""Data sets by a language model: yield before and after repair, budget, faults, resuming, splits, user errors."""
 
 from __future__ import annotations
 
@@ -64,7 +62,7 @@ def _broken(reply: str) -> str:
 
 
 def _spoil_some(server: ScriptedAuthorServer) -> None:
-    """Half of the questions meet a failure that a second try mends, one meets the same failure for ever."""
+    """Half of the questions have a failure that a second try repairs; one has the same failure every time."""
     for island in ("Varnholm", "Ostrey"):
         server.spoil(f"{island}", 1, _broken)
         server.spoil(f'"{island}"', 2, lambda reply: "I would rather not.")
@@ -112,8 +110,8 @@ def test_order_and_bytes_do_not_depend_on_concurrency_and_a_rerun_costs_nothing(
     assert (tmp_path / "cached/train.jsonl").read_bytes() == (tmp_path / "one/train.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("concurrency, least", [(1, 1), (4, 0)])  # four begin together and may share what there is
-def test_a_spent_budget_stops_cleanly_and_a_higher_one_goes_on(
+@pytest.mark.parametrize("concurrency, least", [(1, 1), (4, 0)])  # four start together and may share the budget
+def test_a_spent_budget_stops_cleanly_and_a_higher_one_resumes(
     concurrency: int, least: int, server: ScriptedAuthorServer, asked: Path, tmp_path: Path
 ) -> None:
     prices = {"price_in": 1.0, "price_out": 1.0, "questions": asked, "max_tokens": 300, "concurrency": concurrency}
@@ -127,11 +125,11 @@ def test_a_spent_budget_stops_cleanly_and_a_higher_one_goes_on(
     assert (statistics["train"]["environments"], made.budget_message) == (12, "")
     once = len(server.bodies)
     run(server, tmp_path / "whole", {"train": 12}, **prices)
-    assert len(server.bodies) - once == once  # nothing was asked twice for having been stopped
+    assert len(server.bodies) - once == once  # the stop caused no repeated request
     assert (tmp_path / "out/train.jsonl").read_bytes() == (tmp_path / "whole/train.jsonl").read_bytes()
 
 
-def test_faults_are_no_rejections_and_the_next_run_tries_again(
+def test_faults_are_not_rejections_and_the_next_run_retries(
     server: ScriptedAuthorServer, asked: Path, tmp_path: Path
 ) -> None:
     server.transport = lambda number: (500, {}, 0) if 10 <= number < 13 else None
@@ -156,7 +154,7 @@ def test_an_endpoint_that_is_down_ends_the_run_with_one_line(
 
 
 def test_domains_fill_all_splits_and_splits_share_nothing(server: ScriptedAuthorServer, tmp_path: Path) -> None:
-    """The scripted model knows ten first islands only, so that it repeats itself often."""
+    """The scripted model knows only ten first islands, so it repeats itself often."""
     _, statistics = run(server, tmp_path, {"train": 8, "dev": 4, "test": 8}, domains=("islands", "harbors"))
     everything = {split: environments(tmp_path, split) for split in ("train", "dev", "test")}
     keys = [question_key(item) for split in everything.values() for item in split]
@@ -177,7 +175,7 @@ def _arguments(server: ScriptedAuthorServer, out: Path, *more: str) -> list[str]
     return ["build", "--author", "llm", "--base-url", server.url, "--model", "m", "--out", str(out), *more]
 
 
-def test_the_command_writes_a_data_set_and_the_key_nowhere(
+def test_the_command_writes_a_data_set_without_the_key(
     server: ScriptedAuthorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [item["question"] for item in questions(5)]
@@ -201,7 +199,7 @@ def test_the_command_writes_a_data_set_and_the_key_nowhere(
     monkeypatch.setattr(build_script, "draw_figures", lambda statistics, folder: None)
     monkeypatch.setattr(sys, "argv", _arguments(server, tmp_path / "poor", "--questions", file, *prices))
     assert build_script.main() == build_script.BUDGET_SPENT
-    assert "Raise --budget and run again to go on" in capsys.readouterr().out
+    assert "Raise --budget and run again to resume" in capsys.readouterr().out
 
 
 def test_a_build_that_got_no_reply_fails_in_the_servers_words_and_the_next_one_recovers(
@@ -229,7 +227,7 @@ def test_a_build_that_got_no_reply_fails_in_the_servers_words_and_the_next_one_r
         (["--questions", "absent.txt"], r"absent\.txt: no such file"),
     ],
 )
-def test_what_the_user_gets_wrong_is_one_line(
+def test_user_errors_are_one_line(
     server: ScriptedAuthorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], message: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", _arguments(server, tmp_path / "out", *more))
@@ -256,7 +254,7 @@ def test_broken_question_files_are_named_by_line_and_key(tmp_path: Path, name: s
 @pytest.mark.parametrize("name", ["q.txt", "q.jsonl"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "BOM"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
-def test_a_question_is_a_line_whatever_stands_in_it(tmp_path: Path, name: str, mark: bytes, end: str) -> None:
+def test_a_question_is_a_line_whatever_it_contains(tmp_path: Path, name: str, mark: bytes, end: str) -> None:
     asked = ["What is\u2028it?", "Who\x85was\x0b it?", "Größe?"]
     lines = asked if name == "q.txt" else [json.dumps({"question": text}, ensure_ascii=False) for text in asked]
     (tmp_path / name).write_bytes(mark + end.join(lines).encode())
@@ -277,7 +275,7 @@ def test_more_environments_than_questions_are_refused(
         run(server, tmp_path / "out", {"train": 18, "dev": 0, "test": 2}, questions=asked)
 
 
-def test_the_five_stage_scripts_take_the_same_author(
+def test_the_five_stage_scripts_accept_the_same_author(
     server: ScriptedAuthorServer, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoiler: Spoiler = _broken

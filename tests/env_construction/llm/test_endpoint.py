@@ -1,6 +1,4 @@
-"""The endpoint: retries that honour Retry-After, faults, refused fields, answers kept on disk, and a budget that is
-never overrun.
-"""
+"""The endpoint: retries that obey Retry-After, faults, rejected fields, cached replies, a budget that always holds."""
 
 from __future__ import annotations
 
@@ -53,7 +51,7 @@ def test_passing_errors_are_retried_and_counted(server: ScriptedAuthorServer, st
     assert (len(server.bodies), asked.ledger.total.retries, asked.ledger.total.requests) == (3, 2, 1)
 
 
-def test_retry_after_is_waited_for_by_every_thread(server: ScriptedAuthorServer) -> None:
+def test_every_thread_waits_for_retry_after(server: ScriptedAuthorServer) -> None:
     server.transport = lambda number: (429, {"Retry-After": "0.6"}, 0) if number == 0 else None
     asked = endpoint(server)
     first = threading.Thread(target=asked.ask, args=(STAGE, MESSAGES, 1, True))
@@ -80,7 +78,7 @@ def test_retry_after_may_be_seconds_or_a_date() -> None:
     assert [retry_after(error(value)) for value in (None, "soon", "nan")] == [None, None, None]
 
 
-def test_what_lasts_is_a_fault_and_a_hanging_server_too(server: ScriptedAuthorServer) -> None:
+def test_a_lasting_error_is_a_fault_and_so_is_a_hanging_server(server: ScriptedAuthorServer) -> None:
     server.transport = lambda number: (500, {}, 0)
     asked = endpoint(server)
     with pytest.raises(AuthorFault, match="InternalServerError"):
@@ -92,7 +90,7 @@ def test_what_lasts_is_a_fault_and_a_hanging_server_too(server: ScriptedAuthorSe
         endpoint(server, timeout_s=0.1, attempts=2).ask(STAGE, MESSAGES, 1, True)
 
 
-def test_unreachable_and_senseless_endpoints(server: ScriptedAuthorServer) -> None:
+def test_unreachable_and_invalid_endpoints(server: ScriptedAuthorServer) -> None:
     options = EndpointOptions("http://127.0.0.1:9/v1", "m", attempts=2, longest_wait_s=0.01)
     with pytest.raises(AuthorFault, match="APIConnectionError"):
         Endpoint(options, Ledger(None, Prices())).ask(STAGE, MESSAGES, 1, True)
@@ -101,14 +99,14 @@ def test_unreachable_and_senseless_endpoints(server: ScriptedAuthorServer) -> No
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refused_key_or_model_is_the_users_to_mend_and_not_retried(server: ScriptedAuthorServer, status: int) -> None:
+def test_a_rejected_key_or_model_is_a_user_error_and_not_retried(server: ScriptedAuthorServer, status: int) -> None:
     server.transport = lambda number: (status, {}, 0)
     with pytest.raises(BadInput, match="check --base-url, --model and OPENAI_API_KEY"):
         endpoint(server).ask(STAGE, MESSAGES, 1, True)
     assert len(server.bodies) == 1
 
 
-def test_a_request_that_the_server_will_not_take_is_rejected_not_a_fault(server: ScriptedAuthorServer) -> None:
+def test_a_request_that_the_server_refuses_is_a_rejection_not_a_fault(server: ScriptedAuthorServer) -> None:
     server.refusal = "Invalid prompt: flagged by the content policy"
     with pytest.raises(Rejected, match="request_refused"):
         endpoint(server).ask(STAGE, MESSAGES, 1, True)
@@ -117,7 +115,7 @@ def test_a_request_that_the_server_will_not_take_is_rejected_not_a_fault(server:
         endpoint(server).ask(STAGE, MESSAGES, 1, True)
 
 
-def test_fields_that_the_server_does_not_take_are_left_out(server: ScriptedAuthorServer) -> None:
+def test_fields_that_the_server_rejects_are_left_out(server: ScriptedAuthorServer) -> None:
     server.refuse_fields = ("seed", "response_format", "temperature", "max_tokens")
     asked = endpoint(server)
     asked.ask(STAGE, MESSAGES, 1, True)
@@ -127,7 +125,7 @@ def test_fields_that_the_server_does_not_take_are_left_out(server: ScriptedAutho
     assert server.bodies[0].keys() == {"model", "messages", "max_tokens", "seed", "response_format", "temperature"}
 
 
-def test_the_same_request_is_asked_once_whatever_cut_the_first_run_off(
+def test_the_same_request_is_sent_once_whatever_interrupted_the_first_run(
     server: ScriptedAuthorServer, tmp_path: Path
 ) -> None:
     first = endpoint(server, cache=tmp_path)
@@ -141,7 +139,7 @@ def test_the_same_request_is_asked_once_whatever_cut_the_first_run_off(
     assert len(server.bodies) == 4
 
 
-def test_a_torn_file_of_the_cache_is_asked_for_again(server: ScriptedAuthorServer, tmp_path: Path) -> None:
+def test_a_torn_cache_file_is_requested_again(server: ScriptedAuthorServer, tmp_path: Path) -> None:
     reply = endpoint(server, cache=tmp_path).ask(STAGE, MESSAGES, 1, True)
     [kept] = tmp_path.rglob("*.json")
     kept.write_text('{"text": "ha')
@@ -149,7 +147,7 @@ def test_a_torn_file_of_the_cache_is_asked_for_again(server: ScriptedAuthorServe
     assert len(server.bodies) == 2 and json.loads(kept.read_text())["text"] == reply.text
 
 
-def test_the_key_is_sent_and_written_nowhere(server: ScriptedAuthorServer, tmp_path: Path) -> None:
+def test_the_key_is_sent_but_never_written(server: ScriptedAuthorServer, tmp_path: Path) -> None:
     asked = endpoint(server, Ledger(tmp_path / "ledger.json", Prices()), tmp_path / "cache")
     asked.ask(STAGE, MESSAGES, 1, True)
     assert server.asked[0].headers["authorization"] == f"Bearer {KEY}"
@@ -176,8 +174,8 @@ def test_the_ledger_adds_up_by_stage_and_over_runs(server: ScriptedAuthorServer,
         Ledger(path, Prices())
 
 
-def test_a_budget_is_never_overrun_however_many_ask_at_once(server: ScriptedAuthorServer) -> None:
-    """A request costs 0.0012 and may cost up to 0.0013 + 0.001 per token of the prompt: eleven threads share 0.01."""
+def test_a_budget_is_never_exceeded_however_many_requests_run_at_once(server: ScriptedAuthorServer) -> None:
+    """A request costs 0.0012 and may cost up to 0.0013 + 0.001 per prompt token. Eleven threads share 0.01."""
     server.delay_s = 0.02
     asked = endpoint(server, Ledger(None, Prices(1.0, 1.0, budget=0.01)), max_tokens=1300)
     ended: list[str] = []
@@ -196,7 +194,7 @@ def test_a_budget_is_never_overrun_however_many_ask_at_once(server: ScriptedAuth
         thread.join(20)
     assert len(ended) == 11
     assert asked.ledger.total.cost_usd <= 0.01
-    assert ended.count("answered") >= 7  # what was set aside and not used is given back
+    assert ended.count("answered") >= 7  # unused reservations are released
     assert ended.count("spent") >= 2
 
 
@@ -209,11 +207,17 @@ def _message(**fields: Any) -> Any:
 
 
 NO_COMPLETIONS: list[tuple[str, Any, str, int]] = [
-    # what, what is sent, the fault's words, requests made of the three that are allowed
-    ("page", lambda n, p: b"<!doctype html><html><body>Welcome to the console</body></html>", "Welcome to the console", 1),
+    # case, what the server sends, the fault's words, number of requests (three are allowed)
+    (
+        "page", lambda n, p: b"<!doctype html><html><body>Welcome to the console</body></html>",
+        "Welcome to the console", 1,
+    ),
     ("no JSON", lambda n, p: b"upstream closed the connection", "upstream closed the connection", 3),
     ("message null", lambda n, p: {**p, "choices": [{"index": 0, "message": None}]}, "message", 1),
-    ("rate limit", lambda n, p: {"error": {"code": 429, "message": "upstream rate limit"}, "choices": None}, "upstream rate limit", 3),
+    (
+        "rate limit", lambda n, p: {"error": {"code": 429, "message": "upstream rate limit"}, "choices": None},
+        "upstream rate limit", 3,
+    ),
     ("error object", lambda n, p: {"error": {"message": "the model is broken"}}, "the model is broken", 1),
     ("image", _message(content=[{"type": "image_url", "image_url": {"url": "x"}}]), "image_url", 1),
 ]  # fmt: skip
@@ -222,7 +226,7 @@ NO_COMPLETIONS: list[tuple[str, Any, str, int]] = [
 @pytest.mark.parametrize(
     ("sent", "words", "requests"), [c[1:] for c in NO_COMPLETIONS], ids=[c[0] for c in NO_COMPLETIONS]
 )
-def test_what_is_no_completion_is_a_fault_in_the_servers_words_and_never_kept(
+def test_what_is_no_completion_is_a_fault_in_the_servers_words_and_not_cached(
     server: ScriptedAuthorServer, tmp_path: Path, sent: Any, words: str, requests: int
 ) -> None:
     server.mangle = sent
@@ -249,7 +253,7 @@ def test_unknown_token_counts_are_estimated(server: ScriptedAuthorServer, usage:
     assert total.estimated == 1 and total.prompt_tokens > 0 and total.completion_tokens > 0
 
 
-def test_content_in_parts_is_read_and_its_thinking_left_out(server: ScriptedAuthorServer, tmp_path: Path) -> None:
+def test_content_in_parts_is_read_without_its_thinking(server: ScriptedAuthorServer, tmp_path: Path) -> None:
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
     server.mangle = _message(content=[thought, {"type": "text", "text": "It "}, {"type": "text", "text": "is."}])
     assert endpoint(server, cache=tmp_path).ask(STAGE, MESSAGES, 1, True).text == "It is."
@@ -260,7 +264,7 @@ def test_content_in_parts_is_read_and_its_thinking_left_out(server: ScriptedAuth
 @pytest.mark.parametrize(
     "broken", [{"text": [{"type": "text", "text": "x"}]}, {"text": None}, {"text": "", "finish": "stop"}, {}, [], "x"]
 )
-def test_a_broken_reply_in_the_cache_is_asked_for_again(
+def test_a_broken_reply_in_the_cache_is_requested_again(
     server: ScriptedAuthorServer, tmp_path: Path, broken: Any
 ) -> None:
     reply = endpoint(server, cache=tmp_path).ask(STAGE, MESSAGES, 1, True)

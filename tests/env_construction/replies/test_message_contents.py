@@ -1,4 +1,4 @@
-"""Messages of environment records: their content is text, or text parts, or the record is refused by name."""
+"""Messages of environment records: the content is text or text parts, or the record is rejected by name."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_text_parts_are_read_as_their_text(tmp_path: Path, role: str, content: A
     assert Environment.from_record(environment.to_record()) == environment
 
 
-def test_an_assistant_may_call_without_a_word_and_its_thinking_stays_apart(tmp_path: Path) -> None:
+def test_an_assistant_may_call_without_text_and_its_thinking_is_separate(tmp_path: Path) -> None:
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "42?"}]}
     environment = read(
         tmp_path,
@@ -63,17 +63,22 @@ def test_an_assistant_may_call_without_a_word_and_its_thinking_stays_apart(tmp_p
         ({"role": "tool", "content": None}, "nothing"),
         ({"role": "assistant", "content": None}, "tool_calls"),
         ({"role": "user", "content": [{"type": "thinking", "thinking": "42?"}]}, "thinking"),
-        ({"role": "user", "content": [TEXT, {"type": "image_url", "image_url": {"url": "x"}}]}, "part 1: .*'image_url'"),
+        (
+            {"role": "user", "content": [TEXT, {"type": "image_url", "image_url": {"url": "x"}}]},
+            "part 1: .*'image_url'",
+        ),
         ({"role": "user", "content": [{"type": "text", "text": None}]}, "part 0: .*whose text is null"),
         ({"role": "tool", "content": {"depth": 42}}, "depth"),
         ({"role": "user", "content": 42}, "int"),
     ],
 )  # fmt: skip
-def test_what_is_no_text_is_refused_by_line_and_key(tmp_path: Path, message: dict[str, Any], found: str) -> None:
+def test_content_that_is_not_text_is_rejected_by_line_and_key(
+    tmp_path: Path, message: dict[str, Any], found: str
+) -> None:
     with pytest.raises(BadInput, match=rf"e\.jsonl:1: key 'messages\.1\.content': (?=.*expected).*{found}"):
         read(tmp_path, {"role": "user", "content": "?"}, message)
 
 
-def test_a_message_that_is_no_object_is_named_as_such(tmp_path: Path) -> None:
+def test_a_message_that_is_not_an_object_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"key 'messages\.0': Input should be a valid dictionary"):
         read(tmp_path, "text")

@@ -1,4 +1,4 @@
-"""What models wrap around a reply never changes what is read of it: thinking, fences, sentences, line ends."""
+"""What models wrap around a reply never changes how it is read: thinking, fences, sentences, line endings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from env_construction.replies.reply_text import (
 )
 
 SOURCE = "def half(x):\n    return x // 2\n"
-DOCUMENTED = 'def half(x):\n    """Halves.\n\n    ```\n    half(4)\n    ```\n\n```python\nhalf(6)\n```\n    """\n    return x // 2\n'
+DOCUMENTED = (
+    'def half(x):\n    """Halves.\n\n    ```\n    half(4)\n    ```\n\n'
+    '```python\nhalf(6)\n```\n    """\n    return x // 2\n'
+)
 DRAFT = "def half(x):\n    return x / 2\n"
 
 
@@ -80,13 +83,13 @@ WRAPPINGS = (
 
 
 @given(st.dictionaries(st.sampled_from(["a", "```"]), JSON_VALUES, max_size=3), st.sampled_from(WRAPPINGS))
-def test_json_is_read_whatever_stands_around_and_inside_it(value: dict[str, Any], wrapping: str) -> None:
+def test_json_is_read_whatever_is_around_and_inside_it(value: dict[str, Any], wrapping: str) -> None:
     text = wrapping.replace("{{", "\0").replace("}}", "\1").replace("{}", json.dumps(value, ensure_ascii=False))
     text = text.replace("\0", "{").replace("\1", "}")
     assert json_objects(without_thinking(text))[-1] == value
 
 
-def test_raw_line_breaks_are_read_and_what_is_no_json_is_told() -> None:
+def test_raw_line_breaks_are_accepted_and_invalid_json_is_reported() -> None:
     assert json_objects('{"a": "x\n```\ny"}') == [{"a": "x\n```\ny"}]
     for text, told in (('{"a": NaN}', "NaN is no JSON number"), ('{"a": {"b": 1}', "Expecting"), ("{", "Expecting")):
         [error] = json_objects(text)
@@ -122,9 +125,16 @@ PROGRAMS = [
     ("sentences, no fence", f"Here is the function:\n\n{SOURCE}\nIt's done by floor division.\n", SOURCE),
     ("a word behind, no fence", f"Sure!\n{SOURCE}\nDone\n", SOURCE),
     ("a sentence behind that is Python, no fence", f"Sure!\n{SOURCE}\nThat is it\n", SOURCE),
-    ("no method is taken out of its class", fence("class A:\n    def half(self, x):\n        return x\n"), "class A:\n    def half(self, x):\n        return x\n"),
+    (
+        "no method is taken out of its class",
+        fence("class A:\n    def half(self, x):\n        return x\n"),
+        "class A:\n    def half(self, x):\n        return x\n",
+    ),
     ("code block by indentation", "Sure:\n\n    def half(x):\n        return x // 2\n\nThat is all.", SOURCE),
-    ("imports and constants, no fence", f"Code:\nimport math\nTWO = 2\n\n{SOURCE}", f"import math\nTWO = 2\n\n{SOURCE}"),
+    (
+        "imports and constants, no fence", f"Code:\nimport math\nTWO = 2\n\n{SOURCE}",
+        f"import math\nTWO = 2\n\n{SOURCE}",
+    ),
     ("only code", SOURCE, SOURCE),
     ("no fence, fences in the docstring", f"Here:\n{DOCUMENTED}\nThat's it.", DOCUMENTED),
 ]  # fmt: skip
@@ -136,7 +146,7 @@ def test_the_last_complete_program_is_read(text: str, expected: str) -> None:
     assert code is not None and code.strip() == expected.strip()
 
 
-def test_code_that_cannot_be_parsed_is_kept_for_the_error_that_it_makes() -> None:
+def test_code_that_cannot_be_parsed_is_kept_for_its_error_message() -> None:
     assert python_code(fence("def half(x) return\n") + fence("print(1)\n"), ("half",)) == "def half(x) return\n"
     assert python_code("I cannot write code.", ("half",)) is None
     assert python_code(fence("    return x // 2\n"), ("half",)) == "    return x // 2\n"
@@ -159,7 +169,7 @@ def test_no_text_makes_a_reader_raise(text: str) -> None:
     assert all(isinstance(value, (dict, ValueError)) for value in json_objects(text))
 
 
-def test_babble_full_of_fences_ends() -> None:
+def test_text_full_of_fences_takes_bounded_time() -> None:
     for text in ("```python\n(\n" * 3000, '```\n"""\n' * 3000, "x = (\n" * 3000, "{" * 30_000, "> " * 30_000):
         python_code(text, ("half",))
         json_objects(text)

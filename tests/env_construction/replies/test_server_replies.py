@@ -1,4 +1,4 @@
-"""What servers send back: every known oddity is read, and everything else is refused with the server's own words."""
+"""Server replies: every known variant is read, and everything else is rejected with the server's own words."""
 
 import json
 from collections.abc import Iterator
@@ -55,8 +55,14 @@ def test_a_call_without_arguments_or_in_the_old_field_is_read() -> None:
     [
         ({"content": "hi"}, "hi", ""),
         ({"content": None, "tool_calls": None}, "", ""),
-        ({"content": [{"type": "text", "text": "The Orm "}, {"type": "text", "text": "is long."}]}, "The Orm is long.", ""),
-        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "412?"}]}, {"text": "No."}]}, "No.", "412?"),
+        (
+            {"content": [{"type": "text", "text": "The Orm "}, {"type": "text", "text": "is long."}]},
+            "The Orm is long.", "",
+        ),
+        (
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "412?"}]}, {"text": "No."}]},
+            "No.", "412?",
+        ),
         ({"content": [{"type": "thinking", "thinking": "412?", "signature": "x"}, "No."]}, "No.", "412?"),
         ({"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "412?"}]}]}, "", "412?"),
         ({"content": [{"type": "redacted_thinking", "data": "eA=="}, {"text": "No.", "type": "text"}]}, "No.", ""),
@@ -69,7 +75,7 @@ def test_a_call_without_arguments_or_in_the_old_field_is_read() -> None:
         ({"content": "lone \ud800"}, "lone \ud800", ""),
     ],
 )  # fmt: skip
-def test_thinking_stays_apart_from_what_is_said(message: dict[str, Any], text: str, thinking: str) -> None:
+def test_thinking_is_separate_from_the_text(message: dict[str, Any], text: str, thinking: str) -> None:
     read = read_reply(body(message)).message
     assert (read.text, read.thinking) == (text, thinking)
 
@@ -87,7 +93,7 @@ def test_thinking_stays_apart_from_what_is_said(message: dict[str, Any], text: s
         ([7, 3], (None, None)),
     ],
 )
-def test_token_counts_that_cannot_be_read_are_unknown_and_cost_no_reply(usage: Any, counts: Any) -> None:
+def test_invalid_token_counts_are_unknown_and_keep_the_reply(usage: Any, counts: Any) -> None:
     read = read_reply(body({"content": "hi"}, usage=usage))
     assert (read.message.text, (read.prompt_tokens, read.completion_tokens)) == ("hi", counts)
 
@@ -136,7 +142,7 @@ ODD = [
 
 
 @pytest.mark.parametrize(("sent", "passing", "words"), ODD, ids=range(len(ODD)))
-def test_what_is_no_completion_is_refused_in_the_servers_words(sent: bytes, passing: bool, words: str) -> None:
+def test_what_is_no_completion_is_rejected_in_the_servers_words(sent: bytes, passing: bool, words: str) -> None:
     with pytest.raises(BadReply) as caught:
         read_reply(sent)
     assert words in str(caught.value)
@@ -182,7 +188,7 @@ def test_any_json_as_a_whole_reply_is_read_or_refused(payload: Any) -> None:
         read_reply(json.dumps(payload).encode())
 
 
-def test_text_parts_are_joined_as_asked_and_other_things_named() -> None:
+def test_text_parts_are_joined_as_requested_and_other_parts_are_named() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert read_content(parts, "\n") == MessageContent("a\nb")
     assert read_content(None) == MessageContent()
@@ -194,7 +200,7 @@ def test_text_parts_are_joined_as_asked_and_other_things_named() -> None:
 
 @pytest.fixture
 def answers() -> Iterator[tuple[list[tuple[int, str, bytes]], openai.OpenAI]]:
-    """A list that says how a real local server answers, and a client of it."""
+    """A list that determines how a real local server answers, and a client of it."""
     queue: list[tuple[int, str, bytes]] = []
 
     class Queued(LocalServer):
@@ -206,7 +212,7 @@ def answers() -> Iterator[tuple[list[tuple[int, str, bytes]], openai.OpenAI]]:
         yield queue, openai.OpenAI(base_url=server.url, api_key="secret-key", max_retries=0)
 
 
-def test_ask_reads_the_bytes_whatever_type_the_server_gives_them(answers: Any) -> None:
+def test_ask_reads_the_bytes_whatever_content_type_the_server_sends(answers: Any) -> None:
     queue, client = answers
     fields = {"model": "m", "messages": [{"role": "user", "content": "q"}]}
     queue += [(200, kind, body(called({"x": 1}))) for kind in ("application/json", "text/plain", "text/html")]

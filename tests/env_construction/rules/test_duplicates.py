@@ -21,7 +21,7 @@ def test_a_hash_set_behaves_like_a_set(keys: list[int]) -> None:
     assert len(mine) == len(theirs)
 
 
-def test_a_hash_set_grows_past_what_was_expected_and_stays_small() -> None:
+def test_a_hash_set_grows_past_its_expected_size_and_stays_small() -> None:
     keys = HashSet(10)
     for number in range(20_000):
         assert keys.add(hash64(str(number)))
@@ -40,7 +40,7 @@ def test_distinct_counts_are_close_and_merge(number: int) -> None:
     assert first.estimate() == estimate
 
 
-def test_keys_tell_questions_apart_and_see_through_entities(built) -> None:
+def test_keys_distinguish_questions_and_ignore_entities(built) -> None:
     environments = built("compact")
     assert len({question_key(environment) for environment in environments}) == len(environments)
     first = environments[0]

@@ -1,4 +1,4 @@
-"""Every probe rule finds the tool that it is for, and passes an honest one that looks like it."""
+"""Every probe rule finds the bad tool that it is for, and passes an honest tool that looks like it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TABLE = 'rows = {"Norway": "Oslo", "Chile": "Santiago", "Ghana": "Accra"}'
 def _asks_capital(
     body: str, gold: bool = True, answer: str = "Oslo", properties: dict[str, Any] = PROPERTIES
 ) -> Environment:
-    """An environment of one tool whose function has this body."""
+    """An environment with one tool whose function has this body."""
     parameters = {"type": "object", "properties": properties, "required": list(properties)[:1]}
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     signature = ", ".join([next(iter(properties)), *(f"{name}=None" for name in list(properties)[1:])])
@@ -45,7 +45,7 @@ def _asks_capital(
 
 
 HONEST = f"{TABLE}\nif country not in rows:\n    return {{'error': 'unknown country ' + str(country)}}\n"
-# rule -> pairs of (what breaks it, what looks like it and is honest)
+# rule -> pairs of (a tool body that breaks it, a similar body that is honest)
 PAIRS: dict[str, list[tuple[str, str]]] = {
     "neutral_call_tells_nothing": [
         (f"{TABLE}\nreturn rows.get(country, 'Oslo')", HONEST + "return rows[country]"),
@@ -132,8 +132,8 @@ def test_the_date_is_found_without_a_gold_plan_too(construction_sandbox: ToolSan
     assert [item.rule for item in _broken(dated, construction_sandbox)] == ["same_on_another_day"]
 
 
-def test_a_calculator_and_a_tool_of_choices_are_no_offenders(construction_sandbox: ToolSandbox) -> None:
-    """A calculator repeats a number that it is given, and a tool without texts answers by its choices alone."""
+def test_a_calculator_and_a_tool_of_choices_break_no_rule(construction_sandbox: ToolSandbox) -> None:
+    """A calculator repeats a number from its arguments, and a tool without texts answers by its choices alone."""
     calculator = _asks_capital("return sum(float(part) for part in country.split('+'))", answer="42.0")
     calculator.gold_plan[0].arguments = {"country": "40 + 2"}
     choice = _asks_capital("return {'Norway': 'Oslo', 'Chile': 'Santiago'}[country]")
@@ -156,8 +156,10 @@ def test_other_surroundings_have_other_dates_everywhere_and_another_order_of_set
 ) -> None:
     source = (
         "def ask():\n    import datetime, time\n    now = datetime.datetime.now\n"
-        "    return [now().year, datetime.date.today().year, datetime.datetime.today().year, datetime.datetime.utcnow().year,\n"
-        "        now(datetime.timezone.utc).year, time.localtime().tm_year, time.localtime(None).tm_year, time.gmtime().tm_year,\n"
+        "    return [now().year, datetime.date.today().year, datetime.datetime.today().year,\n"
+        "        datetime.datetime.utcnow().year,\n"
+        "        now(datetime.timezone.utc).year, time.localtime().tm_year, time.localtime(None).tm_year,\n"
+        "        time.gmtime().tm_year,\n"
         "        int(time.strftime('%Y')), int(time.ctime()[-4:]), int(time.asctime()[-4:]),\n"
         "        time.gmtime(time.time()).tm_year, time.gmtime(time.time_ns() // 10**9).tm_year]\n"
     )
@@ -202,5 +204,5 @@ def test_other_names_of_a_tools_table_are_found_in_its_source(source: str, names
         ("def f(a):\n    return hash(a)", True),
     ],
 )
-def test_only_code_without_imports_and_sets_is_spared_the_other_days(source: str, varies: bool) -> None:
+def test_only_code_without_imports_and_sets_skips_the_other_dates(source: str, varies: bool) -> None:
     assert may_vary(source) is varies

@@ -1,4 +1,4 @@
-"""Every validation rule finds what it is for, under its name, and passes what is right."""
+"""Every validation rule finds what it is for, under its name, and passes sound environments."""
 
 from __future__ import annotations
 
@@ -118,7 +118,8 @@ def _ignores_its_argument(environment: Environment) -> None:
 def _is_random(environment: Environment) -> None:
     environment.codes["river"] = (
         "import time\n\n"
-        'def river(city):\n    rows = {"Oslo": "Akerselva"}\n    return {"river": rows[city], "at": time.perf_counter_ns()}\n'
+        'def river(city):\n    rows = {"Oslo": "Akerselva"}\n'
+        '    return {"river": rows[city], "at": time.perf_counter_ns()}\n'
     )
 
 
@@ -168,10 +169,8 @@ def test_a_broken_environment_is_found_under_the_rules_name(
     assert found[rule] == (rule not in ("sub_answer_not_trivial", "answer_present"))
 
 
-def test_a_tool_that_confuses_its_answers_fails_the_replay_of_the_plan(construction_sandbox: ToolSandbox) -> None:
-    """Published matching solves "12" with the call that was meant for "4 12", and then nothing is left for the other
-    one.
-    """
+def test_a_tool_that_confuses_its_answers_fails_the_replay(construction_sandbox: ToolSandbox) -> None:
+    """Published matching solves "12" with the call for "4 12", and then nothing is left for the other call."""
     environment = _sound()
     environment.tools = [_document("code", "name")]
     environment.codes = {"code": 'def code(name):\n    return {"a": {"v": "12"}, "b": {"v": "4 12"}}[name]\n'}
@@ -189,7 +188,7 @@ def test_a_tool_that_confuses_its_answers_fails_the_replay_of_the_plan(construct
     assert set(found) & {"sub_answer_needs_its_call", "gold_plan_scores_one", "wrong_call_differs"}
 
 
-def test_records_that_make_no_sense_are_findings_and_not_crashes(construction_sandbox: ToolSandbox) -> None:
+def test_nonsensical_records_are_findings_and_not_crashes(construction_sandbox: ToolSandbox) -> None:
     def unknown_step(environment: Environment) -> None:
         environment.gold_plan[0].sub_question = "q9"
 
@@ -290,8 +289,8 @@ def test_a_gold_call_that_only_echoes_its_argument_is_rejected():
     assert "gold_plan_scores_one" in rules
 
 
-def test_a_tool_beside_the_plan_may_have_any_schema(construction_sandbox: ToolSandbox) -> None:
-    """Every tool is asked about the plan's entities: what its document allows must not end the validation."""
+def test_a_tool_outside_the_plan_may_have_any_schema(construction_sandbox: ToolSandbox) -> None:
+    """Every tool is asked about the plan's entities. No document may end the validation."""
     odd: dict[str, Any] = {
         "true": True,
         "nothing": {},

@@ -1,11 +1,12 @@
-"""Small random programs against the sandbox: honest calls around them must not change. Deterministic for a seed.
+"""Run small random programs in the sandbox and check that honest calls around them do not change.
 
-A program is made of allowed syntax and of what gadgets are built from (classes by `type`, special methods, patched
-modules, generators left open, finalizers, cycles, frames, texts for `eval`). For each batch of programs:
+The programs are deterministic for a seed. They use allowed syntax and the building blocks of gadgets (classes by
+`type`, special methods, patched modules, open generators, finalizers, cycles, frames, texts for `eval`). For each
+batch:
 
-- honest calls before, beside (same response) and after it give what a clean sandbox gives;
+- honest calls before it, beside it (same response) and after it return the same as in a clean sandbox;
 - every result has one of the statuses and a text;
-- a proven program gives the same in a process of its own (its source with an import that is not proven).
+- a proven program returns the same in a separate process (its source plus an import that is not proven).
 
 Example (one minute, as in CI):
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/env_construction/sandbox/fuzz_tools.py --seconds 60
@@ -24,10 +25,14 @@ from env_construction.sandbox.code_proof import why_unproven
 from env_construction.sandbox.tool_sandbox import STATUSES, SandboxJob, ToolCall, ToolResult, ToolSandbox
 
 HONEST = {
-    "dump": "import json, re, math\ndef dump(n): return json.dumps({'n': n, 'found': re.findall('[0-9]', f'a{n}'), 'root': math.sqrt(n)})",
+    "dump": (
+        "import json, re, math\n"
+        "def dump(n): return json.dumps({'n': n, 'found': re.findall('[0-9]', f'a{n}'), 'root': math.sqrt(n)})"
+    ),
     "day": "import datetime, random, statistics\ndef day(n):\n"
     "    when = datetime.datetime.strptime('2024-02-29', '%Y-%m-%d') + datetime.timedelta(days=n)\n"
-    "    return {'day': when.isoformat(), 'random': random.random(), 'mean': statistics.mean([1, n]), 'sorted': sorted([n, 2, 1])}",
+    "    return {'day': when.isoformat(), 'random': random.random(), 'mean': statistics.mean([1, n]), 'sorted': "
+    "sorted([n, 2, 1])}",
 }
 HONEST_CALLS = [ToolCall("dump", {"n": 16}), ToolCall("day", {"n": 3})]
 ISOLATE = "\nimport sys as _isolated\n"
@@ -48,12 +53,15 @@ MODULES = (
     "decimal",
 )
 NAMES = (
-    "dumps", "loads", "findall", "compile", "sqrt", "pi", "datetime", "random", "seed", "mean", "Counter", "deque", "chain", "add", "itemgetter",
+    "dumps", "loads", "findall", "compile", "sqrt", "pi", "datetime", "random", "seed", "mean", "Counter", "deque",
+    "chain", "add", "itemgetter",
     "reduce", "wraps", "copy", "Any", "no_type_check", "Decimal", "getcontext", "attrgetter",
 )  # fmt: skip
 ATTRIBUTES = (
-    "append", "items", "update", "copy", "upper", "format", "join", "args", "clear", "__class__", "__dict__", "__globals__",
-    "__kwdefaults__", "__defaults__", "__code__", "gi_frame", "f_back", "__reduce_ex__", "__subclasses__", "__name__", "send", "pop", "get",
+    "append", "items", "update", "copy", "upper", "format", "join", "args", "clear", "__class__", "__dict__",
+    "__globals__",
+    "__kwdefaults__", "__defaults__", "__code__", "gi_frame", "f_back", "__reduce_ex__", "__subclasses__", "__name__",
+    "send", "pop", "get",
 )  # fmt: skip
 SPECIAL = (
     "__del__",
@@ -101,7 +109,7 @@ CODE_NAMES = {
     for module, names in code_proof.MODULES.items()
     if module not in ("__future__", "typing", "time")
 }
-"""Listed functions, but for those that read a clock or never end."""
+"""Listed functions, except those that read a clock or never end."""
 CODE_MODULES = sorted(CODE_NAMES)
 
 
@@ -152,20 +160,28 @@ class Program:
             )
         one, two = self.expression(depth - 1), self.expression(depth - 1)
         tame = [
-            f"({one} + {two})", f"({one} == {two})", f"[{one}, {two}]", f"{{'k': {one}}}", f"str({one})", f"len({one})", f"helper({one})",
-            f"(lambda y=None: {one})()", f"[{one} for i in range(3)]", f"[*({one} for i in [1])]", f"repr({one})", f"[*map(str, [{one}])]",
-            f"sorted([{one}, {two}], key=str)", f"'{{}}'.format({one})", f"type({one}).__name__", f"(type({one}) is int)", "f'{x}'",
-            f"({one} if {two} else x)", f"dict(a={one})", f"isinstance({one}, int)", f"next(iter([{one}]))", f"eval({r.choice(TEXTS)!r})",
-            f"eval({r.choice(TEXTS)!r}, {{'x': {one}}})", f"str({one}).upper()", f"dict(a={one}).items()", f"[{one}].copy()", self.of_module(one),
+            f"({one} + {two})", f"({one} == {two})", f"[{one}, {two}]", f"{{'k': {one}}}", f"str({one})", f"len({one})",
+            f"helper({one})",
+            f"(lambda y=None: {one})()", f"[{one} for i in range(3)]", f"[*({one} for i in [1])]", f"repr({one})",
+            f"[*map(str, [{one}])]",
+            f"sorted([{one}, {two}], key=str)", f"'{{}}'.format({one})", f"type({one}).__name__",
+            f"(type({one}) is int)", "f'{x}'",
+            f"({one} if {two} else x)", f"dict(a={one})", f"isinstance({one}, int)", f"next(iter([{one}]))",
+            f"eval({r.choice(TEXTS)!r})",
+            f"eval({r.choice(TEXTS)!r}, {{'x': {one}}})", f"str({one}).upper()", f"dict(a={one}).items()",
+            f"[{one}].copy()", self.of_module(one),
         ]  # fmt: skip
         if self.tame:
             return r.choice(tame)
         return r.choice(
             [
                 *tame,
-                f"(lambda y=None: {one})", f"({one} for i in [1])", f"{{{one} for i in [1]}}", f"f'{{{r.choice(['kept', 'helper'])}}}'", f"type({one})",
-                f"'{{0.__class__}}'.format({one})", f"map(type, [{one}])", f"({one}).{r.choice(ATTRIBUTES)}", f"({one}).{r.choice(ATTRIBUTES)}({two})",
-                f"type(int)('T', ({r.choice(['object', 'dict', 'str'])},), {{'{r.choice(SPECIAL)}': {r.choice(['helper', 'lambda *a: 1', 'print'])}}})",
+                f"(lambda y=None: {one})", f"({one} for i in [1])", f"{{{one} for i in [1]}}",
+                f"f'{{{r.choice(['kept', 'helper'])}}}'", f"type({one})",
+                f"'{{0.__class__}}'.format({one})", f"map(type, [{one}])", f"({one}).{r.choice(ATTRIBUTES)}",
+                f"({one}).{r.choice(ATTRIBUTES)}({two})",
+                f"type(int)('T', ({r.choice(['object', 'dict', 'str'])},), {{'{r.choice(SPECIAL)}': "
+                    f"{r.choice(['helper', 'lambda *a: 1', 'print'])}}})",
             ]
         )  # fmt: skip
 
@@ -190,8 +206,10 @@ class Program:
             "kept.append(1)",
         ]
         simple += [] if self.tame else [
-            f"assert {value}", f"x[{self.expression(0)}] = {value}", f"raise ValueError({value})", "del x", f"helper.{r.choice(ATTRIBUTES)} = {value}",
-            f"from {r.choice(MODULES)} import {r.choice(NAMES)}", f"import {r.choice((*MODULES, 'sys', 'gc', 'os', 'no_such_package'))}", "yield 1",
+            f"assert {value}", f"x[{self.expression(0)}] = {value}", f"raise ValueError({value})", "del x",
+            f"helper.{r.choice(ATTRIBUTES)} = {value}",
+            f"from {r.choice(MODULES)} import {r.choice(NAMES)}",
+            f"import {r.choice((*MODULES, 'sys', 'gc', 'os', 'no_such_package'))}", "yield 1",
         ]  # fmt: skip
         if self.modules and not self.tame:
             module, name = r.choice(self.modules), r.choice(NAMES)
@@ -267,8 +285,9 @@ def proven(source: str) -> bool:
 
 
 def fuzz(seconds: float, seed: int, batch: int = 24) -> Counter[str]:
-    """Run programs for `seconds`; how many were proven and not, and their statuses. Raises AssertionError with the
-    program.
+    """Run programs for `seconds`. Returns how many were proven and not, and their statuses.
+
+    Raises AssertionError with the program that broke a rule.
     """
     counts: Counter[str] = Counter()
     deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Which code may share a process: honest tools are proven, and nothing that could affect another call is."""
+"""Which code may share a process: honest tools are proven, and code that could affect another call is not."""
 
 from __future__ import annotations
 
@@ -28,17 +28,21 @@ def reason(source: str) -> str | None:
         "from datetime import datetime\ndef f(d): return datetime.strptime(d, '%Y-%m-%d').year",
         "import datetime\ndef f(): return datetime.datetime(2020, 1, 1).isoformat()",
         "import re, json, math\ndef f(x): return json.dumps(re.findall('a', x)) + str(math.sqrt(4))",
-        "def f(x):\n    try:\n        return int(x)\n    except (ValueError, TypeError) as e:\n        return {'error': str(e)}",
+        "def f(x):\n    try:\n        return int(x)\n    except (ValueError, TypeError) as e:\n"
+        "        return {'error': str(e)}",
         "def f(x): return '{} and {:.2f}'.format(x, 1.0) + f'{x!r:>10}'",
-        "def f(x):\n    def inner(y):\n        nonlocal x\n        x += y\n        return x\n    return [inner(i) for i in range(3)]",
-        "def f(x):\n    match x:\n        case {'a': y, **rest}: return y\n        case [first, *_]: return first\n        case _: return None",
+        "def f(x):\n    def inner(y):\n        nonlocal x\n        x += y\n        return x\n"
+        "    return [inner(i) for i in range(3)]",
+        "def f(x):\n    match x:\n        case {'a': y, **rest}: return y\n"
+        "        case [first, *_]: return first\n        case _: return None",
         "def f(x): return type(x).__name__ if not isinstance(x, str) else sorted(x, key=lambda c: c.lower())",
         "import no_such_package\ndef f(x): return no_such_package.thing(x).other[1].third",
         "from no_such_package.module import thing\ndef f(x): return thing.other",
         "def f(x): return eval(x, {'__builtins__': None}, {'y': 1})",
         "import random\ndef f(): return random.choice([1, 2])",
         "def f(x): return 'int' if type(x) is int else type(x).__name__ if type(x) in (str, float) else 'other'",
-        "from typing import Dict, Optional\ndef f(x: Optional[str] = None) -> Dict[str, int]:\n    y: Optional[int] = 1\n    return {'a': y}",
+        "from typing import Dict, Optional\ndef f(x: Optional[str] = None) -> Dict[str, int]:\n"
+        "    y: Optional[int] = 1\n    return {'a': y}",
         "import operator\ndef f(a, b): return {'+': operator.add}['+'](a, b)",
         "from collections import Counter, defaultdict\ndef f(x): return Counter(x).most_common(1)",
     ],
@@ -250,7 +254,7 @@ def test_no_listed_attribute_leads_to_a_module_frame_or_namespace() -> None:
             assert found is not type and not name.startswith("_")
 
 
-def test_random_is_seen_however_it_is_imported() -> None:
+def test_every_import_of_random_is_detected() -> None:
     assert uses_random(ast.parse("def f():\n    from random import choice as c"))
     assert uses_random(ast.parse("import json, random as r"))
     assert not uses_random(ast.parse("import json\nrandom = 1"))

@@ -1,4 +1,4 @@
-"""A short run of fuzz_tools.py; .ci/run gives it a minute."""
+"""A short run of fuzz_tools.py. .ci/run runs it for a minute."""
 
 from __future__ import annotations
 

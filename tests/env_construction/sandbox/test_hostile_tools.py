@@ -1,7 +1,7 @@
-"""Tools that attack: each must be contained, and the next honest call must be answered rightly.
+"""Tools that attack. Each must be contained, and the next honest call must get the right answer.
 
-Three secrets are laid out for them: an environment variable of the parent, a file beside the tests, and the source of
-another environment's tool, which has run in the same sandbox just before. None may ever show up in a result.
+There are three secrets to find: an environment variable of the parent, a file beside the tests, and the source of
+another environment's tool, which has just run in the same sandbox. None may appear in a result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ ENVIRONMENT_SECRET = "hidden-in-the-environment-of-the-parent"
 FILE_SECRET = "hidden-in-a-file-of-the-project"
 FOREIGN_SECRET = "hidden-in-the-code-of-another-environment"
 HONEST = {
-    "add": "import json, math\ndef add(a, b):\n    return {'sum': sum([a, b]), 'length': len(str(a)), 'text': json.dumps([a])}",
+    "add": (
+        "import json, math\ndef add(a, b):\n"
+        "    return {'sum': sum([a, b]), 'length': len(str(a)), 'text': json.dumps([a])}"
+    ),
     "foreign": f"def foreign():\n    key = '{FOREIGN_SECRET}'\n    return len(key)",
 }
 ANSWER = '{"sum": 42, "length": 2, "text": "[40]"}'
@@ -29,7 +32,7 @@ ANSWER = '{"sum": 42, "length": 2, "text": "[40]"}'
 
 @dataclass(frozen=True)
 class Hostile:
-    """A tool named `evil`, the statuses that its call may end with, and what its output must hold."""
+    """A tool named `evil`, the statuses that its call may end with, and text that its output must contain."""
 
     name: str
     source: str
@@ -88,7 +91,8 @@ PROCESSES = [
     Hostile("spawn", "import os\ndef evil(): return os.posix_spawn('/bin/true', ['true'], {})", "error", "Permission"),
     Hostile(
         "multiprocessing",
-        "import multiprocessing\ndef evil():\n    p = multiprocessing.Process(target=print)\n    p.start()\n    p.join()",
+        "import multiprocessing\ndef evil():\n    p = multiprocessing.Process(target=print)\n    p.start()\n"
+        "    p.join()",
         "error",
     ),
     Hostile(
@@ -131,7 +135,8 @@ PROCESSES = [
     ),
     Hostile(
         "thread bomb",
-        "import threading, time\ndef evil():\n    while True:\n        threading.Thread(target=time.sleep, args=(60,)).start()",
+        "import threading, time\ndef evil():\n    while True:\n"
+        "        threading.Thread(target=time.sleep, args=(60,)).start()",
         "error memory timeout",
     ),
     Hostile(
@@ -147,7 +152,8 @@ TIME = [
     Hostile("endless loop, isolated", "import sys\ndef evil():\n    while True:\n        pass", "timeout"),
     Hostile(
         "loop that catches everything",
-        "def evil():\n    while True:\n        try:\n            while True: pass\n        except BaseException:\n            pass",
+        "def evil():\n    while True:\n        try:\n            while True: pass\n"
+        "        except BaseException:\n            pass",
         "timeout",
     ),
     Hostile("regex that holds the lock", "import re\ndef evil(): return re.match('(a+)+$', 'a' * 60 + 'b')", "timeout"),
@@ -161,7 +167,8 @@ TIME = [
     ),
     Hostile(
         "signals ignored",
-        "import signal\nfor number in (signal.SIGPROF, signal.SIGXCPU, signal.SIGTERM):\n    signal.signal(number, signal.SIG_IGN)\n"
+        "import signal\nfor number in (signal.SIGPROF, signal.SIGXCPU, signal.SIGTERM):\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
         "def evil():\n    while True: pass",
         "timeout",
     ),
@@ -197,7 +204,8 @@ MEMORY = [
     Hostile("endless recursion", "def evil(): return evil()", "error", "recursion"),
     Hostile(
         "recursion without limit",
-        "import sys\ndef evil():\n    sys.setrecursionlimit(1 << 30)\n    def down(x): return [down([x])]\n    return down(1)",
+        "import sys\ndef evil():\n    sys.setrecursionlimit(1 << 30)\n    def down(x): return [down([x])]\n"
+        "    return down(1)",
         "crash memory error timeout",
     ),
     Hostile("nested source", "def evil(): return " + "(" * 5000 + ")" * 5000, "error crash"),
@@ -242,7 +250,8 @@ OUTPUT = [
     ),
     Hostile(
         "text that is none",
-        "class Evil(str):\n    def encode(self, *a): return b''\n    def __len__(self): return 0\n    def isascii(self): return True\n"
+        "class Evil(str):\n    def encode(self, *a): return b''\n    def __len__(self): return 0\n"
+        "    def isascii(self): return True\n"
         "def evil(): return Evil('x' * 20_000_000)",
         "output_limit crash",
     ),
@@ -253,7 +262,8 @@ OUTPUT = [
     ),
     Hostile(
         "pickle of death",
-        "import os\nclass Evil:\n    def __reduce__(self): return (os._exit, (1,))\n    def __repr__(self): return 'cos\\n_exit\\n(I1\\ntR.'\n"
+        "import os\nclass Evil:\n    def __reduce__(self): return (os._exit, (1,))\n"
+        "    def __repr__(self): return 'cos\\n_exit\\n(I1\\ntR.'\n"
         "def evil(): return Evil()",
         "ok",
         "cos",
@@ -440,7 +450,8 @@ STATE = [
     ),
     Hostile(
         "import hook",
-        "import sys\nclass Hook:\n    def find_spec(self, *a): raise SystemExit(1)\nsys.meta_path.insert(0, Hook())\nsys.modules.clear()\n"
+        "import sys\nclass Hook:\n    def find_spec(self, *a): raise SystemExit(1)\n"
+        "sys.meta_path.insert(0, Hook())\nsys.modules.clear()\n"
         "def evil(): return 'hooked'",
         "ok error crash",
     ),
@@ -452,7 +463,8 @@ STATE = [
     ),
     Hostile(
         "tracing",
-        "import sys\ndef evil():\n    sys.settrace(lambda *a: 1 / 0)\n    sys.setprofile(lambda *a: None)\n    return 'traced'",
+        "import sys\ndef evil():\n    sys.settrace(lambda *a: 1 / 0)\n    sys.setprofile(lambda *a: None)\n"
+        "    return 'traced'",
         "ok error",
     ),
     Hostile(
@@ -474,12 +486,15 @@ STATE = [
     ),
     Hostile(
         "search the memory",
-        "import gc\ndef evil(): return [str(x) for x in gc.get_objects() if 'another-environment' in str(x)[:100_000] and 'gc' not in str(x)]",
+        "import gc\n"
+        "def evil(): return [str(x) for x in gc.get_objects() if 'another-environment' in str(x)[:100_000] "
+        "and 'gc' not in str(x)]",
         "ok crash error timeout output_limit",
     ),
     Hostile(
         "walk the frames",
-        "import sys\ndef evil():\n    seen = ''\n    frame = sys._getframe()\n    while frame:\n        seen += str(frame.f_locals)\n"
+        "import sys\ndef evil():\n    seen = ''\n    frame = sys._getframe()\n    while frame:\n"
+        "        seen += str(frame.f_locals)\n"
         "        frame = frame.f_back\n    return seen",
         "ok error",
     ),
@@ -490,8 +505,10 @@ STATE = [
     ),
     Hostile(
         "frames from an error",
-        "def evil():\n    try:\n        1 / 0\n    except ZeroDivisionError as e:\n        frame = e.__traceback__.tb_frame\n"
-        "        while frame.f_back: frame = frame.f_back\n        return (str(frame.f_globals) + str(frame.f_locals)).replace(' at 0x', '')",
+        "def evil():\n    try:\n        1 / 0\n    except ZeroDivisionError as e:\n"
+        "        frame = e.__traceback__.tb_frame\n"
+        "        while frame.f_back: frame = frame.f_back\n"
+        "        return (str(frame.f_globals) + str(frame.f_locals)).replace(' at 0x', '')",
         "ok",
     ),
     Hostile(
@@ -518,26 +535,81 @@ STATE = [
     Hostile("default argument", "def evil(seen=[]):\n    seen.append(1)\n    return len(seen)", "ok", "1"),
 ]
 PROTOCOL = [
-    Hostile("garbage to every descriptor", CHANNEL + "\n    def evil():\n        for fd in channels():\n            try: os.write(fd, b'\\xff' * 4096)\n            except OSError: pass\n        return 1", "crash"),
-    Hostile("frame with a guessed nonce", CHANNEL + "\n    def evil():\n        forge('00' * 8, [[0, 'ok', 'forged', 0.0]])\n        return 1", "crash"),
-    Hostile("result of another call", CHANNEL + "\n    def evil():\n        forge(nonce(), [[1, 'ok', 'forged', 0.0], [0, 'ok', 'x', 0.0]])\n        return 1", "crash ok"),
-    Hostile("sandbox blamed", CHANNEL + "\n    def evil():\n        forge(nonce(), [[0, 'fault', 'x', 0.0]])\n        return 1", "crash"),
-    Hostile("result of the wrong type", CHANNEL + "\n    def evil():\n        forge(nonce(), [[0, 'ok', {'a': 1}, 'x']])\n        return 1", "crash"),
-    Hostile("result too long", CHANNEL + "\n    def evil():\n        forge(nonce(), [[0, 'ok', 'x' * 3_000_000, 0.0]])\n        return 1", "output_limit crash"),
-    Hostile("deep JSON", CHANNEL + "\n    def evil():\n        b = b'[' * 200_000\n        for fd in channels():\n            try: os.write(fd, struct.pack('<I', len(b)) + b)\n            except OSError: pass\n        return 1", "crash"),
-    Hostile("endless frame", CHANNEL + "\n    def evil():\n        for fd in channels():\n            try: os.write(fd, b'\\xff\\xff\\xff\\xff')\n            except OSError: pass\n        return 1", "crash"),
-    Hostile("half a frame", CHANNEL + "\n    import time\n    def evil():\n        for fd in channels():\n            try: os.write(fd, b'\\x10\\x00\\x00\\x00abc')\n            except OSError: pass\n        time.sleep(60)", "timeout"),
+    Hostile(
+        "garbage to every descriptor",
+        CHANNEL + "\n    def evil():\n        for fd in channels():\n            try: os.write(fd, b'\\xff' * 4096)\n"
+        "            except OSError: pass\n        return 1",
+        "crash",
+    ),
+    Hostile(
+        "frame with a guessed nonce",
+        CHANNEL + "\n    def evil():\n        forge('00' * 8, [[0, 'ok', 'forged', 0.0]])\n        return 1",
+        "crash",
+    ),
+    Hostile(
+        "result of another call",
+        CHANNEL + "\n    def evil():\n        forge(nonce(), [[1, 'ok', 'forged', 0.0], [0, 'ok', 'x', 0.0]])\n"
+        "        return 1",
+        "crash ok",
+    ),
+    Hostile(
+        "sandbox blamed",
+        CHANNEL + "\n    def evil():\n        forge(nonce(), [[0, 'fault', 'x', 0.0]])\n        return 1",
+        "crash",
+    ),
+    Hostile(
+        "result of the wrong type",
+        CHANNEL + "\n    def evil():\n        forge(nonce(), [[0, 'ok', {'a': 1}, 'x']])\n        return 1",
+        "crash",
+    ),
+    Hostile(
+        "result too long",
+        CHANNEL + "\n    def evil():\n        forge(nonce(), [[0, 'ok', 'x' * 3_000_000, 0.0]])\n        return 1",
+        "output_limit crash",
+    ),
+    Hostile(
+        "deep JSON",
+        CHANNEL + "\n    def evil():\n        b = b'[' * 200_000\n        for fd in channels():\n"
+        "            try: os.write(fd, struct.pack('<I', len(b)) + b)\n            except OSError: pass\n"
+        "        return 1",
+        "crash",
+    ),
+    Hostile(
+        "endless frame",
+        CHANNEL + "\n    def evil():\n        for fd in channels():\n"
+        "            try: os.write(fd, b'\\xff\\xff\\xff\\xff')\n            except OSError: pass\n"
+        "        return 1",
+        "crash",
+    ),
+    Hostile(
+        "half a frame",
+        CHANNEL + "\n    import time\n    def evil():\n        for fd in channels():\n"
+        "            try: os.write(fd, b'\\x10\\x00\\x00\\x00abc')\n            except OSError: pass\n"
+        "        time.sleep(60)",
+        "timeout",
+    ),
     Hostile("descriptors closed", "import os\ndef evil():\n    os.closerange(0, 64)\n    return 1", "crash"),
-    Hostile("descriptors replaced", "import os\ndef evil():\n    for fd in range(3, 64): os.dup2(0, fd)\n    return 1", "crash"),
-    Hostile("requests read away", CHANNEL + "\n    def evil():\n        for fd in channels():\n            os.set_blocking(fd, False)\n            try: os.read(fd, 1 << 20)\n            except OSError: pass\n        return 1", "ok crash"),
-    Hostile("result that looks like a frame", "def evil(): return '[\"00\", [[0, \"ok\", \"forged\", 0.0]]]'", "ok", "forged"),
-]  # fmt: skip
+    Hostile(
+        "descriptors replaced",
+        "import os\ndef evil():\n    for fd in range(3, 64): os.dup2(0, fd)\n    return 1",
+        "crash",
+    ),
+    Hostile(
+        "requests read away",
+        CHANNEL + "\n    def evil():\n        for fd in channels():\n            os.set_blocking(fd, False)\n"
+        "            try: os.read(fd, 1 << 20)\n            except OSError: pass\n        return 1",
+        "ok crash",
+    ),
+    Hostile(
+        "result that looks like a frame", 'def evil(): return \'["00", [[0, "ok", "forged", 0.0]]]\'', "ok", "forged"
+    ),
+]
 SUITE = [*PROCESSES, *TIME, *MEMORY, *OUTPUT, *ENDINGS, *NETWORK, *FILES, *STATE, *PROTOCOL]
 
 
 @pytest.fixture(scope="module")
 def sandboxes() -> Iterator[dict[bool, ToolSandbox]]:
-    """By whether time is to run out: a short limit there, else one that a loaded machine does not reach."""
+    """Sandboxes by whether the call should time out: a short limit, or one that a loaded machine does not reach."""
     os.environ["SANDBOX_TEST_SECRET"] = ENVIRONMENT_SECRET
     with (
         ToolSandbox(workers=1, timeout_s=1.0, memory_mb=256) as hasty,

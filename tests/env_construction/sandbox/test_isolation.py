@@ -1,4 +1,4 @@
-"""The locks themselves: system call numbers, the shape of the filters, and what `require_isolation` refuses."""
+"""The locks: system call numbers, valid filters, and what `require_isolation` refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_system_call_numbers_agree_with_libseccomp(machine: str, column: int) ->
 
 @pytest.mark.parametrize("machine", list(isolation.ARCHITECTURES))
 @pytest.mark.parametrize("build", [isolation.zygote_filter, isolation.runner_filter])
-def test_filters_are_programs_that_the_kernel_takes(machine: str, build: object) -> None:
+def test_filters_are_programs_that_the_kernel_accepts(machine: str, build: object) -> None:
     program = build(machine)  # type: ignore[operator]
     steps = [struct.unpack_from("<HBBI", program, at) for at in range(0, len(program), 8)]
     assert len(program) % 8 == 0 and len(steps) < 4096
@@ -35,7 +35,7 @@ def test_filters_are_programs_that_the_kernel_takes(machine: str, build: object)
     assert steps[-1][0] == isolation.RETURN
 
 
-def test_active_layers_are_told() -> None:
+def test_active_layers_are_reported() -> None:
     with ToolSandbox() as sandbox:
         assert "resource limits" in sandbox.isolation
         if platform.system() == "Linux" and platform.machine() in isolation.ARCHITECTURES:
@@ -54,5 +54,5 @@ def test_missing_layers_warn_once_or_refuse(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.warns(RuntimeWarning, match="runs without: landlock"):
         ToolSandbox().close()
     ToolSandbox().close()
-    with pytest.raises(SandboxFault, match="required, but missing here: landlock"):
+    with pytest.raises(SandboxFault, match="required, but this system lacks: landlock"):
         ToolSandbox(require_isolation=True)

@@ -1,4 +1,4 @@
-"""What a tool returned reads the same wherever it ran: the pool runner's quick writer is json.dumps."""
+"""A result has the same text wherever the tool ran: the pool runner's fast writer equals json.dumps."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_the_quick_writer_writes_what_json_dumps_writes(value: Any) -> None:
+def test_the_fast_writer_equals_json_dumps(value: Any) -> None:
     assert dumps_unmarked(value) == json.dumps(value, ensure_ascii=False)
     assert render(value, dumps_unmarked) == render(value)
 
 
 @pytest.mark.parametrize("value", [{"a": {1}}, [object], {(1, 2): 3}, {b"k": 1}])
-def test_what_is_no_json_fails_in_the_same_words(value: Any) -> None:
+def test_values_that_are_not_json_fail_with_the_same_message(value: Any) -> None:
     with pytest.raises(TypeError) as quick:
         dumps_unmarked(value)
     with pytest.raises(TypeError) as usual:
@@ -41,7 +41,7 @@ def test_what_is_no_json_fails_in_the_same_words(value: Any) -> None:
     assert str(quick.value) == str(usual.value)
 
 
-def test_a_value_that_holds_itself_is_the_published_error() -> None:
+def test_a_value_that_contains_itself_is_the_published_error() -> None:
     source = "def loop():\n    rows = []\n    rows.append(rows)\n    return rows\n"
     with ToolSandbox() as sandbox:
         [result] = sandbox.run({"loop": source}, [ToolCall("loop", {})])

@@ -1,8 +1,8 @@
-"""Proven code can only call what is listed and read listed attributes: a random search through all that this reaches.
+"""A random search through everything that proven code can reach, since it uses only listed names and attributes.
 
-From the listed builtins and module attributes, values of every kind and a few functions, it applies calls, attributes,
-subscripts and operators to what it has found so far. It must never reach a class that makes classes, a module, a frame,
-code or the namespace of a module, and it must leave the interpreter as it was.
+From the listed builtins and module attributes, values of every kind and a few functions, the search applies calls,
+attributes, subscripts and operators to what it has found. It must never reach a class that creates classes, a module,
+a frame, code or the namespace of a module, and it must leave the interpreter unchanged.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ENDLESS = {
     "mul",
     "concat",
 }
-"""Left out of the search, since it would never end or fill memory; they are C functions over numbers and sequences."""
+"""Excluded because they never end or fill memory. They are C functions over numbers and sequences."""
 FORBIDDEN = (types.ModuleType, types.FrameType, types.CodeType, types.TracebackType, types.MappingProxyType)
 
 
@@ -69,7 +69,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def reached(value: Any) -> list[Any]:
-    """A value and what tool code gets out of it by unpacking."""
+    """A value, and what tool code gets by unpacking it."""
     found = [value]
     if isinstance(value, (list, tuple, set, frozenset)):
         found += list(value)[:5]
@@ -79,9 +79,7 @@ def reached(value: Any) -> list[Any]:
 
 
 def module_namespaces() -> dict[int, Any]:
-    """Every module's namespace by its id. They are kept: the id of one that is gone can come again for any other
-    dictionary.
-    """
+    """Every module's namespace by its id. Kept alive, because a freed id can be reused for another dictionary."""
     modules = [module for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)]
     return {id(namespace): namespace for namespace in map(vars, modules)}
 
@@ -92,7 +90,7 @@ def forbidden(value: Any, namespaces: dict[int, Any]) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_that_proven_code_can_reach_makes_classes_or_changes_the_interpreter(seed: int) -> None:
+def test_nothing_that_proven_code_can_reach_creates_classes_or_changes_the_interpreter(seed: int) -> None:
     for name in (*MODULES, *HELPERS):
         importlib.import_module(name)
     rng = random.Random(seed)
@@ -179,9 +177,7 @@ def test_nothing_that_proven_code_can_reach_makes_classes_or_changes_the_interpr
 
 
 def sweep(start: list[tuple[str, Any]]) -> list[str]:
-    """Every value and every listed attribute of it, called with up to two arguments: the paths that reach what is
-    forbidden.
-    """
+    """Call every value and each listed attribute of it with up to two arguments. Returns paths to forbidden values."""
     namespaces = module_namespaces()
     given: list[Any] = [int, dict, "a", [1], lambda *a, **k: int, re.I]
     found = []
@@ -201,7 +197,7 @@ def sweep(start: list[tuple[str, Any]]) -> list[str]:
     return found
 
 
-def test_no_listed_function_or_method_gives_a_class_that_makes_classes() -> None:
+def test_no_listed_function_or_method_returns_a_class_that_creates_classes() -> None:
     for name in (*MODULES, *HELPERS):
         importlib.import_module(name)
     clean = Fingerprint()
@@ -210,7 +206,7 @@ def test_no_listed_function_or_method_gives_a_class_that_makes_classes() -> None
     assert clean.holds()
 
 
-def test_the_sweep_finds_what_is_known_to_give_one() -> None:
+def test_the_sweep_finds_a_known_case() -> None:
     assert set(sweep([(name, value) for name, value in listed() if name == "collections.Counter"])) == {
         "collections.Counter.copy"
     }

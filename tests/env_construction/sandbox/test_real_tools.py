@@ -1,6 +1,6 @@
-"""The 377 tools of 40 published environments: each loads, and survives random right and wrong calls.
+"""The 377 tools of 40 published environments: each one loads, and survives random right and wrong calls.
 
-A short form of tests/benchmarks/real_tools.py, which makes 200 + 200 calls to each tool and reports on determinism.
+A short form of tests/benchmarks/real_tools.py, which makes 200 + 200 calls per tool and reports on determinism.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def real_tools() -> ModuleType:
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of published environments is not here")
-def test_published_tools_survive_random_calls_and_give_the_same_twice(real_tools: ModuleType) -> None:
+def test_published_tools_survive_random_calls_and_return_the_same_twice(real_tools: ModuleType) -> None:
     environments = list(read_environments(SAMPLE))
     with ToolSandbox(workers=2, timeout_s=5.0) as sandbox:
         reports = real_tools.examine(environments, sandbox, conforming=3, broken=3, seed=0)

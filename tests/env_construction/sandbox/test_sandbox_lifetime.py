@@ -1,4 +1,4 @@
-"""Worker processes: they end with their parent, are replaced when killed, and do not mind forks of the parent."""
+"""Worker processes end with their parent, are replaced when killed, and are not affected by forks of the parent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from env_construction.sandbox.tool_sandbox import (
 ROOT = Path(__file__).resolve().parents[3]
 CODES = {
     "add": "def add(a, b): return a + b",
-    "hang": "import threading, time\ndef hang():\n    threading.Thread(target=time.sleep, args=(60,)).start()\n    while True: pass",
+    "hang": (
+        "import threading, time\ndef hang():\n    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "    while True: pass"
+    ),
     "pid": "import os\ndef pid(): return os.getpid()",
 }
 ADD = ToolCall("add", {"a": 1, "b": 2})
@@ -35,7 +38,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="co
 
 
 def below(pid: int) -> set[int]:
-    """Every process that descends from `pid`."""
+    """All descendants of `pid`."""
     parents = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -148,7 +151,7 @@ def test_processes_killed_while_they_work_are_replaced_and_no_result_is_lost() -
         assert sandbox.run(CODES, [ADD])[0].output == "3"
 
 
-def test_a_session_whose_zygote_was_killed_goes_on_where_it_stood() -> None:
+def test_a_session_whose_zygote_was_killed_resumes_from_its_state() -> None:
     codes = {"add": "def add(state, n):\n    state['n'] += n\n    return state['n']"}
     with ToolSandbox() as sandbox, sandbox.open_session(codes, {"n": 1}) as session:
         assert session.call("add", {"n": 2}).output == "3"
@@ -173,7 +176,7 @@ def test_a_zygote_that_cannot_start_says_why_and_leaves_no_process(
     assert gone(below(os.getpid()) - before)
 
 
-def test_a_sandbox_that_cannot_be_restarted_is_a_fault_with_the_reason_and_works_again_later(
+def test_a_failed_restart_is_a_fault_with_the_reason_and_the_sandbox_works_again_later(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = tmp_path / "tool_worker.py"
@@ -191,7 +194,10 @@ def test_a_sandbox_that_cannot_be_restarted_is_a_fault_with_the_reason_and_works
 
 
 def test_an_isolated_process_holds_its_own_channel_and_no_other_descriptor() -> None:
-    look = "import os\ndef look():\n    found = []\n    for fd in range(64):\n        try:\n            os.fstat(fd)\n            found.append(fd)\n        except OSError: pass\n    return found"
+    look = (
+        "import os\ndef look():\n    found = []\n    for fd in range(64):\n        try:\n"
+        "            os.fstat(fd)\n            found.append(fd)\n        except OSError: pass\n    return found"
+    )
     slow = "import time\ndef slow(): time.sleep(0.3)"
     with ToolSandbox(workers=1) as sandbox, sandbox.open_session(CODES) as session:
         assert session.call("add", {"a": 1, "b": 2}).output == "3"
@@ -205,7 +211,7 @@ def _in_child(sandbox: ToolSandbox, answers: multiprocessing.SimpleQueue[str]) -
     sandbox.close()
 
 
-def test_a_forked_copy_of_the_parent_gets_workers_of_its_own() -> None:
+def test_a_forked_copy_of_the_parent_gets_separate_workers() -> None:
     with ToolSandbox() as sandbox:
         assert sandbox.run(CODES, [ADD])[0].output == "3"
         context = multiprocessing.get_context("fork")
@@ -221,6 +227,9 @@ def test_a_forked_copy_of_the_parent_gets_workers_of_its_own() -> None:
 def test_the_worker_starts_without_the_environment_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
-    source = "import os, sys\ndef look(): return [dict(os.environ), [p for p in sys.path if 'site-packages' in p or 'nowhere' in p]]"
+    source = (
+        "import os, sys\n"
+        "def look(): return [dict(os.environ), [p for p in sys.path if 'site-packages' in p or 'nowhere' in p]]"
+    )
     with ToolSandbox() as sandbox:
         assert sandbox.run({"look": source}, [ToolCall("look", {})])[0].output == "[{}, []]"

@@ -34,7 +34,7 @@ def sandbox() -> Iterator[ToolSandbox]:
 
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[ToolSandbox]:
-    """For calls that are to run out of time."""
+    """A sandbox for calls that should time out."""
     with ToolSandbox(workers=2, timeout_s=1.0) as opened:
         yield opened
 
@@ -56,7 +56,7 @@ def run_one(sandbox: ToolSandbox, source: str, arguments: Any = None, name: str 
         (None, "None"),
     ],
 )
-def test_output_is_json_for_containers_and_str_for_the_rest(sandbox: ToolSandbox, value: Any, output: str) -> None:
+def test_output_is_json_for_containers_and_str_for_other_values(sandbox: ToolSandbox, value: Any, output: str) -> None:
     [result] = sandbox.run(ECHO, [ToolCall("echo", {"value": value})])
     assert (result.status, result.output, result.ok) == ("ok", output, True)
 
@@ -105,7 +105,7 @@ def test_error_text_is_as_published(sandbox: ToolSandbox, source: str, arguments
         ("def tool(): raise ValueError(tool)", "an object without a text of its own"),
     ],
 )
-def test_what_is_no_value_is_an_error_that_names_it(sandbox: ToolSandbox, source: str, said: str) -> None:
+def test_a_result_that_is_not_a_value_is_an_error_that_names_it(sandbox: ToolSandbox, source: str, said: str) -> None:
     result = run_one(sandbox, source)
     assert result.status == "error"
     assert f"returned {said}, which is no value" in result.output
@@ -120,7 +120,8 @@ def test_what_is_no_value_is_an_error_that_names_it(sandbox: ToolSandbox, source
         "import asyncio\nasync def tool():\n    await asyncio.sleep(0.01)\n    return {'a': 4.0}",
         "async def part(): return 4.0\nasync def tool():\n    return {'a': await part()}",
         "async def part(): return {'a': 4.0}\ndef tool(): return part()",
-        "import asyncio\nasync def part(): return 4.0\nasync def tool():\n    return {'a': (await asyncio.gather(part(), part()))[1]}",
+        "import asyncio\nasync def part(): return 4.0\nasync def tool():\n"
+        "    return {'a': (await asyncio.gather(part(), part()))[1]}",
     ],
 )
 def test_what_an_asynchronous_tool_returns_is_awaited(sandbox: ToolSandbox, source: str) -> None:
@@ -141,7 +142,7 @@ def test_unknown_tool(sandbox: ToolSandbox) -> None:
 
 
 @pytest.mark.parametrize("name", [None, 7, ["x"], "\ud800"])
-def test_names_that_are_no_names(sandbox: ToolSandbox, name: Any) -> None:
+def test_invalid_names(sandbox: ToolSandbox, name: Any) -> None:
     assert sandbox.run(ECHO, [ToolCall(name, {})])[0].status == "unknown_tool"
 
 
@@ -151,15 +152,20 @@ def test_names_that_are_no_names(sandbox: ToolSandbox, name: Any) -> None:
         "import math\ndef helper(x): return math.sqrt(x)\ndef tool(): return helper(16.0)",
         "def tool(n=10): return 1.0 if n == 0 else tool(n - 1) * 1.0 + 3.0 * (n == 1)",
         "import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: 'float'\ndef tool(): return P(4.0).x",
-        "from __future__ import annotations\nimport typing\nclass P(typing.NamedTuple):\n    x: float\ndef tool(): return P(4.0).x",
+        "from __future__ import annotations\nimport typing\nclass P(typing.NamedTuple):\n    x: float\n"
+        "def tool(): return P(4.0).x",
         "import enum\nclass E(enum.Enum):\n    A = 4.0\ndef tool(): return E.A.value",
         "import asyncio\nasync def work(): return 4.0\ndef tool(): return asyncio.run(work())",
-        "from concurrent.futures import ThreadPoolExecutor\ndef tool():\n    with ThreadPoolExecutor(2) as p:\n        return sum(p.map(float, [1, 3]))",
+        "from concurrent.futures import ThreadPoolExecutor\ndef tool():\n"
+        "    with ThreadPoolExecutor(2) as p:\n        return sum(p.map(float, [1, 3]))",
         "values = {'a': 4.0}\ndef tool():\n    global values\n    return values['a']",
-        "import decimal\ndef tool():\n    with decimal.localcontext() as c:\n        c.prec = 2\n        return float(decimal.Decimal(4))",
+        "import decimal\ndef tool():\n    with decimal.localcontext() as c:\n        c.prec = 2\n"
+        "        return float(decimal.Decimal(4))",
         "tool = lambda: 4.0",
         "import sqlite3\ndef tool(): return sqlite3.connect(':memory:').execute('select 4.0').fetchone()[0]",
-        "from zoneinfo import ZoneInfo\nimport datetime\ndef tool(): return 4.0 if datetime.datetime(2024, 7, 1, tzinfo=ZoneInfo('Europe/Paris')).utcoffset().seconds == 7200 else 0.0",
+        "from zoneinfo import ZoneInfo\nimport datetime\n"
+        "def tool(): return 4.0 if datetime.datetime(2024, 7, 1, "
+        "tzinfo=ZoneInfo('Europe/Paris')).utcoffset().seconds == 7200 else 0.0",
     ],
 )
 def test_source_runs_as_a_module(sandbox: ToolSandbox, source: str) -> None:
@@ -186,7 +192,7 @@ def test_source_runs_as_a_module(sandbox: ToolSandbox, source: str) -> None:
     ],
 )
 @pytest.mark.parametrize("call", ["eval(expression)", "eval(expression, {'x': 12})", "eval(expression, {}, {'x': 13})"])
-def test_eval_gives_what_python_gives(sandbox: ToolSandbox, expression: str, call: str) -> None:
+def test_eval_returns_what_python_returns(sandbox: ToolSandbox, expression: str, call: str) -> None:
     source = f"import math\ndef tool(expression):\n    x = 11\n    return {call}"
     namespace: dict[str, Any] = {}
     exec(source, namespace)
@@ -197,13 +203,13 @@ def test_eval_gives_what_python_gives(sandbox: ToolSandbox, expression: str, cal
     assert run_one(sandbox, source, {"expression": expression}).output == expected
 
 
-def test_what_eval_changes_does_not_stay(sandbox: ToolSandbox) -> None:
+def test_changes_by_eval_do_not_persist(sandbox: ToolSandbox) -> None:
     change = "import math\ndef tool(expression): return [eval(expression), math.pi]"
     assert run_one(sandbox, change, {"expression": "setattr(math, 'pi', 3)"}).output == "[null, 3]"
     assert run_one(sandbox, "import math\ndef tool(): return math.pi").output.startswith("3.14")
 
 
-def test_eval_that_is_caught_is_still_run_in_a_process_of_its_own(sandbox: ToolSandbox) -> None:
+def test_an_eval_whose_exception_is_caught_still_runs_in_a_separate_process(sandbox: ToolSandbox) -> None:
     source = "def tool(x):\n    try:\n        return eval(x, {'y': 2})\n    except:\n        return 'caught'"
     assert run_one(sandbox, source, {"x": "y + len(vars(str)['__doc__'][:1])"}).output == "3"
     assert run_one(sandbox, source, {"x": "y + 1"}).output == "3"
@@ -258,7 +264,7 @@ def test_a_hanging_call_fails_after_its_time_and_alone(hasty: ToolSandbox) -> No
     assert 0.9 <= hang.seconds <= time.monotonic() - start
 
 
-def test_a_hanging_call_does_not_hold_up_other_responses() -> None:
+def test_a_hanging_call_does_not_delay_other_responses() -> None:
     with ToolSandbox(workers=1, timeout_s=30.0) as sandbox:
         codes = {"hang": "import time\ndef hang(): time.sleep(3600)"}
         threading.Thread(target=sandbox.run, args=(codes, [ToolCall("hang", {})]), daemon=True).start()
@@ -270,7 +276,7 @@ def test_a_hanging_call_does_not_hold_up_other_responses() -> None:
         assert time.monotonic() - start < 15.0
 
 
-def test_more_hanging_calls_than_can_step_aside(hasty: ToolSandbox) -> None:
+def test_more_hanging_calls_than_a_lane_can_isolate(hasty: ToolSandbox) -> None:
     codes = {**ECHO, "hang": "def hang():\n    while True: pass"}
     jobs = [SandboxJob(codes, [ToolCall("hang", {}), ToolCall("echo", {"value": i})]) for i in range(10)]
     results = hasty.run_batch(jobs)
@@ -328,7 +334,7 @@ def test_empty_batches_and_responses(sandbox: ToolSandbox) -> None:
     ] == [0, 1]
 
 
-def test_a_batch_gives_what_single_runs_give(sandbox: ToolSandbox) -> None:
+def test_a_batch_returns_what_single_runs_return(sandbox: ToolSandbox) -> None:
     jobs = [SandboxJob(ECHO, [ToolCall("echo", {"value": [i, j]}) for j in range(i % 4)]) for i in range(300)]
     batch = sandbox.run_batch(jobs)
     assert [[r.output for r in row] for row in batch] == [[f"[{i}, {j}]" for j in range(i % 4)] for i in range(300)]
@@ -410,11 +416,17 @@ def test_fresh_processes_under_load_give_no_false_timeout_and_no_impossible_time
 
 
 def test_a_call_cannot_claim_more_time_than_passed(sandbox: ToolSandbox) -> None:
-    source = "import sys\ndef tool():\n    sys._getframe(1).f_back.f_locals['clock']\n    import time\n    time.monotonic = lambda: 1e12\n    return 1"
+    source = (
+        "import sys\ndef tool():\n    sys._getframe(1).f_back.f_locals['clock']\n    import time\n"
+        "    time.monotonic = lambda: 1e12\n    return 1"
+    )
     start = time.monotonic()
     result = run_one(sandbox, source)
     assert 0.0 <= result.seconds <= time.monotonic() - start
-    forged = "import os, struct\ndef tool():\n    body = b'[\"ok\", \"1\", 1e12]'\n    os.write(3, struct.pack('<I', len(body)) + body)\n    os._exit(0)"
+    forged = (
+        'import os, struct\ndef tool():\n    body = b\'["ok", "1", 1e12]\'\n'
+        "    os.write(3, struct.pack('<I', len(body)) + body)\n    os._exit(0)"
+    )
     start = time.monotonic()
     result = run_one(sandbox, forged)
     assert 0.0 <= result.seconds <= time.monotonic() - start

@@ -10,7 +10,8 @@ import pytest
 from env_construction.sandbox.tool_sandbox import SandboxFault, ToolSandbox
 
 CODES = {
-    "book": "def book(data, flight, seats=1):\n    if data['flights'][flight] < seats:\n        raise ValueError('sold out')\n"
+    "book": "def book(data, flight, seats=1):\n    if data['flights'][flight] < seats:\n"
+    "        raise ValueError('sold out')\n"
     "    data['flights'][flight] -= seats\n    return data['flights']",
     "count": "calls = 0\ndef count(data):\n    global calls\n    calls += 1\n    return calls",
     "crash": "import os\ndef crash(data):\n    data['flights']['F1'] = 99\n    os._exit(1)",

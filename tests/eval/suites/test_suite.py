@@ -257,7 +257,7 @@ def test_suite_resumes_replays_faults_and_refuses_another_configuration(tmp_path
     again = countdown_suite(tmp_path / "out", [data], policy=policy)
     assert again == whole and not policy.batches
     assert "all 6 episodes are there" in capsys.readouterr().out
-    with pytest.raises(BadInput, match="seed: 0 there, 4 asked"):
+    with pytest.raises(BadInput, match="seed: 0 in the folder, 4 requested"):
         countdown_suite(tmp_path / "out", [data], "--seed", "4")
     data.write_text("[]")
     with pytest.raises(BadInput, match="data_sha256"):
@@ -288,8 +288,8 @@ def test_limit_and_trials_that_are_raised_extend_the_run(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--limit", "2"), r"limit: no limit there, 2 asked \(it can be raised later, not lowered\)"),
-        (("--trials", "1"), r"trials: 2 there, 1 asked \(it can be raised later, not lowered\)"),
+        (("--limit", "2"), r"limit: no limit in the folder, 2 requested \(it can be raised later, not lowered\)"),
+        (("--trials", "1"), r"trials: 2 in the folder, 1 requested \(it can be raised later, not lowered\)"),
     ],
 )
 def test_limit_and_trials_are_not_lowered(tmp_path, flags, message) -> None:
@@ -331,7 +331,7 @@ def test_policy_of_other_content_under_one_path_is_refused_by_every_suite(tmp_pa
     countdown_suite(tmp_path / "out", [data], *flags, "--limit", "1")
     kept = (tmp_path / "out" / "results.jsonl").read_bytes()
     turns.write_text('{"id": "1", "turns": ["b"]}\n')
-    with pytest.raises(BadInput, match=r"policy_content\.sha256: '\w+' there, '\w+' asked"):
+    with pytest.raises(BadInput, match=r"policy_content\.sha256: '\w+' in the folder, '\w+' requested"):
         countdown_suite(tmp_path / "out", [data], *flags)
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == kept
     (tmp_path / "moved.jsonl").write_text('{"id": "1", "turns": ["a"]}\n')

@@ -155,12 +155,12 @@ def test_what_becomes_known_later_is_written_down_and_then_compared(tmp_path) ->
 
     for content in (unknown, one, unknown, one):
         keep(content)
-    with pytest.raises(BadInput, match=r"policy_content\.commit: '1' there, '2' asked"):
+    with pytest.raises(BadInput, match=r"policy_content\.commit: '1' in the folder, '2' requested"):
         keep(two)
 
 
 def test_folder_from_before_contents_were_recorded_is_refused(tmp_path) -> None:
     keep_configuration(tmp_path, {"policy": "hf:x"})
-    with pytest.raises(BadInput, match=r"policy_content\.kind: '\(absent\)' there, 'hf' asked"):
+    with pytest.raises(BadInput, match=r"policy_content\.kind: '\(absent\)' in the folder, 'hf' requested"):
         content = {"policy": "hf:x", "policy_content": {"kind": "hf"}}
         keep_configuration(tmp_path, content, noted=("policy",), partly_known=("policy_content",))

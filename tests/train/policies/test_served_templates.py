@@ -175,4 +175,4 @@ def test_a_tool_document_that_a_template_cannot_show_is_named(
     flags = ["--environments", data, "--tokenizer", tiny_checkpoint, "--rollout-batch", 1, "--out", tmp_path / "p"]
     assert run_script(train.rl_prompts.main, monkeypatch, *flags) == 2
     line = last_error(capsys)
-    assert f"{data}:2: key 'tools'" in line and "no JSON Schema" in line
+    assert f"{data}:2: key 'tools'" in line and "not a JSON Schema" in line
