@@ -1,6 +1,6 @@
-"""A small made-up run: real environments, tools and scorer; policies of known skill; checkpoints with a known change.
+"""A small synthetic run: real environments, tools and scorer, policies of known skill, checkpoints with a known change.
 
-The policies play through the real rollout and evaluation, so that every file has the layout that a real run gives it.
+The policies play through the real rollout and evaluation, so every file has the same layout as in a real run.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ TOOLS = [tool("capital_of", "country"), tool("population_of", "city"), tool("clo
 CODES = {"capital_of": CAPITAL_CODE, "population_of": POPULATION_CODE, "clock": CLOCK_CODE}
 
 
-def made_environment(scenario: str, number: int) -> Environment:
+def synthetic_environment(scenario: str, number: int) -> Environment:
     countries = random.Random(f"0:{number}:{scenario}").sample(sorted(CAPITALS), 2)
     steps: list[tuple[str, str, str, str, list[str]]] = []
     used = countries if scenario.startswith("parallel") else countries[:1]
@@ -103,20 +103,20 @@ def made_environment(scenario: str, number: int) -> Environment:
     )
 
 
-def made_role(name: str) -> Role:
-    """What the policy of that name is in the made run: as the pipeline writes it for one model and mode."""
+def synthetic_role(name: str) -> Role:
+    """The role of a policy in the synthetic run, as the pipeline writes it for one model and mode."""
     if name in ("random", "oracle"):
         return Role("floor" if name == "random" else "ceiling")
     if name == "start":
-        return Role("start", "tiny", "plain", "outputs/made/start")
+        return Role("start", "tiny", "plain", "outputs/synthetic/start")
     if name == "more-supervised":
-        return Role("control", "tiny", "plain", "outputs/made/more-supervised", "start", control="more-supervised")
+        return Role("control", "tiny", "plain", "outputs/synthetic/more-supervised", "start", control="more-supervised")
     row = experiment(f"tiny-plain-{name}")
-    return trained_role(row, "start", f"outputs/made/train/{name}/epoch2/checkpoint", 0)
+    return trained_role(row, "start", f"outputs/synthetic/train/{name}/epoch2/checkpoint", 0)
 
 
 class SkilledPolicy:
-    """Makes the gold calls with probability `skill`; else errs in one of the ways that failure_modes tells apart."""
+    """Makes the gold calls with probability `skill`, else one of the errors that failure_modes distinguishes."""
 
     def __init__(self, name: str, skill: float) -> None:
         self.name, self.skill = name, skill
@@ -148,7 +148,7 @@ class SkilledPolicy:
 
 
 def write_checkpoint(folder: Path, layers: int, seed: int, change: float = 0.0) -> None:
-    """A checkpoint of Qwen3's tensor names; the lower layers' MLPs change by `change`, all others by a tenth of it."""
+    """A checkpoint with Qwen3's tensor names. MLPs of lower layers change by `change`, all others by a tenth of it."""
     draw = np.random.default_rng(seed)
     moved = np.random.default_rng(seed + 1)
     shapes = {"model.embed_tokens.weight": (32, 8), "model.norm.weight": (8,)}
@@ -194,12 +194,12 @@ def write_training(run: Path, algorithm: str, environments: list[Environment], s
 
 
 @pytest.fixture(scope="session")
-def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the made-up run; read only, tests that write take a copy of their own."""
-    run = tmp_path_factory.mktemp("outputs") / "made"
+def synthetic_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the synthetic run. It is read-only: tests that write to it use a copy."""
+    run = tmp_path_factory.mktemp("outputs") / "synthetic"
     scenarios = ("single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop")
-    test = [made_environment(scenario, number) for number in range(6) for scenario in scenarios]
-    train = [made_environment(scenario, number) for number in range(6, 9) for scenario in scenarios]
+    test = [synthetic_environment(scenario, number) for number in range(6) for scenario in scenarios]
+    train = [synthetic_environment(scenario, number) for number in range(6, 9) for scenario in scenarios]
     write_environments(run / "environments" / "test.jsonl", test)
     write_environments(run / "environments" / "train.jsonl", train)
     policies: dict[str, Policy] = {
@@ -216,7 +216,7 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = run / "eval" / name
         rows, faults = evaluate(policy, test, folder, max_turns=6)
         write_summary(folder, summarize("environments", name, rows, METRICS, groups=GROUPS, extra={"faults": faults}))
-    write_roles(run, {name: made_role(name) for name in policies})
+    write_roles(run, {name: synthetic_role(name) for name in policies})
     for algorithm in ("grpo", "reinforce++", "grpo-solve-pr"):
         write_training(run, algorithm, train, (0.35, 0.6))
     write_checkpoint(run / "start", 9, seed=1)

@@ -1,4 +1,4 @@
-"""Every way an episode can end gets its class."""
+"""Each way in which an episode can end has a class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Step = tuple[str, str, bool]
 
 
 def row(calls: list[Step], final: str = "", kind: str = "other", **fields: Any) -> dict[str, Any]:
-    """An episode with one call a turn (`tool, argument, whether it solved`) and a last text."""
+    """An episode with one call per turn (`tool, argument, whether it solved`) and a final text."""
     transcript: list[dict[str, Any]] = [{"role": "user", "content": "Question: the capital of Peru?"}]
     scores: list[dict[str, Any]] = []
     for name, argument, solved in calls:
@@ -56,25 +56,25 @@ DONE = [("capital", "a", True), ("capital", "b", True), ("population", "c", True
         (row([], "i do not know."), "gave up"),
     ],
 )
-def test_episode_is_classed_by_what_ended_it(episode: dict[str, Any], expected: str) -> None:
+def test_episode_gets_the_class_of_its_ending(episode: dict[str, Any], expected: str) -> None:
     assert ending(episode, NEEDED) == expected
 
 
-def test_every_class_is_reached_by_the_table_above() -> None:
-    marks = [mark for mark in test_episode_is_classed_by_what_ended_it.pytestmark if mark.name == "parametrize"]
+def test_the_cases_cover_every_class() -> None:
+    marks = [mark for mark in test_episode_gets_the_class_of_its_ending.pytestmark if mark.name == "parametrize"]
     assert {case[1] for case in marks[0].args[1]} == set(ENDINGS)
 
 
-def test_shares_of_each_policy_add_up_to_one(made_run: Path) -> None:
-    (artifact,) = failure_modes.build(Run.open(made_run))
+def test_shares_of_each_policy_add_up_to_one(synthetic_run: Path) -> None:
+    (artifact,) = failure_modes.build(Run.open(synthetic_run))
     policies = {item["policy"] for item in artifact.rows}
     assert policies == {"start", "grpo", "reinforce++", "grpo-solve-pr", "grpo-shuffled", "more-supervised"}
     for policy in policies:
         assert sum(item["share"] for item in artifact.rows if item["policy"] == policy) == pytest.approx(1)
 
 
-def test_success_grows_with_skill(made_run: Path) -> None:
-    (artifact,) = failure_modes.build(Run.open(made_run))
+def test_success_grows_with_skill(synthetic_run: Path) -> None:
+    (artifact,) = failure_modes.build(Run.open(synthetic_run))
     share = {(item["policy"], item["ending"]): item["share"] for item in artifact.rows}
     assert share["grpo", "success"] > share["start", "success"] > 0
     assert share["start", "malformed"] > share["grpo", "malformed"]

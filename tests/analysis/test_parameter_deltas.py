@@ -1,4 +1,4 @@
-"""The streamed comparison gives what a straightforward one in memory gives, and names what cannot be compared."""
+"""The streamed comparison agrees with an in-memory one and names the tensors that cannot be compared."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def model(seed: int, dtype: torch.dtype, layers: int = 3) -> dict[str, torch.Ten
     "types", [("bfloat16",) * 2, ("float16",) * 2, ("float32",) * 2, ("float64",) * 2, ("float32", "bfloat16")]
 )
 @pytest.mark.parametrize("shards", [1, 2])
-def test_sums_are_those_of_a_comparison_in_memory(tmp_path: Path, types: tuple[str, str], shards: int) -> None:
+def test_streamed_sums_equal_those_of_an_in_memory_comparison(
+    tmp_path: Path, types: tuple[str, str], shards: int
+) -> None:
     before, after = model(0, getattr(torch, types[0])), model(0, getattr(torch, types[1]))
     moved = model(5, torch.float32)
     for name in after:
@@ -69,7 +71,7 @@ def test_sums_are_those_of_a_comparison_in_memory(tmp_path: Path, types: tuple[s
             assert delta.sums.changed == int((x != y).sum())
 
 
-def test_rounding_floor_is_the_error_that_rounding_makes_and_no_change(tmp_path: Path) -> None:
+def test_rounding_floor_equals_the_rounding_error_of_unchanged_weights(tmp_path: Path) -> None:
     exact = torch.randn(400, 300, generator=torch.Generator().manual_seed(2)).double()
     rounded = exact.to(torch.bfloat16)
     made = float((rounded.double() - exact).norm() / exact.norm())
@@ -82,7 +84,7 @@ def test_rounding_floor_is_the_error_that_rounding_makes_and_no_change(tmp_path:
 @pytest.mark.parametrize(
     ("true", "stored"), [(1e-5, 1.9e-4), (1e-4, 6.0e-4), (1e-3, 1.93e-3), (3e-3, 3.73e-3), (1e-2, 1.02e-2)]
 )
-def test_stored_change_below_the_rounding_floor_overstates_the_true_one(
+def test_stored_change_below_the_rounding_floor_overstates_the_true_change(
     tmp_path: Path, true: float, stored: float
 ) -> None:
     generator = torch.Generator().manual_seed(6)
@@ -94,13 +96,13 @@ def test_stored_change_below_the_rounding_floor_overstates_the_true_one(
     assert delta.sums is not None and delta.sums.relative == pytest.approx(stored, rel=0.03)
     overstated = delta.sums.relative / true > 1.1
     assert overstated == (delta.sums.relative < tensor_change.ROUNDING_MATTERS * delta.sums.rounding_floor)
-    if true < delta.sums.rounding_floor / 10:  # the law that captions state: sqrt(change x ulp), ulp = floor x sqrt(12)
+    if true < delta.sums.rounding_floor / 10:  # the law in the notes: sqrt(change x ulp), ulp = floor x sqrt(12)
         law = (true * delta.sums.rounding_floor * 12**0.5) ** 0.5
         assert delta.sums.relative == pytest.approx(law, rel=0.25)
 
 
 @pytest.mark.parametrize(("change", "said"), [(1e-4, True), (0.1, False)])
-def test_caption_warns_of_changes_that_rounding_overstates(tmp_path: Path, change: float, said: bool) -> None:
+def test_note_warns_of_changes_that_rounding_overstates(tmp_path: Path, change: float, said: bool) -> None:
     before, moved = model(0, torch.bfloat16), model(5, torch.float32)
     after = {name: (value.float() + change * moved[name]).bfloat16() for name, value in before.items()}
     artifacts = delta_artifacts(save(tmp_path / "a", before), save(tmp_path / "b", after))
@@ -165,7 +167,7 @@ def test_tied_embeddings_count_once(
     assert everything.relative == pytest.approx(float((y - x).norm() / x.norm()), rel=1e-5)
 
 
-def test_head_of_its_own_is_counted_beside_the_embeddings(tmp_path: Path) -> None:
+def test_separate_head_is_counted_in_addition_to_the_embeddings(tmp_path: Path) -> None:
     folders = []
     for seed in (0, 1):
         head = {"lm_head.weight": model(seed + 7, torch.float32)["model.embed_tokens.weight"]}
@@ -175,7 +177,7 @@ def test_head_of_its_own_is_counted_beside_the_embeddings(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-def test_lora_adapter_gives_what_its_merged_checkpoint_gives(tmp_path: Path, rslora: bool) -> None:
+def test_lora_adapter_has_the_same_sums_as_its_merged_checkpoint(tmp_path: Path, rslora: bool) -> None:
     before = model(0, torch.bfloat16)
     generator = torch.Generator().manual_seed(3)
     down, up = torch.randn(4, 16, generator=generator), 0.1 * torch.randn(48, 4, generator=generator)
@@ -204,7 +206,7 @@ def test_dora_adapter_is_refused(tmp_path: Path) -> None:
         compare_checkpoints(base, adapter)
 
 
-def test_stable_rank_is_that_of_the_singular_values(tmp_path: Path) -> None:
+def test_stable_rank_agrees_with_the_singular_values(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(4)
     base = torch.randn(120, 80, generator=generator)
     one = torch.randn(120, 1, generator=generator) @ torch.randn(1, 80, generator=generator)
@@ -227,7 +229,7 @@ def test_truncated_file_is_refused_with_its_name(tmp_path: Path) -> None:
         checkpoint_tensors(folder)
 
 
-def test_absent_shard_is_named(tmp_path: Path) -> None:
+def test_missing_shard_is_named(tmp_path: Path) -> None:
     folder = save(tmp_path / "a", model(0, torch.float32), shards=2)
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(BadInput, match="model-00002-of-00002"):
@@ -249,11 +251,11 @@ def test_absent_shard_is_named(tmp_path: Path) -> None:
         ("model.rotary.inverse_frequency", None, "other", "other"),
     ],
 )
-def test_tensor_names_are_sorted_into_layers_and_kinds(name: str, layer: int | None, kind: str, block: str) -> None:
+def test_tensor_names_map_to_layers_and_kinds(name: str, layer: int | None, kind: str, block: str) -> None:
     assert (layer_of(name), kind_of(name), block_of(name)) == (layer, kind, block)
 
 
-def test_group_change_is_that_of_its_tensors_end_to_end(tmp_path: Path) -> None:
+def test_change_of_a_group_is_that_of_its_concatenated_tensors(tmp_path: Path) -> None:
     before, after = model(0, torch.float32), model(1, torch.float32)
     deltas = compare_checkpoints(save(tmp_path / "a", before), save(tmp_path / "b", after))
     names = [name for name in before if ".mlp." in name]
@@ -261,8 +263,8 @@ def test_group_change_is_that_of_its_tensors_end_to_end(tmp_path: Path) -> None:
     assert grouped(deltas, block_of)["MLP"].relative == pytest.approx(float((y - x).norm() / x.norm()), rel=1e-5)
 
 
-def test_claim_is_significant_where_lower_mlps_changed_most(made_run: Path) -> None:
-    deltas = compare_checkpoints(made_run / "start", made_run / "train" / "grpo" / "epoch2" / "checkpoint")
+def test_claim_is_significant_if_lower_mlps_changed_most(synthetic_run: Path) -> None:
+    deltas = compare_checkpoints(synthetic_run / "start", synthetic_run / "train" / "grpo" / "epoch2" / "checkpoint")
     tests = claim_tests(deltas)
     found = {(test.name, test.measure): test for test in tests}
     assert {measure for _, measure in found} == {"relative norm", "elementwise mean", "share changed"}
@@ -272,7 +274,7 @@ def test_claim_is_significant_where_lower_mlps_changed_most(made_run: Path) -> N
             assert found[name, measure].p_value <= 0.05 and found[name, measure].difference > 0
 
 
-def test_caption_names_what_was_not_compared(tmp_path: Path) -> None:
+def test_note_names_tensors_that_were_not_compared(tmp_path: Path) -> None:
     before, after = model(0, torch.float32), model(1, torch.float32)
     del after["model.embed_tokens.weight"]
     artifacts = delta_artifacts(save(tmp_path / "a", before), save(tmp_path / "b", after))
@@ -280,8 +282,13 @@ def test_caption_names_what_was_not_compared(tmp_path: Path) -> None:
     assert "too few layers to reach significance" in artifacts[-1].note
 
 
-def test_command_writes_table_figure_and_caption(made_run: Path, run_script: Any, tmp_path: Path) -> None:
-    models = ["--base", made_run / "start", "--trained", made_run / "train" / "grpo" / "epoch2" / "checkpoint"]
+def test_command_writes_table_figure_and_caption(synthetic_run: Path, run_script: Any, tmp_path: Path) -> None:
+    models = [
+        "--base",
+        synthetic_run / "start",
+        "--trained",
+        synthetic_run / "train" / "grpo" / "epoch2" / "checkpoint",
+    ]
     assert run_script("analysis.parameter_deltas", *models, "--out", tmp_path, "--spectral").returncode == 0
     assert {"parameter_deltas.csv", "parameter_deltas.png", "parameter_deltas.svg", "parameter_deltas.txt"} <= {
         p.name for p in tmp_path.iterdir()

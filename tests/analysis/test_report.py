@@ -1,4 +1,4 @@
-"""The report: verdicts follow the data, nothing in a transcript can break the page, nothing is fetched."""
+"""The report: verdicts follow the data, no transcript can break the page, the page fetches nothing."""
 
 from __future__ import annotations
 
@@ -44,30 +44,30 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def analysis(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def analysis(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("analysis")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["analysis.all", str(made_run), "--out", str(folder)])
+        patch.setattr(sys, "argv", ["analysis.all", str(synthetic_run), "--out", str(folder)])
         assert make_all_main() == 0
     return folder
 
 
-def copy_policies(made_run: Path, target: Path, policies: dict[str, str]) -> Run:
-    """A run whose policy `key` has the results of the made run's `value`."""
+def copy_policies(synthetic_run: Path, target: Path, policies: dict[str, str]) -> Run:
+    """A run in which each key of `policies` has the results of that policy's value in the synthetic run."""
     for policy, source in policies.items():
-        shutil.copytree(made_run / "eval" / source, target / "eval" / policy)
-    write_roles(target, {policy: read_roles(made_run)[policy] for policy in policies})
+        shutil.copytree(synthetic_run / "eval" / source, target / "eval" / policy)
+    write_roles(target, {policy: read_roles(synthetic_run)[policy] for policy in policies})
     return Run.open(target)
 
 
-def test_all_makes_what_has_data_and_says_why_the_rest_is_missing(analysis: Path) -> None:
+def test_all_writes_every_analysis_with_data_and_explains_the_missing_ones(analysis: Path) -> None:
     index = json.loads((analysis / "index.json").read_text())
     made, missing = (
         {entry["script"] for entry in index["made"]},
         {entry["script"]: entry["reason"] for entry in index["missing"]},
     )
     not_planned = {entry["script"]: entry["reason"] for entry in index["not_planned"]}
-    assert missing == {}, "the run has all that its policies.json says"
+    assert missing == {}, "the run has results for every policy in policies.json"
     assert made | set(not_planned) == set(SCRIPTS) and not made & set(not_planned)
     assert set(not_planned) == {
         "training_seeds", "main_table", "thinking_modes", "general_retention", "restore_layers", "restore_elements",
@@ -77,7 +77,7 @@ def test_all_makes_what_has_data_and_says_why_the_rest_is_missing(analysis: Path
         assert all((analysis / name).stat().st_size > 0 for name in entry["files"])
 
 
-def test_every_figure_has_all_formats_a_table_and_a_short_caption_with_its_source_below(analysis: Path) -> None:
+def test_every_figure_has_all_formats_a_table_and_a_short_caption_with_source(analysis: Path) -> None:
     figures = sorted(analysis.glob("*.svg"))
     assert len(figures) >= 10
     for figure in figures:
@@ -89,15 +89,15 @@ def test_every_figure_has_all_formats_a_table_and_a_short_caption_with_its_sourc
         assert re.search(r"\bn\b|steps", caption + note)
 
 
-def test_the_text_of_a_pdf_is_text(analysis: Path) -> None:
+def test_text_in_pdf_figures_stays_text(analysis: Path) -> None:
     for figure in analysis.glob("*.pdf"):
         data = figure.read_bytes()
         assert data.startswith(b"%PDF") and b"/FontFile2" in data and b"/Type3" not in data, figure.name
 
 
-def test_fonts_are_equal_since_every_figure_has_one_width(analysis: Path) -> None:
-    widths = {re.search(r'<svg[^>]* width="([\d.]+)pt"', path.read_text()).group(1) for path in analysis.glob("*.svg")}  # type: ignore[union-attr]
-    assert len(widths) == 1
+def test_all_figures_have_the_same_width(analysis: Path) -> None:
+    found = [re.search(r'<svg[^>]* width="([\d.]+)pt"', path.read_text()) for path in analysis.glob("*.svg")]
+    assert len({match[1] for match in found if match}) == 1 and all(found)
 
 
 class Links(HTMLParser):
@@ -114,8 +114,8 @@ class Links(HTMLParser):
                 self.ids.append(value or "")
 
 
-def test_page_is_self_contained_and_its_links_lead_somewhere(made_run: Path, analysis: Path) -> None:
-    page = render(Run.open(made_run), analysis)
+def test_page_is_self_contained_and_its_links_resolve(synthetic_run: Path, analysis: Path) -> None:
+    page = render(Run.open(synthetic_run), analysis)
     links = Links()
     links.feed(page)
     assert links.addresses and all(address.startswith(("#", "data:")) for address in links.addresses)
@@ -124,15 +124,17 @@ def test_page_is_self_contained_and_its_links_lead_somewhere(made_run: Path, ana
     assert "@import" not in page and "url(http" not in page
 
 
-def test_page_says_that_the_model_is_tiny_and_whose_numbers_are_whose(made_run: Path, analysis: Path) -> None:
-    page = " ".join(render(Run.open(made_run), analysis).split())
+def test_page_states_that_the_model_is_tiny_and_which_numbers_are_the_papers(
+    synthetic_run: Path, analysis: Path
+) -> None:
+    page = " ".join(render(Run.open(synthetic_run), analysis).split())
     assert "The models of this run (tiny) are small models trained on a CPU." in page
     assert "the paper's own (arXiv 2508.08791)" in page
     assert "demonstrations of mixed quality, on purpose" in page and "right 40%, early 60%" in page
 
 
-def test_page_says_first_what_was_found_with_the_cost_and_defines_its_terms(made_run: Path, analysis: Path) -> None:
-    run = Run.open(made_run)
+def test_page_starts_with_the_main_finding_and_defines_its_terms(synthetic_run: Path, analysis: Path) -> None:
+    run = Run.open(synthetic_run)
     page = " ".join(render(run, analysis).split())
     sentence = found_sentence(run)
     assert "GRPO improved tool use (Solve-F1 +" in sentence and "the share of correct answers" in sentence
@@ -156,16 +158,16 @@ def test_page_says_first_what_was_found_with_the_cost_and_defines_its_terms(made
     assert "Nothing is missing" in page
 
 
-def test_first_sentence_reports_a_loss_of_correct_answers(made_run: Path, tmp_path: Path) -> None:
-    run = copy_policies(made_run, tmp_path, {name: name for name in ("start", "grpo")})
-    run = changed_rows(made_run, run, "start", lambda i, row: {"answer_correct": True})
-    run = changed_rows(made_run, run, "grpo", lambda i, row: {"answer_correct": i % 2 == 0})
+def test_first_sentence_reports_a_loss_of_correct_answers(synthetic_run: Path, tmp_path: Path) -> None:
+    run = copy_policies(synthetic_run, tmp_path, {name: name for name in ("start", "grpo")})
+    run = changed_rows(synthetic_run, run, "start", lambda i, row: {"answer_correct": True})
+    run = changed_rows(synthetic_run, run, "grpo", lambda i, row: {"answer_correct": i % 2 == 0})
     sentence = found_sentence(run)
     assert "GRPO improved tool use" in sentence and "but lowered the share of correct answers" in sentence
 
 
-def test_page_of_another_model_does_not_call_it_tiny(made_run: Path, tmp_path: Path) -> None:
-    run = copy_policies(made_run, tmp_path, {"start": "start", "grpo": "grpo"})
+def test_page_of_another_model_does_not_call_it_tiny(synthetic_run: Path, tmp_path: Path) -> None:
+    run = copy_policies(synthetic_run, tmp_path, {"start": "start", "grpo": "grpo"})
     make_all(run, tmp_path / "analysis", ("results_table",))
     roles = {name: replace(role, model="qwen3-8b") for name, role in read_roles(tmp_path).items()}
     write_roles(tmp_path, roles)
@@ -173,16 +175,16 @@ def test_page_of_another_model_does_not_call_it_tiny(made_run: Path, tmp_path: P
     assert "small models" not in page and "Qwen3-8B" in page
 
 
-def test_hostile_transcript_stays_data() -> None:
+def test_hostile_transcript_cannot_end_its_script_element() -> None:
     hostile = {"text": "</script><script>alert(1)</script><!-- \u2028 &"}
     shown = str(script_json(hostile))
     assert "<" not in shown and ">" not in shown and "\u2028" not in shown
     assert json.loads(shown) == hostile
 
 
-def test_report_without_analysis_says_what_to_run_first(made_run: Path, tmp_path: Path) -> None:
+def test_report_without_analysis_names_the_command_to_run_first(synthetic_run: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"run `python -m analysis\.all"):
-        render(Run.open(made_run), tmp_path)
+        render(Run.open(synthetic_run), tmp_path)
 
 
 def test_table_joins_value_interval_and_n(tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_table_joins_value_interval_and_n(tmp_path: Path) -> None:
         ("rejected_by_build", "Rejected by build"),
     ],
 )
-def test_columns_are_headed_in_words(column: str, words: str) -> None:
+def test_headings_are_in_words(column: str, words: str) -> None:
     assert heading(column) == words
 
 
@@ -235,7 +237,7 @@ def test_a_tool_that_returns_an_error_has_failed() -> None:
     assert call_state(None, "ok", '{"error": null, "value": 3}') == call_state(None, "ok", "3") == "useless"
 
 
-def test_table_shows_an_arrow_beside_its_number(tmp_path: Path) -> None:
+def test_table_shows_an_arrow_after_its_number(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("model,x,x_arrow,y\nours,12.5,↑,1\npaper,3,,2\n")
     table = read_table(file)
@@ -267,8 +269,8 @@ def test_calls_are_solved_useless_or_failed() -> None:
     ]
 
 
-def test_viewer_pairs_turns_with_their_scores(made_run: Path) -> None:
-    run = Run.open(made_run)
+def test_viewer_pairs_turns_with_their_scores(synthetic_run: Path) -> None:
+    run = Run.open(synthetic_run)
     data = viewer_data(run)
     assert len(data["environments"]) == data["of"] == 24
     assert {item["scenario"] for item in data["environments"][:4]} == set(
@@ -283,14 +285,14 @@ def test_viewer_pairs_turns_with_their_scores(made_run: Path) -> None:
         assert all(call["output"] for turn in view["turns"] for call in turn["calls"])
 
 
-def test_viewer_limit_keeps_scenarios_in_equal_parts(made_run: Path) -> None:
-    data = viewer_data(Run.open(made_run), limit=8)
+def test_viewer_limit_keeps_scenarios_in_equal_parts(synthetic_run: Path) -> None:
+    data = viewer_data(Run.open(synthetic_run), limit=8)
     scenarios = [item["scenario"] for item in data["environments"]]
     assert len(scenarios) == 8 and all(scenarios.count(name) == 2 for name in set(scenarios))
 
 
-def test_verdicts_of_the_made_run(made_run: Path, analysis: Path) -> None:
-    found = {claim.number: claim for claim in claims(Run.open(made_run), analysis)}
+def test_verdicts_of_the_synthetic_run(synthetic_run: Path, analysis: Path) -> None:
+    found = {claim.number: claim for claim in claims(Run.open(synthetic_run), analysis)}
     assert {number: claim.verdict for number, claim in found.items()} == {
         1: PARTLY,
         2: PARTLY,  # two of the four rewards were not trained
@@ -299,7 +301,7 @@ def test_verdicts_of_the_made_run(made_run: Path, analysis: Path) -> None:
         5: NOT_TESTED,
         6: NOT_TESTED,
     }
-    # the made environments give some answers away, which the build would refuse: those are not replayed
+    # Some synthetic environments contain their answer. The build would reject them, so they are not replayed.
     assert re.search(r"(\d+) built environments were .*: \1 behave as built; \d+ could not be", found[1].evidence)
     assert "as expected" in found[1].evidence
     assert "at small scale (tiny)" in found[3].scope and "in domain only" in found[3].scope
@@ -325,7 +327,7 @@ def test_verdicts_of_the_made_run(made_run: Path, analysis: Path) -> None:
         ([], NOT_TESTED),
     ],
 )
-def test_what_is_open_is_never_called_refuted(parts: list[int | None], expected: str) -> None:
+def test_an_undecided_part_never_counts_as_refuted(parts: list[int | None], expected: str) -> None:
     assert verdict(parts) == expected
 
 
@@ -338,17 +340,17 @@ def test_a_gain_is_refuted_only_by_an_interval_below_one_point(low: float, high:
     assert direction(EMPTY) is None
 
 
-def changed_rows(made_run: Path, run: Run, policy: str, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Run:
+def changed_rows(
+    synthetic_run: Path, run: Run, policy: str, change: Callable[[int, dict[str, Any]], dict[str, Any]]
+) -> Run:
     """A run in which a policy's result rows are changed."""
-    rows = [row for _, row in read_jsonl(made_run / "eval" / policy / "results.jsonl")]
+    rows = [row for _, row in read_jsonl(synthetic_run / "eval" / policy / "results.jsonl")]
     write_jsonl(run.path / "eval" / policy / "results.jsonl", [row | change(i, row) for i, row in enumerate(rows)])
     return Run.open(run.path)
 
 
 def many_cases(run: Run, copies: int = 12) -> Run:
-    """Every case of the run several times over: 288, enough to rule out a difference of one point where nothing
-    differs.
-    """
+    """The run with 12 copies of every case: 288, enough to rule out a difference of one point between equal scores."""
     for policy in run.policies:
         path = run.path / "eval" / policy / "results.jsonl"
         rows = [row for _, row in read_jsonl(path)]
@@ -356,20 +358,19 @@ def many_cases(run: Run, copies: int = 12) -> Run:
     return Run.open(run.path)
 
 
-def test_gain_that_a_control_matches_is_not_credited_to_the_reward(made_run: Path, tmp_path: Path) -> None:
+def test_gain_that_a_control_matches_is_not_credited_to_the_reward(synthetic_run: Path, tmp_path: Path) -> None:
     policies = {"start": "start", "grpo": "grpo", "reinforce++": "reinforce++", "grpo-shuffled": "grpo"}
-    claim = claims(many_cases(copy_policies(made_run, tmp_path, policies)), tmp_path)[2]
-    assert (
-        claim.verdict == PARTLY and "a control does as well as GRPO" in claim.evidence
-    )  # REINFORCE++ has no control here
+    claim = claims(many_cases(copy_policies(synthetic_run, tmp_path, policies)), tmp_path)[2]
+    assert claim.verdict == PARTLY  # REINFORCE++ has no control here
+    assert "a control does as well as GRPO" in claim.evidence
 
 
-def test_gain_that_is_perhaps_a_controls_is_inconclusive_not_refuted(made_run: Path, tmp_path: Path) -> None:
+def test_gain_that_a_control_may_match_is_inconclusive_not_refuted(synthetic_run: Path, tmp_path: Path) -> None:
     policies = {"start": "start", "grpo": "grpo", "reinforce++": "grpo", "more-supervised": "grpo"}
-    run = copy_policies(made_run, tmp_path, policies)
-    assert claims(run, tmp_path)[2].verdict == INCONCLUSIVE  # 24 cases cannot show that the control does as well
+    run = copy_policies(synthetic_run, tmp_path, policies)
+    assert claims(run, tmp_path)[2].verdict == INCONCLUSIVE  # 24 cases are too few to show that the control is as good
     run = many_cases(run)
-    assert claims(run, tmp_path)[2].verdict == NOT_REPRODUCED  # the control has the very same scores
+    assert claims(run, tmp_path)[2].verdict == NOT_REPRODUCED  # the control has the same scores
     path = tmp_path / "eval" / "more-supervised" / "results.jsonl"
     rows = [row for _, row in read_jsonl(path)]
     write_jsonl(path, [row | {"solve_f1": row["solve_f1"] + (0.3 if i % 2 else -0.32)} for i, row in enumerate(rows)])
@@ -377,34 +378,34 @@ def test_gain_that_is_perhaps_a_controls_is_inconclusive_not_refuted(made_run: P
     assert claim.verdict == INCONCLUSIVE and "not shown to be better than a control" in claim.evidence
 
 
-def test_a_loss_of_answers_keeps_a_gain_in_solve_f1_from_being_the_whole_claim(made_run: Path, tmp_path: Path) -> None:
-    run = copy_policies(made_run, tmp_path, {name: name for name in ("start", "grpo", "reinforce++")})
-    run = changed_rows(made_run, run, "start", lambda i, row: {"answer_correct": True})
-    run = changed_rows(made_run, run, "grpo", lambda i, row: {"answer_correct": i % 2 == 0})
+def test_a_loss_of_correct_answers_limits_the_claim_to_partly(synthetic_run: Path, tmp_path: Path) -> None:
+    run = copy_policies(synthetic_run, tmp_path, {name: name for name in ("start", "grpo", "reinforce++")})
+    run = changed_rows(synthetic_run, run, "start", lambda i, row: {"answer_correct": True})
+    run = changed_rows(synthetic_run, run, "grpo", lambda i, row: {"answer_correct": i % 2 == 0})
     claim = claims(run, tmp_path)[2]
     assert claim.verdict == PARTLY and "GRPO answers fewer questions correctly than its start" in claim.evidence
     line = next(line for line in headline(run) if line["policy"] == "GRPO")
     assert line["answer_correct"].startswith("0.500") and line["answer_correct_gap"].startswith("−0.500")
 
 
-def test_no_gain_at_all_is_not_reproduced_and_a_gain_of_one_is_partly(made_run: Path, tmp_path: Path) -> None:
+def test_no_gain_is_not_reproduced_and_a_gain_of_one_algorithm_is_partly(synthetic_run: Path, tmp_path: Path) -> None:
     for name, policies, expected in (
         ("none", {"start": "start", "grpo": "start", "reinforce++": "start"}, NOT_REPRODUCED),
         ("one", {"start": "start", "grpo": "start", "reinforce++": "reinforce++"}, PARTLY),
     ):
         (tmp_path / name).mkdir()
-        run = copy_policies(made_run, tmp_path / name, policies)
+        run = copy_policies(synthetic_run, tmp_path / name, policies)
         assert claims(many_cases(run), tmp_path)[2].verdict == expected
 
 
-def test_one_algorithm_alone_does_not_test_the_claim_about_two(made_run: Path, tmp_path: Path) -> None:
-    claim = claims(copy_policies(made_run, tmp_path, {"start": "start", "grpo": "grpo"}), tmp_path)[2]
+def test_one_algorithm_alone_does_not_test_the_claim_about_two(synthetic_run: Path, tmp_path: Path) -> None:
+    claim = claims(copy_policies(synthetic_run, tmp_path, {"start": "start", "grpo": "grpo"}), tmp_path)[2]
     assert claim.verdict == PARTLY and "REINFORCE++ was not trained" in claim.evidence
 
 
-def test_out_of_domain_suites_are_parts_of_the_third_claim(made_run: Path, tmp_path: Path) -> None:
+def test_out_of_domain_suites_are_parts_of_the_third_claim(synthetic_run: Path, tmp_path: Path) -> None:
     names = ("start", "grpo", "reinforce++")
-    run = copy_policies(made_run, tmp_path, {name: name for name in names})
+    run = copy_policies(synthetic_run, tmp_path, {name: name for name in names})
     for name, correct in zip(names, (0, 1, 1), strict=True):
         folder = tmp_path / "eval" / name / "toolhop"
         write_jsonl(folder / "results.jsonl", [{"id": str(i), "trial": 0, "ac_published": correct} for i in range(30)])
@@ -422,33 +423,33 @@ def test_out_of_domain_suites_are_parts_of_the_third_claim(made_run: Path, tmp_p
         (90, NOT_REPRODUCED, "210 behave as built"),
     ],
 )
-def test_the_first_claim_is_judged_by_a_new_replay(
-    made_run: Path, tmp_path: Path, unstable: int, expected: str, words: str
+def test_the_replay_decides_the_first_claim(
+    synthetic_run: Path, tmp_path: Path, unstable: int, expected: str, words: str
 ) -> None:
     broken = f"gold_plan_runs {unstable}" if unstable else ""
     (tmp_path / "construction_stability.csv").write_text(
         f"split,replayed,unstable,not_replayed,rules_broken\ntrain,200,0,0,\ntest,100,{unstable},0,{broken}\n"
     )
-    claim = claims(Run.open(made_run), tmp_path)[0]
+    claim = claims(Run.open(synthetic_run), tmp_path)[0]
     assert claim.verdict == expected and words in claim.evidence
 
 
-def test_an_oracle_alone_proves_nothing_and_one_below_one_breaks_the_first_claim(
-    made_run: Path, tmp_path: Path
+def test_an_oracle_alone_proves_nothing_but_a_score_below_one_refutes_the_first_claim(
+    synthetic_run: Path, tmp_path: Path
 ) -> None:
     for name, expected in (("oracle", NOT_TESTED), ("grpo", NOT_REPRODUCED)):
         (tmp_path / name).mkdir()
-        claim = claims(copy_policies(made_run, tmp_path / name, {"oracle": name}), tmp_path / name)[0]
+        claim = claims(copy_policies(synthetic_run, tmp_path / name, {"oracle": name}), tmp_path / name)[0]
         assert claim.verdict == expected
 
 
-def test_an_environment_that_no_longer_behaves_as_built_is_counted(made_run: Path, tmp_path: Path) -> None:
-    environments = read_environments(made_run / "environments" / "test.jsonl")
+def test_an_environment_that_no_longer_behaves_as_built_is_counted(synthetic_run: Path, tmp_path: Path) -> None:
+    environments = read_environments(synthetic_run / "environments" / "test.jsonl")
     first, *rest = environments
     codes = first.codes | {"capital_of": "def capital_of(country):\n    return {'capital': 'Atlantis'}\n"}
     write_environments(tmp_path / "environments" / "test.jsonl", [first.model_copy(update={"codes": codes}), *rest])
     (artifact,) = construction_stability.build(Run.open(tmp_path))
-    whole = next(row for row in construction_stability.build(Run.open(made_run))[0].rows if row["split"] == "test")
+    whole = next(row for row in construction_stability.build(Run.open(synthetic_run))[0].rows if row["split"] == "test")
     [row] = artifact.rows
     assert row["replayed"] == whole["replayed"] >= 6 and row["replayed"] + row["not_replayed"] == 24
     assert (whole["unstable"], row["unstable"]) == (0, 1) and "gold_plan_answers 1" in row["rules_broken"]
@@ -457,10 +458,10 @@ def test_an_environment_that_no_longer_behaves_as_built_is_counted(made_run: Pat
     assert f"{row['not_replayed']} more could not be replayed" in artifact.note
 
 
-def test_a_tool_that_hangs_on_the_order_of_a_set_is_found(made_run: Path, tmp_path: Path) -> None:
-    """The build runs under one hash seed, so it cannot see this; the replay runs under another."""
+def test_a_tool_that_depends_on_set_order_is_found(synthetic_run: Path, tmp_path: Path) -> None:
+    """The build cannot find this because it uses one hash seed. The replay uses another."""
     source = next(
-        item for item in read_environments(made_run / "environments" / "test.jsonl") if item.id == "single_hop-0"
+        item for item in read_environments(synthetic_run / "environments" / "test.jsonl") if item.id == "single_hop-0"
     )
     names = [f"city{number}" for number in range(50)]
     body = f"def capital_of(country):\n    return {{'capital': next(iter(set({names!r})))}}\n"
@@ -492,17 +493,17 @@ def test_a_tool_that_hangs_on_the_order_of_a_set_is_found(made_run: Path, tmp_pa
     ],
 )
 def test_restored_weights_decide_the_fifth_claim(
-    made_run: Path, tmp_path: Path, gain_low: str, lead: str, expected: str, words: str
+    synthetic_run: Path, tmp_path: Path, gain_low: str, lead: str, expected: str, words: str
 ) -> None:
     header = "policy,mode,group,lower_layers,gain_low,share,share_low,share_high,lead,lead_low,lead_high\n"
     line = f"grpo,only,lower MLP,3,{gain_low},0.8,0.6,1.0,{lead}\n".replace("−", "-")
     (tmp_path / "restore_layers.csv").write_text(header + line)
-    claim = claims(Run.open(made_run), tmp_path)[4]
+    claim = claims(Run.open(synthetic_run), tmp_path)[4]
     assert claim.verdict == expected and words in claim.evidence
 
 
 def write_retention(folder: Path, pooled: str, tasks: Sequence[str], worse: str = "") -> None:
-    """`pooled` is non_inferior,difference_high; a task that is `worse` has lost for sure."""
+    """`pooled` is non_inferior,difference_high; the task `worse` has a significant loss."""
     lines = ["policy,task,difference,difference_low,difference_high,difference_p_holm,margin,non_inferior"]
     for task in tasks:
         lines.append(f"grpo,{task},-6,-9,-3,0.001,-1,False" if task == worse else f"grpo,{task},-1,-4,2,1.0,-1,False")
@@ -524,11 +525,11 @@ SIX = ("mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp")
         ("True,0.8", SIX[:5], "", PARTLY, "only 5 of the six benchmarks"),
     ],
 )
-def test_retention_is_judged_by_the_pooled_test_and_by_losses_after_holm(
-    made_run: Path, tmp_path: Path, pooled: str, tasks: Sequence[str], worse: str, expected: str, words: str
+def test_the_pooled_test_and_holm_corrected_losses_decide_retention(
+    synthetic_run: Path, tmp_path: Path, pooled: str, tasks: Sequence[str], worse: str, expected: str, words: str
 ) -> None:
     write_retention(tmp_path, pooled, tasks, worse)
-    claim = claims(Run.open(made_run), tmp_path)[3]
+    claim = claims(Run.open(synthetic_run), tmp_path)[3]
     assert claim.verdict == expected and words in claim.evidence
 
 
@@ -540,19 +541,21 @@ def test_retention_is_judged_by_the_pooled_test_and_by_losses_after_holm(
         ("0.0,-0.2,0.2", INCONCLUSIVE, "Better in 0 of 1 pairs"),
     ],
 )
-def test_thinking_is_judged_by_intervals_over_all_scenarios(
-    made_run: Path, tmp_path: Path, interval: str, verdict: str, words: str
+def test_intervals_over_all_scenarios_decide_the_thinking_claim(
+    synthetic_run: Path, tmp_path: Path, interval: str, verdict: str, words: str
 ) -> None:
     gap = "solve_f1_thinking_minus_plain"
     (tmp_path / "thinking_modes.csv").write_text(
-        f"policy,label,trained,scope,{gap},{gap}_low,{gap}_high\nstart,Start,False,all,{interval}\nstart,Start,False,multi_hop,0.5,0.4,0.6\n"
+        f"policy,label,trained,scope,{gap},{gap}_low,{gap}_high\n"
+        f"start,Start,False,all,{interval}\n"
+        "start,Start,False,multi_hop,0.5,0.4,0.6\n"
     )
-    claim = claims(Run.open(made_run), tmp_path)[5]
+    claim = claims(Run.open(synthetic_run), tmp_path)[5]
     assert claim.verdict == verdict and words in claim.evidence
 
 
-def test_manifest_adds_up_stages_and_finds_seeds(made_run: Path, tmp_path: Path) -> None:
-    run = copy_policies(made_run, tmp_path, {"start": "start"})
+def test_manifest_adds_up_stages_and_finds_seeds(synthetic_run: Path, tmp_path: Path) -> None:
+    run = copy_policies(synthetic_run, tmp_path, {"start": "start"})
     (tmp_path / "configuration.json").write_text(json.dumps({"seed": 4, "train": {"rl_seed": 5}}))
     write_jsonl(
         tmp_path / "stages.jsonl",
@@ -568,16 +571,18 @@ def test_manifest_adds_up_stages_and_finds_seeds(made_run: Path, tmp_path: Path)
     assert manifest["configuration"]["profile"] == "cpu" and "numpy" in manifest["versions"]
 
 
-def test_manifest_refuses_a_stage_without_a_number(made_run: Path, tmp_path: Path) -> None:
-    run = copy_policies(made_run, tmp_path, {"start": "start"})
+def test_manifest_refuses_non_numeric_seconds(synthetic_run: Path, tmp_path: Path) -> None:
+    run = copy_policies(synthetic_run, tmp_path, {"start": "start"})
     write_jsonl(tmp_path / "stages.jsonl", [{"stage": "build", "seconds": "long"}])
     with pytest.raises(BadInput, match=r"stages\.jsonl:1: key 'seconds'"):
         make_manifest(run)
 
 
-def test_commands_write_report_and_manifest(made_run: Path, analysis: Path, run_script: Any, tmp_path: Path) -> None:
+def test_commands_write_report_and_manifest(
+    synthetic_run: Path, analysis: Path, run_script: Any, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    shutil.copytree(made_run, run)
+    shutil.copytree(synthetic_run, run)
     shutil.copytree(analysis, run / "analysis")
     command = [sys.executable, "-m", "analysis.manifest", str(run)]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
@@ -587,7 +592,7 @@ def test_commands_write_report_and_manifest(made_run: Path, analysis: Path, run_
 
 
 @pytest.mark.parametrize("module", ["results_table", "report", "manifest", "all", "restore_layers"])
-def test_wrong_folder_is_one_line_and_exit_2(module: str, run_script: Any, tmp_path: Path) -> None:
+def test_wrong_folder_prints_one_error_line_and_exits_with_2(module: str, run_script: Any, tmp_path: Path) -> None:
     done = run_script(f"analysis.{module}", tmp_path / "absent")
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 2 and len(errors) == 1 and "absent: no such folder" in errors[0]

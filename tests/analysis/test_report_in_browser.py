@@ -1,7 +1,7 @@
-"""report.html in a real headless Chromium: layout, sorting, viewer, keyboard, and no console errors.
+"""report.html in headless Chromium: layout, sorting, viewer, keyboard, and no console errors.
 
-Driven through Chromium's own debugging pipe (file descriptors 3 and 4, messages of JSON ended by a zero byte), so that
-no driver has to be installed. Skipped where there is no Chromium.
+The tests use Chromium's debugging pipe (file descriptors 3 and 4, JSON messages that end with a zero byte), so no
+driver has to be installed. They are skipped without Chromium.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 
 class Page:
-    """One page of one browser."""
+    """A page in a browser process."""
 
     def __init__(self, profile: Path) -> None:
         to_browser, from_browser = os.pipe(), os.pipe()
@@ -72,7 +72,7 @@ class Page:
     def receive(self) -> dict[str, Any]:
         while b"\0" not in self.buffer:
             block = os.read(self.input.fileno(), 65536)
-            assert block, "the browser ended"
+            assert block, "the browser has exited"
             self.buffer += block
         raw, _, self.buffer = self.buffer.partition(b"\0")
         event = json.loads(raw)
@@ -116,9 +116,9 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def report(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    run = Run.open(made_run)
+    run = Run.open(synthetic_run)
     make_all(run, folder / "analysis", ("results_table", "scenario_breakdown", "training_curves", "parameter_deltas"))
     path = folder / "report.html"
     path.write_text(render(run, folder / "analysis"), encoding="utf-8")
@@ -133,13 +133,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize(("width", "height"), [(400, 844), (1200, 900)])
-def test_page_fits_its_window_and_stays_off_the_network(page: Page, report: Path, width: int, height: int) -> None:
+def test_page_fits_its_window_and_makes_no_request(page: Page, report: Path, width: int, height: int) -> None:
     page.open(report, width, height)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 100)")
     assert page.evaluate("document.images.length") >= 4
-    cut = "[...document.images, ...document.querySelectorAll('#summary table')].filter(item => item.getBoundingClientRect().right > innerWidth)"
-    assert page.evaluate(f"{cut}.length") == 0, "a figure or the summary goes beyond the window"
+    items = "[...document.images, ...document.querySelectorAll('#summary table')]"
+    cut = f"{items}.filter(item => item.getBoundingClientRect().right > innerWidth)"
+    assert page.evaluate(f"{cut}.length") == 0, "a figure or the summary table is wider than the window"
     assert page.evaluate(
         "[...document.querySelectorAll('#summary .scroll')].every(box => box.scrollWidth <= box.clientWidth)"
     )
@@ -177,7 +178,7 @@ def test_viewer_shows_both_policies_and_steps_with_the_keyboard(page: Page, repo
     assert page.problems == []
 
 
-def test_viewer_colours_every_kind_of_call_and_filters_by_scenario(page: Page, report: Path) -> None:
+def test_viewer_colors_every_kind_of_call_and_filters_by_scenario(page: Page, report: Path) -> None:
     page.open(report, 1280, 900)
     seen: set[str] = set()
     count = page.evaluate("document.getElementById('environment').options.length")

@@ -1,4 +1,4 @@
-"""The causal test: mixtures take each tensor from the right side, and shares of the gain are what they say."""
+"""The causal tests: mixtures have each tensor from the right checkpoint, and shares of the gain are correct."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rows(values: list[float]) -> list[dict[str, float | str]]:
 
 
 @pytest.mark.parametrize("layers", [8, 9, 28, 36, 40])
-def test_lower_layers_are_those_of_the_claim_in_every_test_of_it(layers: int) -> None:
+def test_every_test_of_the_claim_uses_its_lower_layers(layers: int) -> None:
     groups = [group_of(f"model.layers.{layer}.mlp.up_proj.weight", layers) for layer in range(layers)]
     assert [layer for layer, group in enumerate(groups) if group == "lower MLP"] == [0, 1, 2]
     tests = lower_mlp_tests(dict.fromkeys(range(layers), 1.0), dict.fromkeys(range(layers), 1.0))
@@ -37,7 +37,7 @@ def test_lower_layers_are_those_of_the_claim_in_every_test_of_it(layers: int) ->
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 9, 28])
-def test_groups_are_a_partition_in_order_of_depth(layers: int) -> None:
+def test_groups_partition_the_layers_by_depth(layers: int) -> None:
     found = [group_of(f"model.layers.{layer}.mlp.up_proj.weight", layers) for layer in range(layers)]
     order = [restore_layers.DEPTHS.index(group.split()[0]) for group in found]
     assert order == sorted(order) and order[0] == 0
@@ -49,8 +49,10 @@ def test_groups_are_a_partition_in_order_of_depth(layers: int) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("group", GROUPS)
-def test_mixture_takes_every_tensor_from_its_side(made_run: Path, tmp_path: Path, mode: str, group: str) -> None:
-    start, trained = made_run / "start", made_run / "train" / "grpo" / "epoch2" / "checkpoint"
+def test_mixture_has_every_tensor_from_the_right_checkpoint(
+    synthetic_run: Path, tmp_path: Path, mode: str, group: str
+) -> None:
+    start, trained = synthetic_run / "start", synthetic_run / "train" / "grpo" / "epoch2" / "checkpoint"
     count = write_mixed(start, trained, tmp_path, chooser(mode, group, 9))
     before, after = load_file(start / "model.safetensors"), load_file(trained / "model.safetensors")
     mixed = load_file(tmp_path / "model.safetensors")
@@ -69,7 +71,7 @@ def test_checkpoints_of_different_types_are_not_mixed(tmp_path: Path) -> None:
         write_mixed(tmp_path / "a", tmp_path / "b", tmp_path / "c", lambda name: True)
 
 
-def test_share_is_the_part_of_the_gain_that_is_there_or_lost() -> None:
+def test_share_is_the_kept_or_lost_part_of_the_gain() -> None:
     start, trained, mixed = rows([0.0, 0.2, 0.4]), rows([0.8, 1.0, 1.0]), rows([0.2, 0.5, 0.4])
     gain, part = (2.8 - 0.6) / 3, (1.1 - 0.6) / 3
     assert share_of_gain(start, trained, mixed, lost=False).value == pytest.approx(part / gain)
@@ -78,26 +80,26 @@ def test_share_is_the_part_of_the_gain_that_is_there_or_lost() -> None:
     assert share_of_gain(start, trained, trained, lost=True).value == pytest.approx(0)
 
 
-def test_no_gain_gives_no_share() -> None:
+def test_without_a_gain_there_is_no_share() -> None:
     assert share_of_gain(rows([0.5, 0.5]), rows([0.5, 0.5]), rows([0.1, 0.9]), lost=False).value is None
 
 
-def test_unmeasured_mixtures_are_missing_with_the_command_that_makes_them(made_run: Path) -> None:
+def test_missing_mixtures_name_the_command_that_measures_them(synthetic_run: Path) -> None:
     with pytest.raises(Missing, match=r"python -m analysis\.restore_layers"):
-        restore_layers.build(Run.open(made_run))
+        restore_layers.build(Run.open(synthetic_run))
 
 
-def test_mixtures_of_a_real_model_are_measured_once_and_drawn(made_run: Path, tmp_path: Path) -> None:
+def test_mixtures_of_a_real_model_are_measured_once_and_drawn(synthetic_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    environments = list(read_environments(made_run / "environments" / "test.jsonl"))[:2]
+    environments = list(read_environments(synthetic_run / "environments" / "test.jsonl"))[:2]
     write_environments(run / "environments" / "test.jsonl", environments)
     tokenizer = train_tokenizer([json.dumps(item.to_record()) for item in environments], vocabulary=320)
     for folder, seed in ((run / "start", 0), (run / "train" / "grpo" / "epoch1" / "checkpoint", 1)):
         new_model(tokenizer, seed, layers=3, width=16, heads=2).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     for policy in ("start", "grpo"):
-        shutil.copytree(made_run / "eval" / policy, run / "eval" / policy)
-    roles = read_roles(made_run)
+        shutil.copytree(synthetic_run / "eval" / policy, run / "eval" / policy)
+    roles = read_roles(synthetic_run)
     write_roles(
         run,
         {name: replace(roles[name], policy="") for name in ("start", "grpo")}
@@ -141,7 +143,7 @@ def changes(pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor
 
 @pytest.mark.parametrize("order", ["top", "bottom", "random"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_elements_put_back_are_those_of_a_ranking_over_the_whole_model(
+def test_restored_elements_follow_the_ranking_over_the_complete_model(
     tmp_path: Path, order: str, dtype: torch.dtype
 ) -> None:
     draw = torch.Generator().manual_seed(0)

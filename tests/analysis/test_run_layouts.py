@@ -1,6 +1,4 @@
-"""Whole runs of several models, modes and algorithms, with made results: everything is made, paired and named by the
-roles.
-"""
+"""Complete runs with several models, modes and algorithms and synthetic results: roles define all pairs and names."""
 
 from __future__ import annotations
 
@@ -39,18 +37,20 @@ SOURCES = {
 }
 
 
-def copy_results(made_run: Path, run: Path, name: str, role: Role) -> None:
-    """Give a policy the made run's results of its role. A small model's start plays at random, so that pairing with a
-    start of another model would change the numbers.
+def copy_results(synthetic_run: Path, run: Path, name: str, role: Role) -> None:
+    """Copy the results of the policy's role from the synthetic run.
+
+    The start of a small model plays at random, so that pairing with the start of another model would change the
+    numbers.
     """
     source = SOURCES.get(role.role, role.algorithm)
     if role.role == "start" and role.model in ("qwen2.5-7b", "tiny"):
         source = "random"
     if role.mode == "thinking" and role.role == "trained":
         source = "grpo-solve-pr"
-    shutil.copytree(made_run / "eval" / source, run / "eval" / name)
+    shutil.copytree(synthetic_run / "eval" / source, run / "eval" / name)
     if role.role in ("trained", "ablation"):
-        shutil.copytree(made_run / "train" / "grpo", run / "train" / name)
+        shutil.copytree(synthetic_run / "train" / "grpo", run / "train" / name)
         if role.mode == "thinking" or role.algorithm != "grpo":  # replaying all of them would take minutes
             for path in (run / "train" / name).glob("epoch*/trajectories.jsonl"):
                 path.unlink()
@@ -67,7 +67,7 @@ def write_general(run: Path, name: str, tasks: tuple[str, ...], lost: int) -> No
     (folder / "summary.json").write_text("{}")
 
 
-def write_mixtures(made_run: Path, run: Path, name: str) -> None:
+def write_mixtures(synthetic_run: Path, run: Path, name: str) -> None:
     for folder in (
         folder_name("only", "lower MLP"),
         folder_name("only", "rest"),
@@ -75,7 +75,7 @@ def write_mixtures(made_run: Path, run: Path, name: str) -> None:
         elements_folder("random", 20),
     ):
         target = run / "restore" / name / folder
-        rows = made_run / "eval" / ("grpo" if folder.startswith("only-lower") else "start") / "results.jsonl"
+        rows = synthetic_run / "eval" / ("grpo" if folder.startswith("only-lower") else "start") / "results.jsonl"
         target.mkdir(parents=True)
         shutil.copy(rows, target)
         counts = {"elements": 100, "put_back": 20, "put_back_changed": 20, "lower_mlp": 30, "put_back_lower_mlp": 12}
@@ -83,20 +83,20 @@ def write_mixtures(made_run: Path, run: Path, name: str) -> None:
         (target / "configuration.json").write_text(json.dumps({"lower_layers": 3} if folder.startswith("only") else {}))
 
 
-def fill(made_run: Path, run: Path, tasks: tuple[str, ...]) -> Run:
-    """Everything that a run with these roles can hold."""
-    shutil.copytree(made_run / "environments", run / "environments")
+def fill(synthetic_run: Path, run: Path, tasks: tuple[str, ...]) -> Run:
+    """Write all files that a run with these roles can have."""
+    shutil.copytree(synthetic_run / "environments", run / "environments")
     for name, role in read_roles(run).items():
-        copy_results(made_run, run, name, role)
+        copy_results(synthetic_run, run, name, role)
         if role.role in ("start", "trained"):
             write_general(run, name, tasks, lost=0 if role.role == "start" else 2)
-    write_mixtures(made_run, run, next(name for name, role in read_roles(run).items() if role.role == "trained"))
+    write_mixtures(synthetic_run, run, next(name for name, role in read_roles(run).items() if role.role == "trained"))
     return Run.open(run)
 
 
 @pytest.fixture(scope="module")
-def paper(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """What `bash run_all.sh --profile paper --dry-run` describes; the roles are those that the pipeline writes."""
+def paper(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run that `bash run_all.sh --profile paper --dry-run` describes, with the roles that the pipeline writes."""
     folder = tmp_path_factory.mktemp("paper")
     cache = tmp_path_factory.mktemp("hub")
     with pytest.MonkeyPatch.context() as patch:
@@ -104,10 +104,10 @@ def paper(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         Pipeline(parse_options("Example: bash run_all.sh", ["--profile=paper"])).prepare()
         for name in ("Qwen2.5-7B-Instruct", "Qwen2.5-14B-Instruct", "Qwen3-8B", "Qwen3-14B"):
             kept = cache / f"models--Qwen--{name}"
-            shutil.copytree(made_run / "start", kept / "snapshots" / "abc")
+            shutil.copytree(synthetic_run / "start", kept / "snapshots" / "abc")
             (kept / "refs").mkdir()
             (kept / "refs" / "main").write_text("abc")
-        run = fill(made_run, folder / "outputs" / "paper", ("mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp"))
+        run = fill(synthetic_run, folder / "outputs" / "paper", ("mmlu", "bbh", "gsm8k", "math", "humaneval", "mbpp"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
         make_all(run, run.path / "analysis")
@@ -137,20 +137,20 @@ def small_roles() -> dict[str, Role]:
 
 
 @pytest.fixture(scope="module")
-def small(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def small(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("small") / "outputs" / "cpu"
     folder.mkdir(parents=True)
     write_roles(folder, small_roles())
     for model in ("tiny", "mini"):
-        shutil.copytree(made_run / "start", folder / model)
-    run = fill(made_run, folder, ("lookup", "tracking", "word_problems", "expressions", "completion", "functions"))
+        shutil.copytree(synthetic_run / "start", folder / model)
+    run = fill(synthetic_run, folder, ("lookup", "tracking", "word_problems", "expressions", "completion", "functions"))
     make_all(run, run.path / "analysis")
     return run
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_format() -> Iterator[None]:
-    """Figures are written as SVG alone, which the page needs: all formats of all figures would take minutes."""
+    """Write figures only as SVG, which the page needs. All formats of all figures would take minutes."""
 
     def save_svg(figure: Figure, stem: Path) -> list[Path]:
         path = stem.with_name(f"{stem.name}.svg")
@@ -166,24 +166,24 @@ def index_of(run: Run) -> dict[str, list[dict[str, Any]]]:
     return json.loads((run.path / "analysis" / "index.json").read_text())
 
 
-def test_all_analyses_of_the_papers_layout_are_made(paper: Run) -> None:
+def test_all_analyses_of_the_paper_layout_are_written(paper: Run) -> None:
     index = index_of(paper)
     made = {entry["script"] for entry in index["made"]}
-    # the paper's twelve runs hold neither other rewards nor other seeds
+    # The paper's twelve runs have neither other rewards nor other seeds.
     assert made == set(SCRIPTS) - {"training_seeds", "reward_ablation"} and index["missing"] == []
     assert {entry["script"] for entry in index["not_planned"]} == {"training_seeds", "reward_ablation"}
     deltas = {entry["name"] for entry in index["made"] if re.match(r"parameter_deltas_", entry["name"])}
     assert len(deltas) == 12
 
 
-def test_all_analyses_of_the_small_layout_are_made(small: Run) -> None:
+def test_all_analyses_of_the_small_layout_are_written(small: Run) -> None:
     index = index_of(small)
     assert {entry["script"] for entry in index["made"]} == set(SCRIPTS) - {"main_table"}
     assert index["missing"] == [] and [entry["script"] for entry in index["not_planned"]] == ["main_table"]
 
 
 @pytest.mark.parametrize("layout", ["paper", "small"])
-def test_each_policy_is_paired_with_the_start_of_its_own_model_and_mode(
+def test_each_policy_is_paired_with_the_start_of_its_model_and_mode(
     layout: str, request: pytest.FixtureRequest
 ) -> None:
     run: Run = request.getfixturevalue(layout)
@@ -207,7 +207,7 @@ def test_each_policy_is_paired_with_the_start_of_its_own_model_and_mode(
 
 
 @pytest.mark.parametrize("layout", ["paper", "small"])
-def test_nothing_is_labelled_with_another_models_name(layout: str, request: pytest.FixtureRequest) -> None:
+def test_no_label_has_another_models_name(layout: str, request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(layout)
     labels = [run.label(policy) for policy in run.policies]
     assert len(labels) == len(set(labels))
@@ -218,7 +218,7 @@ def test_nothing_is_labelled_with_another_models_name(layout: str, request: pyte
         assert named == ({run.roles[policy].model} if run.roles[policy].model else set()), label
 
 
-def test_untrained_thinking_is_compared_with_plain_and_trained_with_trained(paper: Run, small: Run) -> None:
+def test_thinking_pairs_untrained_with_untrained_and_trained_with_trained(paper: Run, small: Run) -> None:
     for run, count in ((paper, 6), (small, 6)):
         pairs = thinking_modes.mode_pairs(run)
         assert len(pairs) == count
@@ -233,7 +233,7 @@ def test_untrained_thinking_is_compared_with_plain_and_trained_with_trained(pape
             assert (row["solve_f1_thinking_minus_plain"], row["solve_f1_thinking_minus_plain_n"]) == (wanted.value, 24)
 
 
-def test_no_difference_to_the_paper_on_environments_that_are_not_the_papers(paper: Run) -> None:
+def test_no_difference_to_the_paper_on_other_environments(paper: Run) -> None:
     (artifact,) = main_table.build(paper)
     assert not any("_minus_paper" in key for row in artifact.rows for key in row)
     mine = [row for row in artifact.rows if row["source"] != "paper"]
@@ -244,7 +244,7 @@ def test_no_difference_to_the_paper_on_environments_that_are_not_the_papers(pape
     }
 
 
-def test_every_claim_of_the_papers_layout_is_judged_in_its_scope(paper: Run) -> None:
+def test_claims_of_the_paper_layout_have_their_scope(paper: Run) -> None:
     found = {claim.number: claim for claim in claims(paper, paper.path / "analysis")}
     assert {number for number, claim in found.items() if claim.verdict == "not tested"} == {2}
     assert all("small scale" not in claim.scope for claim in found.values())
@@ -256,7 +256,7 @@ def test_every_claim_of_the_papers_layout_is_judged_in_its_scope(paper: Run) -> 
     )
 
 
-def test_every_claim_of_the_small_layout_is_judged_in_small(small: Run) -> None:
+def test_claims_of_the_small_layout_are_limited_to_small_scale(small: Run) -> None:
     found = {claim.number: claim for claim in claims(small, small.path / "analysis")}
     assert all(claim.verdict != "not tested" for claim in found.values())
     assert all("at small scale (" in found[number].scope for number in range(2, 7))
@@ -268,11 +268,11 @@ def test_every_claim_of_the_small_layout_is_judged_in_small(small: Run) -> None:
         assert "answer accuracy" in found[number].evidence and "calls per case" in found[number].evidence
 
 
-def test_a_policy_that_was_not_measured_is_missing_and_one_without_a_role_is_left_out(
-    made_run: Path, tmp_path: Path
+def test_unmeasured_policies_are_missing_and_policies_without_role_are_left_out(
+    synthetic_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(made_run, run)
+    shutil.copytree(synthetic_run, run)
     shutil.rmtree(run / "eval" / "reinforce++")
     shutil.copytree(run / "eval" / "grpo", run / "eval" / "grpo-old")
     index = make_all(Run.open(run), run / "analysis", ("results_table",))
@@ -283,7 +283,7 @@ def test_a_policy_that_was_not_measured_is_missing_and_one_without_a_role_is_lef
     assert "grpo-old" not in {row["policy"] for row in results_table.table_rows(Run.open(run))}
 
 
-def test_the_pages_of_both_layouts_are_made(paper: Run, small: Run) -> None:
+def test_pages_of_both_layouts_name_all_policies(paper: Run, small: Run) -> None:
     for run in (paper, small):
         page = render(run, run.path / "analysis")
         assert all(run.label(policy) in page.replace("&#43;", "+") for policy in run.policies)

@@ -1,6 +1,4 @@
-"""The tables of a run hold what its result files hold: means, intervals, pairing, splits, and the paper's own
-numbers.
-"""
+"""The tables of a run agree with its result files: means, intervals, pairing, splits, and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -36,8 +34,8 @@ from train.stages.policy_roles import Role, trained_role, write_roles
 
 
 @pytest.fixture(scope="module")
-def run(made_run: Path) -> Run:
-    return Run.open(made_run)
+def run(synthetic_run: Path) -> Run:
+    return Run.open(synthetic_run)
 
 
 def test_results_table_agrees_with_every_summary(run: Run) -> None:
@@ -56,15 +54,15 @@ def test_results_table_agrees_with_every_summary(run: Run) -> None:
             assert rows[policy, scenario]["solve_f1"] == metrics["solve_f1"]["value"]
 
 
-def test_oracle_is_exactly_one_and_policies_stand_in_reading_order(run: Run) -> None:
+def test_oracle_is_exactly_one_and_policies_are_in_reading_order(run: Run) -> None:
     rows = [row for row in results_table.table_rows(run) if row["scope"] == "all"]
     names = [row["policy"] for row in rows]
     assert names[:5] == ["random", "start", "more-supervised", "grpo", "reinforce++"] and names[-1] == "oracle"
     assert rows[-1]["solve_f1"] == rows[-1]["solve_f1_high"] == 1.0
-    assert 0.8 < rows[-1]["solve_f1_low"] < 1.0, "24 cases without a failure do not show that none can fail"
+    assert 0.8 < rows[-1]["solve_f1_low"] < 1.0, "24 cases without a failure do not prove that no case fails"
 
 
-def test_paired_difference_is_that_of_the_means_on_shared_cases(run: Run) -> None:
+def test_paired_difference_is_the_difference_of_means_on_shared_cases(run: Run) -> None:
     row = next(row for row in results_table.table_rows(run) if (row["policy"], row["scope"]) == ("grpo", "all"))
     start = run.summary("start")["metrics"]["solve_f1"]["value"]
     assert row["solve_f1_minus_start"] == pytest.approx(row["solve_f1"] - start)
@@ -80,7 +78,7 @@ def test_holm_correction_never_lowers_a_p_value(run: Run) -> None:
     assert corrected == pytest.approx(holm(family))
 
 
-def test_p_values_at_the_floor_of_resampling_are_printed_as_bounds(run: Run) -> None:
+def test_p_values_at_the_resampling_floor_are_printed_as_bounds(run: Run) -> None:
     (table, *_) = results_table.build(run)
     floored = [row for row in table.rows if row.get("solve_f1_p_holm_at_floor")]
     assert floored and all(row["solve_f1_p"] == bootstrap_p(np.ones(10_000), 24) for row in floored)
@@ -88,7 +86,7 @@ def test_p_values_at_the_floor_of_resampling_are_printed_as_bounds(run: Run) -> 
         assert f"| < {row['solve_f1_p_holm']:.4f} |" in table.texts[".md"]
 
 
-def test_gain_split_adds_up_to_the_difference_that_the_results_table_shows(run: Run) -> None:
+def test_gain_split_adds_up_to_the_difference_in_the_results_table(run: Run) -> None:
     table, split = results_table.build(run)[:2]
     shown = {row["policy"]: row for row in table.rows if row["scope"] == "all"}
     assert split.name == "gain_split" and len(split.rows) >= 4
@@ -108,29 +106,29 @@ def test_caption_states_n_interval_and_source(run: Run) -> None:
             assert "n = 24" in artifact.caption or artifact.name == "training_curves"
 
 
-def test_faults_are_left_out(made_run: Path, tmp_path: Path) -> None:
+def test_faults_are_left_out(synthetic_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
-    shutil.copytree(made_run / "eval" / "start", copy / "eval" / "start")
-    shutil.copy(made_run / "policies.json", copy)
+    shutil.copytree(synthetic_run / "eval" / "start", copy / "eval" / "start")
+    shutil.copy(synthetic_run / "policies.json", copy)
     with (copy / "eval" / "start" / "results.jsonl").open("a") as handle:
         handle.write(json.dumps({"id": "broken", "outcome": "fault", "solve_f1": 0.0}) + "\n")
     assert len(Run.open(copy).rows("start")) == 24
 
 
-def test_what_a_policy_lost_to_faults_stands_in_the_caption(made_run: Path, tmp_path: Path) -> None:
+def test_note_reports_what_a_policy_lost_to_faults(synthetic_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
-    shutil.copytree(made_run, copy)
+    shutil.copytree(synthetic_run, copy)
     (copy / "eval/grpo/faults.jsonl").write_text('{"id": "a", "trial": 0, "fault": "server gone"}\n')
     found = results_table.build(Run.open(copy))[0].note
     assert "GRPO: 1 of 25 episodes was lost to faults and is not scored (1 x server gone)." in found
-    assert "lost to faults" not in results_table.build(Run.open(made_run))[0].note
+    assert "lost to faults" not in results_table.build(Run.open(synthetic_run))[0].note
 
 
-def test_every_table_says_in_the_same_words_what_was_lost_to_faults_and_warns_of_lost_pairs(
-    made_run: Path, tmp_path: Path
+def test_every_table_reports_losses_to_faults_alike_and_warns_of_lost_pairs(
+    synthetic_run: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "run"
-    shutil.copytree(made_run, copy)
+    shutil.copytree(synthetic_run, copy)
     results = copy / "eval/grpo/results.jsonl"
     first, *rest = results.read_text().splitlines(keepends=True)
     results.write_text("".join(rest))
@@ -139,7 +137,7 @@ def test_every_table_says_in_the_same_words_what_was_lost_to_faults_and_warns_of
     run = Run.open(copy)
     scripts = (results_table, scenario_breakdown, failure_modes, reward_ablation)
     for note in [artifact.note for script in scripts for artifact in script.build(run)[:1]] + [
-        compare_runs.compare([run, Run.open(made_run)]).note
+        compare_runs.compare([run, Run.open(synthetic_run)]).note
     ]:
         assert "GRPO: 1 of 24 episodes was lost to faults and is not scored (1 x server gone). " in note
         assert "Warning: Start lost 0 episodes to faults that GRPO has, and GRPO lost 1 that Start has." in note
@@ -154,11 +152,11 @@ def test_breakdown_pairs_within_each_scenario_and_size(run: Run) -> None:
         cases = [case for case in run.rows("grpo") if case["scenario"] == row["group"]]
         gaps = [case["solve_f1"] - by_id[case["id"]]["solve_f1"] for case in cases]
         assert row["solve_f1_minus_start"] == pytest.approx(sum(gaps) / len(gaps))
-    assert "size_tools" not in artifacts, "all environments offer as many tools"
+    assert "size_tools" not in artifacts, "all environments offer the same number of tools"
     assert {row["by"] for row in artifacts["size_sub_questions"].rows} == {"sub-questions"}
 
 
-def test_training_steps_are_numbered_on_over_epochs(run: Run) -> None:
+def test_training_steps_are_numbered_across_epochs(run: Run) -> None:
     rows = training_curves.step_rows(run, "grpo")
     assert [row["step"] for row in rows] == list(range(1, 25))
     assert [row["epoch"] for row in rows] == [1] * 12 + [2] * 12
@@ -187,7 +185,7 @@ def test_average_of_the_papers_table_is_the_mean_of_its_eight_columns() -> None:
         assert sum(row[column.key] for column in main_table.COLUMNS) / 8 == pytest.approx(row["avg"], abs=0.0051)
 
 
-def test_every_trained_row_of_the_paper_has_its_untrained_one() -> None:
+def test_every_trained_row_of_the_paper_has_an_untrained_row() -> None:
     rows = main_table.paper_rows()
     pairs = [(row, main_table.untrained_row(row, rows)) for row in rows if row["version"].startswith("FTRL-")]
     assert len(pairs) == 12
@@ -199,10 +197,10 @@ def test_every_trained_row_of_the_paper_has_its_untrained_one() -> None:
 PAPER_START = Role("start", "qwen3-8b", "plain", "Qwen/Qwen3-8B")
 
 
-def paper_run(made_run: Path, folder: Path, data: str) -> Run:
-    """A run of one of the paper's models, with the made run's results."""
+def paper_run(synthetic_run: Path, folder: Path, data: str) -> Run:
+    """A run of one of the paper's models, with the results of the synthetic run."""
     for policy in ("start", "grpo"):
-        shutil.copytree(made_run / "eval" / policy, folder / "eval" / policy)
+        shutil.copytree(synthetic_run / "eval" / policy, folder / "eval" / policy)
     roles = {"start": PAPER_START, "grpo": trained_role(experiment("qwen3-8b-plain-grpo"), "start", "", 0)}
     write_roles(folder, roles)
     (folder / "configuration.json").write_text(json.dumps({"data": data}))
@@ -218,7 +216,7 @@ def paper_run(made_run: Path, folder: Path, data: str) -> Run:
         ("tiny", "plain", None, None),
     ],
 )
-def test_a_policy_is_held_against_the_papers_row_of_its_model_and_mode(
+def test_a_policy_matches_the_papers_row_of_its_model_and_mode(
     tmp_path: Path, model: str, mode: str, start: tuple[str, str] | None, trained: tuple[str, str] | None
 ) -> None:
     roles = {"s": Role("start", model, mode), "t": Role("trained", model, mode, start="s", algorithm="grpo")}
@@ -229,12 +227,12 @@ def test_a_policy_is_held_against_the_papers_row_of_its_model_and_mode(
     assert [main_table.counterpart(run, name) for name in "sta"] == [start, trained, None]
 
 
-def test_the_difference_to_the_paper_is_given_on_the_papers_environments_alone(made_run: Path, tmp_path: Path) -> None:
-    published = main_table.table_rows(paper_run(made_run, tmp_path / "published", "published"))[-1]
+def test_only_the_papers_environments_have_a_difference_to_the_paper(synthetic_run: Path, tmp_path: Path) -> None:
+    published = main_table.table_rows(paper_run(synthetic_run, tmp_path / "published", "published"))[-1]
     assert published["version"] == "GRPO" and published["model"] == "Qwen3-8B"
     assert published["solve_f1_minus_paper"] == pytest.approx(published["solve_f1"] - 49.54)
     assert published["solve_f1_arrow"] == "↑" and published["avg"] is None
-    run = paper_run(made_run, tmp_path / "built", "built")
+    run = paper_run(synthetic_run, tmp_path / "built", "built")
     (artifact,) = main_table.build(run)
     assert not any("_minus_paper" in key for row in artifact.rows for key in row)
     assert "No number here is comparable with the paper's" in artifact.note
@@ -242,7 +240,7 @@ def test_the_difference_to_the_paper_is_given_on_the_papers_environments_alone(m
     assert {line.count("&") for line in lines} == {10}
 
 
-def test_a_tiny_model_is_not_put_beside_the_papers(run: Run) -> None:
+def test_a_tiny_model_is_not_compared_with_the_papers(run: Run) -> None:
     with pytest.raises(NotPlanned, match="no model of the paper"):
         main_table.build(run)
 
@@ -265,7 +263,7 @@ def test_written_csv_holds_the_rows(run: Run, tmp_path: Path) -> None:
     assert float(found[3]["solve_f1"]) == pytest.approx(artifact.rows[3]["solve_f1"], rel=1e-5)
 
 
-def test_figures_are_the_same_bytes_every_time(run: Run, tmp_path: Path) -> None:
+def test_figures_are_reproducible_byte_for_byte(run: Run, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         scenario_breakdown.build(run)[0].write(tmp_path / folder)
     for suffix in ("svg", "png", "csv"):
@@ -273,9 +271,9 @@ def test_figures_are_the_same_bytes_every_time(run: Run, tmp_path: Path) -> None
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_a_run_without_results_says_what_is_missing(made_run: Path, tmp_path: Path) -> None:
+def test_a_run_without_results_says_what_is_missing(synthetic_run: Path, tmp_path: Path) -> None:
     (tmp_path / "eval").mkdir()
-    shutil.copy(made_run / "policies.json", tmp_path)
+    shutil.copy(synthetic_run / "policies.json", tmp_path)
     with pytest.raises(Missing, match=r"eval/<policy>/results\.jsonl"):
         results_table.build(Run.open(tmp_path))
     with pytest.raises(Missing, match="no trained policy was evaluated together with its start"):
@@ -284,7 +282,7 @@ def test_a_run_without_results_says_what_is_missing(made_run: Path, tmp_path: Pa
         training_curves.build(Run.open(tmp_path))
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not the folder of a run"):
         Run.open(tmp_path)
     with pytest.raises(BadInput, match="no such folder"):
@@ -312,12 +310,12 @@ def test_broken_results_line_is_named(tmp_path: Path) -> None:
         ("tiny-plain-grpo-no-toolset-extension", "GRPO, without toolset extension"),
     ],
 )
-def test_what_was_done_to_a_policy_is_written_out(name: str, label: str) -> None:
+def test_labels_state_how_a_policy_was_trained(name: str, label: str) -> None:
     assert method_label(trained_role(experiment(name), "start", "", 0)) == label
     assert method_label(trained_role(experiment(name), "start", "", 3)) == f"{label}, seed 3"
 
 
-def test_model_and_mode_are_named_where_a_run_has_several() -> None:
+def test_labels_name_model_and_mode_if_a_run_has_several() -> None:
     roles = {
         name: Role("start", model, mode)
         for name, model, mode in (("a", "qwen3-8b", "plain"), ("b", "qwen3-8b", "thinking"))
@@ -334,8 +332,6 @@ def test_estimates_are_printed_with_real_minus_signs() -> None:
 
 
 def test_ratio_of_totals_is_not_the_mean_of_ratios() -> None:
-    import numpy as np
-
     groups = {"a": np.array([100.0, 1.0]), "b": np.array([10.0, 9.0])}
     (found,) = statistics_of_totals(groups, lambda totals: totals[:, :1] / totals[:, 1:])
     assert found.value == pytest.approx(110 / 10)
@@ -349,15 +345,15 @@ def test_pairing_ignores_cases_that_one_side_lacks() -> None:
     assert (found.value, found.n) == (0.5, 2)
 
 
-def test_table_2_asks_every_suite_for_metrics_that_it_has() -> None:
+def test_every_column_of_table_2_is_a_metric_of_its_suite() -> None:
     for column in main_table.COLUMNS:
         suite = importlib.import_module(f"eval.{column.suite}")
         names = {metric if isinstance(metric, str) else metric.name for metric in suite.METRICS}
         assert column.metric in names, column.label
 
 
-def test_table_2_holds_the_other_suites_of_a_run(made_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "start")
+def test_table_2_includes_the_other_suites_of_a_run(synthetic_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic_run / "eval" / "start", tmp_path / "eval" / "start")
     write_roles(tmp_path, {"start": PAPER_START})
     estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
     for suite in ("toolhop", "tau_bench", "rotbench"):
@@ -372,7 +368,7 @@ def test_table_2_holds_the_other_suites_of_a_run(made_run: Path, tmp_path: Path)
     assert r"\makecell[r]{50.0" in artifact.texts[".tex"] and "[40.0, 60.0]" in artifact.texts[".tex"]
 
 
-def test_a_color_means_one_thing() -> None:
+def test_colors_have_one_meaning() -> None:
     plain, thinking = (
         Role("trained", "a", "plain", algorithm="grpo"),
         Role("trained", "b", "thinking", algorithm="grpo", seed=2),
@@ -387,15 +383,15 @@ def test_a_color_means_one_thing() -> None:
     assert len({role_style(role)[0] for role in kinds}) == len(kinds)
 
 
-def test_a_run_without_roles_says_in_one_line_how_to_write_them(made_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "start")
+def test_a_run_without_roles_explains_in_one_line_how_to_write_them(synthetic_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic_run / "eval" / "start", tmp_path / "eval" / "start")
     with pytest.raises(BadInput, match=r"policies\.json: no such file.*--only report.*\"role\": \"start\"") as caught:
         results_table.build(Run.open(tmp_path))
     assert "\n" not in str(caught.value)
 
 
-def test_results_of_other_weights_than_the_roles_are_refused(made_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "start")
+def test_results_of_other_weights_are_refused(synthetic_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic_run / "eval" / "start", tmp_path / "eval" / "start")
     write_roles(tmp_path, {"start": Role("start", "tiny", "plain", content="a" * 32)})
     configuration = tmp_path / "eval" / "start" / "configuration.json"
     for weights, right in (("a" * 32, True), ("b" * 32, False)):

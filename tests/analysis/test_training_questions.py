@@ -1,4 +1,4 @@
-"""Matching over training, the four rewards, thinking modes, general capability, and runs side by side."""
+"""Reward hacking, the four rewards, thinking modes, general capability, and comparison of runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from analysis import compare_runs, general_retention, reward_ablation, reward_hacking, thinking_modes
 from analysis.run_data.run_folder import Missing, NotPlanned, Run
 from env_construction.environment.jsonl import BadInput, read_jsonl, write_jsonl
-from env_construction.environment.schema import Environment
+from env_construction.environment.schema import Environment, ToolDocument
 from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
 from train.collect_trajectories import trajectory_row
@@ -25,15 +25,15 @@ from train.stages.policy_roles import Role, read_roles, write_roles
 
 
 @pytest.fixture(scope="module")
-def run(made_run: Path) -> Run:
-    return Run.open(made_run)
+def run(synthetic_run: Path) -> Run:
+    return Run.open(synthetic_run)
 
 
-def test_a_loose_match_scores_under_published_and_not_under_strict(made_run: Path, tmp_path: Path) -> None:
-    """The sub-answer "7" stands inside the output "1975": defect 4 of the published matching."""
+def test_a_loose_match_scores_with_published_but_not_with_strict_matching(synthetic_run: Path, tmp_path: Path) -> None:
+    """The sub-answer "7" is a substring of the output "1975": defect 4 of the published matching."""
     environment = Environment(
         messages=[{"role": "user", "content": "Question: how many?"}],
-        tools=[{"name": "count", "description": "", "parameters": {"type": "object", "properties": {}}}],  # type: ignore[list-item]
+        tools=[ToolDocument(name="count", description="", parameters={"type": "object", "properties": {}})],
         codes={"count": "def count():\n    return 1975"},
         unsolved_set={"count": ["7"]},
         id="loose",
@@ -50,7 +50,7 @@ def test_a_loose_match_scores_under_published_and_not_under_strict(made_run: Pat
     assert scores["published"][0]["reward"] > scores["strict"][0]["reward"]
 
 
-def test_replayed_episodes_score_as_they_did_when_played(run: Run) -> None:
+def test_replayed_episodes_keep_their_scores(run: Run) -> None:
     (artifact,) = reward_hacking.build(run)
     rows = {(row["policy"], row["point"]): row for row in artifact.rows}
     assert set(rows) == {(name, point) for name in ("grpo", "reinforce++") for point in ("epoch 1", "epoch 2", "test")}
@@ -65,7 +65,7 @@ def test_replayed_episodes_score_as_they_did_when_played(run: Run) -> None:
     assert rows["grpo", "epoch 2"]["solve_f1_published"] == pytest.approx(sum(replayed.values()) / len(replayed))
 
 
-def test_an_episode_that_a_fault_ended_is_replayed_once_more(
+def test_an_episode_that_ended_with_a_fault_is_replayed_once(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = run.path / "train/grpo/epoch1/trajectories.jsonl"
@@ -88,8 +88,10 @@ def test_an_episode_that_a_fault_ended_is_replayed_once_more(
 
 
 @pytest.mark.parametrize("outcome", ["too_long", "max_turns"])
-def test_episodes_cut_off_by_a_limit_keep_their_score_and_are_no_faults(run: Run, tmp_path: Path, outcome: str) -> None:
-    """Recorded as a run records them: two environments answer, two are stopped after their first call."""
+def test_episodes_stopped_by_a_limit_keep_their_score_and_are_not_faults(
+    run: Run, tmp_path: Path, outcome: str
+) -> None:
+    """The episodes are recorded as in a run: two environments answer, two stop after their first call."""
     environments = list(run.environments("test").values())[:4]
 
     class Cut(OraclePolicy):
@@ -112,9 +114,9 @@ def test_episodes_cut_off_by_a_limit_keep_their_score_and_are_no_faults(run: Run
     assert found == {episode.id: (episode.outcome, episode.score.solve_f1) for episode in episodes}
 
 
-def test_matching_over_training_needs_trajectories(made_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "start")
-    shutil.copy(made_run / "policies.json", tmp_path)
+def test_reward_hacking_needs_trajectories(synthetic_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic_run / "eval" / "start", tmp_path / "eval" / "start")
+    shutil.copy(synthetic_run / "policies.json", tmp_path)
     with pytest.raises(Missing, match=r"trajectories\.jsonl"):
         reward_hacking.build(Run.open(tmp_path))
 
@@ -127,17 +129,17 @@ def test_ablations_are_paired_with_the_full_reward(run: Run) -> None:
     assert other["solve_f1_minus_full"] == pytest.approx(other["solve_f1"] - full["solve_f1"])
 
 
-def test_ablation_without_a_second_reward_names_what_is_missing(made_run: Path, tmp_path: Path) -> None:
+def test_ablation_without_a_second_reward_names_the_missing_experiments(synthetic_run: Path, tmp_path: Path) -> None:
     for policy in ("start", "grpo"):
-        shutil.copytree(made_run / "eval" / policy, tmp_path / "eval" / policy)
-    write_roles(tmp_path, {name: read_roles(made_run)[name] for name in ("start", "grpo")})
+        shutil.copytree(synthetic_run / "eval" / policy, tmp_path / "eval" / policy)
+    write_roles(tmp_path, {name: read_roles(synthetic_run)[name] for name in ("start", "grpo")})
     with pytest.raises(NotPlanned, match="-solve-precision"):
         reward_ablation.build(Run.open(tmp_path))
 
 
-def test_thinking_is_compared_on_the_same_cases(made_run: Path, tmp_path: Path) -> None:
-    shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "grpo")
-    shutil.copytree(made_run / "eval" / "grpo", tmp_path / "eval" / "grpo-thinking")
+def test_thinking_is_compared_on_the_same_cases(synthetic_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic_run / "eval" / "start", tmp_path / "eval" / "grpo")
+    shutil.copytree(synthetic_run / "eval" / "grpo", tmp_path / "eval" / "grpo-thinking")
     modes = {"grpo": "plain", "grpo-thinking": "thinking"}
     write_roles(tmp_path, {name: Role("start", "mini", mode) for name, mode in modes.items()})
     (artifact,) = thinking_modes.build(Run.open(tmp_path))
@@ -149,7 +151,7 @@ def test_thinking_is_compared_on_the_same_cases(made_run: Path, tmp_path: Path) 
     assert row["tokens_per_solved_plain"] == pytest.approx(spent)
 
 
-def test_tokens_per_solved_of_a_policy_that_solves_nothing_is_no_number() -> None:
+def test_tokens_per_solved_is_undefined_if_nothing_is_solved() -> None:
     found = thinking_modes.tokens_per_solved([{"id": "a", "completion_tokens": 9, "solved": 0}])
     assert found.value is None and found.n == 0
 
@@ -163,30 +165,29 @@ def write_general(run: Path, policy: str, correct: dict[str, list[int]]) -> None
     (folder / "summary.json").write_text(json.dumps({"suite": "general"}))
 
 
-def test_non_inferiority_needs_more_than_no_significant_loss(made_run: Path, tmp_path: Path) -> None:
+def test_non_inferiority_needs_more_than_no_significant_loss(synthetic_run: Path, tmp_path: Path) -> None:
     for policy in ("start", "grpo"):
-        shutil.copytree(made_run / "eval" / policy, tmp_path / "eval" / policy)
-    write_roles(tmp_path, {name: read_roles(made_run)[name] for name in ("start", "grpo")})
+        shutil.copytree(synthetic_run / "eval" / policy, tmp_path / "eval" / policy)
+    write_roles(tmp_path, {name: read_roles(synthetic_run)[name] for name in ("start", "grpo")})
     same = [1, 0] * 400
     write_general(tmp_path, "start", {"gsm8k": same, "mmlu": same, "bbh": [1, 0, 1, 0]})
-    # gsm8k: unchanged; mmlu: 5 points lost for sure; bbh: four problems, one lost and one won, which proves nothing
+    # gsm8k: unchanged; mmlu: a significant loss of 5 points; bbh: four problems, one lost and one won, inconclusive
     write_general(tmp_path, "grpo", {"gsm8k": same, "mmlu": [0] * 80 + same[80:], "bbh": [0, 1, 1, 0]})
     (artifact,) = general_retention.build(Run.open(tmp_path))
     kept = {row["task"]: row["non_inferior"] for row in artifact.rows}
     assert kept == {"gsm8k": True, "mmlu": False, "bbh": False, "all": False}
     found = {row["task"]: row for row in artifact.rows}
-    assert found["all"]["difference"] == pytest.approx(
-        (0 - 5 + 0) / 3
-    )  # the mean of the benchmarks, whatever their sizes
+    # the mean over benchmarks, regardless of their sizes
+    assert found["all"]["difference"] == pytest.approx((0 - 5 + 0) / 3)
     assert found["mmlu"]["difference_p_holm"] < 0.001 and found["bbh"]["difference_p_holm"] == 1.0
     assert [row["task"] for row in artifact.rows] == ["mmlu", "bbh", "gsm8k", "all"]
     loss = next(row for row in artifact.rows if row["task"] == "mmlu")
     assert loss["difference"] == pytest.approx(-5.0) and loss["difference_n"] == 800
-    assert found["all"]["margin"] == -3.0  # four problems of one benchmark support no smaller one
+    assert found["all"]["margin"] == -3.0  # four problems of one benchmark do not support a smaller margin
 
 
-def test_pooled_retention_can_be_won_without_a_change_and_is_lost_by_a_loss(made_run: Path) -> None:
-    """Six benchmarks of 300 problems, 6% of the answers change: by chance alone, or with a loss of 4 points on top."""
+def test_pooled_retention_accepts_no_change_and_rejects_a_loss(synthetic_run: Path) -> None:
+    """Six benchmarks with 300 problems each. 6% of the answers change by chance, without or with a loss of 4 points."""
     generator = np.random.default_rng(3)
 
     def kept(loss: float) -> int:
@@ -214,19 +215,19 @@ def test_general_retention_is_missing_without_its_suites(run: Run) -> None:
         general_retention.build(run)
 
 
-def test_runs_are_paired_where_they_share_cases(made_run: Path, tmp_path: Path) -> None:
+def test_runs_are_paired_over_shared_cases(synthetic_run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    shutil.copytree(made_run / "eval" / "start", other / "eval" / "grpo")
-    shutil.copy(made_run / "policies.json", other)
-    artifact = compare_runs.compare([Run.open(made_run), Run.open(other)])
+    shutil.copytree(synthetic_run / "eval" / "start", other / "eval" / "grpo")
+    shutil.copy(synthetic_run / "policies.json", other)
+    artifact = compare_runs.compare([Run.open(synthetic_run), Run.open(other)])
     row = next(row for row in artifact.rows if (row["policy"], row["run"]) == ("grpo", "other"))
-    first = next(row for row in artifact.rows if (row["policy"], row["run"]) == ("grpo", "made"))
+    first = next(row for row in artifact.rows if (row["policy"], row["run"]) == ("grpo", "synthetic"))
     assert row["solve_f1_minus_first"] == pytest.approx(row["solve_f1"] - first["solve_f1"])
     assert "paired over the cases" in artifact.caption
 
 
-def test_one_run_cannot_be_compared(made_run: Path) -> None:
+def test_one_run_cannot_be_compared(synthetic_run: Path) -> None:
     with pytest.raises(BadInput, match="expected two or more runs, got 1"):
-        compare_runs.compare([Run.open(made_run)])
+        compare_runs.compare([Run.open(synthetic_run)])
     with pytest.raises(BadInput, match="same name"):
-        compare_runs.compare([Run.open(made_run), Run.open(made_run)])
+        compare_runs.compare([Run.open(synthetic_run), Run.open(synthetic_run)])

@@ -1,4 +1,4 @@
-"""Repeats of a training with other seeds: how they are told apart, averaged, and kept out of the other figures."""
+"""Repeats of a training with other seeds: how they are identified, averaged, and kept out of other figures."""
 
 import math
 import shutil
@@ -16,19 +16,17 @@ from train.stages.policy_roles import read_roles, write_roles
 
 
 @pytest.fixture
-def repeated(made_run: Path, tmp_path: Path) -> Run:
-    """The made-up run, where GRPO was trained with three seeds: the second does nothing, the third is the first
-    again.
-    """
+def repeated(synthetic_run: Path, tmp_path: Path) -> Run:
+    """The synthetic run with three seeds of GRPO: the second equals the start, the third equals the first."""
     run = tmp_path / "repeated"
-    shutil.copytree(made_run, run)
+    shutil.copytree(synthetic_run, run)
     for source, name in (("start", "grpo-seed1"), ("grpo", "grpo-seed2")):
         shutil.copytree(run / "eval" / source, run / "eval" / name)
         write_roles(run, {name: replace(read_roles(run)["grpo"], seed=int(name[-1]), content="", policy="")})
     return Run.open(run)
 
 
-def test_repeats_are_told_by_their_roles_whatever_their_names(repeated: Run) -> None:
+def test_roles_not_names_identify_repeats(repeated: Run) -> None:
     roles = read_roles(repeated.path)
     (repeated.path / "eval" / "grpo-seed2").rename(repeated.path / "eval" / "again")
     (repeated.path / "policies.json").unlink()
@@ -48,28 +46,28 @@ def test_the_mean_over_seeds_is_the_mean_of_their_differences(repeated: Run) -> 
     assert {row["policy"] for row in artifact.rows} == {"grpo"}, "a policy with one seed has no spread to show"
 
 
-def test_the_interval_over_seeds_is_students() -> None:
+def test_the_interval_over_seeds_is_students_t() -> None:
     found = interval_over_seeds([0.1, 0.2, 0.3])
     reach = 4.302652729911275 * 0.1 / math.sqrt(3)
     assert (found.value, found.low, found.high, found.n) == pytest.approx((0.2, 0.2 - reach, 0.2 + reach, 3))
     assert interval_over_seeds([0.1]).value is None
 
 
-def test_repeats_stay_out_of_the_figures_of_the_main_comparison(repeated: Run) -> None:
+def test_repeats_are_not_part_of_the_main_comparison(repeated: Run) -> None:
     assert repeated.compared() == {"start": ["grpo", "reinforce++"]}
     assert repeated.training_seeds()["grpo"] == {0: "grpo", 1: "grpo-seed1", 2: "grpo-seed2"}
 
 
-def test_the_verdict_takes_all_seeds_together(repeated: Run, tmp_path: Path) -> None:
-    """With a third seed that undoes the gain, the mean difference over the seeds is what the claim shows."""
+def test_the_verdict_uses_the_mean_over_all_seeds(repeated: Run, tmp_path: Path) -> None:
+    """One seed has no gain, and the claim shows the mean difference over all three."""
     gain = paired_difference(repeated.rows("grpo"), repeated.rows("start"), "solve_f1").value
     evidence = claims(repeated, tmp_path)[2].evidence
     assert gain is not None and f"GRPO − start: Solve-F1 +{2 * gain / 3:.3f}" in evidence
 
 
-def test_without_a_repeat_the_reason_is_given(made_run: Path) -> None:
+def test_without_a_repeat_the_reason_is_stated(synthetic_run: Path) -> None:
     with pytest.raises(NotPlanned, match="train-seed"):
-        build(Run.open(made_run))
+        build(Run.open(synthetic_run))
 
 
 def test_a_seed_that_lacks_a_case_is_averaged_over_the_others(repeated: Run) -> None:

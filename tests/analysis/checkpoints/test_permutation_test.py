@@ -1,4 +1,4 @@
-"""The exact test counts what brute force counts, and says when it cannot be significant."""
+"""The exact test agrees with brute force and states when no result can be significant."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def test_p_value_is_the_share_of_choices_at_least_as_large(values: list[int], da
     assert result.p_value >= result.smallest_p
 
 
-def test_p_values_are_calibrated_where_nothing_is_special() -> None:
+def test_p_values_are_calibrated_under_the_null_hypothesis() -> None:
     chance = random.Random(0)
     small = sum(exact_test("null", [chance.random() for _ in range(12)], 3).p_value <= 0.05 for _ in range(400))
     assert 5 <= small <= 40  # 20 expected of 400, standard deviation 4.4
 
 
 @pytest.mark.parametrize(("layers", "lower"), [(2, 1), (4, 1), (6, 2), (7, 3), (8, 3), (9, 3), (28, 3), (48, 3)])
-def test_lower_layers_are_the_papers_three_or_a_third_of_few(layers: int, lower: int) -> None:
+def test_lower_layers_are_three_or_a_third_in_shallow_models(layers: int, lower: int) -> None:
     assert lower_count(layers) == lower
 
 
-def test_a_model_of_four_layers_says_that_it_has_too_few() -> None:
+def test_a_model_of_four_layers_has_too_few_for_significance() -> None:
     mlp, attention = {0: 9.0, 1: 1.0, 2: 1.0, 3: 1.0}, dict.fromkeys(range(4), 1.0)
     among_mlps, among_all = lower_mlp_tests(mlp, attention)
     assert (among_mlps.p_value, among_mlps.smallest_p) == (0.25, 0.25)
@@ -46,5 +46,5 @@ def test_a_deep_model_with_large_lower_changes_is_significant() -> None:
         assert test.p_value == pytest.approx(test.smallest_p) and "significant" in test.sentence()
 
 
-def test_one_layer_gives_no_test() -> None:
+def test_one_layer_allows_no_test() -> None:
     assert lower_mlp_tests({0: 1.0}, {0: 1.0}) == []
