@@ -142,7 +142,7 @@ def test_every_table_says_in_the_same_words_what_was_lost_to_faults_and_warns_of
         compare_runs.compare([run, Run.open(made_run)]).note
     ]:
         assert "GRPO: 1 of 24 episodes was lost to faults and is not scored (1 x server gone). " in note
-        assert "Warning: Start lost 0 episodes to faults that GRPO has, and GRPO lost 1 that Start has." in note
+        assert "Warning: Start lost 0 episodes to faults that GRPO completed, and GRPO lost 1 that Start completed." in note
 
 
 def test_breakdown_pairs_within_each_scenario_and_size(run: Run) -> None:

@@ -58,9 +58,7 @@ class Plan:
         self.several_models = options.profile == "paper" or len(models) > 1
         starts = {row.model.start for row in self.rows}
         if len(models) > 1 and options.model:
-            raise BadInput(
-                f"--model: these experiments start from {len(models)} models; use a separate --run per model"
-            )
+            raise BadInput(f"--model: these experiments start from {len(models)} models; use one --run per model")
         if len(models) > 1 and "" not in starts and options.profile != "paper":
             raise BadInput(
                 f"--experiment: profile {options.profile} trains one model per run; use a separate --run per model"
