@@ -1,36 +1,38 @@
-"""Episode mode: the file that OpenRLHF loads for `--train.agent_func_path train/agent.py`. Plays whole episodes online.
+"""Episode mode: plays complete episodes online. OpenRLHF loads this file by `--train.agent_func_path train/agent.py`.
 
-In: a bare question as rendered by `train.rl_prompts --environments`, and its label (codes, unsolved_set, answer, thinking).
-Out, for each sample: the tokens of the whole conversation, which of them the model wrote, one reward, logs.
+Input: a question rendered by `train.rl_prompts --environments`, and its label (codes, unsolved_set, answer, thinking).
+Output per sample: the tokens of the complete conversation, the ranges that the model wrote, one reward, and logs.
 
-Tokens in, tokens out: a turn's tokens stay as they were sampled, and only the tools' feedback is tokenized, as the chat template
-writes it after a turn (`train.policies.prompts.feedback_text`). An earlier turn is never rendered again: parsing it and writing it anew
-would train on tokens that the policy did not sample. What a template would drop from earlier turns (Qwen3 without thinking: the
-empty thinking block) therefore stays in; `train.rl_prompts` says so when it makes the prompts.
+A turn keeps the tokens that were sampled. Only the tools' feedback is tokenized, as the chat template writes it after
+a turn (`train.policies.prompts.feedback_text`). An earlier turn is never rendered again, because that would train on
+tokens that the policy did not sample. Text that a template drops from earlier turns (Qwen3 without thinking: the empty
+thinking block) therefore stays in the conversation. `train.rl_prompts` prints a note about it.
 
-OpenRLHF 0.11.2 has a multi-turn executor of its own. This one differs where that one would change the method:
+OpenRLHF 0.11.2 includes a multi-turn executor. This one differs where that one would change the method:
 
 | | OpenRLHF's MultiTurnAgentExecutor | here |
 | --- | --- | --- |
-| tokens of a turn | all that is left of `--data.max_len`, from the first turn on | at most `--rollout.max_new_tokens`, every turn |
-| a conversation too long for one more turn | goes on with what is left, feedback included | ends (`too_long`), as in collection; no feedback after it |
-| reward | sum of what each step returns | one of `reward/episode_rewards.py`, made once, of the whole episode |
-| a turn that was cut off | its end-of-turn token is missing from then on | the token is added to the feedback, where the turn lacks it |
-| logs | those of the last step | of the whole episode |
+| token limit of a turn | the remainder of `--data.max_len` | `--rollout.max_new_tokens`, the same for every turn |
+| no room for one more turn | continues with the remaining tokens | ends (`too_long`) without feedback, as in collection |
+| reward | sum over steps | one of `reward/episode_rewards.py`, computed once per episode |
+| a truncated turn | its end-of-turn token stays missing | the token is added before the feedback |
+| logs | of the last step | of the complete episode |
 | an exception in a step | ends the training | reward 0 and `fault` 1 |
 
-OpenRLHF sees one scalar a sample, put on the episode's last token; with gamma 1 every token of every turn has the same return. With
-FTRL_EPISODE_CREDIT each turn has an advantage of its own: what its turns earned goes along, and train/trainer/turn_credit.py uses it.
+The trainer receives one scalar per sample, on the episode's last token. With gamma 1 every token of every turn has the
+same return. With FTRL_EPISODE_CREDIT each turn has its own advantage: the turns'
+rewards are passed on, and train/trainer/turn_credit.py uses them.
 
-Settings, read once; OpenRLHF cannot start without them: FTRL_REWARD_VARIANT, _MATCH, _CONTROL, _SEED (reward/openrlhf_reward.py)
-for the turns, and
+Environment variables, read once; without them OpenRLHF cannot start: FTRL_REWARD_VARIANT, _MATCH, _CONTROL, _SEED
+(reward/openrlhf_reward.py) for the turns, and
     FTRL_EPISODE_REWARD      turns | solve_f1 | answer   (reward/episode_rewards.py)
     FTRL_EPISODE_MAX_TURNS   default 20, as in collection and evaluation
     FTRL_EPISODE_CREDIT      a row of reward/credit.py; not set: one advantage per episode
 
 Example:
     python -m train.run_openrlhf --experiment tiny-plain-grpo-episode --policy-dir outputs/cpu/start --prompts PROMPTS --out OUT
-Source: paper/README.md, "Who uses it now": outcome-only training on whole episodes against the paper's turn-wise reward.
+Source: paper/README.md, "Who uses it now": outcome-only training on complete episodes, compared with the paper's
+turn-wise reward.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# OpenRLHF executes this file by its path, in a process that need not have been started in the repository
+# OpenRLHF executes this file by its path, in a process whose working folder may be outside the repository.
 if (_ROOT := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(0, _ROOT)
 
@@ -61,7 +63,10 @@ logger = logging.getLogger(__name__)
 
 
 class AgentExecutor(AgentExecutorBase):
-    """Plays an episode for each sample that OpenRLHF asks for. `settings`, `credit`: of the environment's variables if not given."""
+    """Plays an episode for each sample that OpenRLHF requests.
+
+    `settings` and `credit` default to the environment variables.
+    """
 
     def __init__(self, settings: EpisodeSettings | None = None, credit: str | None = None) -> None:
         self.settings = settings or EpisodeSettings.from_environ(os.environ)
@@ -77,13 +82,16 @@ class AgentExecutor(AgentExecutorBase):
         llm_engine: Any,
         images: Any = None,
     ) -> dict[str, Any]:
-        """One sample in the shape that OpenRLHF's samples generator expects. A fault of ours is reward 0, `fault` 1."""
+        """Play one sample; return the fields that OpenRLHF's samples generator expects.
+
+        An infrastructure fault gets reward 0 and `fault` 1. Raises ValueError without a token limit per turn.
+        """
         turn_tokens = sampling_params.max_tokens
         if not turn_tokens:
-            raise ValueError("episodes need --rollout.max_new_tokens: the most tokens that a turn may have")
+            raise ValueError("episode mode requires --rollout.max_new_tokens, the token limit of a turn")
         tokens = _token_ids(hf_tokenizer, prompt)
         if len(tokens) > max_length - turn_tokens:
-            logger.warning("a prompt of %d tokens leaves no room for a turn and is cut on the left", len(tokens))
+            logger.warning("a prompt of %d tokens leaves no room for a turn; truncated on the left", len(tokens))
             tokens = tokens[turn_tokens - max_length :]
         log_probs: list[float] | None = None if sampling_params.logprobs is None else [0.0] * len(tokens)
         written: list[tuple[int, int]] = []
@@ -144,10 +152,11 @@ def earned_by_turns(episode: ToolEpisode | None, credit: str) -> list[float]:
 
 
 async def _feedback(episode: ToolEpisode | None, tokenizer: Any, turn: list[int]) -> list[int]:
-    """Play a turn, given as its tokens; the tokens of the tools' feedback, empty if the episode has ended.
+    """Play a turn, given as its tokens. Return the tokens of the tools' feedback, empty if the episode has ended.
 
-    The text is decoded from the tokens: vLLM's own text lacks the end-of-turn token, and the reward sees it with that. Calls run
-    in a thread, so that other episodes go on meanwhile; the tokenizer stays in this one, since it may not be shared.
+    The text is decoded from the tokens, because vLLM's text lacks the end-of-turn token, which the reward expects.
+    Tool calls run in another thread, so that other episodes continue. The tokenizer is used only in this thread,
+    because it is not thread-safe.
     """
     if episode is None:
         return []
@@ -156,15 +165,14 @@ async def _feedback(episode: ToolEpisode | None, tokenizer: Any, turn: list[int]
         messages = await asyncio.to_thread(episode.take_turn, text)
         if not messages:
             return []
-        make_room_for_tools(
-            tokenizer, "the policy"
-        )  # as the prompts were rendered; OpenRLHF loads the tokenizer as it is
+        # The prompts were rendered with this change to the template, but OpenRLHF loads the original tokenizer.
+        make_room_for_tools(tokenizer, "the policy")
         feedback = _token_ids(tokenizer, feedback_text(tokenizer, messages, episode.thinking))
     except Exception as error:
         logger.warning("reward fault: %s: %s", type(error).__name__, error)
         episode.outcome = "fault"
         return []
-    # the template's text begins with the end-of-turn token, which a turn that ended by itself has already
+    # The template's text begins with the end-of-turn token. A complete turn already ends with it.
     return feedback[1:] if turn[-1:] == feedback[:1] else feedback
 
 

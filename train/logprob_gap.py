@@ -1,16 +1,18 @@
-"""How far the rollout engine's log-probabilities are from the trainer's, on the same tokens: a probe between epochs.
+"""Compare the rollout engine's log-probabilities with the trainer's on the same tokens: a check between epochs.
 
-A policy is sampled by vLLM and trained by transformers under DeepSpeed. If the two disagree, training is off-policy and no line of
-OpenRLHF's log shows it: it records the gap only with importance correction switched on, which changes the loss. So this asks both
-about the same tokens: vLLM samples a response to each of some prompts and says how likely each token was, then the model itself
-is run over prompt and response. Weights that did not reach the engine, another precision, or a bug of a kernel show here.
+vLLM samples from a policy, and transformers under DeepSpeed trains it. If their probabilities differ, training is
+off-policy. OpenRLHF logs this gap only with importance correction, which changes the loss. This script measures it
+separately: vLLM samples a response per prompt and returns the log-probability of each token, then the trainer's model
+scores the same tokens. The gap reveals weights that did not reach the engine, a different precision, or a kernel bug.
 
 Inputs: --policy (checkpoint folder or hub name), --prompts (file of train.rl_prompts).
-Outputs: a summary on the screen, and with --out a JSON file: mean and largest |gap| in nats a token, the mean of (vLLM - trainer), which
-estimates KL(sampler || trainer), and the share of tokens beyond the clip range of the policy loss.
+Outputs: a summary on the screen and, with --out, a JSON file. They report the mean and the largest |gap| in nats per
+token, the mean of (vLLM - trainer), which estimates KL(sampler || trainer), and the share of tokens beyond the clip
+range of the policy loss.
 
-Health rule: warns if the mean |gap| is over 0.02 nats, or if over 1% of the tokens differ by more than ln 1.2 = 0.18 nats, which is all
-that the policy loss lets a whole update change. In float32 on a CPU the mean is below 0.0001; bf16 on GPUs is expected below 0.02.
+Health rule: warn if the mean |gap| is over 0.02 nats, or if over 1% of the tokens differ by more than ln 1.2 = 0.18
+nats, the largest change that the policy loss rewards in one update. In float32 on a CPU the mean is below 0.0001; in
+bf16 on GPUs it is expected below 0.02.
 
 Example:
     python -m train.logprob_gap --policy outputs/cpu/train/grpo/epoch1/checkpoint \\
@@ -40,12 +42,12 @@ from train.trainer.devices import choose_device
 MEAN_WARNS = 0.02
 CLIP = math.log(1.2)
 BEYOND_CLIP_WARNS = 0.01
-ENGINE_SHARE = 0.45  # of a GPU: the model itself is loaded beside the engine
+ENGINE_SHARE = 0.45  # of a GPU's memory: the trainer's model must fit beside the engine
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One response: token ids, and the sampler's log-probability of each token of the response."""
+    """A sampled response: token ids of prompt and response, and the sampler's log-probability per response token."""
 
     prompt: list[int]
     response: list[int]
@@ -54,7 +56,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Gap:
-    """|sampler - trainer| in nats a token, over all tokens of all responses. `beyond_clip`: share of tokens over ln 1.2."""
+    """|sampler - trainer| in nats per token over all responses. `beyond_clip`: share of tokens over ln 1.2."""
 
     responses: int
     tokens: int
@@ -65,11 +67,11 @@ class Gap:
 
     @property
     def warning(self) -> str:
-        """What the health rule says, empty if all is well."""
+        """The warning of the health rule, empty if the policy passes."""
         if not math.isfinite(self.mean_abs):
             return "the gap is not a number"
         if self.mean_abs > MEAN_WARNS:
-            return f"the mean gap of {self.mean_abs:.4f} nats a token is over {MEAN_WARNS}"
+            return f"the mean gap of {self.mean_abs:.4f} nats per token is over {MEAN_WARNS}"
         if self.beyond_clip > BEYOND_CLIP_WARNS:
             return f"{self.beyond_clip:.1%} of the tokens differ by more than the clip range of the policy loss"
         return ""
@@ -78,7 +80,7 @@ class Gap:
 def sample_with_vllm(
     policy: str, prompts: Sequence[list[int]], *, max_new_tokens: int, temperature: float, seed: int
 ) -> list[Sampled]:
-    """A response of the rollout engine to each prompt, with the log-probabilities that it sampled from."""
+    """One response of the rollout engine per prompt, with the log-probabilities used for sampling."""
     on_gpu = choose_device() == "cuda"
     engine_class = import_vllm_engine("install it with setup.sh")
     from vllm import SamplingParams
@@ -110,12 +112,12 @@ def sample_with_vllm(
 
 
 def trainer_log_probs(model: Any, sampled: Sequence[Sampled], temperature: float) -> list[list[float]]:
-    """The same tokens' log-probabilities as the trainer computes them: logits in float32, over the temperature."""
+    """Log-probabilities of the same tokens, computed as in the trainer: float32 logits divided by the temperature."""
     found: list[list[float]] = []
     for item in tqdm(sampled, desc="trainer's model", unit="response", disable=None):
         ids = torch.tensor([[*item.prompt, *item.response]], device=model.device)
         with torch.no_grad():
-            # the logits before each token of the response, and one after the last that nothing asks for
+            # Logits at position t predict token t + 1, so the last position is dropped.
             logits = model(ids, logits_to_keep=len(item.response) + 1).logits[0, :-1].float() / temperature
         targets = ids[0, len(item.prompt) :].unsqueeze(-1)
         found.append(torch.log_softmax(logits, -1).gather(-1, targets).squeeze(-1).tolist())
@@ -152,19 +154,25 @@ def compare(sampled: Sequence[Sampled], trainer: Sequence[Sequence[float]]) -> G
 
 
 def read_prompts(path: Path, tokenizer: Any, limit: int, longest: int) -> list[list[int]]:
-    """The first `limit` prompts of at most `longest` tokens, as ids. Raises BadInput for another model's prompts, or if none fits."""
+    """Token ids of the first `limit` prompts of at most `longest` tokens.
+
+    Raises BadInput for prompts of another chat template, or if no prompt fits.
+    """
     template = template_sha256(tokenizer)
     prompts: list[list[int]] = []
     for number, row in read_jsonl(path, required=("prompt",)):
         if row.get("template_sha256", template) != template:
-            raise BadInput(f"{path}:{number}: rendered with another chat template than the policy has")
+            raise BadInput(
+                f"{path}:{number}: rendered with another chat template than the policy's; "
+                "run train.rl_prompts with the tokenizer of this policy"
+            )
         ids = list(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"])
         if len(ids) <= longest:
             prompts.append(ids)
         if len(prompts) == limit:
             break
     if not prompts:
-        raise BadInput(f"{path}: no prompt of at most {longest} tokens")
+        raise BadInput(f"{path}: no prompt of at most {longest} tokens; raise --max-prompt-tokens")
     return prompts
 
 
@@ -172,10 +180,10 @@ def main() -> int:
     parser = ScriptParser(__doc__, "python -m train.logprob_gap")
     parser.add_argument("--policy", required=True, help="checkpoint folder or hub name")
     parser.add_argument("--prompts", required=True, type=Path, help="prompt file of train.rl_prompts")
-    parser.add_argument("--limit", type=int, default=32, help="how many prompts are answered")
-    parser.add_argument("--max-prompt-tokens", type=int, default=8192, help="longer prompts are passed over")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=1.0, help="the trainer's, as in the preset")
+    parser.add_argument("--limit", type=int, default=32, help="number of prompts to sample responses for")
+    parser.add_argument("--max-prompt-tokens", type=int, default=8192, help="skip longer prompts")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="token limit of a response")
+    parser.add_argument("--temperature", type=float, default=1.0, help="temperature of the training (its preset)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
     arguments = parser.parse_args()
@@ -202,11 +210,12 @@ def main() -> int:
         arguments.out.write_text(json_text(summary, indent=2) + "\n", encoding="utf-8")
     print(
         f"log-probability gap over {gap.tokens} tokens of {gap.responses} responses: mean {gap.mean_abs:.2e}, largest "
-        f"{gap.max_abs:.2e} nats; sampler - trainer {gap.mean:+.2e}; {gap.beyond_clip:.2%} of the tokens beyond the clip range"
+        f"{gap.max_abs:.2e} nats; sampler - trainer {gap.mean:+.2e}; "
+        f"{gap.beyond_clip:.2%} of the tokens beyond the clip range"
         + (f"; wrote {arguments.out}" if arguments.out else "")
     )
     if gap.warning:
-        print(f"health: {gap.warning}: the sampler is not the policy that is trained", file=sys.stderr)
+        print(f"health: {gap.warning}; the sampled policy differs from the trained one", file=sys.stderr)
     return 0
 
 

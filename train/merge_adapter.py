@@ -1,12 +1,12 @@
-"""A LoRA adapter and the model that it was trained on -> a whole checkpoint, for collection, evaluation and the next epoch.
+"""Merge a LoRA adapter into its base model: a full checkpoint for collection, evaluation and the next epoch.
 
-Inputs: --base (checkpoint folder or hub name), --adapter (PEFT folder as OpenRLHF saves it, with the tokenizer).
+Inputs: --base (checkpoint folder or hub name), --adapter (PEFT folder saved by OpenRLHF, with the tokenizer).
 Output: --out, a checkpoint folder in the base's precision, with tokenizer and chat template.
 
 Example:
     python -m train.merge_adapter --base Qwen/Qwen3-8B --adapter outputs/lora/epoch1/adapter --out outputs/lora/epoch1/checkpoint
 
-`train.run_openrlhf` does this by itself at the end of an epoch of a `-lora` experiment.
+`train.run_openrlhf` does this automatically at the end of each epoch of a `-lora` experiment.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from env_construction.environment.jsonl import BadInput, run_main
 
 
 def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> None:
-    """Write `base` with `adapter` merged into it to `out`, through a temporary name. Raises BadInput if it does not fit."""
+    """Write `base` with `adapter` merged into it to `out`, atomically. Raises BadInput if the adapter does not fit."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     adapter, out = Path(adapter), Path(out)
     configuration = adapter / "adapter_config.json"
     if not configuration.is_file():
-        raise BadInput(f"{adapter}: expected a LoRA adapter, there is no adapter_config.json")
+        raise BadInput(f"{adapter}: expected the folder of a LoRA adapter, but it has no adapter_config.json")
     rank = json.loads(configuration.read_text(encoding="utf-8")).get("r")
     try:
         model = AutoModelForCausalLM.from_pretrained(str(base), dtype="auto")
@@ -45,8 +45,8 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Non
 
 def main() -> int:
     parser = ScriptParser(__doc__, "python -m train.merge_adapter")
-    parser.add_argument("--base", required=True, help="the model that the adapter was trained on: folder or hub name")
-    parser.add_argument("--adapter", required=True, help="PEFT folder")
+    parser.add_argument("--base", required=True, help="base model of the adapter: folder or hub name")
+    parser.add_argument("--adapter", required=True, help="PEFT folder of the adapter")
     parser.add_argument("--out", required=True, help="checkpoint folder to write")
     arguments = parser.parse_args()
     merge_adapter(arguments.base, arguments.adapter, arguments.out)

@@ -1,38 +1,42 @@
-"""The whole experiment as one resumable pipeline: `bash run_all.sh` makes the environment and calls this.
+"""The complete experiment as one resumable pipeline. `bash run_all.sh` sets up the Python environment and calls this.
 
-    environments -> start -> measure_start -> train -> measure_trained -> controls -> restoration -> suites -> logprob_gap -> analyse -> report
+    environments -> start -> measure_start -> train -> measure_trained -> controls
+    -> restoration -> suites -> logprob_gap -> analyse -> report
 
-| stage | what it does | where it writes, below outputs/<run>/ |
+| stage | what it does | output below outputs/<run>/ |
 | --- | --- | --- |
-| environments | build train, dev and test environments, and those out of domain; each is verified in the sandbox | environments*/, made-skills/ |
-| start | get the policies to start from: the shipped ones, a model as it is, or a model that is taught first | start*/ |
-| measure_start | measure the floor (random), the ceiling (oracle) and the starts | eval/ |
-| train | per epoch: collect with the current policy, make prompts, train with OpenRLHF | train/<name>/epoch<k>/ |
-| measure_trained | measure again: same code, same cases, paired differences | eval/, compare/ |
-| controls | the first training's rivals, with its time: supervised learning of three kinds, RL with shuffled rewards | controls/, eval/, compare/ |
-| restoration | put groups of the first training's weights back to the start and measure what is left of its gain | restore/ |
-| suites | the suites of the paper's Table 2 whose data are there, starts and trained policies | eval/<name>/<suite>/ |
-| logprob_gap | how far the rollout engine's log-probabilities are from the trainer's | train/<name>/epoch<k>/logprob_gap.json |
-| analyse | tables and figures of everything for which data is there | analysis/ |
-| report | manifest and one self-contained page | manifest.json, report.html |
+| environments | build and verify train, dev, test and out-of-domain environments | environments*/, made-skills/ |
+| start | get the start policies: shipped, a model as it is, or a model taught first | start*/ |
+| measure_start | measure the floor (random), the ceiling (oracle) and the start policies | eval/ |
+| train | per epoch: collect trajectories, build prompts, train with OpenRLHF | train/<name>/epoch<k>/ |
+| measure_trained | measure the trained policies on the same cases; paired differences | eval/, compare/ |
+| controls | alternatives to the first training, with the same time budget | controls/, eval/, compare/ |
+| restoration | restore groups of the first training's weights; measure the remaining gain | restore/ |
+| suites | run the suites of the paper's Table 2 that have data | eval/<name>/<suite>/ |
+| logprob_gap | compare the log-probabilities of rollout engine and trainer | train/<name>/epoch<k>/logprob_gap.json |
+| analyse | draw every table and figure that has data | analysis/ |
+| report | write the manifest and one self-contained page | manifest.json, report.html |
 
-A second call repeats nothing that is finished; a call after a kill resumes. `policies.json` says what each policy of the run is, for
-the analyses. Sizes of a model's training come from its row of `train/experiments.py`; a profile says how much data there is.
-Choices are made on dev environments: experiments that are ablations are measured on them, unless --split test asks for the final figure.
+The controls are three kinds of supervised learning and RL with shuffled rewards.
+
+The same command skips finished stages and resumes after an interruption. `policies.json` records what each policy of
+the run is; the analyses read it. A profile sets the amount of data. A row of `train/experiments.py` sets the size of a
+model's training. Ablations are measured on dev environments, because choices are made there. `--split test` measures
+the final figure.
 
 Examples:
-    bash run_all.sh                                    # the cpu profile: tiny models, no GPU, no model hub, no key; all six claims
-    bash run_all.sh --matrix --run matrix              every size, mode, algorithm, reward and control, three seeds; resumable
-    bash run_all.sh --profile smoke                    the same path in minutes; its numbers mean nothing
-    bash run_all.sh --profile paper --dry-run          every command of the paper's twelve runs; nothing is run
-    bash run_all.sh --experiment tiny-plain-grpo-solve-recall     one row of `python -m train.experiments`, on dev environments
-    bash run_all.sh --set actor.adam.lr=5e-6 --run slow           any setting of the trainer, recorded with the run
+    bash run_all.sh                                    # cpu profile: tiny models, no GPU or network; all six claims
+    bash run_all.sh --matrix --run matrix              every size, mode, algorithm, reward and control; three seeds
+    bash run_all.sh --profile smoke                    every stage in minutes; its numbers mean nothing
+    bash run_all.sh --profile paper --dry-run          print every command of the paper's twelve runs; run nothing
+    bash run_all.sh --experiment tiny-plain-grpo-solve-recall     one row of `python -m train.experiments`
+    bash run_all.sh --set actor.adam.lr=5e-6 --run slow           any trainer setting; recorded with the run
     bash run_all.sh --profile paper --data published   train and test on the authors' environments
-    bash run_all.sh --profile small --gpus 0           on another number of GPUs than the profile's own; 0: on the CPU, slowly
-    bash run_all.sh --run mine --model PATH            start from your own model (a checkpoint folder, or a hub name)
-    bash run_all.sh --run mine --teach MODEL           teach a pretrained model on oracle trajectories first, and start from that
-    bash run_all.sh --only report | --from analyse     one stage, or all from one stage on
-    bash run_all.sh --train-seed 1                     repeat the trainings with another seed; environments and start stay
+    bash run_all.sh --profile small --gpus 0           another number of GPUs; 0: on the CPU, slowly
+    bash run_all.sh --run mine --model PATH            start from your own model (checkpoint folder or hub name)
+    bash run_all.sh --run mine --teach MODEL           teach a pretrained model on oracle trajectories first
+    bash run_all.sh --only report | --from analyse     one stage, or one stage and all later ones
+    bash run_all.sh --train-seed 1                     train again with another seed; keep environments and start
 """
 
 from __future__ import annotations
@@ -59,7 +63,7 @@ from train.stages.profiles import parse_options
 
 PYTHON = (sys.executable, "-m")
 FROM_SCRATCH = 8
-"""A policy is made from this many times more environments than one is trained in."""
+"""Learning a policy from scratch uses this many times the environments of an RL training."""
 TEACHING = (
     "--oracle", "--optimizer", "adamw", "--learning-rate", "5e-4", "--rename-share", "0", "--copy-share", "0",
     "--evaluate-every", "1300", "--dev-cases", "12", "--skill-items", "0", "--thinking-share", "0",
@@ -69,11 +73,11 @@ MAX_TURNS = 20  # paper section "Evaluation"
 SUITES = "toolhop,tau_bench,rotbench,bfcl,general"
 LEVEL_ABOVE = {"compact": "medium", "medium": "paper", "paper": "paper"}
 SKILL_TOKENS = 192
-"""Tokens of an answer to a made skill: a short program is the longest."""
+"""Token limit of an answer to a synthetic skill item. The longest answer is a short program."""
 
 
 class Pipeline(Plan):
-    """One call of run_all.sh: its plan, and a method for each stage."""
+    """One call of run_all.sh: its plan, and one method per stage."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options)
@@ -86,19 +90,20 @@ class Pipeline(Plan):
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def run(self, log: str, module: str, *arguments: Any, tag: str = "", threads: int | None = None) -> None:
-        """Run `python -m module` with the arguments that are not empty."""
+        """Run `python -m module` with the nonempty arguments."""
         command = [*PYTHON, module, *(str(item) for item in arguments if item != "")]
         self.runner.run(log, command, tag, {"OMP_NUM_THREADS": str(threads)} if threads else None)
 
     def build(self, folder: Path, n_train: int, n_dev: int, n_test: int, *more: Any, level: str = "") -> None:
         self.run(
-            f"build_{folder.name}", "env_construction.build", "--author", "facts", "--level", level or self.profile.level,
+            f"build_{folder.name}", "env_construction.build",
+            "--author", "facts", "--level", level or self.profile.level,
             "--n-train", n_train, "--n-dev", n_dev, "--n-test", n_test, "--seed", self.options.seed, "--workers", 2,
             "--out", folder, *more,
         )  # fmt: skip
 
     def measure(self, name: str, policy: str, row: Experiment, suite: str = "", data: Path | None = None) -> None:
-        """Greedy, on the run's own dev or test environments, or on those of a suite."""
+        """Measure with greedy decoding on the run's dev or test environments, or on a suite's `data`."""
         self.run(
             f"measure_{name}", "eval.environments", "--policy", policy, "--seed", self.options.seed,
             "--data", data or self.environments / f"{self.split}.jsonl",
@@ -111,13 +116,14 @@ class Pipeline(Plan):
                 record_content(self.out, name)
 
     def measure_all(self, name: str, policy: str, row: Experiment) -> None:
-        """On the run's own environments, on those out of domain, and on the made skills."""
+        """Measure on the run's environments, the out-of-domain environments and the synthetic skills."""
         self.measure(name, policy, row)
         for suite, data in self.outside.items():
             self.measure(name, policy, row, suite, data)
         if self.profile.skills:
             self.run(
-                f"measure_{name}", "eval.general", "--tasks", "made", "--data", self.out / "made-skills", "--split", "test",
+                f"measure_{name}", "eval.general", "--tasks", "made",
+                "--data", self.out / "made-skills", "--split", "test",
                 "--policy", policy, "--out", self.out / "eval" / name / "general", "--seed", self.options.seed,
                 "--max-new-tokens", SKILL_TOKENS, "--thinking" if row.thinking else "", tag=self._tag(name),
             )  # fmt: skip
@@ -133,18 +139,18 @@ class Pipeline(Plan):
     def warm_start(
         self, log: str, folder: Path, row: Experiment, seed: int, minutes: float, continue_from: str, *more: str
     ) -> None:
-        """Supervised learning: `continue_from` a checkpoint, or from scratch."""
+        """Train with supervised learning, starting at checkpoint `continue_from` or, if it is empty, from scratch."""
         self.run(
             log, "train.warm_start", "--environments", self.environments / "train.jsonl",
             "--dev", self.environments / "dev.jsonl", "--out", folder,
             *(("--continue-from", continue_from) if continue_from else ("--model", row.model.name)),
             "--seed", seed, "--minutes", f"{minutes:g}", *(TEACHING if self.teach else ()), *more,
-            # the tiny model is fastest on one core, a pretrained one uses all
+            # The tiny model trains fastest on one core; a pretrained model uses all cores.
             threads=os.cpu_count() if self.teach else None, tag=self._tag(folder.name),
         )  # fmt: skip
 
     def side_by_side_do(self, tasks: Iterable[Callable[[], None]]) -> None:
-        """Do all tasks, as many at once as the machine allows. The first that fails ends the others."""
+        """Run all tasks, as many in parallel as the machine allows. The first failure stops the others."""
         with ThreadPoolExecutor(self.side_by_side) as pool:
             for done in [pool.submit(task) for task in tasks]:
                 try:
@@ -156,7 +162,7 @@ class Pipeline(Plan):
     # --- training ---------------------------------------------------------------------------------------------------
 
     def train_one(self, training: Training) -> None:
-        """Per epoch: collect with the current policy, make prompts, train."""
+        """In each epoch, collect trajectories with the current policy, build prompts and train."""
         row, name = training.row, self.name_of(training)
         policy = self.start_of(row)
         for epoch in range(1, row.scale.epochs + 1):
@@ -175,8 +181,8 @@ class Pipeline(Plan):
     def _collect(self, log: str, row: Experiment, policy: str, folder: Path, seed: int) -> None:
         self.run(
             log, "train.collect_trajectories", "--environments", self.environments_of(row) / "train.jsonl",
-            "--limit", self.profile.collect, "--policy", f"{self.backend}:{policy}", "--out", folder, "--temperature", "1.0",
-            "--max-turns", MAX_TURNS, "--max-new-tokens", row.scale.max_response,
+            "--limit", self.profile.collect, "--policy", f"{self.backend}:{policy}", "--out", folder,
+            "--temperature", "1.0", "--max-turns", MAX_TURNS, "--max-new-tokens", row.scale.max_response,
             "--max-prompt-tokens", row.scale.max_prompt, "--seed", seed, "--thinking" if row.thinking else "",
             tag=self._tag(log.removeprefix("train_")),
         )  # fmt: skip
@@ -184,18 +190,19 @@ class Pipeline(Plan):
     def _prompts(self, row: Experiment, name: str, policy: str, folder: Path, seed: int) -> None:
         log, scale = f"train_{name}", row.scale
         source = ["--trajectories", folder / "trajectories.jsonl"]
-        if row.episode:  # whole episodes are played while training: their prompts are the bare questions
+        if row.episode:  # the trainer itself plays complete episodes, so its prompts are the questions alone
             source = ["--environments", self.environments_of(row) / "train.jsonl"]
         else:
             self._collect(log, row, policy, folder, seed)
         self.run(
             log, "train.rl_prompts", *source, "--tokenizer", policy, "--out", folder / "prompts.jsonl",
             "--rollout-batch", scale.rollout_batch, "--max-prompts", self.profile.max_prompts,
-            "--max-prompt-tokens", scale.max_prompt, "--seed", seed, "--thinking" if row.thinking else "", tag=self._tag(name),
+            "--max-prompt-tokens", scale.max_prompt, "--seed", seed, "--thinking" if row.thinking else "",
+            tag=self._tag(name),
         )  # fmt: skip
 
     def _trainer_options(self, row: Experiment) -> Iterator[Any]:
-        """Options that go through to train.run_openrlhf as they are."""
+        """Yield the options that are passed to train.run_openrlhf unchanged."""
         options = self.options
         for name in ("gpus", "nodes", "ray_address", "preset", "reference", "save_steps"):
             value = getattr(options, name)
@@ -207,7 +214,7 @@ class Pipeline(Plan):
             yield from ("--set", setting)
 
     def train_all(self, trainings: list[Training]) -> None:
-        """Train all of them. One that fails ends the others, or, with --keep-going, is reported at the end."""
+        """Run all trainings. A failure stops the others; with --keep-going it is reported at the end instead."""
         for row in {training.row.without: training.row for training in trainings}.values():
             if row.without:
                 self.build(self.environments_of(row), self.profile.n_train, 0, 0, "--without", row.without)
@@ -223,7 +230,7 @@ class Pipeline(Plan):
             self.failed.append(self.name_of(training))
 
     def train_minutes(self, training: Training) -> float:
-        """Wall time of a training, resumed calls included: what a control gets. 10 before there is one."""
+        """Wall time of a training in minutes, including resumed calls. A control gets the same; 10 before training."""
         total = 0.0
         for path in (self.out / "train" / self.name_of(training)).glob("epoch*/done.json"):
             done = json.loads(path.read_text(encoding="utf-8"))
@@ -248,13 +255,13 @@ class Pipeline(Plan):
             self.run("made_skills", "eval.made_skills", "--out", self.out / "made-skills", "--items", profile.skills)
 
     def _build_outside(self, final: tuple[Any, ...]) -> None:
-        """Environments that the policy was not made for: unseen relations, the next level up, disturbed names."""
+        """Build out-of-domain environments: unseen relations, the next level up, disturbed names."""
         unseen, above, disturbed = (path.parent for path in self.outside.values())
         count = self.profile.outside
         self.build(unseen, 0, 0, count, "--split-relations", *final)
         level = LEVEL_ABOVE[self.profile.level]
         self.build(above, 0, 0, count // 2, *final, level=level)
-        if (highest := LEVEL_ABOVE[level]) != level:  # too long for a tiny policy; construction is judged on it too
+        if (highest := LEVEL_ABOVE[level]) != level:  # too long for a tiny policy, but construction is judged on it
             self.build(self.out / f"environments-{highest}-level", 0, 0, count // 4, *final, level=highest)
         self.run(
             "disturb", "env_construction.disturb", "--data", self.environments / "test.jsonl", "--out", disturbed,
@@ -265,7 +272,7 @@ class Pipeline(Plan):
         for model, row in {row.model.name: row for row in self.rows}.items():
             start = self.start_folder(row)
             if self.start_of(row) != str(start):
-                print(f"  {model} comes trained: {self.start_of(row)}")
+                print(f"  {model} is used as it is: {self.start_of(row)}")
             elif self.teach:
                 self.warm_start("start", start, row, self.options.seed, TEACHING_MINUTES, self.teach)
             elif self.options.from_scratch:
@@ -275,13 +282,13 @@ class Pipeline(Plan):
 
     def measure_start(self) -> None:
         first = self.rows[0]
-        tasks = [lambda: self.measure("random", "random", first)]
+        tasks: list[Callable[[], None]] = [lambda: self.measure("random", "random", first)]
         if self.options.data == "built":  # the published environments have no gold plan
             tasks.append(lambda: self.measure("oracle", "oracle", first))
         starts = {self.start_name(row): row for row in reversed(self.rows)}
         for name, row in starts.items():
             policy = f"{self.backend}:{self.start_of(row)}"
-            tasks.append(lambda name=name, policy=policy, row=row: self.measure_all(name, policy, row))  # type: ignore[misc]
+            tasks.append(partial(self.measure_all, name, policy, row))
         self.side_by_side_do(tasks)
 
     def train(self) -> None:
@@ -296,36 +303,36 @@ class Pipeline(Plan):
 
     def _measure_one(self, training: Training) -> None:
         row, name = training.row, self.name_of(training)
-        # what an ablation does out of domain is no part of any claim
+        # No claim needs an ablation's results out of domain.
         measure = self.measure_all if row.plain_reward else self.measure
         measure(name, f"{self.backend}:{self.checkpoint_of(training)}", row)
         self.compare("measure_trained", self.start_name(row), name)
 
     def run_controls(self) -> None:
-        """What might do as well as the first training, in the same time."""
-        made = {
+        """Train and measure the controls: alternatives to the first training, with the same time budget."""
+        trainers = {
             "more-supervised": lambda folder: self._more_lessons(folder),
             "oracle-demonstrations": lambda folder: self._more_lessons(folder, "--oracle"),
             "rejection-sampling": self._reject,
             "shuffled": lambda _: self.train_all([self.shuffled]),
         }
         self.side_by_side_do(
-            lambda name=name: self._control(name, made[name])  # type: ignore[misc]
+            lambda name=name: self._control(name, trainers[name])  # type: ignore[misc]
             for name in CONTROLS
             if name in self.controls
         )
 
-    def _control(self, control: str, make: Callable[[Path], None]) -> None:
+    def _control(self, control: str, train: Callable[[Path], None]) -> None:
         first = self.rows[0]
         folder = self.out / "controls" / control
-        make(folder)
+        train(folder)
         policy = self.checkpoint_of(self.shuffled) if control == "shuffled" else str(folder)
         name = self.control_name(control)
         self.measure(name, f"{self.backend}:{policy}", first)
         self.compare("controls", self.start_name(first), name)
 
     def _more_lessons(self, folder: Path, *more: str) -> None:
-        first, seed = self.trainings[0], self.options.seed + 1  # other lessons than the start had
+        first, seed = self.trainings[0], self.options.seed + 1  # not the lessons that the start policy saw
         self.warm_start("controls", folder, first.row, seed, self.train_minutes(first), self.start_of(first.row), *more)
 
     def _reject(self, folder: Path) -> None:
@@ -336,12 +343,12 @@ class Pipeline(Plan):
             place = folder.with_name(f"{folder.name}-epoch{epoch}")
             seed = self.options.seed + 100 * training.seed + epoch
             self._collect("controls", row, policy, place, seed)
-            # beside the trajectories, whose folder has a configuration of its own
+            # A separate folder, because the folder of the trajectories has its own configuration file.
             learned = place / "learned"
             checkpoint = folder if epoch == scale.epochs else learned / "checkpoint"
             self.run(
-                "controls", "train.rejection_sampling", "--policy-dir", policy, "--trajectories", place / "trajectories.jsonl",
-                "--out", learned, "--checkpoint", checkpoint,
+                "controls", "train.rejection_sampling", "--policy-dir", policy,
+                "--trajectories", place / "trajectories.jsonl", "--out", learned, "--checkpoint", checkpoint,
                 "--samples", scale.samples_per_prompt, "--max-prompts", self.profile.max_prompts,
                 "--max-prompt-tokens", scale.max_prompt, "--max-new-tokens", scale.max_response, "--seed", seed,
                 "--learning-rate", scale.learning_rate, "--minutes", f"{self.train_minutes(training) / scale.epochs:g}",
@@ -350,7 +357,7 @@ class Pipeline(Plan):
             policy = str(checkpoint)
 
     def restore(self) -> None:
-        """Both tests of where the gain sits: by groups of layers, and by the size of the change (analysis/restore_*.py)."""
+        """Test where the gain is stored: by layer group and by size of the change (analysis/restore_*.py)."""
         first = self.name_of(self.trainings[0])
         limit = ("--limit", self.profile.restored)
 
@@ -361,7 +368,7 @@ class Pipeline(Plan):
         self.side_by_side_do(partial(restore_by, part) for part in ("layers", "elements"))
 
     def run_suites(self) -> None:
-        """Table 2's suites for starts and trained policies. What has no data is named, and tried again by the next call."""
+        """Run Table 2's suites for start and trained policies. Suites without data are listed and retried next time."""
         policies = {self.start_name(row): (self.start_of(row), row) for row in self.rows}
         for item in self.trainings:
             if item.row.plain_reward and self.name_of(item) not in self.failed:
@@ -374,11 +381,12 @@ class Pipeline(Plan):
             )  # fmt: skip
 
     def logprob_gap(self) -> None:
-        """Of the first training: engine and trainer are the same in all of a run."""
+        """Measure the gap for the first training only: all trainings of a run share the engine and the trainer."""
         training = self.trainings[0]
         folder = self.out / "train" / self.name_of(training) / f"epoch{training.row.scale.epochs}"
         self.run(
-            "logprob_gap", "train.logprob_gap", "--policy", folder / "checkpoint", "--prompts", folder / "prompts.jsonl",
+            "logprob_gap", "train.logprob_gap",
+            "--policy", folder / "checkpoint", "--prompts", folder / "prompts.jsonl",
             "--max-prompt-tokens", training.row.scale.max_prompt, "--out", folder / "logprob_gap.json",
         )  # fmt: skip
 
@@ -393,7 +401,7 @@ class Pipeline(Plan):
     # --- the order ----------------------------------------------------------------------------------------------------
 
     def stages(self) -> Iterator[tuple[str, str, Callable[[], None], Path]]:
-        """Name, what it does, the method, and what it writes."""
+        """Yield each stage's name, description, method and output path."""
         profile, out = self.profile, self.out
         names = " ".join(self.name_of(training) for training in self.trainings)
         more = FROM_SCRATCH if self.options.from_scratch else 1
@@ -401,29 +409,32 @@ class Pipeline(Plan):
             f"build {profile.n_train * more} train, {profile.n_dev} dev and {profile.n_test} test environments; "
             "each is verified in the sandbox"
         )
-        data = built if self.options.data == "built" else "take the authors' train and test environments"
+        data = built if self.options.data == "built" else "load the authors' train and test environments"
         yield "environments", data, self.make_environments, self.environments
-        yield "start", "get a policy to start from", self.make_start, out / "start"
+        yield "start", "get the start policies", self.make_start, out / "start"
         where = f"on the {self.split} environments"
-        yield "measure_start", f"measure floor, ceiling and start {where}", self.measure_start, out / "eval"
+        yield "measure_start", f"measure floor, ceiling and start policies {where}", self.measure_start, out / "eval"
         epochs = " or ".join(str(number) for number in sorted({row.scale.epochs for row in self.rows}))
-        yield "train", f"reinforcement learning on OpenRLHF, {epochs} epochs each: {names}", self.train, out / "train"
-        yield "measure_trained", "measure again: same code, same cases, paired", self.measure_trained, out / "compare"
+        what = f"reinforcement learning with OpenRLHF, {epochs} epochs per training: {names}"
+        yield "train", what, self.train, out / "train"
+        what = "measure the trained policies on the same cases; paired differences"
+        yield "measure_trained", what, self.measure_trained, out / "compare"
         if self.controls:
-            yield "controls", f"the same time with {', '.join(self.controls)}", self.run_controls, out / "compare"
+            what = f"train and measure, with the same time budget: {', '.join(self.controls)}"
+            yield "controls", what, self.run_controls, out / "compare"
         if profile.restored and self.split == "test" and self.name_of(self.trainings[0]) not in self.failed:
-            what = "put groups of weights back to the start: where does the gain sit?"
+            what = "restore groups of weights to the start: which of them hold the gain?"
             yield "restoration", what, self.restore, out / "restore"
         if profile.suites:
-            yield "suites", "measure the suites of Table 2 whose data are there", self.run_suites, out / "eval"
+            yield "suites", "run the suites of Table 2 that have data", self.run_suites, out / "eval"
         if self.backend == "vllm" and not self.rows[0].episode:
             what = "compare the rollout engine's log-probabilities with the trainer's"
             yield "logprob_gap", what, self.logprob_gap, out / "train"
-        yield "analyse", "tables and figures of everything for which data is there", self.analyse, out / "analysis"
-        yield "report", "manifest and one self-contained page", self.report, out / "report.html"
+        yield "analyse", "draw every table and figure that has data", self.analyse, out / "analysis"
+        yield "report", "write the manifest and one self-contained page", self.report, out / "report.html"
 
     def key_of(self, stage: str) -> dict[str, Any]:
-        """What identifies a finished stage; from training on, also which experiments it was about."""
+        """Key of a finished stage. From training on, it also names the trainings of that stage."""
         key: dict[str, Any] = {"stage": stage}
         if stage == "measure_start":
             key |= {"starts": sorted({self.start_name(row) for row in self.rows})}
@@ -434,7 +445,7 @@ class Pipeline(Plan):
         return key
 
     def run_stages(self) -> None:
-        """All stages that are asked for and not finished, in order."""
+        """Run the selected stages that are not finished, in order."""
         options = self.options
         asked = options.dry_run or options.only or options.from_stage
         begun = not options.from_stage
@@ -442,10 +453,10 @@ class Pipeline(Plan):
             begun = begun or name == options.from_stage
             if not begun or (options.only and name != options.only):
                 continue
-            # tables and report are remade whenever an earlier stage did something
+            # Tables and report are out of date as soon as an earlier stage has run.
             stale = name in ("analyse", "report") and self._worked
             if not (asked or stale) and self.log.finished(self.key_of(name)):
-                print(f"== {name}: done already", flush=True)
+                print(f"== {name}: already done", flush=True)
                 continue
             print(f"== {name}: {what}", flush=True)
             started = time.monotonic()
@@ -454,11 +465,11 @@ class Pipeline(Plan):
                 continue
             self._worked = True
             if self.failed and name in ("train", "measure_trained"):
-                continue  # the next call takes up what failed
+                continue  # the next run retries the failed trainings
             print(f"== {name}: {self.log.write(self.key_of(name), started)} s -> {written}", flush=True)
 
     def prepare(self) -> None:
-        """Refuse a run folder that was made with other settings, and write what each policy of the run is."""
+        """Refuse a run folder with other settings (BadInput), and write the role of each policy of the run."""
         options = self.options
         models = {row.model.name for row in self.rows}
         kept = {
@@ -484,7 +495,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, terminated)
     if all(not pipeline.gpus_of(row) for row in pipeline.rows):
-        # the CPU was asked for, whatever the machine has (train/trainer/devices.py)
+        # The options or the experiments select the CPU, even if the machine has a GPU (train/trainer/devices.py).
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not options.dry_run:
         pipeline.prepare()
@@ -494,12 +505,12 @@ def main() -> int:
         print(f"run_all: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("run_all: stopped; the same command resumes", file=sys.stderr)
+        print("run_all: stopped; run the same command again to resume", file=sys.stderr)
         return 130
     finally:
         pipeline.runner.stop()
     if pipeline.failed:
-        print(f"run_all: failed: {', '.join(pipeline.failed)}; the same command tries them again", file=sys.stderr)
+        print(f"run_all: failed: {', '.join(pipeline.failed)}; run the same command again to retry", file=sys.stderr)
         return 1
     return 0
 

@@ -1,7 +1,7 @@
-"""Delete the weights of epochs that a training no longer needs; tokenizer, configuration and logs stay.
+"""Delete the weights of epochs that a training no longer needs; keep tokenizers, configurations and logs.
 
-Input: a training's folder with `epoch<k>/`. An epoch's weights go when the next epoch is done (its `done.json` is there): that next
-epoch started from them, and nothing reads them again. So the last finished epoch is kept, and what an unfinished one starts from.
+Input: a training's folder with `epoch<k>/`. An epoch's weights are deleted when the next epoch is finished (has a
+`done.json`), because only that epoch reads them. The weights of the last finished epoch are kept.
 
 Example: python -m train.prune_checkpoints outputs/paper/train/qwen3-8b-plain-grpo
 """
@@ -18,12 +18,12 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def prune_checkpoints(training: Path) -> int:
-    """Bytes that were freed. Raises BadInput if the folder holds no epoch."""
+    """Delete unneeded weights. Return the freed bytes. Raises BadInput if the folder has no epoch."""
     epochs = sorted(
         (int(folder.name[5:]), folder) for folder in training.glob("epoch[0-9]*") if folder.name[5:].isdigit()
     )
     if not epochs:
-        raise BadInput(f"{training}: expected the folder of a training, with epoch1/ in it")
+        raise BadInput(f"{training}: expected the folder of a training, with a subfolder epoch1/")
     freed = 0
     for (_, folder), (_, following) in itertools.pairwise(epochs):
         if not (following / "done.json").is_file():
@@ -40,7 +40,8 @@ def main() -> int:
     parser.add_argument("training", help="folder with epoch1/, epoch2/, ...")
     training = Path(parser.parse_args().training)
     print(
-        f"{training}: {prune_checkpoints(training) / 1024**3:.1f} GiB of earlier epochs' weights deleted (--keep-checkpoints keeps them)"
+        f"{training}: deleted {prune_checkpoints(training) / 1024**3:.1f} GiB of earlier epochs' weights "
+        "(--keep-checkpoints of run_all.sh keeps them)"
     )
     return 0
 

@@ -1,13 +1,15 @@
-"""The authors' published environments as training environments of ours: read, checked, given ids, written as JSONL.
+"""Convert the authors' published environments to training environments: read, check, add ids, write JSONL.
 
-Inputs: --data-file, the authors' JSONL (2,215 training environments) or a Parquet file with the same columns, as the copies of later
-papers have it. Without it, what `python -m eval.download environments` fetches: data/ftrl/train.jsonl.
-Outputs: --out (JSONL; the records as they are, with `id` and `scenario`) and `<out's stem>.summary.json`: how many there are of the
-2,215, by scenario, and how many break which rule of `env_construction/validate.py`. None is left out or mended for breaking a
-rule: a reproduction trains on what the authors trained on.
+Inputs: --data-file, the authors' JSONL (2,215 training environments) or a Parquet file with the same columns, the form
+of the copies in later papers. Default: data/ftrl/train.jsonl, which `python -m eval.download environments` downloads.
+Outputs:
+- --out: JSONL, the unchanged records with `id` and `scenario` added.
+- `<out's stem>.summary.json`: the count by scenario, compared with 2,215, and the violations of each rule of
+  `env_construction/validate.py`. A record that violates a rule is kept unchanged, because a reproduction trains on the
+  authors' data.
 
-A record of another split, or a second one with the same question and tools, is left out and counted. Ids are made of the content: the
-same record has the same id in any file.
+A record of another split and a duplicate (same question and tools) are skipped and counted. Ids depend on the content
+only: the same record has the same id in any file.
 
 Example:
     python -m train.published_data --data-file data/ftrl/train.jsonl --out outputs/published/train.jsonl
@@ -32,14 +34,14 @@ from env_construction.validate import judge
 
 DOWNLOADED = Path("data/ftrl/train.jsonl")
 PUBLISHED = {"train": 2215, "test": 200}
-# true of every published record: there is no gold plan in the authors' format
+# Every published record violates this rule: the authors' format has no gold plan.
 EXPECTED_RULE = "gold_plan_absent"
 
 
 def published_environments(path: Path, split: str) -> tuple[list[Environment], dict[str, int]]:
-    """The environments of `split` in file order, and how many records were left out, by reason.
+    """The environments of `split` in file order, and the number of skipped records by reason.
 
-    Raises BadInput naming file, line and key for a record that is no environment at its start.
+    Raises BadInput with file, line and key for a record that is not an environment in its initial state.
     """
     environments: list[Environment] = []
     left_out = {"other split": 0, "repeated": 0}
@@ -47,9 +49,9 @@ def published_environments(path: Path, split: str) -> tuple[list[Environment], d
     for where, record in tqdm(read_records(path), desc="read", unit="env", disable=None):
         environment = Environment.from_record(record, where)
         if environment.messages and environment.messages[-1].get("role") != "user":
-            raise BadInput(f"{where}: key 'messages': expected a question alone, the last message is not the user's")
+            raise BadInput(f"{where}: key 'messages': expected only a question, but the last message is not the user's")
         if environment.solve_rate != 0.0:
-            raise BadInput(f"{where}: key 'solve_rate': expected 0.0 at an environment's start")
+            raise BadInput(f"{where}: key 'solve_rate': expected 0.0 in the initial state of an environment")
         if environment.split not in ("", split):
             left_out["other split"] += 1
         elif environment.id in seen:
@@ -69,8 +71,8 @@ def main() -> int:
     source = arguments.data_file or DOWNLOADED.with_stem(arguments.split)
     if not source.is_file():
         raise BadInput(
-            f"{source}: no such file; `python -m eval.download environments` fetches the authors' files to {DOWNLOADED.parent}, or "
-            "name a copy of them by --data-file"
+            f"{source}: no such file; run `python -m eval.download environments` to download the authors' files to "
+            f"{DOWNLOADED.parent}, or pass a copy with --data-file"
         )
     environments, left_out = published_environments(source, arguments.split)
     if not environments:
@@ -103,10 +105,10 @@ def main() -> int:
         f"wrote {arguments.out}: {len(environments)} of the {expected} published {arguments.split} environments ({listed})"
     )
     if len(environments) != expected:
-        print(f"note: results on another number than {expected} are not those of the paper's data")
+        print(f"note: results are not comparable with the paper's, which used all {expected} environments")
     for reason, count in left_out.items():
         if count:
-            print(f"left out: {count} ({reason})")
+            print(f"skipped: {count} ({reason})")
     for rule, count in sorted(broken.items()):
         print(
             f"kept, but breaks a rule: {count} {rule} (python -m env_construction.validate {arguments.out} shows them)"

@@ -1,14 +1,15 @@
-"""The control without policy gradients: supervised learning on the policy's own best responses, by the same reward.
+"""Rejection sampling, the control without policy gradients: learn the policy's own best responses by the same reward.
 
-Per prompt the policy samples as many responses as RL does, the reward scores them, and the best one is kept where it beats the group's
-mean. The policy then learns these with next-token prediction. If this gains what RL gains, the gain is the reward's and the rollouts',
-not the algorithm's.
+The policy samples as many responses per prompt as in RL, and the reward scores them. The best response is kept if it
+beats the mean of its group. The policy then learns the kept responses with next-token prediction. If this control
+gains as much as RL, the gain comes from the reward and the rollouts, not from the algorithm.
 
-Inputs: trajectories of the policy (train.collect_trajectories), whose prefixes are the prompts, as in train.rl_prompts. Outputs, in --out:
-`checkpoint/`, `best.jsonl` (what was learned, with its reward) and `done.json` (counts, losses, seconds).
+Input: trajectories of the policy (train.collect_trajectories). Their prefixes are the prompts, as in train.rl_prompts.
+Outputs, in --out: `checkpoint/`, `best.jsonl` (the kept responses with their rewards) and `done.json` (counts, losses,
+seconds).
 
-Learning stops at --minutes, or earlier where the loss on a tenth of the kept responses stops falling: more passes over so few would
-only make the control worse.
+Training stops after --minutes, or earlier if the loss on a held-out tenth of the kept responses stops falling. More
+passes over so few responses would only weaken the control.
 
 Example:
     python -m train.rejection_sampling --policy-dir outputs/cpu/start --out outputs/cpu/rejection-sampling/epoch1/learned \\
@@ -42,14 +43,14 @@ from train.teaching.sequences import Sequence, batches
 
 HELD_OUT = 0.1
 PATIENCE = 2
-"""Learning stops after so many passes without a lower held-out loss."""
+"""Training stops after this many passes without a lower held-out loss."""
 TOKENS_A_BATCH = 4096
 
 
 def best_responses(
     policy: HfPolicy, states: list[Environment], arguments: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The best response to each prompt with its reward, and counts. Prompts whose responses all score alike teach nothing."""
+    """The best response per prompt with its reward, and counts. Skips prompts whose responses all have equal rewards."""
     requests = [
         PolicyRequest(state, state.id, trial, place, random.Random(f"{arguments.seed}:{place}:{trial}").getrandbits(48))
         for place, state in enumerate(states)
@@ -82,22 +83,22 @@ def best_responses(
     return best, counts
 
 
-def to_learn(row: dict[str, Any], tokenizer: Any) -> Sequence:
-    """Prompt and response as tokens; only the response, with the end of its turn, counts in the loss."""
+def weighted_sequence(row: dict[str, Any], tokenizer: Any) -> Sequence:
+    """Tokens of prompt and response. Only the response and its end-of-turn token have weight in the loss."""
     prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
     response = tokenizer(row["response"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     return Sequence(prompt + response, [0.0] * len(prompt) + [1.0] * len(response))
 
 
 def learn(model: Any, pad: int, sequences: list[Sequence], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Passes over the sequences until time is over or the held-out loss stops falling; the model is left at its best pass."""
+    """Train until the time is over or the held-out loss stops falling. The model keeps the weights of its best pass."""
     started, rng = time.monotonic(), random.Random(f"{arguments.seed}:rejection_sampling")
     shuffled = rng.sample(sequences, len(sequences))
     held_out = max(1, round(HELD_OUT * len(shuffled)))
     kept, watched = shuffled[held_out:], shuffled[:held_out]
     if not kept:
         raise BadInput(
-            f"{len(sequences)} responses beat their group's mean: too few to learn from; collect more trajectories"
+            f"{len(sequences)} responses beat their group's mean, too few to learn from; collect more trajectories"
         )
     learner = Learner(model, pad, arguments.learning_rate, "adamw")
     stream = batches(kept, TOKENS_A_BATCH, rng)
@@ -122,18 +123,18 @@ def learn(model: Any, pad: int, sequences: list[Sequence], arguments: argparse.N
 
 def parse_arguments() -> argparse.Namespace:
     parser = ScriptParser(__doc__, "python -m train.rejection_sampling")
-    parser.add_argument("--policy-dir", required=True, help="checkpoint folder that samples and learns")
+    parser.add_argument("--policy-dir", required=True, help="checkpoint folder of the policy to train")
     parser.add_argument("--trajectories", required=True, help="trajectories.jsonl of train.collect_trajectories")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, help="where the policy goes (default: OUT/checkpoint)")
-    parser.add_argument("--samples", type=int, default=8, help="responses to each prompt")
-    parser.add_argument("--max-prompts", type=int, default=None, help="at most K prompts, drawn at random")
-    parser.add_argument("--max-prompt-tokens", type=int, default=16384)
-    parser.add_argument("--max-new-tokens", type=int, default=1024)
-    parser.add_argument("--minutes", type=float, default=10, help="of sampling and learning together")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    parser.add_argument("--checkpoint", type=Path, help="folder of the trained policy (default: OUT/checkpoint)")
+    parser.add_argument("--samples", type=int, default=8, help="responses per prompt")
+    parser.add_argument("--max-prompts", type=int, default=None, help="use at most K prompts, drawn at random")
+    parser.add_argument("--max-prompt-tokens", type=int, default=16384, help="skip longer prompts")
+    parser.add_argument("--max-new-tokens", type=int, default=1024, help="token limit of a response")
+    parser.add_argument("--minutes", type=float, default=10, help="time limit of sampling and training together")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--variant", choices=sorted(REWARDS), default="solve_f1")
-    parser.add_argument("--match", default="published")
+    parser.add_argument("--variant", choices=sorted(REWARDS), default="solve_f1", help="reward")
+    parser.add_argument("--match", default="published", help="how sub-answers are matched")
     parser.add_argument("--thinking", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -142,7 +143,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     if arguments.samples < 2:
-        raise BadInput(f"--samples {arguments.samples}: expected at least 2, the best is one that beats others")
+        raise BadInput(f"--samples {arguments.samples}: expected at least 2, so that the best can beat the mean")
     settings = {
         key: value
         for key, value in vars(arguments).items()
@@ -150,7 +151,7 @@ def main() -> int:
     }
     keep_configuration(arguments.out, settings | {"trajectories_sha256": file_sha256(arguments.trajectories)})
     if (arguments.out / "done.json").exists():
-        print(f"{arguments.out}: done already")
+        print(f"{arguments.out}: already done")
         return 0
     started = time.monotonic()
     states = [state for state, _ in training_states(read_trajectories(arguments.trajectories), PromptCounts())]
@@ -161,15 +162,17 @@ def main() -> int:
     )  # fmt: skip
     best, counts = best_responses(policy, states[: arguments.max_prompts], arguments)
     write_jsonl(arguments.out / "best.jsonl", best)
-    print(f"kept {len(best)} of {counts['prompts']} best responses ({counts['alike']} groups scored alike)", flush=True)
+    print(
+        f"kept {len(best)} responses of {counts['prompts']} prompts ({counts['alike']} without a best one)", flush=True
+    )
     from transformers import AutoModelForCausalLM
 
-    # the policy's own copy has another attention, made for decoding
+    # The copy in `policy` has an attention implementation for decoding only.
     model: Any = AutoModelForCausalLM.from_pretrained(arguments.policy_dir, dtype="auto")
     model.to(policy.device)
     arguments.minutes -= (time.monotonic() - started) / 60
     learned = learn(
-        model, policy.tokenizer.pad_token_id or 0, [to_learn(row, policy.tokenizer) for row in best], arguments
+        model, policy.tokenizer.pad_token_id or 0, [weighted_sequence(row, policy.tokenizer) for row in best], arguments
     )
     checkpoint = arguments.checkpoint or arguments.out / "checkpoint"
     model.save_pretrained(checkpoint)

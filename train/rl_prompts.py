@@ -1,13 +1,16 @@
-"""Trajectories -> the RL dataset that OpenRLHF reads: the bare question and every prefix that ends in tool feedback.
+"""Convert trajectories to the RL dataset that OpenRLHF reads: each question and every prefix that ends in tool feedback.
 
-Inputs: `trajectories.jsonl` of train.collect_trajectories, the tokenizer of the model that will be trained. Experiments on whole
-episodes (`-episode`, `-outcome`) play online and need bare questions only: --environments FILE instead of --trajectories.
-Outputs: --out (JSONL; `prompt`: rendered text, `label`: JSON string with id, codes, unsolved_set, solve_rate, answer
-(and thinking and gold_plan, for episodes), `template_sha256`: of the chat template) and beside it `<out's stem>.summary.json` with what was kept and what was dropped, by reason.
+Inputs: `trajectories.jsonl` of train.collect_trajectories, and the tokenizer of the model to train. Experiments on
+complete episodes (`-episode`, `-outcome`) play online and need questions only: --environments FILE instead of
+--trajectories.
+Outputs:
+- --out: JSONL with `prompt` (rendered text), `label` (JSON string with id, codes, unsolved_set, solved_set, solve_rate,
+  answer and, for episodes, thinking and gold_plan) and `template_sha256` (of the chat template).
+- `<out's stem>.summary.json`: the numbers of kept and dropped prompts, by reason.
 
-The bare question of an environment comes once, however many episodes were played. Prompts over the limit are dropped and
-counted (the trainer would cut them on the left, which loses the tool documents), the order is shuffled by the seed, and the
-set is trimmed to whole rollout batches as the authors' trainer does.
+The question of an environment is used once, even if several episodes were played. Prompts over the limit are dropped
+and counted, because the trainer would truncate them on the left and lose the tool documents. The seed sets the order.
+The set is trimmed to complete rollout batches, as in the authors' trainer.
 
 Example:
     python -m train.rl_prompts --trajectories outputs/cpu/grpo/epoch-1/trajectories/trajectories.jsonl \\
@@ -46,7 +49,7 @@ from train.policies.prompts import (
 
 @dataclass
 class PromptCounts:
-    """Where every prefix went. `prefixes = repeated_questions + over_long + over_max_prompts + trimmed + kept`."""
+    """Counts by outcome. `prefixes = repeated_questions + over_long + over_max_prompts + trimmed + kept`."""
 
     trajectories: int = 0
     prefixes: int = 0
@@ -59,7 +62,7 @@ class PromptCounts:
 
 
 def prompt_label(state: Environment, **more: Any) -> str:
-    """What the reward needs of a state, and `more`, as one JSON string (OpenRLHF's labels are strings)."""
+    """The fields of a state that the reward needs, and `more`, as a JSON string (OpenRLHF's labels are strings)."""
     return json.dumps(
         {
             "id": state.id,
@@ -77,7 +80,7 @@ def prompt_label(state: Environment, **more: Any) -> str:
 def training_states(
     trajectories: Iterable[tuple[str, dict[str, Any]]], counts: PromptCounts
 ) -> list[tuple[Environment, bool]]:
-    """`(state, whether it is the bare question)` of all trajectories: each question once, every prefix with feedback."""
+    """`(state, whether it is a question without turns)`: each question once, and every prefix with feedback."""
     states: list[tuple[Environment, bool]] = []
     asked: set[str] = set()
     for where, row in trajectories:
@@ -95,7 +98,7 @@ def training_states(
 
 
 def bare_questions(environments: Iterable[Environment], counts: PromptCounts) -> list[tuple[Environment, bool]]:
-    """The start of every environment, for playing whole episodes; in the shape of `training_states`."""
+    """The initial state of every environment, for complete episodes; same format as `training_states`."""
     states = [(environment, True) for environment in environments]
     counts.prefixes = len(states)
     return states
@@ -113,9 +116,9 @@ def make_prompts(
     seed: int,
     episodes: bool = False,
 ) -> list[dict[str, Any]]:
-    """The rows of the prompt file, in training order. Raises BadInput if not even one rollout batch is left.
+    """The rows of the prompt file, in training order. Raises BadInput if they do not fill one rollout batch.
 
-    `episodes`: the prompts are the starts of whole episodes, whose labels say in which mode they are played.
+    `episodes`: the prompts are starts of complete episodes, and their labels include the mode (thinking or not).
     """
     template = template_sha256(tokenizer)
     fitting: list[tuple[dict[str, Any], bool]] = []
@@ -151,13 +154,13 @@ def main() -> int:
     source.add_argument(
         "--environments",
         default="",
-        help="environments, JSONL: their bare questions, for experiments on whole episodes",
+        help="environments (JSONL) whose questions are the prompts, for experiments on complete episodes",
     )
-    parser.add_argument("--tokenizer", required=True, help="folder of the model to be trained")
-    parser.add_argument("--out", required=True, help="prompt file to write, JSONL")
-    parser.add_argument("--max-prompt-tokens", type=int, default=16384)
+    parser.add_argument("--tokenizer", required=True, help="folder of the model to train")
+    parser.add_argument("--out", required=True, help="prompt file to write (JSONL)")
+    parser.add_argument("--max-prompt-tokens", type=int, default=16384, help="drop longer prompts")
     parser.add_argument(
-        "--rollout-batch", type=int, default=512, help="prompts of one rollout batch (--rollout.batch_size)"
+        "--rollout-batch", type=int, default=512, help="prompts per rollout batch (--rollout.batch_size)"
     )
     parser.add_argument("--max-prompts", type=int, default=None, help="keep at most K prompts, drawn at random")
     parser.add_argument("--thinking", action="store_true")
@@ -205,14 +208,15 @@ def main() -> int:
     summary_path = out.with_name(out.stem + ".summary.json")
     summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(
-        f"wrote {out}: {counts.kept} prompts in {summary['rollout_batches']} rollout batches, of {counts.prefixes} prefixes "
-        f"({counts.repeated_questions} repeated questions, {counts.over_long} over-long, {counts.over_max_prompts} over "
-        f"--max-prompts, {counts.trimmed} trimmed); counts in {summary_path}"
+        f"wrote {out}: {counts.kept} prompts in {summary['rollout_batches']} rollout batches, "
+        f"from {counts.prefixes} prefixes (dropped: {counts.repeated_questions} repeated questions, "
+        f"{counts.over_long} too long, {counts.over_max_prompts} over --max-prompts, {counts.trimmed} trimmed); "
+        f"counts in {summary_path}"
     )
     if summary.get("dropped_when_rendered_again"):
         print(
-            f"note: this template leaves {summary['dropped_when_rendered_again']!r} out of earlier turns when it renders a prompt; "
-            "episodes keep it, since it stood before the turn when that was sampled"
+            f"note: this template drops {summary['dropped_when_rendered_again']!r} from earlier turns when it renders a "
+            "prompt; episodes keep this text, because it was there when the turn was sampled"
         )
     return 0
 

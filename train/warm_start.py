@@ -1,21 +1,24 @@
-"""Make a policy to start from, where no model can be downloaded: supervised learning from scratch on one CPU core, or on a GPU.
+"""Train a start policy without a model download: supervised learning from scratch on one CPU core or on a GPU.
 
-Inputs: train environments (demonstrated), dev environments (watched). Output: a Hugging Face checkpoint folder with tokenizer and
-chat template, `warm_start.json` (demonstrators' mix, sizes, seeds, the dev curve), and `README.md` (train.start_card adds figures).
+Inputs: train environments (demonstrations), dev environments (early stopping). Output: a Hugging Face checkpoint folder
+with tokenizer and chat template, `warm_start.json` (the demonstrator's habits, sizes, seeds, the dev curve), and
+`README.md` (train.start_card adds results).
 
-What it does:
-1. A demonstrator of mixed quality (`train/teaching/demonstrations.py`) plays every train environment through the sandbox, half of
-   them with short plans in thinking mode; made skills (`train/teaching/made_skills.py`) are answered in both modes.
-2. A small BPE tokenizer is learned from those conversations (`train/teaching/tiny_policy.py`).
-3. The model first learns to copy (a random token string, then the same string again): induction is what every later skill
-   stands on, and it takes a minute here, where it takes many without. A share of such strings stays in the mix.
-4. Then next-token prediction on the conversations; the assistant's tokens weigh more than the rest. Matrices are trained
-   with Muon, embeddings and norms with AdamW (`--optimizer`); the learning rate falls linearly over `--minutes`.
-5. Every `--evaluate-every` seconds the policy plays the dev environments greedily. Training stops when it copies and chooses
-   arguments reliably (`--stop-at-argument-rate`) or when the time is over: *before* it is good at the task.
+Steps:
+1. A demonstrator of mixed quality (`train/teaching/demonstrations.py`) plays every train environment in the sandbox,
+   half of them with short plans in thinking mode. Synthetic skill items (`train/teaching/made_skills.py`) are answered
+   in both modes.
+2. A small BPE tokenizer is trained on those conversations (`train/teaching/tiny_policy.py`).
+3. The model first learns to copy: a random token string followed by the same string. Every later skill needs this
+   induction. It takes a minute here, and many minutes without this step. Some copy strings stay in the mix.
+4. The model learns the conversations with next-token prediction. The assistant's tokens have a higher weight than the
+   others. Muon trains the matrices, AdamW the embeddings and norms (`--optimizer`). The learning rate falls linearly
+   over `--minutes`.
+5. Every `--evaluate-every` seconds the policy plays the dev environments greedily. Training stops when it copies and
+   chooses arguments reliably (`--stop-at-argument-rate`) or when the time is over: *before* it is good at the task.
 
-The paper has no such step: its models come pretrained. `--continue-from DIR` runs the same supervised learning onward from a
-checkpoint for `--minutes`: the control that asks whether more of the same teaching would have done what the reward did.
+The paper has no such step, because its models are pretrained. `--continue-from DIR` continues the same supervised
+learning from a checkpoint for `--minutes`. This control tests whether more supervised learning matches the reward.
 
 Example:
     python -m train.warm_start --model tiny --environments outputs/cpu/environments/train.jsonl \
@@ -55,10 +58,10 @@ OWN_MODELS = sorted(name for name, model in MODELS.items() if not model.start)
 
 
 def read_lessons(arguments: argparse.Namespace, thinking: bool) -> list[Lesson]:
-    """The three kinds: tool use without and, where the model has it, with thinking, and the made skills."""
+    """Lessons of tool use without thinking, tool use with thinking (if the model has the mode), and synthetic skills."""
     environments = list(read_environments(arguments.environments))
     if not environments:
-        raise BadInput(f"{arguments.environments}: at least one environment is needed")
+        raise BadInput(f"{arguments.environments}: no environments; expected at least one")
     share = arguments.thinking_share if thinking else 0.0
     try:
         skills = skill_lessons(arguments.skill_items, share, arguments.seed)
@@ -70,7 +73,7 @@ def read_lessons(arguments: argparse.Namespace, thinking: bool) -> list[Lesson]:
 
 
 def load_or_make(arguments: argparse.Namespace, lessons: list[Lesson]) -> tuple[Any, Any]:
-    """The model and its tokenizer: those of --continue-from, or new ones in the shape of --model's row."""
+    """The model and tokenizer of --continue-from, or new ones with the shape of --model's row."""
     if arguments.continue_from:
         model = AutoModelForCausalLM.from_pretrained(arguments.continue_from, dtype=torch.float32)
         return model, load_tokenizer(arguments.continue_from)
@@ -95,7 +98,7 @@ def sequences_of(lessons: list[Lesson], tokenizer: Any, prompt_weight: float) ->
 
 
 def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """Demonstrate, learn, watch dev, save. Returns what `warm_start.json` says."""
+    """Play demonstrations, train with evaluations on dev, save. Return the contents of `warm_start.json`."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     multiply_in(torch, arguments.matmul)
     device = choose_device(arguments.device)
@@ -103,7 +106,7 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
         torch.set_float32_matmul_precision("high")  # TF32
     dev = list(read_environments(arguments.dev))[: arguments.dev_cases]
     if not dev:
-        raise BadInput(f"{arguments.dev}: at least one environment is needed")
+        raise BadInput(f"{arguments.dev}: no environments; expected at least one")
     thinking = not arguments.continue_from or has_thinking(load_tokenizer(arguments.continue_from))
     started = time.monotonic()
     lessons = read_lessons(arguments, thinking)
@@ -163,45 +166,47 @@ def learn(arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = ScriptParser(__doc__, "python -m train.warm_start")
-    parser.add_argument("--model", choices=OWN_MODELS, default="tiny", help="row of train.experiments: the shape")
+    parser.add_argument(
+        "--model", choices=OWN_MODELS, default="tiny", help="row of train.experiments with the model's shape"
+    )
     parser.add_argument("--environments", required=True, help="train environments (JSONL)")
-    parser.add_argument("--dev", required=True, help="dev environments (JSONL): they decide when to stop")
+    parser.add_argument("--dev", required=True, help="dev environments (JSONL) for early stopping")
     parser.add_argument("--out", required=True, help="checkpoint folder to write")
-    parser.add_argument("--continue-from", default="", help="go on from this checkpoint for the whole of --minutes")
-    parser.add_argument(
-        "--oracle", action="store_true", help="demonstrate without bad habits (for models that bring their own)"
-    )
+    parser.add_argument("--continue-from", default="", help="continue from this checkpoint for all of --minutes")
+    parser.add_argument("--oracle", action="store_true", help="demonstrate without bad habits (for pretrained models)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU where there is one")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one")
     parser.add_argument(
-        "--minutes", type=float, default=8.0, help="training time on one core (process time), evaluations not counted"
+        "--minutes", type=float, default=8.0, help="training time on one core (process time), without evaluations"
     )
+    parser.add_argument("--wall-minutes", type=float, default=0.0, help="limit of wall time; 0: no limit")
     parser.add_argument(
-        "--wall-minutes", type=float, default=0.0, help="end after so long in any case; 0: no such limit"
+        "--stop-at-argument-rate", type=float, default=0.85, help="stop at this share of calls with right arguments"
     )
-    parser.add_argument("--stop-at-argument-rate", type=float, default=0.85)
     parser.add_argument(
         "--evaluate-every", type=float, default=60.0, help="seconds of training between dev evaluations"
     )
-    parser.add_argument("--dev-cases", type=int, default=60)
-    parser.add_argument("--dev-items", type=int, default=40, help="of each made skill")
-    parser.add_argument("--skill-items", type=int, default=16000, help="train items of the made skills together")
+    parser.add_argument("--dev-cases", type=int, default=60, help="environments per dev evaluation")
+    parser.add_argument("--dev-items", type=int, default=40, help="items of each synthetic skill per dev evaluation")
+    parser.add_argument("--skill-items", type=int, default=16000, help="train items of all synthetic skills together")
     parser.add_argument("--thinking-share", type=float, default=0.5, help="share of lessons in thinking mode")
     parser.add_argument(
-        "--optimizer", choices=("muon", "adamw"), default="muon", help="adamw: what pretrained models were made with"
+        "--optimizer", choices=("muon", "adamw"), default="muon", help="adamw: the optimizer of pretrained models"
     )
     parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--tokens-a-batch", type=int, default=2048)
+    parser.add_argument("--tokens-a-batch", type=int, default=2048, help="tokens per batch, including padding")
     parser.add_argument(
-        "--prompt-weight", type=float, default=0.05, help="loss weight of tokens the policy does not write"
+        "--prompt-weight", type=float, default=0.05, help="loss weight of tokens that the policy does not write"
     )
-    parser.add_argument("--matmul", choices=("", "bf16"), default="", help="bf16: faster products for larger models")
-    parser.add_argument("--copy-length", type=int, default=64, help="tokens of a random string")
     parser.add_argument(
-        "--copy-until", type=float, default=0.1, help="copy pre-training ends at this loss (nats a token)"
+        "--matmul", choices=("", "bf16"), default="", help="bf16: faster matrix products for larger models"
     )
-    parser.add_argument("--rename-share", type=float, default=0.5, help="share of conversations with made-up names")
-    parser.add_argument("--copy-share", type=float, default=0.1, help="share of copy batches after that")
+    parser.add_argument("--copy-length", type=int, default=64, help="tokens of a random copy string")
+    parser.add_argument(
+        "--copy-until", type=float, default=0.1, help="copy pretraining ends at this loss (nats per token)"
+    )
+    parser.add_argument("--rename-share", type=float, default=0.5, help="share of conversations with random names")
+    parser.add_argument("--copy-share", type=float, default=0.1, help="share of copy batches after copy pretraining")
     return parser.parse_args()
 
 
@@ -210,12 +215,12 @@ def main() -> int:
     out = Path(arguments.out)
     keep_configuration(out, {key: value for key, value in vars(arguments).items() if key != "device"})
     if (out / "warm_start.json").exists():
-        print(f"{out}: done already")
+        print(f"{out}: already done")
         return 0
     report = learn(arguments, out)
     (out / "README.md").write_text(card(report, out), encoding="utf-8")
     (out / "warm_start.json").write_text(json_text(report, indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {out}: {report['parameters']} parameters, {report['seconds']} s, stopped since {report['stopped']}")
+    print(f"wrote {out}: {report['parameters']} parameters, {report['seconds']} s; stopped because {report['stopped']}")
     return 0
 
 

@@ -315,7 +315,7 @@ def test_faults_on_one_side_are_said_in_the_text(monkeypatch, tmp_path, capsys) 
         assert script.main() == 0
         said, found = capsys.readouterr().out, json.loads(out.read_text())
         assert "B: 3 of 10 episodes were lost to faults and are not scored (3 x no reply after N s)" in said
-        assert "Warning: A lost 0 episodes to faults that B has, and B lost 3 that A has." in said
+        assert "Warning: A lost 0 episodes to faults that B completed, and B lost 3 that A completed." in said
         assert "\nA: " not in said and (found["faults_a"], found["faults_b"], found["only_a"]) == (0, 3, 3)
 
 

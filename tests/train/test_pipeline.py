@@ -1,4 +1,4 @@
-"""The pipeline behind run_all.sh: its commands are valid, names are unique, finished work is not repeated, failures are told."""
+"""The pipeline behind run_all.sh: valid commands, unique names, no repeated work, reported failures."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ from train.stages.profiles import PROFILES, parse_options
 
 
 class Recorder:
-    """Stands in for the command runner: keeps the commands; those that hold `failing` fail."""
+    """Replaces the command runner: records the commands; a command that contains `failing` fails."""
 
     def __init__(self, failing: str = "") -> None:
         self.commands: list[list[str]] = []
@@ -61,7 +61,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize("arguments", CALLS, ids=" ".join)
-def test_every_command_is_one_that_its_script_accepts(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_is_accepted_by_its_script(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     _, recorder = play(*arguments)
     parsed = 0
     for command in recorder.commands:
@@ -93,10 +93,10 @@ def test_thinking_and_plain_runs_of_one_model_have_their_own_folders() -> None:
     measured = [command[command.index("--out") + 1] for command in recorder.commands if "eval.environments" in command]
     inside = [folder for folder in measured if Path(folder).parent.name == "eval"]
     assert len(measured) == len(set(measured)) and len(inside) == 2 + 2 + 3 + 1
-    # floor and ceiling, a start per mode, three trained, rejection sampling
+    # floor and ceiling, one start per mode, three trained policies, rejection sampling
 
 
-def test_downloaded_models_need_a_run_each_outside_the_paper_profile() -> None:
+def test_downloaded_models_need_separate_runs_outside_the_paper_profile() -> None:
     with pytest.raises(BadInput, match="one model per run"):
         Pipeline(
             parse_options("Example: bash run_all.sh", ["--experiment=qwen3-4b-plain-grpo smollm2-135m-plain-grpo"])
@@ -107,7 +107,7 @@ def test_downloaded_models_need_a_run_each_outside_the_paper_profile() -> None:
         )
 
 
-def test_our_own_sizes_share_a_run_under_their_whole_names() -> None:
+def test_our_own_sizes_share_a_run_under_their_full_names() -> None:
     pipeline, recorder = play("--experiment=tiny-plain-grpo mini-thinking-grpo", "--from-scratch")
     assert [pipeline.name_of(training) for training in pipeline.trainings] == ["tiny-plain-grpo", "mini-thinking-grpo"]
     made = [command for command in recorder.commands if "train.warm_start" in command and "--model" in command]
@@ -120,7 +120,7 @@ def test_our_own_sizes_share_a_run_under_their_whole_names() -> None:
 BOTH = "--experiment=tiny-plain-grpo tiny-plain-reinforce++"
 
 
-def test_a_start_that_is_not_shipped_is_refused_with_the_command_that_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_is_not_shipped_is_refused_with_the_command_to_create_it(monkeypatch: pytest.MonkeyPatch) -> None:
     unmade = replace(MODELS["tiny"], name="unmade")
     monkeypatch.setitem(MODELS, "unmade", unmade)
     monkeypatch.setitem(SCALES, "unmade", TINY)
@@ -160,7 +160,7 @@ def test_the_default_run_has_what_each_claim_needs() -> None:
             assert f"outputs/cpu/eval/{name}{suite}" in measured
 
 
-def test_the_final_test_environments_have_a_seed_of_their_own() -> None:
+def test_the_final_test_environments_have_a_separate_seed() -> None:
     _, recorder = play()
     builds = [command for command in recorder.commands if "env_construction.build" in command]
     levels = [command[command.index("--level") + 1] for command in builds]
@@ -169,7 +169,7 @@ def test_the_final_test_environments_have_a_seed_of_their_own() -> None:
         assert command[command.index("--test-seed") + 1] == "271126"
 
 
-def test_ablations_are_measured_on_dev_unless_told_otherwise() -> None:
+def test_ablations_are_measured_on_dev_by_default() -> None:
     pipeline, recorder = play("--experiment=tiny-plain-grpo-strict")
     assert str(pipeline.out) == "outputs/cpu-dev"
     inside = [
@@ -215,12 +215,12 @@ def test_a_control_has_the_epochs_prompts_and_samples_of_its_training() -> None:
         # each of the two steps keeps the configuration of its folder
         trajectories = Path(command[command.index("--trajectories") + 1])
         assert Path(command[command.index("--out") + 1]) != trajectories.parent
-    # the second round starts where the first ended, and the last one makes the policy that is measured
+    # The second round starts from the first round's checkpoint, and the last round writes the measured policy.
     assert rounds[1][rounds[1].index("--policy-dir") + 1] == rounds[0][rounds[0].index("--checkpoint") + 1]
     assert rounds[1][rounds[1].index("--checkpoint") + 1] == "outputs/cpu/controls/rejection-sampling"
 
 
-def test_both_restoration_tests_are_made_for_the_first_training_on_test_environments_only() -> None:
+def test_both_restoration_tests_run_for_the_first_training_on_test_environments_only() -> None:
     _, recorder = play()
     restored = [command for command in recorder.commands if "restore_" in command[2]]
     assert sorted(command[2] for command in restored) == ["analysis.restore_elements", "analysis.restore_layers"]
@@ -236,21 +236,21 @@ def test_suites_without_data_do_not_end_a_run() -> None:
     assert len(suites) == 1 + 2 and all("--skip-missing" in command for command in suites)
 
 
-def test_one_stage_and_all_from_one_on() -> None:
+def test_only_runs_one_stage_and_from_runs_it_and_all_later_ones() -> None:
     _, report = play("--only=report")
     assert report.modules() == ["analysis.manifest", "analysis.report"]
     _, rest = play("--from=analyse")
     assert rest.modules() == ["analysis.all", "analysis.manifest", "analysis.report"]
 
 
-def test_a_failed_training_ends_the_run_and_is_tried_again() -> None:
+def test_a_failed_training_ends_the_run_and_is_retried() -> None:
     with pytest.raises(CommandFailed):
         play(BOTH, failing="tiny-plain-reinforce++")
     _, again = play(BOTH)
     assert "train.run_openrlhf" in again.modules() and "env_construction.build" not in again.modules()
 
 
-def test_keep_going_finishes_the_others_and_names_what_failed() -> None:
+def test_keep_going_finishes_the_other_trainings_and_names_the_failed_one() -> None:
     pipeline, recorder = play(BOTH, "--keep-going", failing="tiny-plain-reinforce++")
     assert pipeline.failed == ["reinforce++"]
     measured = [part for command in recorder.commands for part in command if part.startswith("outputs/cpu/eval/")]
@@ -260,7 +260,7 @@ def test_keep_going_finishes_the_others_and_names_what_failed() -> None:
     assert "train.run_openrlhf" in again.modules()
 
 
-def test_a_run_folder_of_other_settings_is_refused() -> None:
+def test_a_run_folder_with_other_settings_is_refused() -> None:
     play("--seed=0")
     with pytest.raises(BadInput, match="seed"):
         play("--seed=1")
@@ -280,7 +280,7 @@ def test_trainer_options_reach_the_trainer() -> None:
     ]  # fmt: skip
 
 
-def test_roles_say_what_each_policy_is_and_earlier_ones_stay() -> None:
+def test_each_policy_has_a_role_and_earlier_roles_are_kept() -> None:
     play(BOTH, "--controls")
     play("--experiment=tiny-plain-grpo-solve-recall", "--train-seed=2", "--split=test")
     roles = read_roles(Path("outputs/cpu"))
@@ -313,13 +313,13 @@ def test_the_papers_roles_pair_each_policy_with_the_start_of_its_model_and_mode(
     assert len({role.start for role in trained.values()}) == 6
 
 
-def test_roles_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_unknown_roles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "policies.json").write_text(json.dumps({"start": {"role": "king"}}))
     with pytest.raises(BadInput, match=r"policies\.json.*'start'.*king"):
         read_roles(tmp_path)
 
 
-def test_a_control_gets_the_time_of_all_calls_of_a_training() -> None:
+def test_a_control_gets_the_total_time_of_a_resumed_training() -> None:
     pipeline, _ = play(BOTH)
     for epoch, done in (
         (1, {"seconds": 60.0, "seconds_in_steps": 300.0}),

@@ -1,4 +1,4 @@
-"""Weights of epochs that nothing reads any more are deleted, and no others."""
+"""Only the weights of epochs that no later step reads are deleted."""
 
 from pathlib import Path
 
@@ -27,16 +27,16 @@ def weights(folder: Path) -> list[str]:
     ("done", "kept"),
     [(0, ["epoch1", "epoch2", "epoch10"]), (1, ["epoch1", "epoch2", "epoch10"]), (2, ["epoch2", "epoch10"])],
 )
-def test_an_epoch_goes_only_when_the_next_one_is_done(tmp_path, done, kept) -> None:
+def test_an_epochs_weights_are_deleted_only_when_the_next_epoch_is_done(tmp_path, done, kept) -> None:
     folder = training(tmp_path, 2, done)
-    (tmp_path / "epoch10" / "checkpoint").mkdir(parents=True)  # being trained; comes after 2, not after 1
+    (tmp_path / "epoch10" / "checkpoint").mkdir(parents=True)  # unfinished; sorted after epoch 2, not after epoch 1
     (tmp_path / "epoch10" / "checkpoint" / "model.safetensors").write_bytes(b"x")
     assert prune_checkpoints(folder) == (10 if done == 2 else 0)
     assert weights(folder) == sorted(kept)
     assert prune_checkpoints(folder) == 0
 
 
-def test_tokenizer_and_logs_stay(tmp_path) -> None:
+def test_tokenizers_are_kept(tmp_path) -> None:
     folder = training(tmp_path, 3, 3)
     prune_checkpoints(folder)
     assert weights(folder) == ["epoch3"]

@@ -1,4 +1,4 @@
-"""The control learns the policy's own best responses: what is kept beats its group, and what is learned becomes likelier."""
+"""Rejection sampling: a kept response beats its group, and a learned response becomes more likely."""
 
 import json
 import sys
@@ -56,7 +56,7 @@ def learn(monkeypatch: pytest.MonkeyPatch, trajectories: Path, out: Path, *more:
     return json.loads((out / "done.json").read_text())
 
 
-def test_the_best_responses_are_kept_and_become_likelier(
+def test_the_best_responses_are_kept_and_become_more_likely(
     trajectories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = learn(monkeypatch, trajectories, tmp_path / "learned", "--samples", "6")
@@ -70,7 +70,7 @@ def test_the_best_responses_are_kept_and_become_likelier(
     from train.policies.prompts import load_tokenizer
 
     tokenizer = load_tokenizer(START)
-    sequences = [rejection_sampling.to_learn(row, tokenizer) for row in rows]
+    sequences = [rejection_sampling.weighted_sequence(row, tokenizer) for row in rows]
     before, after = (
         Learner(AutoModelForCausalLM.from_pretrained(folder), 0, 1e-4, "adamw").loss(sequences)
         for folder in (START, tmp_path / "policy")
@@ -78,14 +78,14 @@ def test_the_best_responses_are_kept_and_become_likelier(
     assert after <= before
     assert min(done["held_out_losses"]) <= done["held_out_losses"][0]
 
-    monkeypatch.setattr(rejection_sampling, "HfPolicy", None)  # a second call samples nothing
+    monkeypatch.setattr(rejection_sampling, "HfPolicy", None)  # the second run must not sample
     assert learn(monkeypatch, trajectories, tmp_path / "learned", "--samples", "6") == done
-    assert "done already" in capsys.readouterr().out
+    assert "already done" in capsys.readouterr().out
     with pytest.raises(BadInput, match="samples"):
         learn(monkeypatch, trajectories, tmp_path / "learned", "--samples", "4")
 
 
-def test_a_single_sample_has_no_others_to_beat(
+def test_a_single_sample_per_prompt_is_refused(
     trajectories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(BadInput, match="at least 2"):

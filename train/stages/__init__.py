@@ -1,4 +1,4 @@
-"""What the pipeline is made of: profiles, commands with their logs, and what each policy of a run is.
+"""Parts of the pipeline: profiles, logged commands, and the role of each policy in a run.
 
 `train/pipeline.py` is the script.
 """

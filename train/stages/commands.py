@@ -1,8 +1,8 @@
-"""What a pipeline of commands needs: run a command with its log, run several side by side, remember finished stages.
+"""Run the pipeline's commands with a log each, also in parallel, and record finished stages.
 
-Every command is printed before it runs. Its output goes to the screen and to `<run>/logs/<name>.log`. A command that fails raises
-`CommandFailed` with its log and its last lines. Finished stages stand in `<run>/stages.jsonl`, one row each, with the keys that say
-what the stage was about.
+Each command is printed before it runs. Its output goes to the screen and to `<run>/logs/<name>.log`. A failed command
+raises `CommandFailed` with the path and the last lines of its log. `<run>/stages.jsonl` has one row per finished stage;
+its keys identify the stage.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from env_construction.environment.jsonl import JsonlWriter, read_jsonl
 
 LAST_LINES = 15
 KEPT_BYTES = 1 << 16
-"""How much of a failed command's log is read to show its end."""
+"""Bytes at the end of a failed command's log that are searched for its last lines."""
 
 
 class CommandFailed(Exception):
-    """A command ended with another code than 0. The message names its log and holds its last lines."""
+    """A command ended with a nonzero exit code. The message has the path and the last lines of its log."""
 
 
 class CommandRunner:
-    """Runs commands as process groups, so that an interrupted pipeline leaves nothing behind. Thread-safe."""
+    """Runs commands as process groups, so that an interrupted pipeline leaves no process behind. Thread-safe."""
 
     def __init__(self, logs: Path, *, dry_run: bool = False) -> None:
         self._logs = logs
@@ -46,7 +46,7 @@ class CommandRunner:
     ) -> None:
         """Print the command and run it. Raises CommandFailed.
 
-        `tag` marks the lines of a command that runs beside others. `environment` is added to this process's own.
+        `tag` is put before each output line of a parallel command. `environment` is added to the current environment.
         """
         shown = ["python" if part == sys.executable else part for part in command]
         settings = [f"{name}={value}" for name, value in (environment or {}).items()]
@@ -65,11 +65,11 @@ class CommandRunner:
                     self._running.discard(process)
         if code:
             raise CommandFailed(
-                f"exit code {code}: {shlex.join(shown)}\nits log is {path}, its last lines:\n{_end_of(path)}"
+                f"exit code {code}: {shlex.join(shown)}\nThe log is {path}. Its last lines:\n{_end_of(path)}"
             )
 
     def stop(self) -> None:
-        """End every command that is running, with all that it started. Later commands are refused."""
+        """Terminate all running commands and their child processes. Later commands are refused."""
         with self._lock:
             self._stopped = True
             for process in self._running:
@@ -91,7 +91,7 @@ class CommandRunner:
         return process
 
     def _follow(self, process: subprocess.Popen[bytes], log: Any, tag: bytes) -> None:
-        """Copy the output to the log and to the screen: as it comes, or in whole lines where a tag marks them."""
+        """Copy the output to the log and to the screen: chunk by chunk, or line by line if there is a tag."""
         assert process.stdout is not None
         rest = b""
         while chunk := process.stdout.read1(1 << 16):  # type: ignore[attr-defined]
@@ -101,7 +101,7 @@ class CommandRunner:
                 self._print(chunk)
                 continue
             *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:  # of a progress bar, only its last state
+            for line in lines:  # a progress bar writes many states in one line; show the last
                 self._print(tag + line.rpartition(b"\r")[2] + b"\n")
         if rest:
             self._print(tag + rest.rpartition(b"\r")[2] + b"\n")
@@ -122,21 +122,21 @@ def _end_of(path: Path) -> str:
 
 
 class StageLog:
-    """`stages.jsonl`: which stages of a run are finished, and how long each call of them took."""
+    """`stages.jsonl`: the finished stages of a run, and the seconds that each took."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows: list[dict[str, Any]] = []
         if path.is_file():
-            JsonlWriter(path).close()  # cuts off a torn last line
+            JsonlWriter(path).close()  # drops an incomplete last line
             self._rows = [row for _, row in read_jsonl(path)]
 
     def finished(self, key: Mapping[str, Any]) -> bool:
-        """Whether a row has exactly these keys and values, apart from the time it took."""
+        """Whether a row has exactly these keys and values, ignoring its times."""
         return any(_key_of(row) == dict(key) for row in self._rows)
 
     def write(self, key: Mapping[str, Any], started: float) -> int:
-        """Record a finished stage that began at `started` (time.monotonic); returns its seconds."""
+        """Record a finished stage that began at `started` (time.monotonic). Return its duration in seconds."""
         seconds = round(time.monotonic() - started)
         row = {**key, "seconds": seconds, "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
         with JsonlWriter(self._path) as rows:

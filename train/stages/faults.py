@@ -1,7 +1,7 @@
-"""What a run lost to faults of the infrastructure, in the same words everywhere: evaluation, collection, comparison, analysis.
+"""Episodes lost to infrastructure faults: one wording for evaluation, collection, comparison and analysis.
 
-A fault is a server that is gone, a sandbox that died, a turn that is not recorded: never the policy's doing. What it broke is not
-scored. It lies in `faults.jsonl`, beside the rows of what was played, until a later call plays it.
+A fault is never caused by the policy: a server is gone, a sandbox died, or a turn was not recorded. A lost episode is
+not scored. It is listed in `faults.jsonl`, beside the rows of the completed episodes, until a later run plays it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ KIND_LENGTH = 80
 
 
 def fault_kind(text: str) -> str:
-    """A fault's text without what differs from case to case: quoted names and numbers."""
+    """The first line of a fault's text, with its quoted names and numbers masked."""
     kind = re.sub(r"(?<!\w)'[^']*'(?!\w)|\"[^\"]*\"", "...", text.strip().partition("\n")[0])
     kind = re.sub(r"\b\d[\d.,]*\b", "N", kind)
     return (kind if len(kind) <= KIND_LENGTH else kind[: KIND_LENGTH - 3] + "...") or "unknown"
 
 
 def faults_text(faults: Iterable[str], total: int, unit: str = "episodes") -> str:
-    """`3 of 240 episodes were lost to faults and are not scored (2 x server gone, 1 x ...)`; empty without a fault.
+    """`3 of 240 episodes were lost to faults and are not scored (2 x server gone, 1 x ...)`; empty without faults.
 
-    `faults` are their texts, one for each lost episode; `total` counts the lost ones too.
+    `faults` has one text per lost episode. `total` includes the lost episodes.
     """
     kinds = Counter(map(fault_kind, faults))
     if not kinds:
@@ -42,13 +42,13 @@ def faults_text(faults: Iterable[str], total: int, unit: str = "episodes") -> st
 
 
 def faults_line(faults: Iterable[str], total: int, folder: Path | str) -> str:
-    """The sentence as the last line of a run whose `faults.jsonl` lies in `folder`; empty without a fault."""
+    """The sentence as the last line of a run with its `faults.jsonl` in `folder`; empty without faults."""
     return lost_line(faults_text(faults, total), folder)
 
 
 def lost_line(text: str, folder: Path | str) -> str:
-    """A sentence of faults_text with the file that has the faults; empty for none."""
-    return f"{text}; see {Path(folder) / 'faults.jsonl'}, the same command plays them again\n" if text else ""
+    """A sentence of faults_text with the path of the faults file; empty for an empty sentence."""
+    return f"{text}; see {Path(folder) / 'faults.jsonl'}; run the same command again to retry them\n" if text else ""
 
 
 def require_played(faults: Counter[str], episodes: int, held: int, out: Path | str) -> None:
@@ -65,7 +65,7 @@ def require_played(faults: Counter[str], episodes: int, held: int, out: Path | s
 
 
 def fault_rows(folder: Path | str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What a result folder with these rows has lost to faults: the rows of its `faults.jsonl` that were not played since."""
+    """Rows of the folder's `faults.jsonl` whose episodes were not completed later. `rows` are the folder's results."""
     file = Path(folder) / "faults.jsonl"
     if not file.is_file():
         return []
@@ -75,7 +75,7 @@ def fault_rows(folder: Path | str, rows: Iterable[Mapping[str, Any]]) -> list[di
 
 
 def rows_faults_text(rows: Iterable[Mapping[str, Any]], unit: str = "episodes") -> str:
-    """faults_text of rows, those with the outcome `fault` among them."""
+    """faults_text of result rows, which include rows with the outcome `fault`."""
     rows = list(rows)
     lost = [str(row.get("fault") or "") for row in rows if row.get("outcome") == "fault"]
     return faults_text(lost, len(rows), unit)
@@ -84,7 +84,7 @@ def rows_faults_text(rows: Iterable[Mapping[str, Any]], unit: str = "episodes") 
 def one_sided_faults_text(
     a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]], names: tuple[str, str] = ("A", "B")
 ) -> str:
-    """A warning that one side of a comparison lost episodes to faults that the other side has; empty if none did."""
+    """Warn if one side of a comparison lost episodes to faults that the other side completed; empty if not."""
     lost, played = [], []
     for rows in map(list, (a, b)):
         done = {(row["id"], row.get("trial", 0)) for row in rows if row.get("outcome") != "fault"}
@@ -94,6 +94,7 @@ def one_sided_faults_text(
     if not only_a and not only_b:
         return ""
     return (
-        f"Warning: {names[0]} lost {only_a} episodes to faults that {names[1]} has, and {names[1]} lost {only_b} that {names[0]} has. "
-        "The comparison leaves them out; if they are harder or easier than the rest, the difference is biased"
+        f"Warning: {names[0]} lost {only_a} episodes to faults that {names[1]} completed, and {names[1]} lost {only_b} "
+        f"that {names[0]} completed. The comparison leaves them out. "
+        "If they are harder or easier than the others, the difference is biased"
     )

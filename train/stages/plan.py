@@ -1,7 +1,8 @@
-"""What one call of run_all.sh is about: which trainings, under which names, from which starts, in which folders.
+"""The plan of a run: its trainings with their names, start policies and folders.
 
-A training is a row of train/experiments.py with a seed. A run of one model in one seed has short names (`grpo`), a run of several has
-whole ones (`tiny-thinking-grpo`); `policies.json` says what each name is, so that nobody has to read it out of the name.
+A training is a row of train/experiments.py with a seed. A run of one model has short names (`grpo`). A run of several
+models has full names (`tiny-thinking-grpo`). `policies.json` records the role of each name, so that no code has to
+parse names.
 """
 
 from __future__ import annotations
@@ -19,47 +20,49 @@ from train.stages.profiles import MATRIX, MATRIX_SEEDS, OVERRIDES, OWN, PROFILES
 OUTSIDE = ("unseen_relations", "next_level", "disturbed")
 CONTROLS = ("more-supervised", "oracle-demonstrations", "rejection-sampling", "shuffled")
 GIB_OF_A_TRAINING = 5
-"""Memory of a training of our own models on a CPU, with all its processes."""
+"""Memory in GiB of one CPU training of our own models, all its processes together."""
 
 
 def shipped_policy(row: Experiment) -> Path:
-    """The folder of the policy that a row of a model of ours starts from. Raises BadInput if it is not in this repository."""
+    """Folder of the shipped start policy of a row. Raises BadInput if this repository does not have it."""
     folder = Path("assets") / f"{row.model.name}_policy"
     if not (Path(__file__).resolve().parents[2] / folder).is_dir():
         raise BadInput(
-            f"{row.name}: {folder} is not in this repository: make it by python -m train.warm_start --model "
-            f"{row.model.name} ... --out {folder}, or give --from-scratch"
+            f"{row.name}: {folder} is not in this repository; create it with python -m train.warm_start --model "
+            f"{row.model.name} ... --out {folder}, or add --from-scratch"
         )
     return folder
 
 
 @dataclass(frozen=True)
 class Training:
-    """An experiment, trained with one seed."""
+    """An experiment with a training seed."""
 
     row: Experiment
     seed: int
 
 
 class Plan:
-    """The names and places of a run. Raises BadInput for options that do not go together."""
+    """Names and folders of a run. Raises BadInput for options that contradict each other."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         profile = PROFILES[options.profile]
         names = options.experiment or (MATRIX if options.matrix else profile.experiments)
-        if (options.model or options.teach) and not options.experiment:  # one model, one mode
+        if (options.model or options.teach) and not options.experiment:  # train one model in one mode
             names = OWN if options.profile == "small" and options.model else names[:2]
         if any(name.startswith("own-") for name in names) and not options.model:
-            raise BadInput(f"{' '.join(names)}: which model? --model PATH")
+            raise BadInput(f"{' '.join(names)}: no start model; which model? --model PATH")
         self.rows = [self.row(name) for name in names]
         models = list(dict.fromkeys(row.model.name for row in self.rows))
         self.several_models = options.profile == "paper" or len(models) > 1
         starts = {row.model.start for row in self.rows}
         if len(models) > 1 and options.model:
-            raise BadInput(f"--model: these experiments start from {len(models)} models; give each model a --run")
+            raise BadInput(f"--model: these experiments start from {len(models)} models; use one --run per model")
         if len(models) > 1 and "" not in starts and options.profile != "paper":
-            raise BadInput(f"--experiment: profile {options.profile} trains one model per run; give each model a --run")
+            raise BadInput(
+                f"--experiment: profile {options.profile} trains one model per run; use a separate --run per model"
+            )
         self.profile: Profile = profile
         for model in models:
             self.profile = replace(self.profile, **OVERRIDES.get(model, {}))
@@ -83,11 +86,15 @@ class Plan:
         self.controls = [name for name in asked if self._can_control(name)]
 
     def row(self, name: str) -> Experiment:
-        """The experiment of that name; an own-... row takes its shape from --model."""
+        """The experiment with that name. An own-... row gets its model shape from --model."""
         return experiment(name, self.options.model) if name.startswith("own-") else experiment(name)
 
     def _can_control(self, control: str) -> bool:
-        """Supervised learning has no training seed, and lessons need a start that this run can teach on."""
+        """Whether this run can train a control.
+
+        A supervised control has no training seed, so only the run with seed 0 trains it. More lessons need a start
+        policy that this run copied or taught.
+        """
         first = self.rows[0]
         lessons = control in ("more-supervised", "oracle-demonstrations")
         if control == "rejection-sampling" or lessons:
@@ -97,32 +104,32 @@ class Plan:
 
     @property
     def side_by_side(self) -> int:
-        """Commands at once. A training of our own models keeps one core busy; a GPU's takes the whole machine."""
+        """Number of parallel commands. A training of our own models uses one core; a GPU training uses the machine."""
         if self.options.dry_run or any(self.gpus_of(row) for row in self.rows) or not self.profile.parallel:
             return 1
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         return max(1, min(len(os.sched_getaffinity(0)), int(memory / GIB_OF_A_TRAINING)))
 
     def name_of(self, training: Training) -> str:
-        """A training's folder in the run. The model is left out where a run has one, and so is `plain`."""
+        """Name of a training and its folder. If the run has one model, the name omits the model and `plain`."""
         name = training.row.name
         if not self.several_models:
             name = name.removeprefix(f"{training.row.model.name}-").removeprefix("plain-")
         return name + (f"-seed{training.seed}" if training.seed else "")
 
     def start_name(self, row: Experiment) -> str:
-        """Under which name the untrained policy of an experiment is measured."""
+        """Name of an experiment's start policy."""
         mode = "thinking" if row.thinking else "plain"
         if self.several_models:
             return f"{row.model.name}-{mode}"
         return "start-thinking" if row.thinking else "start"
 
     def start_folder(self, row: Experiment) -> Path:
-        """Where a start lies that the run makes or copies."""
+        """Folder of a start policy that the run trains or copies."""
         return self.out / (f"start-{row.model.name}" if self.several_models else "start")
 
     def start_of(self, row: Experiment) -> str:
-        """Where the untrained policy of an experiment is: a folder, or a hub name."""
+        """Checkpoint folder or hub name of an experiment's start policy."""
         if self.options.model:
             return str(self.options.model)
         if self.teach or not row.model.start:
@@ -137,13 +144,13 @@ class Plan:
         return row.gpus if self.options.gpus is None else int(self.options.gpus)
 
     def environments_of(self, row: Experiment) -> Path:
-        """The train environments of an experiment: a construction ablation has its own."""
+        """Folder of an experiment's train environments. A construction ablation has a separate one."""
         suffix = f"-no-{row.without.replace('_', '-')}" if row.without else ""
         return self.environments.with_name(self.environments.name + suffix)
 
     @property
     def outside(self) -> dict[str, Path]:
-        """The suites that ask whether a gain holds out of domain, and their environments."""
+        """Environment file of each out-of-domain suite, by suite name."""
         if not self.profile.outside or self.options.data != "built":
             return {}
         folders = {name: self.out / f"environments-{name.replace('_', '-')}" for name in OUTSIDE}
@@ -152,18 +159,18 @@ class Plan:
         }
 
     def control_name(self, control: str) -> str:
-        """The folder of a control of the first experiment."""
+        """Name of a control of the first experiment."""
         if control == "shuffled":
             return self.name_of(self.shuffled)
         return f"{self.start_name(self.rows[0])}-{control}" if self.several_models else control
 
     @property
     def shuffled(self) -> Training:
-        """The first experiment with rewards that tell nothing."""
+        """The first experiment with shuffled rewards, which carry no information."""
         return Training(self.row(f"{self.rows[0].name}-shuffled"), self.trainings[0].seed)
 
     def roles(self) -> dict[str, Role]:
-        """What each policy of the run is, by name."""
+        """The role of each policy of the run, by policy name."""
         roles = {"random": Role("floor"), "oracle": Role("ceiling")}
         trainings = [*self.trainings, *([self.shuffled] if "shuffled" in self.controls else [])]
         for training in trainings:

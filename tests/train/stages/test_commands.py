@@ -1,4 +1,4 @@
-"""Running commands: logs, failures, nothing left behind, and stages that are remembered by all of their keys."""
+"""Running commands: logs, failures, no process left behind; finished stages are identified by all of their keys."""
 
 import sys
 import threading
@@ -37,7 +37,7 @@ def test_a_dry_run_prints_and_starts_nothing(tmp_path: Path, capfd: pytest.Captu
     assert not (tmp_path / "logs").exists()
 
 
-def test_stop_ends_a_command_with_all_that_it_started(tmp_path: Path) -> None:
+def test_stop_ends_a_command_and_its_child_processes(tmp_path: Path) -> None:
     runner = CommandRunner(tmp_path / "logs")
     child = tmp_path / "child"
     code = (
@@ -60,7 +60,7 @@ def test_stop_ends_a_command_with_all_that_it_started(tmp_path: Path) -> None:
     runner.stop()
     thread.join(20)
     assert failed and not thread.is_alive()
-    for _ in range(500):  # init reaps the grandchild a moment later
+    for _ in range(500):  # init needs a moment to reap the grandchild
         if not _alive(int(child.read_text())):
             break
         time.sleep(0.01)
@@ -86,7 +86,7 @@ def test_a_stage_is_finished_only_for_exactly_its_keys(tmp_path: Path) -> None:
     assert not again.finished({"stage": "train"})
 
 
-def test_a_torn_row_of_the_stage_log_is_dropped(tmp_path: Path) -> None:
+def test_an_incomplete_row_of_the_stage_log_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "stages.jsonl"
     StageLog(path).write({"stage": "start"}, time.monotonic())
     with path.open("a") as handle:

@@ -1,4 +1,4 @@
-"""What a run lost to faults is said in one sentence, the same everywhere."""
+"""Episodes lost to faults are reported in one sentence, the same everywhere."""
 
 from collections import Counter
 from pathlib import Path
@@ -20,11 +20,11 @@ from train.stages.faults import fault_kind, fault_rows, faults_line, faults_text
         ("x" * 200, "x" * 77 + "..."),
     ],
 )
-def test_kind_of_a_fault_is_its_text_without_what_differs_by_case(text: str, kind: str) -> None:
+def test_fault_kind_masks_names_and_numbers(text: str, kind: str) -> None:
     assert fault_kind(text) == kind
 
 
-def test_sentence_counts_all_and_names_the_commonest_kinds() -> None:
+def test_sentence_counts_all_faults_and_names_the_most_common_kinds() -> None:
     assert faults_text([], 6) == ""
     assert faults_text(["server gone"], 6) == "1 of 6 episodes was lost to faults and is not scored (1 x server gone)"
     texts = [f"no record of id '{name}', trial 0" for name in "abc"] + ["a", "a", "b", "c", "d"]
@@ -33,10 +33,10 @@ def test_sentence_counts_all_and_names_the_commonest_kinds() -> None:
         "(3 x no record of id ..., trial N, 2 x a, 1 x b, 2 x other)"
     )
     assert faults_line([], 6, "out") == ""
-    assert faults_line(["a"], 6, "out").endswith("; see out/faults.jsonl, the same command plays them again\n")
+    assert faults_line(["a"], 6, "out").endswith("; see out/faults.jsonl; run the same command again to retry them\n")
 
 
-def test_run_of_which_nothing_could_be_played_is_an_error_unless_the_folder_holds_more() -> None:
+def test_run_in_which_no_episode_could_be_played_is_an_error_unless_the_folder_holds_more() -> None:
     require_played(Counter(), 0, 0, "out")
     require_played(Counter({"gone": 3}), 4, 1, "out")  # one was played
     require_played(Counter({"gone": 2}), 2, 9, "out")  # the few that a former call left over
@@ -46,7 +46,7 @@ def test_run_of_which_nothing_could_be_played_is_an_error_unless_the_folder_hold
         require_played(Counter({"server\n gone": 2, "other": 1}), 3, 0, "out")
 
 
-def test_fault_that_a_later_call_mended_is_not_lost(tmp_path: Path) -> None:
+def test_fault_row_of_an_episode_completed_later_is_dropped(tmp_path: Path) -> None:
     assert fault_rows(tmp_path, []) == []
     lost = [{"id": "a", "trial": trial, "outcome": "fault", "fault": f"fault {trial}"} for trial in (0, 1)]
     write_jsonl(tmp_path / "faults.jsonl", lost)
