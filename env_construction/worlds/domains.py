@@ -1,0 +1,289 @@
+"""The domains as data: entity types and their attributes, read from `domains/*.yaml`.
+
+One line describes one attribute (a relation from an entity to a value):
+
+    born: date 1790..1930 | date of birth | When was {x} born? | was born on {v}
+
+that is: how values are drawn | what the value is called ("the date of birth of {x}"; a text with {x} is used as it
+is) | the question | what is said about an entity by this value ("the poet who was born on {v}"). All but the first may be left out.
+
+How values are drawn (`Generator`):
+    -> town                         another entity (of this or of another domain)
+    date 1790..1930                 a day; year 1790..1930: a year
+    date 20..40y after born         a day or year so long after another attribute of this entity or, as `author.born`, of one it refers to
+                                    (y: years, d: days)
+    int 12..480 step 4              a whole number
+    quantity 2.5..90.0 km           a number with a unit of `units.py` (with decimals if the bounds have them)
+    one of oil, tempera             a choice
+    words The {adjective} {thing}   a made-up text; code AB-###: a code (# digit, @ letter)
+    sum a + b                       also minus, product, years (between two days or years)
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from env_construction.environment.jsonl import BadInput
+from env_construction.worlds.names import FOLDER, drawer, load_yaml
+from env_construction.worlds.units import UNITS
+
+Kind = Literal["entity", "date", "year", "integer", "quantity", "choice", "text"]
+_RANGE = re.compile(r"(-?[\d.]+?)\.\.(-?[\d.]+)(y|d)?$")
+_DERIVED = {"sum": "+", "minus": "-", "product": "*", "years": ".."}
+RESERVED = ("name", "noun", "also", "form", "plural")
+
+
+@dataclass(frozen=True)
+class Generator:
+    """How an attribute's values are drawn; `after` names the attribute that a date follows, `operands` those of a derived number."""
+
+    kind: Kind
+    target: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    step: float = 1.0
+    decimals: int = 0
+    unit: str = ""
+    after: str = ""
+    in_days: bool = False
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    operation: str = ""
+    operands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A relation of an entity type. `head` is what its value is called; `phrase`, `ask` and `clause` are patterns with {x} and {v}."""
+
+    owner: str
+    name: str
+    generator: Generator
+    head: str
+    phrase: str
+    ask: str
+    clause: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.owner}.{self.name}"
+
+    @property
+    def kind(self) -> Kind:
+        return self.generator.kind
+
+    @property
+    def is_number(self) -> bool:
+        return self.kind in ("year", "integer", "quantity")
+
+
+@dataclass
+class EntityType:
+    """A type of entities. `form`: "the" before names, "quote" around them, or nothing; `also`: other words for the noun."""
+
+    name: str
+    domain: str
+    noun: str
+    plural: str
+    pattern: str
+    person: bool
+    also: tuple[str, ...] = ()
+    form: str = ""
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        return (self.noun, *self.also)
+
+
+@dataclass
+class Domain:
+    """A field of life: its types, what it is about, and names of the collections that its tools search."""
+
+    name: str
+    about: str
+    sources: tuple[str, ...]
+    types: dict[str, EntityType]
+
+
+@dataclass
+class Catalog:
+    """All domains. `referrers`: for each type, the attributes of any type that refer to it."""
+
+    domains: dict[str, Domain]
+    types: dict[str, EntityType] = field(default_factory=dict)
+    referrers: dict[str, list[Attribute]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        for domain in self.domains.values():
+            self.types.update(domain.types)
+        for kind in self.types.values():
+            for attribute in kind.attributes.values():
+                if attribute.kind == "entity":
+                    self.referrers[attribute.generator.target].append(attribute)
+
+    def attribute(self, id_: str) -> Attribute:
+        owner, name = id_.split(".")
+        return self.types[owner].attributes[name]
+
+
+@lru_cache(maxsize=1)
+def catalog() -> Catalog:
+    """All domains of `domains/`, read once per process. Raises BadInput with file, type and attribute."""
+    return read_catalog(FOLDER / "domains")
+
+
+def read_catalog(folder: Path) -> Catalog:
+    domains = [_read_domain(path) for path in sorted(folder.glob("*.yaml"))]
+    read = Catalog({domain.name: domain for domain in domains})
+    if sum(len(domain.types) for domain in domains) > len(read.types):
+        names = [name for domain in domains for name in domain.types]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise BadInput(f"{folder}: types that two domains define: {', '.join(twice)}; rename one of each")
+    for kind in read.types.values():
+        for attribute in kind.attributes.values():
+            _check_references(read, kind, attribute, folder)
+    return read
+
+
+def _check_references(read: Catalog, kind: EntityType, attribute: Attribute, folder: Path) -> None:
+    where = f"{folder / kind.domain}.yaml: {attribute.id}"
+    made = attribute.generator
+    if made.kind == "entity" and made.target not in read.types:
+        raise BadInput(f"{where}: refers to {made.target!r}, which is no type")
+    for path in (*([made.after] if made.after else []), *made.operands):
+        first, _, second = path.partition(".")
+        owner = kind
+        if second:
+            link = kind.attributes.get(first)
+            if link is None or link.kind != "entity":
+                raise BadInput(f"{where}: {first!r} of {path!r} is no reference of {kind.name}")
+            owner, first = read.types[link.generator.target], second
+        if first not in owner.attributes:
+            raise BadInput(f"{where}: {owner.name} has no attribute {first!r}")
+
+
+def _read_domain(path: Path) -> Domain:
+    data = load_yaml(path)
+    if not isinstance(data, dict) or not {"about", "sources", "types"} <= data.keys():
+        raise BadInput(f"{path}: expected the keys about, sources and types")
+    types = {name: _read_type(path, name, rows) for name, rows in data["types"].items()}
+    return Domain(path.stem, data["about"], tuple(part.strip() for part in data["sources"].split(",")), types)
+
+
+def _read_type(path: Path, name: str, rows: dict[str, Any]) -> EntityType:
+    if not isinstance(rows, dict) or "name" not in rows:
+        raise BadInput(f"{path}: type {name!r}: expected attributes and the key 'name' (a pattern of names.yaml)")
+    noun = rows.get("noun", name.replace("_", " "))
+    pattern = rows["name"] if "{" in rows["name"] or rows["name"].startswith("code ") else f"{{{rows['name']}}}"
+    drawer(pattern)
+    kind = EntityType(
+        name=name,
+        domain=path.stem,
+        noun=noun,
+        plural=rows.get("plural", plural_of(noun)),
+        pattern=pattern,
+        person="{person}" in pattern,
+        also=tuple(word.strip() for word in rows.get("also", "").split(",") if word.strip()),
+        form=rows.get("form", ""),
+    )
+    for key, line in rows.items():
+        if key not in RESERVED:
+            kind.attributes[key] = _read_attribute(f"{path}: {name}.{key}", name, key, str(line))
+    return kind
+
+
+def _read_attribute(where: str, owner: str, name: str, line: str) -> Attribute:
+    parts = [part.strip() for part in line.split("|")] + ["", "", ""]
+    generator = _read_generator(where, parts[0])
+    head = parts[1] or name.replace("_", " ")
+    phrase = head if "{x}" in head else f"the {head} of {{x}}"
+    if "{x}" in head:
+        head = name.replace("_", " ")
+    if parts[2] and "{x}" not in parts[2]:
+        raise BadInput(f"{where}: the question {parts[2]!r} lacks {{x}}")
+    if parts[3] and "{v}" not in parts[3]:
+        raise BadInput(f"{where}: the clause {parts[3]!r} lacks {{v}}")
+    return Attribute(owner, name, generator, head, phrase, parts[2], parts[3])
+
+
+def _read_generator(where: str, text: str) -> Generator:
+    word, _, rest = text.partition(" ")
+    if word == "->":
+        return Generator("entity", target=rest.strip())
+    if word == "one":
+        choices = tuple(part.strip() for part in rest.removeprefix("of ").split(","))
+        return Generator("choice", choices=choices)
+    if word == "words":
+        drawer(rest)
+        return Generator("text", pattern=rest)
+    if word == "code":
+        return Generator("text", pattern=text)
+    if word in _DERIVED:
+        operands = tuple(part.strip() for part in rest.replace(_DERIVED[word], "|").split("|"))
+        if len(operands) != 2:
+            raise BadInput(f"{where}: expected {word!r} with two attributes joined by {_DERIVED[word]!r}, not {rest!r}")
+        unit = operands[1].partition(" ")[2]
+        kind: Kind = "quantity" if unit else "integer"
+        return Generator(kind, operation=word, operands=(operands[0], operands[1].split(" ")[0]), unit=unit)
+    if word in ("date", "year", "int", "quantity"):
+        return _read_number(where, word, rest)
+    raise BadInput(f"{where}: {text!r} says no way to draw values; see the head of worlds/domains.py")
+
+
+def _read_number(where: str, word: str, rest: str) -> Generator:
+    first, *others = rest.split()
+    bounds = _RANGE.match(first)
+    if not bounds:
+        raise BadInput(f"{where}: {first!r} is no range, such as 12..480")
+    low, high, span = float(bounds[1]), float(bounds[2]), bounds[3]
+    decimals = len(bounds[1].partition(".")[2]) if "." in bounds[1] else 0
+    options = dict(zip(others[::2], others[1::2], strict=False))
+    if word == "quantity":
+        unit = " ".join(others[:1])
+        if unit not in UNITS:
+            raise BadInput(f"{where}: unit {unit!r} is not in worlds/units.py; known: {', '.join(UNITS)}")
+        options = dict(zip(others[1::2], others[2::2], strict=False))
+        step = float(options.get("step", 10**-decimals))
+        return Generator("quantity", low=low, high=high, step=step, decimals=decimals, unit=unit)
+    if word == "int":
+        return Generator("integer", low=low, high=high, step=float(options.get("step", 1)))
+    if bool(span) != ("after" in options):
+        raise BadInput(f"{where}: expected a range of years, or a span such as 20..40y after another attribute")
+    kind: Kind = "date" if word == "date" else "year"
+    return Generator(kind, low=low, high=high, after=options.get("after", ""), in_days=span == "d")
+
+
+_IRREGULAR = {
+    "person": "people",
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "species": "species",
+    "series": "series",
+    "foot": "feet",
+}
+
+
+def plural_of(noun: str) -> str:
+    """The plural of an English noun; its last word is inflected."""
+    stem, space, last = noun.rpartition(" ")
+    if last in _IRREGULAR:
+        return f"{stem}{space}{_IRREGULAR[last]}"
+    if last.endswith("man") and last != "human":
+        return f"{noun[:-3]}men"
+    if last.endswith("y") and last[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if last.endswith(("s", "x", "z", "ch", "sh")) else f"{noun}s"
+
+
+def with_article(noun: str) -> str:
+    """ "a poet", "an opera", "a university", "an hour" """
+    lower = noun.lower()
+    vowel = lower[0] in "aeiou" and not lower.startswith(("uni", "use", "eu", "one", "ura"))
+    return f"{'an' if vowel or lower.startswith(('hour', 'heir', 'honor')) else 'a'} {noun}"
