@@ -21,7 +21,8 @@ FOLDER = Path(__file__).parent
 def load_yaml(path: Path) -> Any:
     """The content of a data file. Raises BadInput with file and line."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        # Every scalar is text: "on" and "no" are words here, not booleans.
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
     except yaml.YAMLError as error:
         raise BadInput(f"{path}: {str(error).replace(chr(10), ' ')}") from None
 
