@@ -122,7 +122,7 @@ def _checks(param: Param, schema: dict[str, Any], refuse: _Refusal) -> list[str]
     if param.style == "range":
         lines += refuse(f'{given}not ("from" in {name} and "to" in {name})', f"{name} needs the keys from and to")
     elif schema.get("format") == "date" and param.style != "range":
-        lines = ["    import re"] + lines
+        lines = ["    import re", *lines]
         lines += refuse(
             f'{given}not re.fullmatch(r"\\d{{4}}-\\d\\d-\\d\\d", {name})', f"{name} must have the form YYYY-MM-DD"
         )
