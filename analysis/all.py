@@ -1,15 +1,14 @@
 """Make every table and figure for which a run has data, and say which are missing and why.
 
 Inputs:  the folder of a run.
-Outputs: RUN/analysis/*.{csv,txt,md,tex,png,svg}, and RUN/analysis/index.json: what was made by which script, what is missing
-         and why (the report reads it).
+Outputs: RUN/analysis/*.{csv,txt,md,tex,png,svg,pdf}, and RUN/analysis/index.json (the report reads it): what was made by which script,
+         what is missing and why, and what this run was not meant to have.
 
 Example: python -m analysis.all outputs/cpu
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any
 from tqdm import tqdm
 
 from analysis.figures.artifact import Artifact
-from analysis.run_data.run_folder import Missing, Run
+from analysis.run_data.run_folder import Missing, NotPlanned, Run
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 
 # In the order of the report.
@@ -35,6 +35,7 @@ SCRIPTS = (
     "general_retention",
     "parameter_deltas",
     "restore_layers",
+    "restore_elements",
     "construction_stability",
 )
 
@@ -42,18 +43,31 @@ SCRIPTS = (
 def make_all(run: Run, out: Path, scripts: tuple[str, ...] = SCRIPTS) -> dict[str, Any]:
     """Write all artifacts into `out`; returns the index that is written beside them."""
     made: list[dict[str, Any]] = []
-    missing: list[dict[str, str]] = []
+    missing: list[dict[str, str]] = [
+        {"script": f"eval/{name}", "shows": run.label(name), "reason": "it has no results on the test environments"}
+        for name in run.unmeasured
+    ]
+    missing += [
+        {
+            "script": name,
+            "shows": "a folder of eval/ or train/",
+            "reason": "policies.json does not say what it is, so it is left out",
+        }
+        for name in run.unlisted
+    ]
+    not_planned: list[dict[str, str]] = []
     for name in tqdm(scripts, desc="analysis", unit="script", disable=None):
         script = importlib.import_module(f"analysis.{name}")
         try:
             artifacts: list[Artifact] = script.build(run)
         except Missing as reason:
-            missing.append({"script": name, "shows": first_line(script.__doc__), "reason": str(reason)})
+            absent = not_planned if isinstance(reason, NotPlanned) else missing
+            absent.append({"script": name, "shows": first_line(script.__doc__), "reason": str(reason)})
             continue
         for artifact in artifacts:
             files = [path.name for path in artifact.write(out)]
             made.append({"script": name, "name": artifact.name, "title": artifact.title, "files": files})
-    index = {"made": made, "missing": missing}
+    index = {"made": made, "missing": missing, "not_planned": not_planned}
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return index
@@ -65,9 +79,7 @@ def first_line(docstring: str | None) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m analysis.all"
-    )
+    parser = ScriptParser(__doc__, "python -m analysis.all")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/analysis)")
     arguments = parser.parse_args()
@@ -78,6 +90,8 @@ def main() -> int:
         print(f"made     {entry['name']}: {entry['title']} ({', '.join(entry['files'])})")
     for entry in index["missing"]:
         print(f"missing  {entry['script']}: {entry['reason']}")
+    for entry in index["not_planned"]:
+        print(f"no part  {entry['script']}: {entry['reason']}")
     print(f"wrote {len(index['made'])} tables and figures into {out}, {len(index['missing'])} missing")
     return 0
 

@@ -8,18 +8,20 @@ Example: python -m analysis.compare_runs outputs/cpu outputs/cpu-seed2 --out out
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.figures.artifact import Artifact, markdown_table
-from analysis.figures.style import MARKS, PALETTE, figure_style, new_figure
+from analysis.figures.artifact import Artifact, caption_text, markdown_table
+from analysis.figures.style import MARKS, PALETTE, figure_style, new_figure, shared_legend
 from analysis.run_data.intervals import estimate_row, estimate_text, mean_estimate, paired_difference, row_estimate
-from analysis.run_data.run_folder import Run, policy_label
+from analysis.run_data.labels import METRICS as SHOWN
+from analysis.run_data.run_folder import Run
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 
-METRICS = ("solve_p", "solve_r", "solve_f1", "answer_correct", "calls", "completion_tokens")
+METRICS = (*SHOWN, "completion_tokens")
+DRAWN = ("solve_f1", "answer_correct")
 
 
 def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -28,7 +30,7 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for policy in policies:
         for run in (run for run in runs if policy in run.policies):
-            row: dict[str, Any] = {"policy": policy, "run": run.name}
+            row: dict[str, Any] = {"policy": policy, "label": run.label(policy), "run": run.name}
             for metric in METRICS:
                 row |= estimate_row(metric, mean_estimate(run.rows(policy), metric))
                 if run is not runs[0] and policy in runs[0].policies:
@@ -50,42 +52,47 @@ def compare(runs: Sequence[Run]) -> Artifact:
             raise BadInput(f"{run.path}: no policy was evaluated in this run")
     rows = comparison_rows(runs)
     policies = list(dict.fromkeys(row["policy"] for row in rows))
-    figure, (axes,) = new_figure(width=8.0, height=1.4 + 0.55 * len(policies))
+    labels = [next(row["label"] for row in rows if row["policy"] == policy) for policy in policies]
+    figure, axes_list = new_figure(1, len(DRAWN), height=1.2 + 0.4 * len(policies), share_y=True)
     with figure_style():
         for index, run in enumerate(runs):
-            chosen = [row for row in rows if row["run"] == run.name]
             shift = 0.5 * (index / max(1, len(runs) - 1) - 0.5)
-            colour, mark = PALETTE[index % len(PALETTE)], MARKS[index % len(MARKS)]
-            y = [-policies.index(row["policy"]) - shift for row in chosen]
-            axes.plot([row["solve_f1"] for row in chosen], y, mark, color=colour, label=run.name)
-            for place, row in zip(y, chosen, strict=True):
-                axes.plot([row["solve_f1_low"], row["solve_f1_high"]], [place, place], color=colour, linewidth=1.3)
-        axes.set_yticks([-place for place in range(len(policies))], [policy_label(policy) for policy in policies])
-        axes.set(xlabel="Solve-F1 (mean over cases, 95% interval)", xlim=(-0.03, 1.03))
-        axes.grid(axis="y", visible=False)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+            color, mark = PALETTE[index % len(PALETTE)], MARKS[index % len(MARKS)]
+            for axes, metric in zip(axes_list, DRAWN, strict=True):
+                chosen = [row for row in rows if row["run"] == run.name and row[metric] is not None]
+                y = [-policies.index(row["policy"]) - shift for row in chosen]
+                axes.plot([row[metric] for row in chosen], y, mark, color=color, label=run.name)
+                for place, row in zip(y, chosen, strict=True):
+                    axes.plot([row[f"{metric}_low"], row[f"{metric}_high"]], [place, place], color=color, linewidth=1.3)
+        for axes, metric in zip(axes_list, DRAWN, strict=True):
+            axes.set(xlabel=SHOWN[metric], xlim=(-0.03, 1.03))
+            axes.grid(axis="y", visible=False)
+        axes_list[0].set_yticks([-place for place in range(len(policies))], labels)
+        shared_legend(figure, axes_list)
     paired = any("solve_f1_minus_first" in row for row in rows)
-    caption = (
-        f"Solve-F1 of {len(runs)} runs ({', '.join(run.name for run in runs)}), n = {min(row['solve_f1_n'] for row in rows)} to {max(row['solve_f1_n'] for row in rows)} test "
-        f"environments each, 95% bootstrap intervals over cases. {f'Differences to {runs[0].name} are paired over the cases that both have. ' if paired else 'The runs share no test case, so no paired difference is given. '}"
-        "Source: eval/<policy>/results.jsonl of each run."
-    )
-    columns = ["Policy", "Run", "n", "Solve-P", "Solve-R", "Solve-F1", f"Solve-F1 − {runs[0].name} (paired)"]
+    counts = sorted({row["solve_f1_n"] for row in rows})
+    n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    caption = caption_text("compare_runs", runs=len(runs), n=n, first=runs[0].name, paired=paired)
+    columns = [
+        "Policy",
+        "Run",
+        "n",
+        *SHOWN.values(),
+        *(f"{SHOWN[metric]} − {runs[0].name} (paired)" for metric in DRAWN),
+    ]
     lines = [
-        [policy_label(row["policy"]), row["run"], str(row["solve_f1_n"])]
-        + [estimate_text(row_estimate(row, metric)) for metric in ("solve_p", "solve_r", "solve_f1")]
-        + [estimate_text(row_estimate(row, "solve_f1_minus_first"), signed=True)]
+        [row["label"], row["run"], str(row["solve_f1_n"])]
+        + [estimate_text(row_estimate(row, metric)) for metric in SHOWN]
+        + [estimate_text(row_estimate(row, f"{metric}_minus_first"), signed=True) for metric in DRAWN]
         for row in rows
     ]
-    return Artifact("compare_runs", "Runs side by side", caption, rows, figure, {".md": markdown_table(columns, lines)})
+    note = "".join(f"{run.name}: {said}" for run in runs if (said := run.faults_text()))
+    table = {".md": markdown_table(columns, lines)}
+    return Artifact("compare_runs", "Runs side by side", caption, rows, figure, table, note)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m analysis.compare_runs",
-    )
+    parser = ScriptParser(__doc__, "python -m analysis.compare_runs")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of two runs or more")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
 """What kind of error ends an episode, before and after training.
 
-Inputs:  RUN/eval/<policy>/results.jsonl (transcripts and turn scores), RUN/environments/test.jsonl.
-Outputs: RUN/analysis/failure_modes.{csv,txt,png,svg}: share of episodes per way of ending, with intervals.
+Inputs:  RUN/policies.json, RUN/eval/<policy>/results.jsonl (transcripts and turn scores), RUN/environments/test.jsonl.
+Outputs: RUN/analysis/failure_modes.{csv,txt,png,svg,pdf}: share of episodes per way of ending, with intervals.
 Paper:   section 5 (error analysis); the classes are defined in ENDINGS.
 
 Example: python -m analysis.failure_modes outputs/cpu
@@ -14,10 +14,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.figures.artifact import Artifact, script_main
-from analysis.figures.style import GREY, HATCHES, PALETTE, figure_style, new_figure
+import numpy as np
+
+from analysis.figures.artifact import Artifact, caption_text, script_main
+from analysis.figures.style import figure_style, new_figure
 from analysis.run_data.intervals import estimate_row, mean_estimate, paired_difference
-from analysis.run_data.run_folder import Run, policy_label
+from analysis.run_data.run_folder import Run
 from env_construction.environment.jsonl import run_main
 
 ENDINGS = {
@@ -89,66 +91,55 @@ def ending(row: Mapping[str, Any], needed: Mapping[str, int]) -> str:
 
 def build(run: Run) -> list[Artifact]:
     """Raises Missing without a start and a trained policy."""
-    run.need_trained()
-    policies = [policy for policy in run.policies if policy not in ("random", "oracle")]
+    run.compared()
+    policies = [name for name in run.policies if run.roles[name].role not in ("floor", "ceiling")]
     needed = {
         case: {tool: len(answers) for tool, answers in environment.unsolved_set.items()}
-        for case, environment in run.environments("test").items()
+        for case, environment in run.environments().items()
     }
     classed: dict[str, list[dict[str, Any]]] = {}
     for policy in policies:
         classed[policy] = []
         for episode in run.rows(policy):
             found = ending(episode, needed.get(str(episode["id"]), {}))
-            classed[policy].append({"id": episode["id"]} | {name: float(name == found) for name in ENDINGS})
+            shares = {name: float(name == found) for name in ENDINGS}
+            classed[policy].append({"id": episode["id"], "trial": episode.get("trial", 0)} | shares)
     rows = []
     for policy in policies:
+        start = run.start_of(policy)
         for name in ENDINGS:
-            row: dict[str, Any] = {"policy": policy, "ending": name} | estimate_row(
-                "share", mean_estimate(classed[policy], name)
-            )
-            if policy != "start":
-                row |= estimate_row("minus_start", paired_difference(classed[policy], classed["start"], name))
+            row: dict[str, Any] = {"policy": policy, "label": run.label(policy), "ending": name}
+            row |= estimate_row("share", mean_estimate(classed[policy], name))
+            if start:
+                row |= estimate_row("minus_start", paired_difference(classed[policy], classed[start], name))
             rows.append(row)
     shown = [name for name in ENDINGS if any(row["ending"] == name and row["share"] for row in rows)]
-    figure, (axes,) = new_figure(width=8.5, height=1.9 + 0.5 * len(policies))
+    caption = caption_text("failure_modes", n=max(row["share_n"] for row in rows))
+    definitions = "; ".join(f"{name}: {ENDINGS[name]}" for name in shown)
+    note = f"{definitions}. {caption_text('failure_note')} {run.faults_text()}"
+    return [Artifact("failure_modes", "How episodes end", caption, rows, _figure(rows, shown), note=note)]
+
+
+def _figure(rows: list[dict[str, Any]], shown: list[str]) -> Any:
+    """Shares in percent, policies from top to bottom: a table whose shades show where the large ones are."""
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    grid = np.full((len(labels), len(shown)), np.nan)
+    for row in rows:
+        if row["ending"] in shown and row["share"] is not None:
+            grid[labels.index(row["label"]), shown.index(row["ending"])] = 100 * row["share"]
+    figure, (axes,) = new_figure(height=1.3 + 0.3 * len(labels))
     with figure_style():
-        left = [0.0] * len(policies)
-        for name in shown:
-            index = list(ENDINGS).index(name)
-            shares = [
-                100 * next(row["share"] for row in rows if (row["policy"], row["ending"]) == (policy, name))
-                for policy in policies
-            ]
-            colour = "#DDDDDD" if name == "success" else (*PALETTE, GREY)[index - 1]
-            axes.barh(
-                range(len(policies)),
-                shares,
-                left=left,
-                color=colour,
-                hatch=HATCHES[index % len(HATCHES)],
-                edgecolor="white",
-                label=name,
-            )
-            for place, share in enumerate(shares):
-                if share >= 6:
-                    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
-                    axes.text(
-                        left[place] + share / 2, place, f"{share:.0f}", ha="center", va="center", fontsize=8, bbox=box
-                    )
-            left = [before + share for before, share in zip(left, shares, strict=True)]
-        axes.set_yticks(range(len(policies)), [policy_label(policy) for policy in policies])
-        axes.invert_yaxis()
-        axes.set(xlabel="share of episodes (%)", xlim=(0, 100))
-        axes.grid(axis="y", visible=False)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    n = len({row["id"] for row in run.rows("start")})
-    definitions = "; ".join(f"{name}: {ENDINGS[name]}" for name in shown if name != "success")
-    caption = (
-        f"How episodes end, n = {n} test environments for each policy. {definitions}. Shares with 95% bootstrap intervals over cases, and their paired "
-        "difference to the start, are in the CSV. Source: eval/<policy>/results.jsonl."
-    )
-    return [Artifact("failure_modes", "What ends an episode", caption, rows, figure)]
+        axes.grid(False)
+        axes.imshow(grid, cmap="Greys", aspect="auto", vmin=0, vmax=130)
+        for line, column in np.argwhere(~np.isnan(grid)):
+            value = grid[line, column]
+            axes.text(column, line, f"{value:.0f}", ha="center", va="center", color="white" if value > 75 else "black")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_xticks(range(len(shown)), [name.replace(" ", "\n", 1) for name in shown], fontsize=8)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title("share of episodes (%)", fontsize=10)
+    return figure
 
 
 def main() -> int:

@@ -4,8 +4,11 @@ Inputs:  two checkpoint folders (safetensors, sharded or not; the trained one ma
          in small pieces, never a whole model, nor even a whole tensor, in memory.
 Outputs: in --out, parameter_deltas.csv (one row per layer and module kind), parameter_tensors.csv (one row per tensor; what is
          missing, extra, reshaped or of a type without numbers has its own status; a head tied to the embeddings counts
-         once, as embeddings), parameter_tests.csv (exact permutation test of
-         "lower-layer MLP changes most"), heat map {png,svg} and caption. `--spectral` adds the stable rank of each change.
+         once, as embeddings), parameter_tests.csv (exact permutation tests of
+         "lower-layer MLP changes most"), heat maps {png,svg,pdf} and captions. `--spectral` adds the stable rank of each change.
+         Of a run, each trained policy is compared with its own start.
+Measures: relative Frobenius norm ||new - old|| / ||old||; the elementwise mean of |new - old| / (|old| + 1e-8), which the first author's
+         companion code takes; the share of weights that changed. They can disagree: the second is ruled by weights near zero.
 Reading: stored weights change by whole units in the last place. Below about three times the column `rounding_floor` the stored
          change overstates the true one (analysis.checkpoints.tensor_change says by how much).
 Paper:   section 5 and its heat map of parameter changes (claim: the MLPs of layers 0 to 2 change most).
@@ -16,7 +19,6 @@ Example: python -m analysis.parameter_deltas --base outputs/cpu/start --trained 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +40,10 @@ from analysis.checkpoints.tensors import (
     tie_embeddings,
     without_tied_head,
 )
-from analysis.figures.artifact import Artifact
-from analysis.figures.delta_figure import delta_figure
-from analysis.run_data.run_folder import Missing, Run, policy_label
+from analysis.figures.artifact import Artifact, caption_text
+from analysis.figures.delta_figure import MEASURES, delta_figure
+from analysis.run_data.run_folder import Missing, Run
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 
 
@@ -126,10 +129,11 @@ def grouped(deltas: list[TensorDelta], group_of: Callable[[str], Any]) -> dict[A
 
 
 def sums_row(sums: Sums) -> dict[str, Any]:
-    """The columns of a table: relative and mean absolute change, share changed, and the size of a rounding error (`rounding_floor`)."""
+    """The columns of a table: the three measures, the mean absolute change, and the size of a rounding error (`rounding_floor`)."""
     return {
         "elements": sums.elements,
         "relative_change": sums.relative,
+        "elementwise_change": sums.elementwise,
         "rounding_floor": sums.rounding_floor,
         "change_over_floor": sums.relative / sums.rounding_floor if sums.rounding_floor else None,
         "mean_absolute_change": sums.mean_absolute,
@@ -138,19 +142,26 @@ def sums_row(sums: Sums) -> dict[str, Any]:
 
 
 def claim_tests(deltas: list[TensorDelta]) -> list[PermutationResult]:
-    """The exact tests of the paper's claim on the relative change of each layer's MLP and attention."""
+    """The exact tests of the paper's claim on each layer's MLP and attention, in each measure."""
     cells = grouped(deltas, lambda name: (layer_of(name), block_of(name)))
-    mlp = {layer: sums.relative for (layer, block), sums in cells.items() if block == "MLP" and layer is not None}
-    attention = {
-        layer: sums.relative for (layer, block), sums in cells.items() if block == "attention" and layer is not None
-    }
-    return lower_mlp_tests(mlp, attention)
+    tests = []
+    for measure, label in MEASURES.items():
+        mlp, attention = (
+            {
+                layer: getattr(sums, measure)
+                for (layer, found), sums in cells.items()
+                if found == block and layer is not None
+            }
+            for block in ("MLP", "attention")
+        )
+        tests += lower_mlp_tests(mlp, attention, label)
+    return tests
 
 
 def delta_artifacts(
     base: Path, trained: Path, suffix: str = "", label: str = "", spectral: bool = False
 ) -> list[Artifact]:
-    """Heat map with table, tests, and the list of tensors, for one pair of checkpoints."""
+    """Heat maps with table, tests, and the list of tensors, for one pair of checkpoints."""
     deltas = compare_checkpoints(base, trained, spectral)
     if not any(delta.status == "compared" for delta in deltas):
         raise BadInput(f"{base} and {trained} have no tensor in common that can be compared")
@@ -164,19 +175,17 @@ def delta_artifacts(
     compared = [delta for delta in deltas if delta.status == "compared" and delta.sums is not None]
     everything = total([delta.sums for delta in compared if delta.sums is not None])
     types = ", ".join(sorted({delta.dtype for delta in compared}))
-    sentences = "; ".join(test.sentence() for test in tests) or "not testable (fewer than two layers)"
-    caption = (
-        f"Relative Frobenius change ||trained - base|| / ||base|| by layer and kind of module{': ' + label if label else ''}, n = {len(compared)} tensors "
-        f"with {everything.elements:,} elements stored as {types}. Over all: relative change {everything.relative:.2e}, {100 * everything.changed_share:.1f}% of the "
-        f"elements changed. {_rounding_sentence(everything, list(cells.values()))}No interval: one pair "
-        f"of checkpoints. Exact permutation tests of 'the MLPs of the lowest layers change most', {sentences}. The layers of one run are "
-        f"the units, so this says nothing about other seeds. {_odd_sentence(odd)}Source: {base.name}/ and {trained.name}/ (safetensors)."
+    caption = caption_text("parameter_deltas", relative=everything.relative, changed=everything.changed_share)
+    note = (
+        f"n = {len(compared)} tensors with {everything.elements:,} elements stored as {types}. {_rounding_sentence(everything, list(cells.values()))}"
+        f"{_odd_sentence(odd)}{caption_text('deltas_note')} Source: {base.name}/ and {trained.name}/ (safetensors)."
     )
     tensor_rows = [_tensor_row(delta, spectral) for delta in deltas]
     test_rows = [
         {
             "test": test.name,
-            "lower_cells": test.lower_layers,
+            "measure": test.measure,
+            "lower_layers": test.lower_layers,
             "cells": test.cells,
             "difference": test.difference,
             "p_value": test.p_value,
@@ -186,15 +195,21 @@ def delta_artifacts(
         for test in tests
     ]
     title = "Where the weights changed" + (f": {label}" if label else "")
-    tensors_caption = f"Change of every tensor, n = {len(deltas)}; the status names what is missing, extra or reshaped. No interval: exact sums. Source: as above."
     artifacts = [
-        Artifact(f"parameter_deltas{suffix}", title, caption, rows, delta_figure(cells, label)),
-        Artifact(f"parameter_tensors{suffix}", title + ", by tensor", tensors_caption, tensor_rows),
+        Artifact(f"parameter_deltas{suffix}", title, caption, rows, delta_figure(cells), note=note),
+        Artifact(
+            f"parameter_tensors{suffix}",
+            title + ", by tensor",
+            caption_text("parameter_tensors", n=len(deltas)),
+            tensor_rows,
+        ),
     ]
     if test_rows:
-        tests_caption = f"Exact permutation tests, all choices of as many cells, one-sided: {sentences}. n: cells in the table. Source: parameter_deltas{suffix}.csv."
+        sentences = "; ".join(test.sentence() for test in tests)
+        tests_caption = caption_text("parameter_tests", n=tests[0].cells)
+        tests_title = title + ", tests of the claim"
         artifacts.append(
-            Artifact(f"parameter_tests{suffix}", title + ", tests of the paper's claim", tests_caption, test_rows)
+            Artifact(f"parameter_tests{suffix}", tests_title, tests_caption, test_rows, note=sentences + ".")
         )
     return artifacts
 
@@ -236,30 +251,22 @@ def _tensor_row(delta: TensorDelta, spectral: bool) -> dict[str, Any]:
 
 
 def build(run: Run) -> list[Artifact]:
-    """Every trained policy (controls too) against the start. Raises Missing without two checkpoints."""
-    start = run.checkpoint("start")
-    if start is None:
-        raise Missing("start/ holds no *.safetensors")
-    names = list(
-        dict.fromkeys(
-            [*run.epochs, *(policy for policy in run.policies if policy not in ("start", "random", "oracle"))]
-        )
-    )
-    found = {name: folder for name in names if (folder := run.checkpoint(name)) is not None}
-    if not found:
-        raise Missing("no trained checkpoint: train/<algorithm>/epoch<k>/checkpoint/ holds no *.safetensors")
+    """Every policy that was trained (controls too) against its own start. Raises Missing without two checkpoints."""
+    names = [name for name in dict.fromkeys([*run.epochs, *run.policies]) if run.roles[name].start]
+    pairs = {name: (run.checkpoint(run.roles[name].start), run.checkpoint(name)) for name in names}
     artifacts = []
-    for name, folder in found.items():
-        artifacts += delta_artifacts(start, folder, suffix=f"_{name}", label=policy_label(name))
+    for name, (start, trained) in pairs.items():
+        if start is not None and trained is not None:
+            artifacts += delta_artifacts(start, trained, suffix=f"_{name}", label=run.label(name))
+    if not artifacts:
+        raise Missing(
+            "no pair of checkpoints is there: the start and train/<policy>/epoch<k>/checkpoint/ with *.safetensors"
+        )
     return artifacts
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m analysis.parameter_deltas",
-    )
+    parser = ScriptParser(__doc__, "python -m analysis.parameter_deltas")
     parser.add_argument("--base", type=Path, required=True, help="checkpoint folder before training")
     parser.add_argument("--trained", type=Path, required=True, help="checkpoint or LoRA adapter folder after training")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
@@ -267,7 +274,7 @@ def main() -> int:
     arguments = parser.parse_args()
     for artifact in delta_artifacts(arguments.base, arguments.trained, spectral=arguments.spectral):
         print(f"{artifact.title}: wrote {', '.join(str(path) for path in artifact.write(arguments.out))}")
-        print(f"  {artifact.caption}")
+        print(f"  {artifact.caption} {artifact.note}")
     return 0
 
 

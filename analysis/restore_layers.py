@@ -5,47 +5,44 @@ norms) two models are made and measured on the test environments:
 - `restore`: the trained model with the group's weights put back to the start. What of the gain is lost?
 - `only`: the start with the group's weights taken from the trained model. What of the gain is there already?
 Lower are the layers of the claim, 0 to 2 (permutation_test.lower_count); middle and upper are the halves of the rest, which in a deep
-model hold many more weights: that the lower ones lead them is the harder to show. Shares need not add up to 1: groups work together. This goes beyond the paper, which reads the claim off a heat map (section 5).
+model hold many more weights: that the lower ones lead them is the harder to show. Shares need not add up to 1: groups work
+together. This goes beyond the paper, which reads the claim off a heat map (section 5). analysis.restore_elements is the other causal test.
 
-Inputs:  RUN/start/, RUN/train/<algorithm>/epoch<k>/checkpoint/, RUN/environments/test.jsonl; the evaluation's settings are
-         those of RUN/eval/<policy>/configuration.json.
+Inputs:  RUN/policies.json, the checkpoints of a policy and of its start, RUN/environments/test.jsonl; the evaluation's settings are those
+         of RUN/eval/<policy>/configuration.json.
 Outputs: RUN/restore/<policy>/<mode>-<group>/results.jsonl (resumable; the mixed weights are deleted again), and
-         RUN/analysis/restore_layers.{csv,txt,png,svg}.
+         RUN/analysis/restore_layers.{csv,txt,png,svg,pdf}.
 
 Example: python -m analysis.restore_layers outputs/cpu --policy grpo
 """
 
 from __future__ import annotations
 
-import argparse
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from analysis.checkpoints.mixed_checkpoint import write_mixed
 from analysis.checkpoints.permutation_test import layers_text, lower_count
+from analysis.checkpoints.restoration import checkpoints, measure_mixtures, mixture_rows, share_of_gain
 from analysis.checkpoints.tensors import block_of, checkpoint_tensors, layer_of
-from analysis.figures.artifact import Artifact
-from analysis.figures.style import figure_style, new_figure, policy_style
-from analysis.run_data.intervals import EMPTY, Row, estimate_row, mean_estimate, paired_difference, statistics_of_totals
-from analysis.run_data.run_folder import Missing, Run, policy_label, read_json
-from env_construction.environment.jsonl import BadInput, file_sha256, keep_configuration, read_jsonl, run_main
-from eval.environments import evaluate
-from eval.suites.results import Estimate, case_values
-from eval.suites.suite import SAMPLING
-from train.policies.identity import checkpoint_identity
-from train.policies.specs import load_policy
+from analysis.figures.artifact import Artifact, caption_text
+from analysis.figures.style import GREY, figure_style, new_figure, role_style, shared_legend
+from analysis.run_data.intervals import estimate_row, mean_estimate, paired_difference
+from analysis.run_data.labels import METRICS
+from analysis.run_data.run_folder import Missing, NotPlanned, Run, read_json
+from env_construction.environment.command_line import ScriptParser
+from env_construction.environment.jsonl import BadInput, run_main
 
 DEPTHS = ("lower", "middle", "upper")
 GROUPS = (*(f"{depth} {block}" for block in ("MLP", "attention") for depth in DEPTHS), "rest")
 MODES = ("restore", "only")
 _MODE_LABELS = {
-    "restore": "lost when the group is put back to the start",
-    "only": "there when only the group is trained",
+    "restore": "lost when the group is put back",
+    "only": "there with the group alone",
 }
 
 
@@ -69,64 +66,23 @@ def folder_name(mode: str, group: str) -> str:
     return f"{mode}-{group.replace(' ', '-').lower()}"
 
 
+def layer_count(folder: Path) -> int:
+    """How many transformer layers a checkpoint has."""
+    return 1 + max((layer for name in checkpoint_tensors(folder) if (layer := layer_of(name)) is not None), default=-1)
+
+
 def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 64) -> None:
     """Make and evaluate every mixture of a policy that has no complete results yet. Raises BadInput without checkpoints."""
-    start, trained = run.checkpoint("start"), run.checkpoint(policy)
-    if start is None or trained is None:
-        raise BadInput(f"{run.path}: no checkpoint of {policy if start else 'start'!r}; restore_layers needs both")
-    environments = list(run.environments("test").values())[:limit]
-    if not environments:
-        raise BadInput(f"{run.path / 'environments' / 'test.jsonl'}: no such file, or empty")
-    evaluated = run.path / "eval" / policy / "configuration.json"
-    settings = read_json(evaluated) if evaluated.is_file() else {}
-    layers = 1 + max((layer for name in checkpoint_tensors(start) if (layer := layer_of(name)) is not None), default=-1)
-    contents = {
-        "start_content": checkpoint_identity(start),
-        "trained_content": checkpoint_identity(trained),
-        "lower_layers": lower_count(layers),
-        "environments_sha256": file_sha256(run.path / "environments" / "test.jsonl"),
-    }
-    work = [(mode, group) for mode in MODES for group in GROUPS]
-    for mode, group in tqdm(work, desc=f"mixtures of {policy}", unit="model", disable=None):
-        out = run.path / "restore" / policy / folder_name(mode, group)
-        configuration = {name: settings.get(name) for name in (*SAMPLING, "max_turns", "match")}
-        configuration |= contents | {"mode": mode, "group": group, "environments": len(environments)}
-        keep_configuration(out, configuration, may_grow=("environments",))
-        if (out / "results.jsonl").is_file() and sum(1 for _ in read_jsonl(out / "results.jsonl")) >= len(environments):
-            continue
-        weights = out / "weights"
-        write_mixed(start, trained, weights, chooser(mode, group, layers))
-        chosen = {name: settings[name] for name in SAMPLING if settings.get(name) is not None}
-        seed = int(settings.get("seed") or 0)
-        model = load_policy(f"hf:{weights}", batch_size=batch_size, **chosen)
-        evaluate(
-            model,
-            environments,
-            out,
-            seed=seed,
-            max_turns=int(settings.get("max_turns") or 20),
-            match=settings.get("match") or "published",
+    layers = layer_count(checkpoints(run, policy)[0])
+    mixtures = {
+        folder_name(mode, group): (
+            partial(write_mixed, from_trained=chooser(mode, group, layers)),
+            {"mode": mode, "group": group, "lower_layers": lower_count(layers)},
         )
-        shutil.rmtree(weights)
-
-
-def share_of_gain(start: Sequence[Row], trained: Sequence[Row], mixed: Sequence[Row], mode: str) -> Estimate:
-    """Share of the gain in Solve-F1 that a mixture carries (`only`) or loses (`restore`), over cases that all three have."""
-    values = [
-        {case: sum(v) / len(v) for case, v in case_values(rows, "solve_f1").items()} for rows in (start, trained, mixed)
-    ]
-    shared = values[0].keys() & values[1].keys() & values[2].keys()
-    groups = {case: np.array([column[case] for column in values]) for case in shared}
-
-    def share(means: np.ndarray) -> np.ndarray:
-        before, after, between = means.T
-        part = between - before if mode == "only" else after - between
-        return np.divide(part, after - before, out=np.full_like(part, np.nan), where=np.abs(after - before) > 1e-9)[
-            :, None
-        ]
-
-    found = statistics_of_totals(groups, share) if groups else []
-    return found[0] if found else EMPTY
+        for mode in MODES
+        for group in GROUPS
+    }
+    measure_mixtures(run, policy, mixtures, limit, batch_size)
 
 
 def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
@@ -135,23 +91,21 @@ def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
     `lead` (mode `only`) is the paired difference in Solve-F1 to the best other group: the claim that one group
     carries most of the gain stands if its interval lies above 0.
     """
-    start, trained = run.rows("start"), run.rows(policy)
+    start, trained = run.rows(run.roles[policy].start), run.rows(policy)
     gain = estimate_row("gain", paired_difference(trained, start, "solve_f1"))
     rows: list[dict[str, Any]] = []
     lower = _measured_lower_layers(run, policy)
     for mode in MODES:
-        measured: dict[str, list[dict[str, Any]]] = {}
-        for group in GROUPS:
-            path = run.path / "restore" / policy / folder_name(mode, group) / "results.jsonl"
-            if path.is_file():
-                measured[group] = [row for _, row in read_jsonl(path, required=("id",))]
+        measured = {group: mixed for group in GROUPS if (mixed := mixture_rows(run, policy, folder_name(mode, group)))}
         means = {group: mean_estimate(mixed, "solve_f1") for group, mixed in measured.items()}
         for group, mixed in measured.items():
-            row: dict[str, Any] = {"policy": policy, "mode": mode, "group": group, "lower_layers": lower}
-            row |= estimate_row("solve_f1", means[group])
+            row: dict[str, Any] = {"policy": policy, "label": run.label(policy), "mode": mode, "group": group}
+            row["lower_layers"] = lower
+            for metric in METRICS:
+                row |= estimate_row(metric, mean_estimate(mixed, metric))
             row |= estimate_row("minus_start", paired_difference(mixed, start, "solve_f1"))
             row |= estimate_row("minus_trained", paired_difference(mixed, trained, "solve_f1"))
-            row |= estimate_row("share", share_of_gain(start, trained, mixed, mode))
+            row |= estimate_row("share", share_of_gain(start, trained, mixed, mode == "restore"))
             others = [name for name in measured if name != group]
             if mode == "only" and others:
                 best = max(others, key=lambda name: means[name].value or 0.0)
@@ -163,70 +117,74 @@ def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
 def _measured_lower_layers(run: Run, policy: str) -> int | None:
     """How many layers the measured mixtures call lower; None where they do not say, as before that was recorded."""
     files = sorted((run.path / "restore" / policy).glob("*/configuration.json"))
-    found = {read_json(file).get("lower_layers") for file in files}
+    found = {settings["lower_layers"] for file in files if (settings := read_json(file)).get("lower_layers")}
     return found.pop() if len(found) == 1 else None
 
 
+def restored_policies(run: Run) -> list[str]:
+    """The trained policies beside their starts, repeats with other seeds left out. Raises Missing."""
+    return [policy for policies in run.compared().values() for policy in policies]
+
+
+def weak_gain_text(run: Run, rows: list[dict[str, Any]]) -> str:
+    """Which policies have no gain to attribute; empty where all have one."""
+    weak = {row["label"] for row in rows if row["gain_low"] is None or row["gain_low"] <= 0}
+    return f"The gain of {', '.join(sorted(weak))} is not significant, so its shares mean little. " if weak else ""
+
+
 def build(run: Run) -> list[Artifact]:
-    """From the mixtures measured so far. Raises Missing when there are none."""
-    rows = [row for policy in run.need_trained() for row in policy_rows(run, policy)]
+    """From the mixtures measured so far. Raises NotPlanned when there are none."""
+    rows = [row for policy in restored_policies(run) for row in policy_rows(run, policy)]
     if not rows:
-        raise Missing(f"no mixture was measured; `python -m analysis.restore_layers {run.path}` does it")
-    policies = list(dict.fromkeys(row["policy"] for row in rows))
-    gains = {policy: paired_difference(run.rows(policy), run.rows("start"), "solve_f1") for policy in policies}
-    weak = [policy for policy, gain in gains.items() if gain.low is None or gain.low <= 0]
-    warning = (
-        f"The gain of {', '.join(policy_label(policy) for policy in weak)} is not significant, so its shares mean little. "
-        if weak
-        else ""
-    )
+        raise NotPlanned(f"no mixture was measured; `python -m analysis.restore_layers {run.path}` does it")
     lower = {row["lower_layers"] for row in rows} - {None}
     depth = f"Lower: {layers_text(lower.pop())}; middle and upper: halves of the rest. " if len(lower) == 1 else ""
-    caption = (
-        f"Which weights carry the gain: share of the gain in Solve-F1 that is lost when a group's weights are put back to the start (restore), and that is there when only "
-        f"that group is taken from the trained model (only). Intervals are drawn from −300% to 400% and are whole in the CSV. n = {min(row['solve_f1_n'] for row in rows)} test environments, 95% bootstrap intervals over cases (paired ratio). "
-        f"{depth}{warning}Shares need not add up to 1. Source: restore/<policy>/<mode>-<group>/results.jsonl."
-    )
-    return [Artifact("restore_layers", "Which weights carry the gain", caption, rows, _figure(rows, policies, gains))]
+    caption = caption_text("restore_layers", n=min(row["solve_f1_n"] for row in rows))
+    note = depth + weak_gain_text(run, rows) + caption_text("restore_note") + " " + run.faults_text()
+    return [Artifact("restore_layers", "Which weights carry the gain", caption, rows, _figure(run, rows), note=note)]
 
 
-def _figure(rows: list[dict[str, Any]], policies: list[str], gains: Mapping[str, Estimate]) -> Any:
-    # Ratios of a small gain can be huge; what lies outside these limits is in the CSV.
-    ends = [100 * row[key] for row in rows for key in ("share_low", "share_high") if row["share"] is not None]
+def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
+    # Ratios of a small gain can be huge; what lies outside these limits is in the table.
+    ends = [100 * row[key] for row in rows for key in ("share_low", "share_high") if row[key] is not None]
     limits = (max(-300, min([-20, *ends])) - 8, min(400, max([120, *ends])) + 8)
-    figure, axes_list = new_figure(1, len(policies), width=5.2 * len(policies), height=4.0, share_y=True)
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    columns = min(2, len(policies))
+    lines = -(-len(policies) // columns)
+    figure, axes_list = new_figure(lines, columns, height=0.9 + 2.6 * lines, share_x=True, share_y=True)
     with figure_style():
-        for axes, policy in zip(axes_list, policies, strict=True):
-            for mode, shift, style in zip(MODES, (0.17, -0.17), ("reinforce++", "grpo"), strict=True):
+        for axes, policy in zip(axes_list, policies, strict=False):
+            color, mark, _ = role_style(run.roles[policy])
+            for mode, shift in zip(MODES, (0.17, -0.17), strict=True):
                 chosen = [
                     row for row in rows if (row["policy"], row["mode"]) == (policy, mode) and row["share"] is not None
                 ]
-                colour, mark, _ = policy_style(style)
-                y = [-GROUPS.index(row["group"]) + shift for row in chosen]
-                axes.plot([100 * row["share"] for row in chosen], y, mark, color=colour, label=_MODE_LABELS[mode])
-                for place, row in zip(y, chosen, strict=True):
-                    axes.plot(
-                        [100 * row["share_low"], 100 * row["share_high"]], [place, place], color=colour, linewidth=1.3
-                    )
-            axes.axvline(0, color="black", linewidth=0.8)
-            axes.axvline(100, color="black", linewidth=0.8, linestyle=":")
-            gain = gains[policy]
-            title = policy_label(policy) + (
-                f" (gain {gain.value:+.3f})".replace("-", "−") if gain.value is not None else ""
-            )
-            axes.set(title=title, xlabel="share of the gain in Solve-F1 (%)", xlim=limits)
+                face = color if mode == "only" else "white"
+                for row in chosen:
+                    y = -GROUPS.index(row["group"]) + shift
+                    if row["share_low"] is not None:
+                        axes.plot([100 * row["share_low"], 100 * row["share_high"]], [y, y], color=color, linewidth=1.3)
+                    axes.plot(100 * row["share"], y, mark, color=color, markerfacecolor=face)
+            for place in (0, 100):
+                axes.axvline(place, color=GREY, linewidth=0.8, linestyle=":" if place else "-")
+            axes.set_title(run.label(policy).replace(": ", ":\n"))
+            axes.set_xlim(limits)
+        for axes in axes_list[len(policies) :]:
+            axes.set_visible(False)
+        for mode in MODES:
+            face = GREY if mode == "only" else "white"
+            axes_list[0].plot([], [], "o", color=GREY, markerfacecolor=face, label=_MODE_LABELS[mode])
         axes_list[0].set_yticks([-place for place in range(len(GROUPS))], GROUPS)
-        columns = min(2, len(policies))  # one panel is too narrow for both entries side by side
-        figure.legend(*axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=columns)
+        figure.supxlabel("share of the gain in Solve-F1 (%)", fontsize=10)
+        shared_legend(figure, axes_list, columns=2)
     return figure
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m analysis.restore_layers",
-    )
+def restore_main(
+    docstring: str | None, module: str, measure_one: Callable[..., None], build_all: Callable[[Run], list[Artifact]]
+) -> int:
+    """The command line of both causal tests: measure what is not measured yet, then draw."""
+    parser = ScriptParser(docstring, f"python -m {module}")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--policy", action="append", help="which trained policy (default: all); may be given again")
     parser.add_argument("--limit", type=int, help="only the first N test environments")
@@ -235,17 +193,22 @@ def main() -> int:
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
     try:
-        for policy in arguments.policy or run.need_trained():
-            run.need("start", policy)
-            measure(run, policy, arguments.limit, arguments.batch_size)
-        artifacts = build(run)
+        there = restored_policies(run)
+        for policy in arguments.policy or there:
+            if policy not in there:
+                raise BadInput(f"--policy {policy}: expected a trained policy of the run: {', '.join(there)}")
+            measure_one(run, policy, arguments.limit, arguments.batch_size)
+        artifacts = build_all(run)
     except Missing as missing:
         raise BadInput(str(missing)) from None
     for artifact in artifacts:
-        print(
-            f"{artifact.title}: wrote {', '.join(str(path) for path in artifact.write(arguments.out or run.path / 'analysis'))}"
-        )
+        written = artifact.write(arguments.out or run.path / "analysis")
+        print(f"{artifact.title}: wrote {', '.join(str(path) for path in written)}")
     return 0
+
+
+def main() -> int:
+    return restore_main(__doc__, "analysis.restore_layers", measure, build)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ The episodes that the policy played at the start of each epoch (train environmen
 environments), are replayed turn by turn through the same rollout, tools run again, once with each matching. A gap that
 grows over training would mean that the policy learns to please the loose matching rather than to solve.
 
-Inputs:  RUN/train/<algorithm>/epoch<k>/trajectories.jsonl, RUN/eval/<policy>/results.jsonl, RUN/environments/test.jsonl.
-Outputs: RUN/analysis/reward_hacking.{csv,txt,png,svg}.
+Inputs:  RUN/policies.json, RUN/train/<policy>/epoch<k>/trajectories.jsonl, RUN/eval/<policy>/results.jsonl, RUN/environments/test.jsonl.
+Outputs: RUN/analysis/reward_hacking.{csv,txt,png,svg,pdf}.
 Paper:   the defects of the published matching (paper/README.md, table of defects, 4 to 7).
 
 Example: python -m analysis.reward_hacking outputs/cpu
@@ -19,14 +19,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from analysis.figures.artifact import Artifact, script_main
-from analysis.figures.style import figure_style, interval_bars, new_figure, policy_style
+from analysis.figures.artifact import Artifact, caption_text, script_main
+from analysis.figures.style import GREY, figure_style, interval_bars, new_figure, role_style, shared_legend
 from analysis.run_data.intervals import estimate_row, estimate_text, mean_estimate, paired_difference
-from analysis.run_data.run_folder import Missing, Run, is_ablation, is_control, policy_label
+from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import read_jsonl, run_main
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
-from eval.suites.results import Estimate
+from eval.statistics.estimates import Estimate
 from train.policies.rollout import play
 from train.policies.specs import load_policy
 from train.stages.faults import faults_text
@@ -71,10 +71,10 @@ def _turn_limit(recorded: Path) -> int:
 
 
 def _points(run: Run) -> list[tuple[str, str, list[Environment], Path]]:
-    """`(algorithm, point, environments, file of recorded turns)` of everything that can be replayed."""
+    """`(policy, point, environments, file of recorded turns)` of everything that can be replayed."""
     found = []
-    for algorithm, epochs in run.epochs.items():
-        if is_ablation(algorithm) or is_control(algorithm):
+    for policy, epochs in run.epochs.items():
+        if run.roles[policy].role != "trained" or run.roles[policy].seed:
             continue
         for epoch in epochs:
             path = epoch.path / "trajectories.jsonl"
@@ -83,12 +83,12 @@ def _points(run: Run) -> list[tuple[str, str, list[Environment], Path]]:
                 for number, row in read_jsonl(path, required=("id", "environment")):
                     if len(starts) < MOST_EPISODES:
                         starts.setdefault(row["id"], Environment.from_record(row["environment"], f"{path}:{number}"))
-                found.append((algorithm, f"epoch {epoch.number}", list(starts.values()), path))
-        test = run.environments("test")
-        if algorithm in run.policies and test:
-            cases = dict.fromkeys(str(row["id"]) for row in run.rows(algorithm))
-            path = run.path / "eval" / algorithm / "results.jsonl"
-            found.append((algorithm, "test", [test[case] for case in cases if case in test], path))
+                found.append((policy, f"epoch {epoch.number}", list(starts.values()), path))
+        test = run.environments()
+        if policy in run.policies and test:
+            cases = dict.fromkeys(str(row["id"]) for row in run.rows(policy))
+            path = run.path / "eval" / policy / "results.jsonl"
+            found.append((policy, "test", [test[case] for case in cases if case in test], path))
     return found
 
 
@@ -96,16 +96,16 @@ def build(run: Run) -> list[Artifact]:
     """Raises Missing without recorded trajectories."""
     points = _points(run)
     if not any(point.startswith("epoch") for _, point, _, _ in points):
-        raise Missing("train/<algorithm>/epoch<k>/trajectories.jsonl is not there")
+        raise Missing("train/<policy>/epoch<k>/trajectories.jsonl is not there")
     rows: list[dict[str, Any]] = []
     gaps: dict[tuple[str, str], list[dict[str, Any]]] = {}
     lost: list[str] = []
     replayed = 0
-    for algorithm, point, environments, path in tqdm(points, desc="replay", unit="set", disable=None, leave=False):
+    for policy, point, environments, path in tqdm(points, desc="replay", unit="set", disable=None, leave=False):
         scores, faults = {}, {}
         for match in MATCHES:
             scores[match], faults[match] = rescored(environments, path, match)
-        row: dict[str, Any] = {"algorithm": algorithm, "point": point}
+        row: dict[str, Any] = {"policy": policy, "label": run.label(policy), "point": point}
         row["too_long"] = sum(item["outcome"] == "too_long" for item in scores["published"])
         row |= {f"faults_{match}": len(faults[match]) for match in MATCHES}
         lost += [text for match in MATCHES for text in faults[match]]
@@ -115,56 +115,60 @@ def build(run: Run) -> list[Artifact]:
                 row |= estimate_row(f"{metric}_{match}", mean_estimate(scores[match], metric))
         row |= estimate_row("solve_f1_gap", paired_difference(scores["published"], scores["strict"], "solve_f1"))
         strict = {item["id"]: item["solve_f1"] for item in scores["strict"]}
-        gaps[algorithm, point] = [
+        gaps[policy, point] = [
             {"id": item["id"], "gap": item["solve_f1"] - strict[item["id"]]}
             for item in scores["published"]
             if item["id"] in strict
         ]
         rows.append(row)
-    growth = _growth(gaps)
     said = f"{text}. " if (text := faults_text(lost, replayed, "replayed episodes")) else ""
-    caption = (
-        "The same recorded turns scored with the published matching (substring) and with strict matching (whole tokens, errors never solve, maximum matching): "
-        f"Solve-F1 at the start of each epoch (train environments, sampled) and of the final policy (test environments, greedy), n = {', '.join(str(row['solve_f1_gap_n']) for row in rows)} "
-        f"episodes. Bars: 95% bootstrap intervals over cases. Growth of the gap published − strict over the epochs: {growth}. {said}Source: train/<algorithm>/epoch<k>/trajectories.jsonl, "
-        "eval/<policy>/results.jsonl, tools run again."
-    )
-    return [Artifact("reward_hacking", "Published against strict matching over training", caption, rows, _figure(rows))]
+    counts = sorted({row["solve_f1_gap_n"] for row in rows})
+    n = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    caption = caption_text("reward_hacking", n=n)
+    note = caption_text("hacking_note", growth=_growth(run, gaps)) + " " + said
+    return [
+        Artifact(
+            "reward_hacking", "Does it learn to please the matching?", caption, rows, _figure(run, rows), note=note
+        )
+    ]
 
 
-def _growth(gaps: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+def _growth(run: Run, gaps: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     sentences = []
-    for algorithm in dict.fromkeys(name for name, _ in gaps):
-        epochs = [point for name, point in gaps if name == algorithm and point.startswith("epoch")]
+    for policy in dict.fromkeys(name for name, _ in gaps):
+        epochs = [point for name, point in gaps if name == policy and point.startswith("epoch")]
         if len(epochs) > 1:
-            change: Estimate = paired_difference(gaps[algorithm, epochs[-1]], gaps[algorithm, epochs[0]], "gap")
-            sentences.append(f"{policy_label(algorithm)} {estimate_text(change, signed=True)} (same environments)")
+            change: Estimate = paired_difference(gaps[policy, epochs[-1]], gaps[policy, epochs[0]], "gap")
+            sentences.append(f"{run.label(policy)} {estimate_text(change, signed=True)}")
     return "; ".join(sentences) or "not known with one epoch"
 
 
-def _figure(rows: list[dict[str, Any]]) -> Any:
-    algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
-    figure, axes_list = new_figure(1, len(algorithms), width=max(5.5, 3.4 * len(algorithms)), height=3.6, share_y=True)
+def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    columns = min(3, len(policies))
+    lines = -(-len(policies) // columns)
+    figure, axes_list = new_figure(lines, columns, height=0.9 + 2.1 * lines, share_y=True)
     with figure_style():
-        for axes, algorithm in zip(axes_list, algorithms, strict=True):
-            chosen = [row for row in rows if row["algorithm"] == algorithm]
+        for axes, policy in zip(axes_list, policies, strict=False):
+            chosen = [row for row in rows if row["policy"] == policy]
+            color, mark, _ = role_style(run.roles[policy])
             for match, shift in zip(MATCHES, (-0.06, 0.06), strict=True):
-                colour = policy_style("grpo" if match == "published" else "reinforce++")[0]
-                trained = [place for place, row in enumerate(chosen) if row["point"] != "test"]
                 values = [row[f"solve_f1_{match}"] for row in chosen]
-                axes.plot([x + shift for x in trained], [values[x] for x in trained], "-", color=colour)
-                mark = "s" if match == "published" else "^"
-                axes.plot([x + shift for x in range(len(chosen))], values, mark, color=colour, label=match)
-                lows, highs = (
-                    [row[f"solve_f1_{match}_low"] for row in chosen],
-                    [row[f"solve_f1_{match}_high"] for row in chosen],
-                )
-                interval_bars(axes, [x + shift for x in range(len(chosen))], values, lows, highs, colour)
-            axes.set_xticks(range(len(chosen)), [row["point"] for row in chosen], fontsize=8)
-            axes.set(title=policy_label(algorithm), ylim=(0, 1.05))
-        axes_list[0].set_ylabel("Solve-F1 (mean, 95% interval)")
-        handles, labels = axes_list[0].get_legend_handles_labels()
-        figure.legend(handles, [f"{label} matching" for label in labels], loc="outside upper center", ncols=2)
+                x = [place + shift for place in range(len(chosen))]
+                face = color if match == "published" else "white"
+                axes.plot(x, values, mark, color=color, markerfacecolor=face)
+                lows, highs = ([row[f"solve_f1_{match}_{end}"] for row in chosen] for end in ("low", "high"))
+                interval_bars(axes, x, values, lows, highs, color)
+            axes.set_xticks(range(len(chosen)), [row["point"].replace(" ", "\n") for row in chosen], fontsize=8)
+            axes.set_title(run.label(policy).replace(": ", ":\n"), fontsize=9)
+            axes.set_ylim(0, 1.05)
+        for axes in axes_list[len(policies) :]:
+            axes.set_visible(False)
+        for match in MATCHES:
+            face = GREY if match == "published" else "white"
+            axes_list[0].plot([], [], "o", color=GREY, markerfacecolor=face, label=f"{match} matching")
+        axes_list[0].set_ylabel("Solve-F1 (mean)")
+        shared_legend(figure, axes_list)
     return figure
 
 

@@ -1,7 +1,8 @@
-"""Solve-P, Solve-R and Solve-F1 before and after training, by scenario, by number of hops and by number of tools.
+"""Solve-F1, answer accuracy and the rest before and after training, by scenario, by number of sub-questions and by number of tools.
 
-Inputs:  RUN/eval/<policy>/results.jsonl; RUN/environments/test.jsonl for the number of tools.
-Outputs: RUN/analysis/scenario_breakdown.{csv,txt,png,svg} and size_breakdown.{csv,txt,png,svg}.
+Inputs:  RUN/eval/<policy>/results.jsonl, RUN/policies.json; RUN/environments/test.jsonl for the number of tools.
+Outputs: RUN/analysis/scenario_breakdown.*, size_sub_questions.* and size_tools.* (csv, txt, png, svg, pdf). Each trained policy is paired
+         with the start of its own model and mode; a run with several has a row of panels for each.
 Paper:   section 4.2 (results by scenario); intervals and paired differences are ours.
 
 Example: python -m analysis.scenario_breakdown outputs/cpu
@@ -12,32 +13,38 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from analysis.figures.artifact import Artifact, script_main
-from analysis.figures.style import figure_style, interval_bars, new_figure, policy_style
+from analysis.figures.artifact import Artifact, caption_text, script_main
+from analysis.figures.style import figure_style, interval_bars, new_figure, role_style, shared_legend
 from analysis.run_data.intervals import estimate_row, mean_estimate, paired_difference
-from analysis.run_data.run_folder import SCENARIO_LABELS, Run, policy_label
+from analysis.run_data.labels import METRICS
+from analysis.run_data.labels import SCENARIOS as SCENARIO_LABELS
+from analysis.run_data.run_folder import Run
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import SCENARIOS
 
-SOLVE = {"solve_p": "Solve-P", "solve_r": "Solve-R", "solve_f1": "Solve-F1"}
+DRAWN = ("solve_f1", "answer_correct")
 
 
-def grouped_rows(
-    run: Run, policies: list[str], group_of: Callable[[Mapping[str, Any]], Any], kind: str
-) -> list[dict[str, Any]]:
-    """One row per group and policy: mean of each metric, and the paired difference to the start."""
-    groups = sorted({group_of(row) for row in run.rows("start")} - {None}, key=_group_order)
+def grouped_rows(run: Run, group_of: Callable[[Mapping[str, Any]], Any], kind: str) -> list[dict[str, Any]]:
+    """One row per start, group and policy: mean of each metric, and the paired difference to the start."""
     result = []
-    for group in groups:
-        before = [row for row in run.rows("start") if group_of(row) == group]
-        for policy in policies:
-            rows = [row for row in run.rows(policy) if group_of(row) == group]
-            row: dict[str, Any] = {"by": kind, "group": group, "policy": policy}
-            for metric in SOLVE:
-                row |= estimate_row(metric, mean_estimate(rows, metric))
-                if policy != "start":
-                    row |= estimate_row(f"{metric}_minus_start", paired_difference(rows, before, metric))
-            result.append(row)
+    for start, policies in run.compared().items():
+        for group in sorted({group_of(row) for row in run.rows(start)} - {None}, key=_group_order):
+            before = [row for row in run.rows(start) if group_of(row) == group]
+            for policy in (start, *policies):
+                rows = [row for row in run.rows(policy) if group_of(row) == group]
+                row: dict[str, Any] = {
+                    "by": kind,
+                    "group": group,
+                    "start": start,
+                    "policy": policy,
+                    "label": run.label(policy),
+                }
+                for metric in METRICS:
+                    row |= estimate_row(metric, mean_estimate(rows, metric))
+                    if policy != start:
+                        row |= estimate_row(f"{metric}_minus_start", paired_difference(rows, before, metric))
+                result.append(row)
     return result
 
 
@@ -45,105 +52,64 @@ def _group_order(group: Any) -> tuple[int, Any]:
     return (SCENARIOS.index(group), "") if group in SCENARIOS else (99, group)
 
 
-def _scenario_figure(rows: list[dict[str, Any]], policies: list[str]) -> Any:
-    groups = list(dict.fromkeys(row["group"] for row in rows))
-    figure, axes_list = new_figure(1, 3, width=10.5, height=3.9, share_y=True)
-    width = 0.8 / len(policies)
-    counts = {row["group"]: row["solve_f1_n"] for row in rows if row["policy"] == policies[0]}
+def _figure(run: Run, rows: list[dict[str, Any]], xlabel: str = "") -> Any:
+    """A row of panels for each start: Solve-F1 and answer accuracy by group."""
+    starts = list(dict.fromkeys(row["start"] for row in rows))
+    groups = sorted({row["group"] for row in rows}, key=_group_order)
+    figure, axes_list = new_figure(len(starts), len(DRAWN), height=0.9 + 2.2 * len(starts), share_x=True, share_y=True)
     with figure_style():
-        for axes, (metric, label) in zip(axes_list, SOLVE.items(), strict=True):
-            for index, policy in enumerate(policies):
-                colour, _, hatch = policy_style(policy, index)
-                chosen = [row for row in rows if row["policy"] == policy]
-                x = [groups.index(row["group"]) + (index - (len(policies) - 1) / 2) * width for row in chosen]
-                values = [row[metric] for row in chosen]
-                axes.bar(
-                    x, values, width * 0.92, color=colour, hatch=hatch, edgecolor="white", label=policy_label(policy)
-                )
-                lows, highs = [row[f"{metric}_low"] for row in chosen], [row[f"{metric}_high"] for row in chosen]
-                interval_bars(axes, x, values, lows, highs, "#777777" if policy == "start" else "#222222")
-            axes.set_xticks(
-                range(len(groups)),
-                [
-                    SCENARIO_LABELS.get(group, str(group)).replace(" ", "\n") + f"\n(n={counts.get(group, 0)})"
-                    for group in groups
-                ],
-                fontsize=8,
-            )
-            axes.set(title=label, ylim=(0, 1.05))
-            axes.grid(axis="x", visible=False)
-        axes_list[0].set_ylabel("mean over cases (0 to 1)")
-        figure.legend(
-            *axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(policies))
-        )
+        for place, start in enumerate(starts):
+            mine = [row for row in rows if row["start"] == start]
+            for axes, metric in zip(axes_list[len(DRAWN) * place :], DRAWN, strict=False):
+                _draw(run, axes, mine, groups, metric)
+                if place == 0:
+                    axes.set_title(METRICS[metric])
+                if place == len(starts) - 1:
+                    counts = {row["group"]: row["solve_f1_n"] for row in mine}
+                    names = [SCENARIO_LABELS.get(group, str(group)).replace(" ", "\n", 1) for group in groups]
+                    shown = [f"{name}\n(n={counts.get(group, 0)})" for name, group in zip(names, groups, strict=True)]
+                    axes.set_xticks(range(len(groups)), shown, fontsize=8)
+                    axes.set_xlabel(xlabel)
+            axes_list[len(DRAWN) * place].set_ylabel(run.start_label(start).replace(", ", ",\n") or "mean (0 to 1)")
+        shared_legend(figure, axes_list)
     return figure
 
 
-def _size_figure(by_kind: dict[str, list[dict[str, Any]]], policies: list[str]) -> Any:
-    figure, axes_list = new_figure(1, len(by_kind), width=max(6.6, 4.6 * len(by_kind)), height=3.8, share_y=True)
-    with figure_style():
-        for axes, (kind, rows) in zip(axes_list, by_kind.items(), strict=True):
-            groups = list(dict.fromkeys(row["group"] for row in rows))
-            for index, policy in enumerate(policies):
-                colour, mark, _ = policy_style(policy, index)
-                chosen = [row for row in rows if row["policy"] == policy]
-                x = [groups.index(row["group"]) + (index - (len(policies) - 1) / 2) * 0.12 for row in chosen]
-                axes.plot(x, [row["solve_f1"] for row in chosen], marker=mark, color=colour, label=policy_label(policy))
-                lows, highs = [row["solve_f1_low"] for row in chosen], [row["solve_f1_high"] for row in chosen]
-                interval_bars(axes, x, [row["solve_f1"] for row in chosen], lows, highs, colour)
-            counts = {row["group"]: row["solve_f1_n"] for row in rows if row["policy"] == policies[0]}
-            axes.set_xticks(
-                range(len(groups)), [f"{group}\n(n={counts.get(group, 0)})" for group in groups], fontsize=8
-            )
-            axes.set(xlabel=kind, ylim=(-0.03, 1.05), xlim=(-0.5, len(groups) - 0.5))
-        axes_list[0].set_ylabel("Solve-F1 (mean, 95% interval)")
-        figure.legend(
-            *axes_list[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(policies))
-        )
-    return figure
+def _draw(run: Run, axes: Any, rows: list[dict[str, Any]], groups: list[Any], metric: str) -> None:
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    for index, policy in enumerate(policies):
+        color, mark, _ = role_style(run.roles[policy])
+        chosen = [row for row in rows if row["policy"] == policy and row[metric] is not None]
+        x = [groups.index(row["group"]) + (index - (len(policies) - 1) / 2) * 0.14 for row in chosen]
+        values = [row[metric] for row in chosen]
+        axes.plot(x, values, mark, color=color, label=run.method(policy))
+        lows, highs = [row[f"{metric}_low"] for row in chosen], [row[f"{metric}_high"] for row in chosen]
+        interval_bars(axes, x, values, lows, highs, color)
+    axes.set(ylim=(-0.04, 1.06), xlim=(-0.5, len(groups) - 0.5))
+    axes.grid(axis="x", visible=False)
 
 
 def build(run: Run) -> list[Artifact]:
     """Raises Missing without a start and a trained policy."""
-    policies = ["start", *run.need_trained()]
-    rows = grouped_rows(run, policies, lambda row: row.get("scenario"), "scenario")
-    n = len({row["id"] for row in run.rows("start")})
-    interval = (
-        "Bars and whiskers: means over cases and 95% percentile bootstrap intervals over cases (10,000 resamples)."
-    )
-    source = "Source: eval/<policy>/results.jsonl; paired differences to the start are in the CSV."
+    rows = grouped_rows(run, lambda row: row.get("scenario"), "scenario")
+    n = len({row["id"] for start in run.compared() for row in run.rows(start)})
+    note = caption_text("breakdown_note") + " " + run.faults_text()
     artifacts = [
         Artifact(
-            "scenario_breakdown",
-            "Before and after, by scenario",
-            f"Solve-P, Solve-R and Solve-F1 before and after training, by scenario, n = {n} test environments in all. {interval} {source}",
-            rows,
-            _scenario_figure(rows, policies),
+            "scenario_breakdown", "Before and after training, by scenario", caption_text("scenario_breakdown", n=n),
+            rows, _figure(run, rows), note=note,
         )
-    ]
-    tools = {case: len(environment.tools) for case, environment in run.environments("test").items()}
-    by_kind = {
-        "sub-questions (hops)": grouped_rows(
-            run, policies, lambda row: row.get("hops") or row.get("sub_questions"), "hops"
-        ),
-        "tools offered": grouped_rows(run, policies, lambda row: tools.get(str(row["id"])), "tools"),
+    ]  # fmt: skip
+    tools = {case: len(environment.tools) for case, environment in run.environments().items()}
+    kinds = {
+        "sub-questions": grouped_rows(run, lambda row: row.get("hops") or row.get("sub_questions"), "sub-questions"),
+        "tools": grouped_rows(run, lambda row: tools.get(str(row["id"])), "tools offered"),
     }
-    by_kind = {kind: found for kind, found in by_kind.items() if len({row["group"] for row in found}) > 1}
-    if by_kind:
-        caption = (
-            f"Solve-F1 before and after training, by the number of sub-questions and by the number of tools offered, n = {n} test environments. "
-            f"Points are means over cases, whiskers 95% percentile bootstrap intervals over cases (10,000 resamples). {source}"
-        )
-        all_rows = [row for found in by_kind.values() for row in found]
-        artifacts.append(
-            Artifact(
-                "size_breakdown",
-                "Before and after, by size of the problem",
-                caption,
-                all_rows,
-                _size_figure(by_kind, policies),
-            )
-        )
+    for kind, found in kinds.items():
+        if len({row["group"] for row in found}) > 1:
+            caption = caption_text("size_breakdown", kind=kind, n=n)
+            name, title = f"size_{kind.replace('-', '_')}", f"Before and after training, by number of {kind}"
+            artifacts.append(Artifact(name, title, caption, found, _figure(run, found, f"number of {kind}"), note=note))
     return artifacts
 
 

@@ -1,8 +1,9 @@
 """Training curves: reward, KL, response length, truncation and faults per step, and the prompts of each epoch.
 
-Inputs:  RUN/train/<algorithm>/epoch<k>/train_log.jsonl (one row a step: `step`, `epoch`, and the trainer's metrics under
+Inputs:  RUN/train/<policy>/epoch<k>/train_log.jsonl (one row per step: `step`, `epoch`, and the trainer's metrics under
          its own names) and prompts_summary.json.
-Outputs: RUN/analysis/training_curves.{csv,txt,png,svg}.
+Outputs: RUN/analysis/training_curves.{csv,txt,png,svg,pdf}: every series in the table. Drawn are those that change, a panel each, in a run of
+         one model and mode; in a run of several, the three of SELECTED, a row of panels for each model and mode.
 Paper:   section 4.4 (training dynamics).
 
 Example: python -m analysis.training_curves outputs/cpu
@@ -14,29 +15,37 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from analysis.figures.artifact import Artifact, script_main
-from analysis.figures.style import figure_style, new_figure, policy_style
-from analysis.run_data.run_folder import Missing, Run, policy_label
+from analysis.figures.artifact import Artifact, caption_text, script_main
+from analysis.figures.style import figure_style, new_figure, role_style, shared_legend
+from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import run_main
 
 # What is drawn -> the names it may have in the log; the first that is there is taken. Names are those of OpenRLHF 0.11.2 and of
 # the reward's own logs (reward/openrlhf_reward.py). `true_reward` comes first: of a control it is what the policy would have earned.
 SERIES: dict[str, tuple[str, ...]] = {
     "reward": ("true_reward", "reward", "rewards", "reward_mean"),
-    "calls a turn (p)": ("p",),
-    "solved a turn (q)": ("q",),
-    "turns with final answer (share)": ("kind_answer",),
-    "turns malformed (share)": ("kind_malformed",),
-    "turns empty (share)": ("kind_empty",),
-    "KL to the start of the epoch": ("kl", "kl_loss"),
+    "calls per turn": ("p",),
+    "solved per turn": ("q",),
+    "final answers (share)": ("kind_answer",),
+    "malformed (share)": ("kind_malformed",),
+    "empty (share)": ("kind_empty",),
+    "KL to the epoch's start": ("kl", "kl_loss"),
     "response length (tokens)": ("response_length", "response_lengths"),
-    "responses cut off (share)": ("truncated", "truncated_rate", "response_clip_ratio"),
+    "cut off (share)": ("truncated", "truncated_rate", "response_clip_ratio"),
     "reward faults (share)": ("fault", "faults"),
-    "spread of reward in a group (s.d.)": ("group_reward_std",),
+    "reward spread (s.d.)": ("group_reward_std",),
     "policy loss": ("policy_loss", "act_loss"),
-    "entropy (nats a token)": ("entropy_loss", "entropy"),
-    "sandbox time a response (ms)": ("sandbox_ms",),
+    "entropy (nats per token)": ("entropy_loss", "entropy"),
+    "sandbox time (ms per response)": ("sandbox_ms",),
 }
+
+
+SELECTED = ("reward", "calls per turn", "KL to the epoch's start")
+NOT_DRAWN = (
+    "sandbox time (ms per response)",
+    "reward faults (share)",
+    "policy loss",
+)  # of the machine, not of the policy
 
 
 def series_value(row: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
@@ -49,12 +58,17 @@ def series_value(row: Mapping[str, Any], names: tuple[str, ...]) -> float | None
     return None
 
 
-def step_rows(run: Run, algorithm: str) -> list[dict[str, Any]]:
-    """All steps of an algorithm, numbered on over the epochs: `algorithm`, `epoch`, `step`, then one column per series."""
+def step_rows(run: Run, policy: str) -> list[dict[str, Any]]:
+    """All steps of a policy's training, numbered on over the epochs: `policy`, `epoch`, `step`, then one column per series."""
     rows: list[dict[str, Any]] = []
-    for epoch in run.epochs.get(algorithm, []):
+    for epoch in run.epochs.get(policy, []):
         for found in epoch.log():
-            row: dict[str, Any] = {"algorithm": algorithm, "epoch": epoch.number, "step": len(rows) + 1}
+            row: dict[str, Any] = {
+                "policy": policy,
+                "label": run.label(policy),
+                "epoch": epoch.number,
+                "step": len(rows) + 1,
+            }
             row |= {label: series_value(found, names) for label, names in SERIES.items()}
             rows.append(row)
     return rows
@@ -70,65 +84,75 @@ def running_mean(values: list[float], window: int) -> list[float]:
 
 def build(run: Run) -> list[Artifact]:
     """Raises Missing when no epoch has a log with a known metric."""
-    logs = {algorithm: step_rows(run, algorithm) for algorithm in run.epochs}
-    logs = {algorithm: rows for algorithm, rows in logs.items() if rows}
-    shown = [label for label in SERIES if any(row[label] is not None for rows in logs.values() for row in rows)]
-    if not shown:
-        raise Missing("train/<algorithm>/epoch<k>/train_log.jsonl is not there, or holds none of the known metrics")
-    lines = (len(shown) + 1) // 2
-    figure, axes_list = new_figure(lines, 2, width=9.6, height=2.5 * lines + 0.5)
+    logs = {policy: rows for policy in run.epochs if (rows := step_rows(run, policy))}
+    changing = [label for label in SERIES if _changes([row[label] for rows in logs.values() for row in rows])]
+    if not changing:
+        raise Missing("train/<policy>/epoch<k>/train_log.jsonl is not there, or holds none of the known metrics")
+    steps = sorted({len(rows) for rows in logs.values()})
+    caption = caption_text(
+        "training_curves", policies=len(logs), steps=" to ".join(map(str, (steps[0], steps[-1])[: len(steps)]))
+    )
+    note = caption_text("curves_note", prompts=_prompts_text(run, list(logs)))
+    every = [row for rows in logs.values() for row in rows]
+    return [Artifact("training_curves", "Training curves", caption, every, _figure(run, logs, changing), note=note)]
+
+
+def _changes(values: list[float | None]) -> bool:
+    """Whether a series has a curve to show: a constant has none."""
+    return len({value for value in values if value is not None}) > 1
+
+
+def _prompts_text(run: Run, policies: list[str]) -> str:
+    said = []
+    for policy in policies:
+        for epoch in run.epochs[policy]:
+            summary = epoch.prompts_summary()
+            kept = next((value for key, value in summary.items() if key in ("prompts", "kept", "written", "n")), None)
+            if kept is not None:
+                said.append(f"{run.label(policy)} epoch {epoch.number}: {kept}")
+    return "; ".join(said)
+
+
+def _figure(run: Run, logs: dict[str, list[dict[str, Any]]], changing: list[str]) -> Any:
+    groups: dict[str, list[str]] = {}
+    for policy in logs:
+        groups.setdefault(run.roles[policy].start, []).append(policy)
+    if len(groups) > 1:
+        panels = [(start, label) for start in groups for label in SELECTED if label in changing]
+    else:
+        panels = [
+            (start, label) for start in groups for label in changing if label not in NOT_DRAWN or len(changing) < 2
+        ]
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes_list = new_figure(lines, columns, height=0.9 + 1.75 * lines)
     with figure_style():
-        for axes, label in zip(axes_list, shown, strict=False):
-            for index, (algorithm, rows) in enumerate(logs.items()):
-                colour, mark, _ = policy_style(algorithm, index)
-                points = [(row["step"], row[label]) for row in rows if row[label] is not None]
-                if not points:
-                    continue
-                steps, values = [p[0] for p in points], [p[1] for p in points]
-                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-                smooth = running_mean(values, max(1, len(values) // 12))
-                axes.plot(
-                    steps,
-                    smooth,
-                    color=colour,
-                    marker=mark,
-                    markevery=max(1, len(steps) // 8),
-                    label=policy_label(algorithm),
-                )
-            axes.set(title=label, xlabel="RL step")
+        for axes, (start, label) in zip(axes_list, panels, strict=False):
+            for policy in groups[start]:
+                _draw(run, axes, policy, logs[policy], label)
+            head = run.start_label(start) if len(groups) > 1 else ""
+            axes.set_title(f"{head}:\n{label}" if head else label, fontsize=9)
             if label.endswith("(share)"):
                 axes.set_ylim(0, max(0.05, axes.get_ylim()[1]))
-        for axes in axes_list[len(shown) :]:
+        for axes in axes_list[len(panels) :]:
             axes.set_visible(False)
-        for rows in logs.values():
-            starts = [row["step"] for before, row in pairwise(rows) if before["epoch"] != row["epoch"]]
-            for axes in axes_list[: len(shown)]:
-                for start in starts:
-                    axes.axvline(start - 0.5, color="#BBBBBB", linestyle=":", linewidth=1.0)
-        handles = {
-            label: handle for axes in axes_list for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=4)
-    counts = ", ".join(
-        f"{policy_label(name)} {len(rows)} steps in {len(run.epochs[name])} epochs" for name, rows in logs.items()
-    )
-    prompts = []
-    for algorithm in logs:
-        for epoch in run.epochs[algorithm]:
-            kept = next(
-                (value for key, value in epoch.prompts_summary().items() if key in ("prompts", "kept", "written", "n")),
-                None,
-            )
-            if kept is not None:
-                prompts.append(f"{policy_label(algorithm)} epoch {epoch.number}: {kept}")
-    caption = (
-        f"Training as the trainer logged it: {counts}. Thin lines are single steps (one batch of samples), thick lines the running mean over a twelfth of the "
-        "steps; dotted lines mark a new epoch, in which prompts are collected afresh. No interval: each line is one run with one seed; the test of the result is the "
-        f"paired difference in the results table. Of a control, the true reward is drawn, which it is not trained on. {'Prompts: ' + '; '.join(prompts) + '. ' if prompts else ''}Source: train/<algorithm>/epoch<k>/train_log.jsonl."
-    )
-    return [
-        Artifact("training_curves", "Training curves", caption, [row for rows in logs.values() for row in rows], figure)
-    ]
+        figure.supxlabel("training step", fontsize=10)
+        shared_legend(figure, axes_list)
+    return figure
+
+
+def _draw(run: Run, axes: Any, policy: str, rows: list[dict[str, Any]], label: str) -> None:
+    points = [(row["step"], row[label]) for row in rows if row[label] is not None]
+    if not points:
+        return
+    color, mark, _ = role_style(run.roles[policy])
+    steps, values = [p[0] for p in points], [p[1] for p in points]
+    axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+    smooth = running_mean(values, max(1, len(values) // 12))
+    axes.plot(steps, smooth, color=color, marker=mark, markevery=max(1, len(steps) // 6), label=run.method(policy))
+    for before, row in pairwise(rows):
+        if before["epoch"] != row["epoch"]:
+            axes.axvline(row["step"] - 0.5, color="#BBBBBB", linestyle=":", linewidth=1.0)
 
 
 def main() -> int:

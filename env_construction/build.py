@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from env_construction.building.environment_builder import BuildConfiguration
 from env_construction.building.progress import SplitProgress
 from env_construction.building.statistics_figures import draw_figures
 from env_construction.building.workers import Chunk, ChunkBuilder, Job, Runner, open_runner, summarize
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, keep_configuration, run_main
 from env_construction.environment.schema import Environment, Split
 from env_construction.facts.levels import LEVELS
@@ -110,13 +111,16 @@ def _statistics(progress: SplitProgress) -> dict[str, Any]:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m env_construction.build")
     parser.add_argument("--author", default="facts", help=f"who writes: {' or '.join(AUTHORS)} (default: facts)")
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
     parser.add_argument("--n-train", type=int, help="training environments (default: 300; all --questions)")
     parser.add_argument("--n-dev", type=int, help="dev environments (default: 60; none with --questions)")
     parser.add_argument("--n-test", type=int, help="test environments (default: 100; none with --questions)")
     parser.add_argument("--seed", type=int, default=1, help="all randomness comes from it (default: 1)")
+    parser.add_argument(
+        "--test-seed", type=int, help="of the test split alone: a final test that no choice has seen (default: --seed)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes, or tasks under way on Ray (default: 1)")
     parser.add_argument(
         "--ray-address", default=None, help="build on this Ray cluster, for example auto (default: local processes)"
@@ -153,16 +157,20 @@ def main() -> int:
     if arguments.workers < 1 or min(sizes.values()) < 0:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
     if configuration.author == "llm":
+        if arguments.test_seed is not None:
+            raise BadInput("--test-seed: a model's environments come from its questions, not from a seed")
         return _build_with_model(arguments, configuration, sizes)
     make_author(configuration.author)
-    keep_configuration(arguments.out, asdict(configuration))
+    final = replace(configuration, seed=configuration.seed if arguments.test_seed is None else arguments.test_seed)
+    settings = asdict(configuration) | ({"test_seed": final.seed} if final != configuration else {})
+    keep_configuration(arguments.out, settings)
     here = ChunkBuilder(configuration.author)
     with here.sandbox, open_runner(arguments.workers, here, arguments.ray_address) as runner:
         statistics: dict[str, dict[str, Any]] = {
-            split: build_split(configuration, split, count, arguments.out, here, runner)
+            split: build_split(final if split == "test" else configuration, split, count, arguments.out, here, runner)
             for split, count in sizes.items()
         }
-    _publish(arguments, asdict(configuration), statistics)
+    _publish(arguments, settings, statistics)
     return 0
 
 
@@ -218,5 +226,10 @@ def _publish(
     print(f"wrote {counts} environments to {arguments.out}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -48,7 +48,7 @@ def changed_tools(before: list[ToolDocument], after: list[ToolDocument]) -> int:
 
 
 def main() -> int:
-    arguments = stage_parser(__doc__).parse_args()
+    arguments = stage_parser(__doc__, "python -m env_construction.complexity_scaling").parse_args()
     authors = author_maker(arguments)
     return run_stage("complexity_scaling", scale_complexity, read_drafts(arguments.source), arguments.out, authors)
 

@@ -11,7 +11,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import SCENARIOS, Environment, read_environments
 
@@ -206,7 +206,7 @@ def comparison(rows: dict[str, float], reference: dict[str, float]) -> list[tupl
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m env_construction.data_statistics")
     parser.add_argument("file", type=Path, help="environments, JSONL or Parquet")
     parser.add_argument("--out", type=Path, help="JSON with all counts and histograms")
     arguments = parser.parse_args()

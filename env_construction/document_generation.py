@@ -35,7 +35,7 @@ def _document_for(author: Author, draft: Draft, step: Step) -> WrittenDocument:
 
 
 def main() -> int:
-    arguments = stage_parser(__doc__).parse_args()
+    arguments = stage_parser(__doc__, "python -m env_construction.document_generation").parse_args()
     authors = author_maker(arguments)
     return run_stage("document_generation", generate_documents, read_drafts(arguments.source), arguments.out, authors)
 

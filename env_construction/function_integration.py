@@ -53,7 +53,7 @@ def check_toolset(draft: Draft, toolset: Toolset) -> None:
 
 
 def main() -> int:
-    arguments = stage_parser(__doc__).parse_args()
+    arguments = stage_parser(__doc__, "python -m env_construction.function_integration").parse_args()
     authors = author_maker(arguments)
     return run_stage("function_integration", integrate_functions, read_drafts(arguments.source), arguments.out, authors)
 

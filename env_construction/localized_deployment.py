@@ -91,7 +91,7 @@ def complete_environment(author: Author, draft: Draft) -> Environment:
 
 
 def main() -> int:
-    parser = stage_parser(__doc__)
+    parser = stage_parser(__doc__, "python -m env_construction.localized_deployment")
     parser.add_argument("--environments", type=Path, help="JSONL for the complete, verified environments")
     arguments = parser.parse_args()
     authors = author_maker(arguments)

@@ -11,13 +11,13 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import get_args
 
 from env_construction.building.author import STRATEGIES, Author, Draft, ask_until_valid
 from env_construction.building.author_options import add_llm_options, llm_options, read_topics
 from env_construction.building.stage_runner import author_maker, run_stage, without_option
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import SCENARIOS, Split
 from env_construction.facts.levels import LEVELS
@@ -41,7 +41,7 @@ def decompose(author: Author, draft: Draft, problem: str | None = None) -> Draft
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m env_construction.scenario_decomposition")
     parser.add_argument("--author", default="facts", help="who writes (default: facts)")
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
     parser.add_argument(

@@ -1,8 +1,9 @@
 """Judge every environment of a file by every rule: which ones break which rule, and why.
 
 In: environments in the authors' format or ours (JSONL or Parquet). Out: a table on the screen; with --out a JSON report with
-every finding. Environments without a gold plan (the published data) are judged by what needs none, and their tools
-are run once without arguments to see that the sandbox can load them. Exit code 1 if any environment breaks a fatal rule.
+every finding. Environments without a gold plan (the published data) are judged by what needs none: their tools are
+called without arguments, with meaningless texts, with every boolean and choice, and on other days. Exit code 1 if any
+environment breaks a fatal rule.
 
 Example:
     python -m env_construction.validate outputs/demo/environments/test.jsonl --out outputs/demo/validation.json
@@ -23,9 +24,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, read_environments
-from env_construction.rules.validation import REPLAY_RULES, STATIC_RULES, Finding, validate_environments
+from env_construction.rules.finding import Finding
+from env_construction.rules.probe_rules import PROBE_RULES
+from env_construction.rules.validation import REPLAY_RULES, STATIC_RULES, validate_environments
+from env_construction.sandbox.execution import Surroundings
 from env_construction.sandbox.protocol import NO_VALUE
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
 
@@ -84,9 +89,12 @@ def required_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def judge(path: Path) -> Iterator[tuple[int, Environment, list[Finding]]]:
-    """Yield (line, environment, findings) of a file. Raises BadInput with file and line for what is no environment."""
-    with ToolSandbox() as sandbox:
+def judge(path: Path, hash_seed: int = 0) -> Iterator[tuple[int, Environment, list[Finding]]]:
+    """Yield (line, environment, findings) of a file. Raises BadInput with file and line for what is no environment.
+
+    `hash_seed` is Python's in the tools' processes: under another one than the build's (0), what hangs on the order of a set shows.
+    """
+    with ToolSandbox(surroundings=Surroundings(hash_seed)) as sandbox:
         source = enumerate(read_environments(path, check_tools=False), start=1)
         while chunk := list(islice(source, CHUNK)):
             environments = [environment for _, environment in chunk]
@@ -97,7 +105,7 @@ def judge(path: Path) -> Iterator[tuple[int, Environment, list[Finding]]]:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m env_construction.validate")
     parser.add_argument("file", type=Path, help="environments, JSONL or Parquet, the authors' format or ours")
     parser.add_argument("--out", type=Path, help="JSON report with every finding")
     parser.add_argument("--examples", type=int, default=2, help="findings to print for each rule (default: 2)")
@@ -128,7 +136,8 @@ def main() -> int:
             "file": str(arguments.file),
             "environments": environments,
             "rejected": rejected,
-            "rules": [rule.__name__ for rule in (*STATIC_RULES, *REPLAY_RULES)] + ["tools_load", "gold_plan_absent"],
+            "rules": [rule.__name__ for rule in (*STATIC_RULES, *REPLAY_RULES, *PROBE_RULES)]
+            + ["tools_load", "gold_plan_absent"],
             "broken": {rule: number for (rule, _), number in sorted(broken.items())},
             "broken by scenario": {
                 f"{rule}/{scenario}": number for (rule, scenario), number in sorted(by_scenario.items())
@@ -141,5 +150,10 @@ def main() -> int:
     return 1 if rejected else 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -4,9 +4,9 @@ Inputs: two result folders (or results.jsonl files) of one suite. Outputs: a tab
 
 Cases are paired by id, their trials averaged first; cases that only one side has (or that a fault broke) are left out, counted and named.
 A metric that the summaries of both folders define as a mean of groups (five noise levels, two domains) is compared as that.
-- interval: 95% percentile bootstrap over cases
-- p-value: exact McNemar test where every case has one yes/no value, else a paired bootstrap test (differences centred on 0)
-- `p_holm`: Holm's correction over the metrics compared here
+- interval and p-value: Tango's and McNemar's score test where every case has one yes/no value, else those of the mean of the
+  differences; eval.statistics.paired has the rules. p is below 0.05 just where the interval leaves 0 out
+- `p_holm`: Holm's correction over the suite's headline metrics, or over --metrics; other metrics are not corrected
 - decomposition: which part of the gain in Solve-F1 comes from the number of attempted calls, from format (attempts that
   parse), tool (parsed calls that name a tool with something unsolved) and argument (those calls that solve it). The four
   factors multiply to the number of solved sub-questions; each one's share is its Shapley value on a case's Solve-F1
@@ -21,7 +21,7 @@ Source: paper/README.md, "Evaluation"; defects 10 (no repeats, no intervals).
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import itertools
 import json
 import math
@@ -30,24 +30,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, json_text, run_main
-from eval.suites.results import (
+from eval.run import SUITES
+from eval.statistics.estimates import Estimate, add_holm, estimate_text, interval_text, number_text, p_text
+from eval.statistics.intervals import (
+    DIFFERENCE,
     LEVEL,
+    SHARE,
+    UNBOUNDED,
+    combined_interval,
+    mean_interval,
+)
+from eval.statistics.paired import PairedTest, p_from_interval, paired_test, resolvable
+from eval.suites.results import (
     GroupedMean,
+    bounds_of,
     case_of,
     case_values,
-    grouped_case_values,
+    group_sums,
     read_rows,
-    resampled_means,
-    resolvable,
+    rows_and_weights,
     scored,
 )
-from train.stages.faults import fault_rows, rows_faults_text
+from train.stages.faults import fault_rows, one_sided_faults_text, rows_faults_text
 
 FACTORS = ("attempts", "format", "tool", "argument")
 COUNTS = ("calls", "parsed_calls", "malformed_calls", "needed_calls", "solved", "sub_questions")
+NO_FAMILY = "p-values are not corrected: no summary.json names the suite, so name the metrics that count with --metrics"
 # columns of a row that are no metric
 NOT_METRICS = frozenset({"id", "trial", "seed", "hops", "sub_questions", "seconds", *COUNTS[1:4]})
 
@@ -63,62 +74,92 @@ def numeric_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def paired_difference(
-    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], metric: str | GroupedMean, seed: int = 0
+    a: Sequence[Mapping[str, Any]],
+    b: Sequence[Mapping[str, Any]],
+    metric: str | GroupedMean,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> dict[str, Any] | None:
-    """The difference B - A of one metric over the cases that both have; None if they share no case with a value."""
+    """The difference B - A of one metric over the cases that both have; None if they share no case with a value.
+
+    `level` is that of the interval: 0.05 for a 95% interval. `low`, `high` and `p` are None where the data allow none.
+    """
     if isinstance(metric, GroupedMean):
-        ids = [{row["id"] for row in rows if row.get(metric.column) is not None} for rows in (a, b)]
-        values_a, values_b = (
-            grouped_case_values([row for row in rows if row["id"] in ids[0] & ids[1]], metric) for rows in (a, b)
-        )
-    else:
-        values_a, values_b = case_values(a, metric), case_values(b, metric)
+        return _grouped_difference(a, b, metric, seed, level)
+    values_a, values_b = case_values(a, metric), case_values(b, metric)
     cases = sorted(values_a.keys() & values_b.keys())
     if not cases:
         return None
-    before = np.array([np.mean(values_a[case]) for case in cases])
-    after = np.array([np.mean(values_b[case]) for case in cases])
-    differences = after - before
-    n = len(cases)
-    means = resampled_means(differences[:, None], np.ones((n, 1)), seed)[:, 0]
-    low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
-    observed = float(differences.mean())
-    single = all(len(values_a[case]) == len(values_b[case]) == 1 for case in cases)
-    if single and np.isin(np.concatenate([before, after]), (0.0, 1.0)).all():
-        test, p_value = "mcnemar", mcnemar(before, after)
-    else:
-        # under no difference the resampled means scatter around 0 as they now scatter around the observed one
-        beyond = np.abs(means - observed) >= abs(observed) - 1e-12
-        test, p_value = "paired_bootstrap", float((1 + beyond.sum()) / (1 + len(means)))
-    spread = float(differences.std(ddof=1)) if n > 1 else 0.0
+    before, after = (np.array([np.mean(values[case]) for case in cases]) for values in (values_a, values_b))
+    found = paired_test(before, after, None, bounds_of(metric, [*a, *b]), seed, level)
+    return _difference(before, after, found)
+
+
+def _difference(before: np.ndarray, after: np.ndarray, found: PairedTest) -> dict[str, Any]:
+    """The comparison of two vectors of case values whose plain means are the metric."""
+    n = len(before)
+    spread = float((after - before).std(ddof=1)) if n > 1 else 0.0
     return {
         "a": float(before.mean()),
         "b": float(after.mean()),
-        "difference": observed,
-        "low": float(low),
-        "high": float(high),
+        "difference": float((after - before).mean()),
+        "low": found.interval.low,
+        "high": found.interval.high,
         "n": n,
-        "test": test,
-        "p": p_value,
+        "test": found.test,
+        "p": found.p,
+        "p_at_floor": found.at_floor,
+        "standard_error": spread / math.sqrt(n),
         "smallest_resolvable": resolvable(spread, n) if spread > 0 else None,
     }
 
 
-def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
-    """Exact two-sided McNemar test of paired 0/1 values: are the changes one-sided? 1.0 if nothing changed."""
-    gained = int(((before == 0) & (after == 1)).sum())
-    lost = int(((before == 1) & (after == 0)).sum())
-    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+def _trial_means(rows: Sequence[Mapping[str, Any]], metric: GroupedMean) -> dict[Any, dict[str, Any]]:
+    """One row per id that has a value: the mean over its trials."""
+    by_id: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get(metric.column) is not None:
+            by_id.setdefault(row["id"], []).append(row)
+    return {
+        case: {**trials[0], metric.column: sum(float(row[metric.column]) for row in trials) / len(trials)}
+        for case, trials in by_id.items()
+    }
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction; the order of the input is kept."""
-    adjusted = [0.0] * len(p_values)
-    worst = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = worst
-    return adjusted
+def _grouped_difference(
+    a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], metric: GroupedMean, seed: int, level: float
+) -> dict[str, Any] | None:
+    """The paired difference of a mean of groups: each group's own put together, or, of costs, that of the cases' parts."""
+    sides = [_trial_means(rows, metric) for rows in (a, b)]
+    shared = [[side[case] for case in sides[0] if case in sides[1]] for side in sides]
+    found, weights = rows_and_weights(shared[0], metric)
+    if not found:
+        return None
+    bounds = bounds_of(metric.column, [*a, *b])
+    kept = {row["id"] for row in found}
+    (sums_a, counts), (sums_b, _) = (
+        group_sums([row for row in rows if row["id"] in kept], metric, list(weights)) for rows in shared
+    )
+    share = np.array(list(weights.values()))
+    before, after = (len(sums) * ((sums / counts.sum(axis=0)) @ share) for sums in (sums_a, sums_b))
+    if bounds != SHARE:
+        return _difference(before, after, paired_test(before, after, None, bounds, seed, level))
+
+    def tests_at(level: float) -> list[PairedTest]:
+        tests = []
+        for place, there in enumerate((counts > 0).T):
+            size = counts[there, place]
+            first, second = sums_a[there, place] / size, sums_b[there, place] / size
+            tests.append(paired_test(first, second, size, bounds, seed, level))
+        return tests
+
+    if len(share) == 1:
+        return _difference(before, after, tests_at(level)[0])
+    interval = combined_interval(
+        sums_b - sums_a, counts, share, lambda at: [test.interval for test in tests_at(at)], DIFFERENCE, level
+    )
+    p_value = p_from_interval(float((after - before).mean()), interval, level)
+    return _difference(before, after, PairedTest(interval, p_value, False, "groups"))
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -184,19 +225,23 @@ def decompose(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], se
     for place, case in enumerate(cases):
         pairs = np.array(list(itertools.product(by_case[0][case], by_case[1][case])))
         per_case[place] = shapley_shares(pairs[:, 0], pairs[:, 1]).mean(axis=0)
-    columns = np.column_stack([per_case, per_case.sum(axis=1)])
-    draws = resampled_means(columns, np.ones_like(columns), seed)
-    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
-    estimates = [
-        {"value": float(value), "low": float(low[i]), "high": float(high[i]), "n": len(cases)}
-        for i, value in enumerate(columns.mean(axis=0))
+    intervals = [mean_interval(column, None, UNBOUNDED, seed) for column in per_case.T]
+    shares = [
+        Estimate(float(mean), interval.low, interval.high, len(cases)).as_dict()
+        for mean, interval in zip(per_case.mean(axis=0), intervals, strict=True)
     ]
+    rows_a, rows_b = (
+        [{"id": case, "solve_f1": 2 * trial[4] / (trial[0] + trial[5])} for case in cases for trial in side[case]]
+        for side in by_case
+    )
+    gain = paired_difference(rows_a, rows_b, "solve_f1", seed)
+    assert gain is not None  # the cases are the same
     rates_a, rates_b = (
         np.nan_to_num(_factors(np.mean([np.mean(side[case], axis=0) for case in cases], axis=0))) for side in by_case
     )
     return {
-        "solve_f1_gain": estimates[-1],
-        "shares": dict(zip(FACTORS, estimates, strict=False)),
+        "solve_f1_gain": {"value": gain["difference"]} | {key: gain[key] for key in ("low", "high", "n")},
+        "shares": dict(zip(FACTORS, shares, strict=True)),
         "rates": {name: {"a": float(rates_a[i]), "b": float(rates_b[i])} for i, name in enumerate(FACTORS)},
     }
 
@@ -207,10 +252,12 @@ def compare(
     metrics: Sequence[str] | None = None,
     seed: int = 0,
     grouped: Sequence[GroupedMean] = (),
+    family: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """All metrics that both sides have (or `metrics`), Holm-corrected, and the decomposition of the gain.
+    """All metrics that both sides have (or `metrics`), and the decomposition of the gain.
 
-    `grouped` are means of groups; one with a column's name takes that column's place.
+    `grouped` are means of groups; one with a column's name takes that column's place. `family` are the metrics that Holm's correction is
+    over: those that a conclusion may be drawn from.
     """
     rows_a, rows_b = scored(a), scored(b)
     ids_a, ids_b = {str(row["id"]) for row in rows_a}, {str(row["id"]) for row in rows_b}
@@ -226,8 +273,8 @@ def compare(
         difference = paired_difference(rows_a, rows_b, means.get(metric, metric), seed)
         if difference is not None:
             found[metric] = difference
-    for item, adjusted in zip(found.values(), holm([item["p"] for item in found.values()]), strict=True):
-        item["p_holm"] = adjusted
+    family = [metric for metric in family if metric in found]
+    add_holm([found[metric] for metric in family])
     return {
         "cases": len(ids_a & ids_b),
         "only_a": len(ids_a - ids_b),
@@ -236,6 +283,8 @@ def compare(
         "faults_b": len(b) - len(rows_b),
         "faults_text_a": rows_faults_text(a),
         "faults_text_b": rows_faults_text(b),
+        "faults_warning": one_sided_faults_text(a, b),
+        "holm_family": family,
         "metrics": found,
         "decomposition": decompose(rows_a, rows_b, seed),
     }
@@ -253,27 +302,43 @@ def grouped_means(a: Path | str, b: Path | str) -> list[GroupedMean]:
     return [GroupedMean(**mean) for mean in defined[0] if mean in defined[1]]
 
 
+def headlines(a: Path | str, b: Path | str) -> tuple[str, ...]:
+    """The headline metrics of the suite that both result folders (or files) are of, by their summaries; none where that is unknown."""
+    found = set()
+    for path in map(Path, (a, b)):
+        folder = path if path.is_dir() else path.parent
+        try:
+            found.add(json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("suite"))
+        except (OSError, ValueError):
+            return ()
+    [suite] = found if len(found) == 1 else [None]
+    return tuple(importlib.import_module(SUITES[suite].module).HEADLINES) if suite in SUITES else ()
+
+
 def comparison_text(result: Mapping[str, Any]) -> str:
     """A readable table of a comparison."""
+    family = result["holm_family"]
     lines = [
         f"{result['cases']} cases in both ({result['only_a']} only in A, {result['only_b']} only in B)",
         *(f"{side}: {text}" for side in "AB" if (text := result[f"faults_text_{side.lower()}"])),
-        f"{'metric':<22}{'n':>5}{'A':>9}{'B':>9}{'B - A':>9}  {'95% interval':<20}{'p':>8}{'Holm':>8}  test",
+        *([result["faults_warning"]] if result["faults_warning"] else []),
+        f"{'metric':<22}{'n':>5}{'A':>9}{'B':>9}{'B - A':>9}  {'95% interval':<20}{'p':>9}{'Holm':>9}  test",
     ]
     for name, item in result["metrics"].items():
-        interval = f"[{item['low']:+.3f}, {item['high']:+.3f}]"
+        corrected = p_text(item["p_holm"], item["p_holm_at_floor"]) if "p_holm" in item else "-"
         lines.append(
-            f"{name:<22}{item['n']:>5}{item['a']:>9.3f}{item['b']:>9.3f}{item['difference']:>+9.3f}  {interval:<20}"
-            f"{item['p']:>8.4f}{item['p_holm']:>8.4f}  {item['test']}"
+            f"{name:<22}{item['n']:>5}{number_text(item['a'], 3):>9}{number_text(item['b'], 3):>9}"
+            f"{number_text(item['difference'], 3, signed=True):>9}  {interval_text(item['low'], item['high'], signed=True):<20}"
+            f"{p_text(item['p'], item['p_at_floor']):>9}{corrected:>9}  {item['test']}"
         )
+    lines.append(f"Holm's correction is over {', '.join(family)}" if family else NO_FAMILY)
     if result["decomposition"]:
-        gain = result["decomposition"]["solve_f1_gain"]
-        lines.append(f"gain in Solve-F1 {gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}], of which by")
-        for name, share in result["decomposition"]["shares"].items():
-            rate = result["decomposition"]["rates"][name]
-            lines.append(
-                f"  {name:<10}{share['value']:>+8.3f} [{share['low']:+.3f}, {share['high']:+.3f}]   {rate['a']:.3f} -> {rate['b']:.3f}"
-            )
+        split = result["decomposition"]
+        lines.append(f"gain in Solve-F1 {estimate_text(Estimate(**split['solve_f1_gain']), signed=True)}, of which by")
+        for name, share in split["shares"].items():
+            rate = split["rates"][name]
+            text = estimate_text(Estimate(**share), signed=True)
+            lines.append(f"  {name:<10}  {text}   {rate['a']:.3f} -> {rate['b']:.3f}")
     return "\n".join(lines)
 
 
@@ -284,12 +349,10 @@ def _all_rows(path: str) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m eval.compare"
-    )
+    parser = ScriptParser(__doc__, "python -m eval.compare")
     parser.add_argument("a", help="result folder or results.jsonl: before")
     parser.add_argument("b", help="result folder or results.jsonl: after")
-    parser.add_argument("--metrics", nargs="+", default=None, help="default: every numeric column that both have")
+    parser.add_argument("--metrics", nargs="+", default=None, help="compare these alone, and correct over them")
     parser.add_argument("--out", default=None, help="JSON file to write")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -300,7 +363,8 @@ def main() -> int:
     shared += [mean.name for mean in grouped if mean.name not in shared]
     if unknown := [name for name in arguments.metrics or () if name not in shared]:
         raise BadInput(f"unknown metric {unknown[0]!r}: both results have {', '.join(shared)}")
-    compared = compare(rows_a, rows_b, arguments.metrics, arguments.seed, grouped)
+    family = arguments.metrics or headlines(arguments.a, arguments.b)
+    compared = compare(rows_a, rows_b, arguments.metrics, arguments.seed, grouped, family)
     result = {"a": arguments.a, "b": arguments.b, **compared}
     print(comparison_text(result))
     if arguments.out:

@@ -23,7 +23,6 @@ Source: paper/README.md, "The published data, counted" and "Evaluation".
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import json
@@ -37,6 +36,7 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, file_sha256, run_main
 from eval.suites.suite import DataMissing
 
@@ -285,9 +285,7 @@ def select(suites: Sequence[str]) -> list[PublishedFile]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m eval.download"
-    )
+    parser = ScriptParser(__doc__, "python -m eval.download")
     parser.add_argument("suites", nargs="*", help="environments, toolhop, general, tau_bench, rotbench (default: all)")
     parser.add_argument("--to", default=str(DATA), help="data folder (default: data)")
     parser.add_argument("--from", dest="source", default=None, help="take files from this folder, fetch nothing")

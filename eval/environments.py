@@ -47,6 +47,7 @@ METRICS: tuple[Metric, ...] = (
     "calls",
     "completion_tokens",
 )
+HEADLINES = ("solve_f1", "answer_correct")
 GROUPS = {"by_scenario": "scenario", "by_hops": "hops"}
 
 

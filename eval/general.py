@@ -21,6 +21,7 @@ Programs that a model wrote run in the sandbox, never in this process. `mean_of_
 
 Example:
     python -m eval.general --policy hf:outputs/cpu/start --out outputs/cpu/eval/start/general --limit 100
+    python -m eval.general --policy hf:outputs/cpu/start --tasks made --data outputs/made --split dev --out outputs/cpu/eval/start/skills
     python -m eval.general --policy vllm:Qwen/Qwen3-8B --thinking --max-new-tokens 8192 --data data/general --out outputs/qwen3/general
     python -m eval.general --policy vllm:Qwen/Qwen3-8B --data data/ftrl/General.jsonl --tasks mmlu bbh gsm8k math mbpp --out outputs/qwen3/published
 
@@ -32,12 +33,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from env_construction.environment.jsonl import BadInput, run_main
 from env_construction.sandbox.tool_sandbox import SandboxFault, ToolSandbox, shared_sandbox
@@ -60,14 +59,34 @@ from eval.graders.published_general import (
     published_human_eval,
     published_mbpp,
 )
-from eval.suites.general_tasks import BENCHMARKS, HUB, Problem, find_subsets, load_problems, read_published_problems
-from eval.suites.results import LEVEL, case_values, resampled_means
+from eval.suites.general_tasks import (
+    BENCHMARKS,
+    HUB,
+    MADE_TASKS,
+    TASKS,
+    Problem,
+    find_subsets,
+    load_problems,
+    read_published_problems,
+)
+from eval.suites.results import GroupedMean, Metric
 from eval.suites.suite import GameFault, conversation, play_games, run_suite, suite_parser
 from train.policies.interface import Generation, Policy
 from train.policies.prompts import render_prompt
 
 SUITE = "general"
-METRICS = ("correct", "strict", "published", "completion_tokens")
+MADE = "made"
+HEADLINES = ("mean_of_tasks",)
+
+
+def metrics(tasks: Sequence[str]) -> tuple[Metric, ...]:
+    """The columns of a summary; the mean over the tasks is partial unless all six benchmarks, or all six made skills, were run."""
+    of = tuple(MADE_TASKS if set(tasks) <= set(MADE_TASKS) else BENCHMARKS)
+    mean = GroupedMean("mean_of_tasks", "correct", "task", of=of)
+    return ("correct", "strict", "published", mean, "completion_tokens")
+
+
+METRICS = metrics(tuple(BENCHMARKS))
 
 
 @dataclass(frozen=True)
@@ -83,17 +102,17 @@ class Grade:
 
 def gold_answer(problem: Problem) -> str:
     """The gold answer as a person would write it: a letter, a number, an expression; of a program, the names that are tested."""
-    if problem.benchmark == "gsm8k":
+    if problem.kind == "gsm8k":
         return problem.target.rpartition("####")[2].strip()
-    if problem.benchmark == "math":
+    if problem.kind == "math":
         return last_boxed(str(problem.doc.get("solution", ""))) or problem.target
-    if problem.benchmark in ("humaneval", "mbpp"):
+    if problem.kind in ("humaneval", "mbpp"):
         return ", ".join(_program(problem).names)
     return problem.target.strip()
 
 
 def _program(problem: Problem) -> code_answers.Problem:
-    read = code_answers.human_eval_problem if problem.benchmark == "humaneval" else code_answers.mbpp_problem
+    read = code_answers.human_eval_problem if problem.kind == "humaneval" else code_answers.mbpp_problem
     return read(problem.doc)
 
 
@@ -103,23 +122,23 @@ def grade(
     """Grade what a model wrote. Raises SandboxFault if a program could not be run for no fault of its own."""
     text, unclosed = split_thinking(raw, thinking_opened)
     published_text = graded_text(raw, thinking)
-    if problem.benchmark in ("humaneval", "mbpp"):
+    if problem.kind in ("humaneval", "mbpp"):
         program = _program(problem)
-        judge = published_human_eval if problem.benchmark == "humaneval" else published_mbpp
+        judge = published_human_eval if problem.kind == "humaneval" else published_mbpp
         published = judge(program, published_text, sandbox)
         if unclosed:
             return Grade(False, False, published, "", "unclosed_thinking")
         return _grade_program(program, text, published, sandbox)
     gold = gold_answer(problem)
-    wanted = gold.replace(",", "") if problem.benchmark == "gsm8k" else gold  # their data have the number alone
-    published = published_correct(problem.benchmark, wanted, published_text)
+    wanted = gold.replace(",", "") if problem.kind == "gsm8k" else gold  # their data have the number alone
+    published = published_correct(problem.kind, wanted, published_text)
     if unclosed:
         return Grade(False, False, published, "", "unclosed_thinking")
-    strict = published_correct(problem.benchmark, wanted, text) if problem.published else problem.stock_score(text)
+    strict = published_correct(problem.kind, wanted, text) if problem.published else problem.stock_score(text)
     if strict is None:
         boxed = last_boxed(text)
         strict = boxed is not None and same_expression(gold, boxed)
-    answer, correct = (gold, True) if strict else _answer(problem.benchmark, gold, text)
+    answer, correct = (gold, True) if strict else _answer(problem.kind, gold, text)
     return Grade(correct, strict, published, answer or "", "" if correct else "wrong" if answer else "no_answer")
 
 
@@ -194,14 +213,14 @@ class ProblemGame:
 
     def gold_turn(self) -> str:
         """The reference's answer, in the form that the benchmark asks for."""
-        doc = self.problem.doc
-        if self.problem.published and self.problem.benchmark != "humaneval":
+        doc, kind = self.problem.doc, self.problem.kind
+        if self.problem.published and kind != "humaneval":
             return self._published_gold_turn()
-        if self.problem.benchmark == "humaneval":
+        if kind == "humaneval":
             return f"```python\n{doc['prompt']}{doc['canonical_solution']}\n```"
-        if self.problem.benchmark == "bbh":
+        if kind == "bbh":
             return f"So the answer is {self.problem.target}."
-        return str(doc["solution"]) if self.problem.benchmark == "math" else self.problem.target
+        return str(doc["solution"]) if kind == "math" else self.problem.target
 
     def _published_gold_turn(self) -> str:
         said = {"mmlu": "ANSWER: {}", "bbh": "So the answer is {}.", "gsm8k": "It is {}", "math": "\\boxed{{{}}}"}
@@ -218,24 +237,6 @@ def thinking_is_opened(policy: Policy) -> bool:
     return render_prompt(tokenizer, [{"role": "user", "content": "?"}], [], thinking).rstrip().endswith("<think>")
 
 
-def mean_of_tasks(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """The plain mean of the benchmarks' accuracies, with a 95% bootstrap interval that resamples within each benchmark."""
-    values, draws, n = [], [], 0
-    for place, task in enumerate(BENCHMARKS):
-        cases = case_values([row for row in rows if row["task"] == task], "correct")
-        if not cases:
-            continue
-        sums = np.array([[sum(cases[case])] for case in sorted(cases)])
-        counts = np.array([[float(len(cases[case]))] for case in sorted(cases)])
-        values.append(float(sums.sum() / counts.sum()))
-        draws.append(resampled_means(sums, counts, seed + place)[:, 0])
-        n += len(cases)
-    if not values:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    low, high = np.quantile(np.mean(draws, axis=0), [LEVEL / 2, 1 - LEVEL / 2])
-    return {"value": float(np.mean(values)), "low": float(low), "high": float(high), "n": n}
-
-
 def _prompts_sha256(problems: Sequence[Problem]) -> str:
     """What was asked, as one hash: data, prompts and examples."""
     digest = hashlib.sha256()
@@ -247,8 +248,13 @@ def _prompts_sha256(problems: Sequence[Problem]) -> str:
 def parser() -> argparse.ArgumentParser:
     found = suite_parser(__doc__, "python -m eval.general", data=HUB)
     found.add_argument(
-        "--tasks", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS), help="default: all six"
+        "--tasks",
+        nargs="+",
+        choices=[*TASKS, MADE],
+        default=list(BENCHMARKS),
+        help="default: the six benchmarks; made: the six made skills, which need --data (python -m eval.made_skills)",
     )
+    found.add_argument("--split", choices=("dev", "test"), default="test", help="of the made skills")
     return found
 
 
@@ -256,16 +262,16 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
     """Play what is left and return the summary. Raises DataMissing, BadInput."""
     if arguments.limit is not None and arguments.limit < 1:
         raise BadInput(f"--limit: expected at least 1, got {arguments.limit}")
-    tasks = [name for name in BENCHMARKS if name in arguments.tasks]
+    tasks = [name for name in TASKS if name in arguments.tasks or (name in MADE_TASKS and MADE in arguments.tasks)]
     if arguments.data.endswith(".jsonl"):
         found, files = read_published_problems(Path(arguments.data), tasks, arguments.limit)
     else:
-        subsets = find_subsets(arguments.data, tasks)
+        subsets = find_subsets(arguments.data, tasks, arguments.split)
         found = load_problems(subsets, arguments.limit)
         files = sorted({path for subset in subsets for paths in subset.files.values() for path in paths})
     problems = {problem.id: problem for problem in found}
-    counts = {name: sum(problem.benchmark == name for problem in problems.values()) for name in BENCHMARKS}
-    coverage = {name: {"n": n, "of": BENCHMARKS[name].size} for name, n in counts.items() if n}
+    counts = {name: sum(problem.benchmark == name for problem in problems.values()) for name in TASKS}
+    coverage = {name: {"n": n, "of": TASKS[name].size or n} for name, n in counts.items() if n}
     sandbox = shared_sandbox()
 
     def play(loaded: Policy, plays: list[tuple[str, int]], on_row: Any) -> None:
@@ -285,16 +291,17 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         SUITE,
         case_ids=list(problems),
         play=play,
-        metrics=METRICS,
+        metrics=metrics(tasks),
         data_files=files,
         groups={"by_task": "task", "by_subset": "subset"},
         settings={
             "tasks": tasks,
             "prompts_sha256": _prompts_sha256(list(problems.values())),
-        },
-        shown=METRICS[:3],
+        }
+        | ({"split": arguments.split} if set(tasks) & set(MADE_TASKS) else {}),
+        shown=("correct", "strict", "published", "mean_of_tasks"),
         policy=policy,
-        extra=lambda rows: {"mean_of_tasks": mean_of_tasks(rows, arguments.seed), "coverage": coverage},
+        extra=lambda rows: {"coverage": coverage},
     )
     for name, count in coverage.items():
         if count["n"] < count["of"]:

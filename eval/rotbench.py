@@ -57,8 +57,9 @@ LEVELS = ("clean", "slight", "medium", "heavy", "union")
 READINGS = ("published", "strict", "tolerant")
 STAGES = ("ts", "pi", "cf")
 COLUMNS = tuple(f"{stage}_{reading}" for reading in READINGS for stage in STAGES)
+HEADLINES = ("ts_published", "pi_published", "cf_published", "cf_tolerant")
 METRICS: tuple[Metric, ...] = (
-    *(GroupedMean(column, column, "level") for column in (*COLUMNS, "ts_chance")),
+    *(GroupedMean(column, column, "level", of=LEVELS) for column in (*COLUMNS, "ts_chance")),
     "completion_tokens",
 )
 ROLES = {"user": "user", "assistant": "assistant", "function": "user"}

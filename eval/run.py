@@ -27,26 +27,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
+from eval.statistics.estimates import Estimate, percent_text
 from eval.suites.suite import POLICY_SETTINGS, DataMissing, one_policy
+from train.stages.faults import lost_line
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Where a suite is, the metrics that stand for it in the table, and flags that it gets unless --with gives others."""
+    """Where a suite is, what the table shows below its HEADLINES, and flags that it gets unless --with gives others."""
 
     module: str
-    headlines: tuple[str, ...]
+    parts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
 
 SUITES = {
-    "environments": Suite("eval.environments", ("solve_f1", "answer_correct"), ("--data", "data/ftrl/test.jsonl")),
-    "toolhop": Suite("eval.toolhop", ("ac_published", "ac_strict")),
-    "tau_bench": Suite("eval.tau_bench", ("pass^1",)),
-    "rotbench": Suite("eval.rotbench", ("ts_published", "pi_published", "cf_published", "cf_tolerant")),
-    "general": Suite("eval.general", ("mean_of_tasks",)),
-    "bfcl": Suite("eval.bfcl", ("non_live_ast", "live_ast", "multi_turn")),
+    "environments": Suite("eval.environments", flags=("--data", "data/ftrl/test.jsonl")),
+    "toolhop": Suite("eval.toolhop"),
+    "tau_bench": Suite("eval.tau_bench"),
+    "rotbench": Suite("eval.rotbench"),
+    "general": Suite("eval.general"),
+    "bfcl": Suite(
+        "eval.bfcl",
+        ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"),
+    ),
 }
 SHARED = ("limit", "trials", *(name for name in POLICY_SETTINGS if name != "thinking"), "in_flight")
 
@@ -88,26 +94,34 @@ def suite_arguments(name: str, arguments: argparse.Namespace, flags: Sequence[st
 
 
 def table_rows(name: str, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for each headline metric of a suite's summary."""
+    """One row for each headline metric of a suite's summary, then for its parts; `partial` where only some groups were measured."""
     rows = []
-    for metric in SUITES[name].headlines:
-        found = summary["metrics"].get(metric) or summary.get(metric)
+    for metric in (*importlib.import_module(SUITES[name].module).HEADLINES, *SUITES[name].parts):
+        partial = summary.get("partial", {}).get(metric)
+        found = partial or summary["metrics"].get(metric)
         if found is not None and found["value"] is not None:
-            rows.append(
-                {"suite": name, "metric": metric, **found, "seconds": summary["seconds"], "faults": summary["faults"]}
-            )
+            row = {"suite": name, "metric": metric, **{key: found[key] for key in ("value", "low", "high", "n")}}
+            row |= {"seconds": summary["seconds"], "faults": summary["faults"]}
+            rows.append(row | ({"partial": {key: partial[key] for key in ("groups", "of")}} if partial else {}))
     return rows
 
 
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table at the end: each headline metric in percent with its interval, n and the suite's seconds."""
-    lines = [f"{'suite':<14}{'metric':<16}{'n':>6}  {'% [95% interval]':<24}{'faults':>6}{'seconds':>9}"]
+    lines = [f"{'suite':<14}{'metric':<26}{'n':>6}  {'% [95% interval]':<24}{'faults':>6}{'seconds':>9}"]
+    notes = []
     for row in rows:
-        cell = f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-        lines.append(
-            f"{row['suite']:<14}{row['metric']:<16}{row['n']:>6}  {cell:<24}{row['faults']:>6}{row['seconds']:>9.1f}"
-        )
-    return "\n".join(lines)
+        metric, cell = row["metric"], percent_text(Estimate(row["value"], row["low"], row["high"], row["n"]))
+        if partial := row.get("partial"):
+            notes.append(f"* partial: {row['suite']} {metric} is over {_some(partial['groups'], partial['of'])}")
+            metric += " *"
+        lines.append(f"{row['suite']:<14}{metric:<26}{row['n']:>6}  {cell:<24}{row['faults']:>6}{row['seconds']:>9.1f}")
+    return "\n".join([*lines, *notes])
+
+
+def _some(groups: Sequence[str], of: Sequence[str]) -> str:
+    missing = [name for name in of if name not in groups]
+    return f"{len(groups)} of {len(of)}: {', '.join(groups)}; {', '.join(missing)} not measured"
 
 
 def run_suites(arguments: argparse.Namespace) -> int:
@@ -142,18 +156,16 @@ def run_suites(arguments: argparse.Namespace) -> int:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\n{table_text(rows)}" if rows else "\nno suite was measured")
     for name, text in lost.items():
-        print(f"{name}: {text}; the same command plays them again")
+        print(f"{name}: {lost_line(text, Path(arguments.out) / name)}", end="")
     for word, found in (("skipped", skipped), ("failed", failed)):
         for name, reason in found.items():
             print(f"{word} {name}: {reason}")
     print(f"wrote {path} ({time.monotonic() - begun:.0f} s)")
-    return 2 if failed or not rows else 0
+    return 2 if failed or not (rows or arguments.skip_missing) else 0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m eval.run"
-    )
+    parser = ScriptParser(__doc__, "python -m eval.run")
     parser.add_argument(
         "--model", "--policy", required=True, help="a model folder, or any policy (eval.environments --help)"
     )
@@ -166,8 +178,14 @@ def main() -> int:
         kind = {"temperature": float, "dtype": str}.get(flag, int)
         parser.add_argument(f"--{flag.replace('_', '-')}", type=kind, default=None, help="default: the suite's own")
     parser.add_argument("--thinking", action="store_true")
+    parser.add_argument("--skip-missing", action="store_true", help="exit with 0 also where no suite has its data here")
     return run_suites(parser.parse_args())
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -50,10 +50,11 @@ MAX_TURNS = 30
 DEFAULT_DATA = str(DATA / "ftrl")
 IN_FLIGHT = 32
 COLUMNS = ("db_match", "outputs_said", "handed_over", "turns", "calls", "failed_calls", "dropped_calls")
+HEADLINES = ("pass^1",)
 METRICS: tuple[Metric, ...] = (
-    GroupedMean("pass^1", "reward", "domain"),
-    GroupedMean("pass^1_published", "reward_published", "domain"),
-    *(GroupedMean(column, column, "domain") for column in (*COLUMNS, "completion_tokens")),
+    GroupedMean("pass^1", "reward", "domain", of=DOMAINS),
+    GroupedMean("pass^1_published", "reward_published", "domain", of=DOMAINS),
+    *(GroupedMean(column, column, "domain", of=DOMAINS) for column in (*COLUMNS, "completion_tokens")),
 )
 
 

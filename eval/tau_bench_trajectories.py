@@ -16,12 +16,12 @@ Source: tau-bench (arXiv 2406.12045); paper/README.md, "Evaluation".
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, read_text, run_main, write_jsonl
 from env_construction.replies.message_content import read_content
 from env_construction.replies.server_replies import ReplyMessage
@@ -81,11 +81,7 @@ def differences(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m eval.tau_bench_trajectories",
-    )
+    parser = ScriptParser(__doc__, "python -m eval.tau_bench_trajectories")
     parser.add_argument("trajectories", help="JSON file that tau-bench wrote")
     parser.add_argument("--domain", choices=DOMAINS, required=True)
     parser.add_argument("--out", required=True, help="replay lines, JSONL")

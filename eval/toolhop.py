@@ -47,8 +47,9 @@ MAX_TURNS = 9
 PUBLISHED = "ftrl/ToolHop.jsonl"
 DEFAULT_DATA = f"data/{PUBLISHED}"
 READINGS = ("ac_published", "ac_strict")
+HEADLINES = READINGS
 METRICS: tuple[Metric, ...] = tuple(
-    GroupedMean(column, column, "setting")
+    GroupedMean(column, column, "setting", of=SETTINGS)
     for column in (*READINGS, "turns", "calls", "failed_calls", "completion_tokens")
 )
 

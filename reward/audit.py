@@ -20,7 +20,6 @@ Source: paper/README.md, the defects 4 to 7 and 6b of the published code.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main, write_jsonl
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
@@ -117,7 +117,7 @@ def mean_interval(values: Sequence[float]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m reward.audit")
     parser.add_argument("--environments", type=Path, required=True, metavar="F.jsonl")
     parser.add_argument("--variant", choices=list(REWARDS), default="solve_f1", help="row of the reward table")
     parser.add_argument("--out", type=Path, metavar="A.jsonl", help="a line for each environment and attack")

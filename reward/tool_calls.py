@@ -32,15 +32,16 @@ CALL_MARKS = (CALL_OPEN, CALL_CLOSE, "<tool_parsed_response>")
 _END_OF_TURN = ("<|endoftext|>", "<|im_end|>")
 _TAG = re.compile("<tool_call>|</tool_call>|<think>|</think>")
 _DECODER = json.JSONDecoder()
-# a JSON text of this many characters cannot be nested beyond the recursion limit
+# a JSON text of this many characters, or with half as many brackets, cannot be nested beyond the recursion limit
 _SHALLOW = 400
 # inside a call's JSON: a whole string, an escape, or a tag. Possessive, so that a megabyte of it stays linear.
 _STRING_OR_TAG = re.compile(rf'"(?:[^"\\\n]++|\\.)*+"|\\.|(?P<tag>{_TAG.pattern})')
 
 
-@dataclass(frozen=True)
+@dataclass
 class ParsedTurn:
-    """One model turn. `content` is what stands before the first call, or all of it without calls; thinking is apart.
+    """One model turn; nothing changes it. `content` is what stands before the first call, or all of it without calls;
+    thinking is apart.
 
     `malformed` are the blocks that look like calls and are none. `calls_in_thinking` counts `<tool_call>` tags inside the
     thinking block: `published` executes those calls (they are in `calls` too), `strict` does not.
@@ -158,7 +159,10 @@ def _parse_published(raw: str) -> ParsedTurn:
             malformed.append(piece)
         else:
             calls.append(call)
-    thinking = _scan(text)[0] if THINK_OPEN in text or THINK_CLOSE in text else []
+    if THINK_OPEN not in text and THINK_CLOSE not in text:
+        content = (text[:start] if calls else text).strip()
+        return ParsedTurn("", content, tuple(calls), tuple(malformed), 0, text)
+    thinking = _scan(text)[0]
     shown = [(begin, min(end, start)) for begin, end in thinking if begin < start] if calls else thinking
     return ParsedTurn(
         thinking=_thinking_text(text, shown),
@@ -187,7 +191,7 @@ def _read_call(body: str, named: bool) -> ToolCall | None:
             arguments = json.loads(arguments)
         if named and not (isinstance(name, str) and isinstance(arguments, dict)):
             return None
-        if len(body) > _SHALLOW:
+        if len(body) > _SHALLOW and body.count("[") + body.count("{") > _SHALLOW // 2:
             json.dumps(arguments)  # nested too deep to be sent to a tool?
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None

@@ -1,11 +1,15 @@
 """What the tests of train and eval share: four small environments, a sandbox, and a tiny random checkpoint."""
 
+import importlib
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, GoldCall, SubQuestion, ToolDocument
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 
@@ -13,6 +17,12 @@ from env_construction.sandbox.tool_sandbox import ToolSandbox
 os.environ.update(
     FTRL_REWARD_VARIANT="solve_f1", FTRL_REWARD_MATCH="published", FTRL_REWARD_CONTROL="", FTRL_REWARD_SEED="0"
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start trainers, engines and clusters go first: few tests that take long would end on one core (tests/run.sh)."""
+    items.sort(key=lambda item: "trainer" not in item.path.parts and item.path.stem != "test_vllm_policy")
+
 
 CODES = {
     "capital_of": """
@@ -83,6 +93,10 @@ def _environment(name: str, question: str, answer: str, steps: list[tuple[str, d
 
 @pytest.fixture
 def environments() -> list[Environment]:
+    return small_environments()
+
+
+def small_environments() -> list[Environment]:
     """One environment of each scenario: 1, 2, 2 and 5 sub-questions."""
     return [
         _environment(
@@ -119,6 +133,23 @@ def environments() -> list[Environment]:
             ],
         ),
     ]
+
+
+@pytest.fixture
+def run_script(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess]:
+    """`run_script("reward.score", "--out", path)`: what `python -m reward.score --out path` does, without the seconds of a new process."""
+
+    def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
+        words = [module, *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as ended:
+            run_main(importlib.import_module(module).main)
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(words, ended.value.code or 0, shown.out, shown.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import (
     BadInput,
     JsonlWriter,
@@ -198,11 +199,7 @@ def collect(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m train.collect_trajectories",
-    )
+    parser = ScriptParser(__doc__, "python -m train.collect_trajectories")
     parser.add_argument("--environments", required=True, help="environments, JSONL or Parquet")
     parser.add_argument(
         "--policy", required=True, help="hf:DIR, vllm:DIR, openai:MODEL@BASE_URL, oracle, random, replay:FILE"

@@ -20,17 +20,19 @@ transformers' layers do not tell packed sequences apart, so these rows train one
 Of the rows in paper/README.md, "Who uses it now": FTRL-GRPO is qwen3-8b-plain-grpo, outcome GRPO is qwen3-8b-plain-grpo-outcome.
 MatchTIR, TurnSight and DART-SD give every turn of an episode an advantage of its own, which OpenRLHF's one scalar cannot carry.
 Hyperparameters: paper section "Training" (paper/README.md); the flags that carry them are in `train/trainer/openrlhf_command.py`.
+
+Example: python -m train.experiments --json
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import itertools
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 
 
@@ -109,7 +111,8 @@ QWEN35 = (24, 2 * 2048 + 4096 + 4096 + 4096 + 2 * 32, True)
 MODELS = {
     model.name: model
     for model in (
-        Model("tiny", "", False, 0, 4, 128, 4, 2, 32, 384, 1536, tied=True),
+        Model("tiny", "", True, 0, 8, 96, 4, 2, 32, 256, 2048, tied=True),
+        Model("mini", "", True, 0, 10, 128, 4, 2, 32, 384, 2048, tied=True),
         SMOLLM2,
         replace(SMOLLM2, name="smollm2-135m-cpu", gpus=0),
         Model("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B-Instruct", False, 1, 24, 896, 14, 2, 64, 4864, 151936, tied=True),
@@ -172,12 +175,15 @@ ADAPTERS = Scale(64, 8, 128, 1, 1e-6, 1280, 384, 2)  # what 24 GB hold beside 8B
 ADAPTERS_THINKING = Scale(64, 8, 128, 1, 1e-6, 4096, 2048, 2)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2, token_budget=8 * (2048 + 256))
 SMALL_ON_CPU = Scale(8, 4, 16, 1, 2e-5, 1024, 192, 1)
-TINY = Scale(16, 8, 32, 16, 1e-4, 640, 96, 2)
+# Lengths: all prompts of demonstrators fit (the longest of 150 dev environments: 673 tokens plain, 808 thinking), and 99% of their turns.
+TINY = Scale(16, 8, 32, 16, 1e-4, 704, 128, 2)
+TINY_THINKING = replace(TINY, max_prompt=832, max_response=192)
 # REINFORCE++ compares a response with all others of the batch, not with those to its own prompt. Its gradient is noisier for that,
 # and at GRPO's rate the tiny model loses what it could: this rate was chosen on dev environments.
-RATES = {("tiny", "reinforce++"): 2.5e-5}
+RATES = {("tiny", "reinforce++"): 2.5e-5, ("mini", "reinforce++"): 2.5e-5}
 SCALES = {
     "tiny": TINY,
+    "mini": TINY,
     "smollm2-135m": SMALL,
     "smollm2-135m-cpu": SMALL_ON_CPU,
 }  # all others: by the GPUs that they take
@@ -264,6 +270,8 @@ class Experiment:
 def _scale(model: Model, thinking: bool, adapter: bool, algorithm: str) -> Scale:
     if model.name in SCALES:
         scale = SCALES[model.name]
+        if thinking and scale is TINY:
+            scale = TINY_THINKING
     elif adapter:
         scale = ADAPTERS_THINKING if thinking else ADAPTERS
     elif model.gpus == 1:
@@ -381,7 +389,7 @@ def matrix() -> list[Experiment]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(__doc__, "python -m train.experiments")
     parser.add_argument("--json", action="store_true", help="one JSON object an experiment")
     arguments = parser.parse_args()
     from train.trainer.memory_plan import smallest_gpu  # which needs this module

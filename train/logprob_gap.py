@@ -21,7 +21,6 @@ Source: the ratio of the policy loss and its clip range: paper/README.md, "Train
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, json_text, read_jsonl, run_main
 from train.policies.local_policies import import_vllm_engine
 from train.policies.prompts import load_tokenizer, template_sha256
@@ -169,9 +169,7 @@ def read_prompts(path: Path, tokenizer: Any, limit: int, longest: int) -> list[l
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.logprob_gap"
-    )
+    parser = ScriptParser(__doc__, "python -m train.logprob_gap")
     parser.add_argument("--policy", required=True, help="checkpoint folder or hub name")
     parser.add_argument("--prompts", required=True, type=Path, help="prompt file of train.rl_prompts")
     parser.add_argument("--limit", type=int, default=32, help="how many prompts are answered")

@@ -11,11 +11,11 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 
 
@@ -44,9 +44,7 @@ def merge_adapter(base: str | Path, adapter: str | Path, out: str | Path) -> Non
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.merge_adapter"
-    )
+    parser = ScriptParser(__doc__, "python -m train.merge_adapter")
     parser.add_argument("--base", required=True, help="the model that the adapter was trained on: folder or hub name")
     parser.add_argument("--adapter", required=True, help="PEFT folder")
     parser.add_argument("--out", required=True, help="checkpoint folder to write")

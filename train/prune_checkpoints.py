@@ -8,10 +8,10 @@ Example: python -m train.prune_checkpoints outputs/paper/train/qwen3-8b-plain-gr
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from pathlib import Path
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -36,11 +36,7 @@ def prune_checkpoints(training: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m train.prune_checkpoints",
-    )
+    parser = ScriptParser(__doc__, "python -m train.prune_checkpoints")
     parser.add_argument("training", help="folder with epoch1/, epoch2/, ...")
     training = Path(parser.parse_args().training)
     print(

@@ -18,13 +18,13 @@ Source: paper/README.md, "Data format" and "The published data, counted".
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, file_sha256, run_main
 from env_construction.environment.record_files import read_records
 from env_construction.environment.schema import Environment, write_environments
@@ -61,9 +61,7 @@ def published_environments(path: Path, split: str) -> tuple[list[Environment], d
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.published_data"
-    )
+    parser = ScriptParser(__doc__, "python -m train.published_data")
     parser.add_argument("--data-file", type=Path, default=None, help=f"JSONL or Parquet (default: {DOWNLOADED})")
     parser.add_argument("--split", choices=sorted(PUBLISHED), default="train")
     parser.add_argument("--out", type=Path, required=True, help="JSONL to write")

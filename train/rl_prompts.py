@@ -18,7 +18,6 @@ Source: paper section "Training" (paper/README.md).
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections.abc import Iterable
@@ -28,6 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, file_sha256, run_main, write_jsonl
 from env_construction.environment.schema import Environment
 from train.collect_trajectories import load_environments, prefix_environments, read_trajectories
@@ -144,9 +144,7 @@ def make_prompts(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.rl_prompts"
-    )
+    parser = ScriptParser(__doc__, "python -m train.rl_prompts")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--trajectories", default="", help="trajectories.jsonl of train.collect_trajectories")
     source.add_argument(

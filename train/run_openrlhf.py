@@ -36,6 +36,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import (
     BadInput,
     JsonlWriter,
@@ -164,9 +165,7 @@ def stop_on_sigterm() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.run_openrlhf"
-    )
+    parser = ScriptParser(__doc__, "python -m train.run_openrlhf")
     parser.add_argument("--experiment", required=True, help="a name that python -m train.experiments lists")
     parser.add_argument("--policy-dir", required=True, help="where this epoch starts: checkpoint folder or hub name")
     parser.add_argument("--prompts", required=True, help="prompt file of train.rl_prompts")

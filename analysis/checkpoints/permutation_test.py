@@ -25,6 +25,7 @@ class PermutationResult:
     """One test: `difference` is the mean of the k lowest MLP cells minus the mean of the others."""
 
     name: str
+    measure: str
     lower_layers: int
     cells: int
     difference: float
@@ -36,14 +37,10 @@ class PermutationResult:
         return self.smallest_p <= LEVEL
 
     def sentence(self) -> str:
-        head = (
-            f"{self.name}: {layers_text(self.lower_layers)} of {self.cells} cells, difference {self.difference:+.2e}, "
-        )
+        head = f"{self.name}, {self.measure}: {layers_text(self.lower_layers)} of {self.cells} cells, difference {self.difference:+.2e}, "
         if not self.can_be_significant:
-            return (
-                head
-                + f"p = {self.p_value:.3f}; too few layers to reach significance (smallest possible p = {self.smallest_p:.3f})"
-            )
+            few = f"too few layers to reach significance (smallest possible p = {self.smallest_p:.3f})"
+            return head + f"p = {self.p_value:.3f}; {few}"
         verdict = "significant" if self.p_value <= LEVEL else "not significant"
         return head + f"exact p = {self.p_value:.4f}, {verdict} at {LEVEL}"
 
@@ -58,7 +55,7 @@ def layers_text(count: int) -> str:
     return f"layers 0-{count - 1}" if count > 1 else "layer 0"
 
 
-def exact_test(name: str, values: Sequence[float], chosen: int) -> PermutationResult:
+def exact_test(name: str, values: Sequence[float], chosen: int, measure: str = "") -> PermutationResult:
     """Is the mean of the first `chosen` values above that of the others, over all choices of as many cells?
 
     A difference that ties with the observed one (up to rounding) counts as at least as large.
@@ -78,19 +75,20 @@ def exact_test(name: str, values: Sequence[float], chosen: int) -> PermutationRe
         at_least += int((array[np.array(block)].sum(axis=1) >= observed - slack).sum())
     rest = array[chosen:]
     difference = float(array[:chosen].mean() - rest.mean()) if len(rest) else 0.0
-    return PermutationResult(name, chosen, len(array), difference, at_least / choices, 1 / choices)
+    return PermutationResult(name, measure, chosen, len(array), difference, at_least / choices, 1 / choices)
 
 
-def lower_mlp_tests(mlp: Mapping[int, float], attention: Mapping[int, float]) -> list[PermutationResult]:
-    """Both tests, from the relative change of each layer's MLP and attention; [] with fewer than two layers of MLP."""
+def lower_mlp_tests(
+    mlp: Mapping[int, float], attention: Mapping[int, float], measure: str = "relative norm"
+) -> list[PermutationResult]:
+    """Both tests, from the change of each layer's MLP and attention in one measure; [] with fewer than two layers of MLP."""
     layers = sorted(mlp)
     if len(layers) < 2:
         return []
     count = lower_count(len(layers))
     ordered = [mlp[layer] for layer in layers]
-    tests = [exact_test("among MLPs", ordered, count)]
+    tests = [exact_test("among MLPs", ordered, count, measure)]
     if attention:
-        tests.append(
-            exact_test("among all blocks", [*ordered, *(attention[layer] for layer in sorted(attention))], count)
-        )
+        every = [*ordered, *(attention[layer] for layer in sorted(attention))]
+        tests.append(exact_test("among all blocks", every, count, measure))
     return tests

@@ -1,4 +1,4 @@
-"""What every analysis script makes: a table (CSV), a figure (PNG and SVG) and a caption (TXT), under one name.
+"""What every analysis script makes: a table (CSV), a figure (PNG, SVG and PDF) and a caption (TXT), under one name.
 
 A script has `build(run) -> list[Artifact]`, pure but for reading, and hands it to `script_main`; `analysis.all` calls the
 same `build`. Where the data for it are not there, `build` raises `Missing` with the reason, which is reported, not hidden.
@@ -6,23 +6,41 @@ same `build`. Where the data for it are not there, `build` raises `Missing` with
 
 from __future__ import annotations
 
-import argparse
 import csv
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment as TemplateEnvironment
+from jinja2 import FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from analysis.figures.style import save_figure
 from analysis.run_data.run_folder import Missing, Run
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput
+
+_TEMPLATES = TemplateEnvironment(
+    loader=FileSystemLoader(Path(__file__).resolve().parents[1] / "templates"),
+    undefined=StrictUndefined,
+    autoescape=False,
+)
+
+
+def caption_text(name: str, **values: Any) -> str:
+    """The caption `name` of templates/captions.j2: what the reader sees and what it means; the script's docstring has the method."""
+    module: Any = _TEMPLATES.get_template("captions.j2").module
+    return " ".join(str(getattr(module, name)(**values)).split())
 
 
 @dataclass
 class Artifact:
-    """One table or figure. `rows` become the CSV; `texts` are further files by suffix, such as `{".md": "..."}`."""
+    """One table or figure. `rows` become the CSV; `note` is its footnote: method, source, what was lost to faults.
+
+    `texts` are further files by suffix, such as `{".md": "..."}`.
+    """
 
     name: str
     title: str
@@ -30,14 +48,16 @@ class Artifact:
     rows: Sequence[Mapping[str, Any]]
     figure: Figure | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
     def write(self, folder: Path) -> list[Path]:
-        """Write all files of the artifact into `folder`; returns their paths. The caption file's first line is the title."""
+        """Write all files of the artifact into `folder`; returns their paths. The caption file: title, caption, footnote."""
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / self.name
         written = [write_csv(stem.with_name(self.name + ".csv"), self.rows)]
         caption = stem.with_name(self.name + ".txt")
-        caption.write_text(f"{self.title}\n\n{' '.join(self.caption.split())}\n", encoding="utf-8")
+        parts = [self.title, " ".join(self.caption.split()), " ".join(self.note.split())]
+        caption.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
         written.append(caption)
         for suffix, text in self.texts.items():
             path = stem.with_name(self.name + suffix)
@@ -76,13 +96,37 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join(lines) + "\n"
 
 
+_LATEX = {"−": "$-$", "–": "--", "≥": r"$\geq$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "< ": "$<$ "}
+
+
+def latex_text(text: str) -> str:
+    """Plain text as LaTeX prints it."""
+    text = re.sub(r"([#$%&_{}])", r"\\\1", text).replace("^", r"\^{}")
+    for sign, written in _LATEX.items():
+        text = text.replace(sign, written)
+    return text
+
+
+def latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A booktabs table that is as wide as the text at most (packages booktabs and adjustbox); the first column is left-aligned.
+
+    A cell's interval stands below its value in small print.
+    """
+    lines = [r"% \usepackage{booktabs,adjustbox,makecell}", r"\begin{adjustbox}{max width=\linewidth}"]
+    lines += [r"\begin{tabular}{l" + "r" * (len(columns) - 1) + "}", r"\toprule"]
+    lines += [" & ".join(latex_text(column) for column in columns) + r" \\", r"\midrule"]
+    for row in rows:
+        cells = []
+        for cell in row:
+            value, bracket, interval = latex_text(cell).partition(" [")
+            cells.append(rf"\makecell[r]{{{value}\\[-2pt]\scriptsize [{interval}}}" if bracket else value)
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}", ""])
+
+
 def script_main(docstring: str | None, module: str, build: Callable[[Run], list[Artifact]]) -> int:
     """The command line of a script that reads one run: `python -m analysis.NAME RUN_DIR [--out DIR]`."""
-    parser = argparse.ArgumentParser(
-        description=docstring,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"example: python -m {module} outputs/cpu",
-    )
+    parser = ScriptParser(docstring, f"python -m {module}")
     parser.add_argument("run", type=Path, help="folder of the run, such as outputs/cpu")
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/analysis)")
     arguments = parser.parse_args()

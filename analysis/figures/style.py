@@ -1,13 +1,13 @@
-"""The one style of all figures: colours, marks, fonts, axes, and how a figure is saved.
+"""The one style of all figures: colors, marks, fonts, axes, and how a figure is saved.
 
-Colours are Okabe and Ito's eight (distinguishable with the common kinds of colour blindness); every policy also has a mark
-or a hatch of its own, so that nothing depends on colour alone. Saved files are reproducible byte for byte: no dates,
-and a fixed salt for SVG ids.
+Colors are Okabe and Ito's eight (distinguishable with the common kinds of color blindness). A color stands for one thing in all
+figures: an algorithm, the start, a control, a bound. What is compared inside one policy (modes, matchings, measures) is told by filled
+and hollow marks instead. All figures have one width, so that their fonts stay equal wherever they are scaled alike. Saved files are
+reproducible byte for byte: no dates, and a fixed salt for SVG ids.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from train.stages.policy_roles import Role
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
@@ -31,23 +33,17 @@ GREY = "#7F7F7F"
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "++", "oo")
+WIDTH = 6.3
+"""Inches, of every figure: the text width of a paper's page."""
 
-# One colour, mark and hatch per policy, wherever it is drawn; variants of an algorithm by the end of their name.
-_POLICY_STYLE = {
-    "random": (GREY, "x", "..."),
-    "start": (BLACK, "o", ""),
+_ROLES = {"floor": (GREY, "x", "..."), "start": (BLACK, "o", ""), "ceiling": (GREEN, "*", "")}
+_CONTROLS = {
     "more-supervised": (ORANGE, "v", "\\\\\\"),
-    "grpo": (BLUE, "s", ""),
-    "reinforce++": (VERMILION, "^", "///"),
-    "oracle": (GREEN, "*", ""),
+    "shuffled": (PURPLE, "P", "xxx"),
+    "constant": (YELLOW, "X", "++"),
 }
-_VARIANT_STYLE = {
-    "-shuffled": (PURPLE, "P", "xxx"),
-    "-constant": (YELLOW, "X", "++"),
-    "-solve-precision": (GREEN, "D", "..."),
-    "-solve-recall": (ORANGE, "v", "\\\\\\"),
-    "-solve-pr": (SKY, "p", "---"),
-}
+_ALGORITHMS = {"grpo": (BLUE, "s", ""), "reinforce++": (VERMILION, "^", "///")}
+_VARIANTS = {"solve_precision": ("D", "..."), "solve_recall": ("v", "\\\\\\"), "solve_pr": ("p", "---")}
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -65,6 +61,7 @@ _RC: dict[Any, Any] = {
     "lines.markersize": 5.5,
     "svg.hashsalt": "ftrl",
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # text as text: it can be searched, and a journal can edit it
     "savefig.facecolor": "white",
 }
 SEQUENTIAL_MAP = "cividis"
@@ -78,27 +75,35 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def policy_style(policy: str, index: int = 0) -> tuple[str, str, str]:
-    """`(colour, mark, hatch)` of a policy; an unknown name takes the palette's entry at `index`. A repeat looks like its first."""
-    policy = re.sub(r"-seed\d+$", "", policy)
-    if policy.endswith("-thinking"):  # the colour of the plain policy, a mark and a hatch of its own
-        return policy_style(policy.removesuffix("-thinking"), index)[0], "h", "xxx"
-    for ending, style in _VARIANT_STYLE.items():
-        if policy.endswith(ending):
-            return style
-    if policy in _POLICY_STYLE:
-        return _POLICY_STYLE[policy]
-    return PALETTE[index % len(PALETTE)], MARKS[index % len(MARKS)], HATCHES[index % len(HATCHES)]
+def role_style(role: Role) -> tuple[str, str, str]:
+    """`(color, mark, hatch)` of a policy. The color says the algorithm, or what it is instead; an ablation has its algorithm's color."""
+    if role.role in _ROLES:
+        return _ROLES[role.role]
+    if role.control:
+        return _CONTROLS.get(role.control, (SKY, "h", "oo"))
+    color, mark, hatch = _ALGORITHMS.get(role.algorithm, (PURPLE, "d", "++"))
+    return color, *_VARIANTS.get(role.variant, (mark, hatch))
 
 
 def new_figure(
-    rows: int = 1, columns: int = 1, width: float = 7.0, height: float = 3.6, share_y: bool = False
+    rows: int = 1, columns: int = 1, height: float = 3.4, share_x: bool = False, share_y: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` x `height` inches and its axes in reading order."""
+    """A figure of WIDTH x `height` inches and its axes in reading order."""
     with figure_style():
-        figure = Figure(figsize=(width, height), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
     return figure, list(grid.ravel())
+
+
+def shared_legend(figure: Figure, axes_list: Sequence[Axes], columns: int = 3) -> None:
+    """One legend above all panels, each entry once."""
+    entries = {
+        label: handle for axes in axes_list for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if entries:
+        figure.legend(
+            list(entries.values()), list(entries), loc="outside upper center", ncols=max(1, min(columns, len(entries)))
+        )
 
 
 def interval_bars(
@@ -107,22 +112,28 @@ def interval_bars(
     value: Sequence[float | None],
     low: Sequence[float | None],
     high: Sequence[float | None],
-    colour: str,
+    color: str,
 ) -> None:
     """Thin 95% interval bars around points that are already drawn; a point without a value gets none."""
     for place, middle, bottom, top in zip(x, value, low, high, strict=True):
         if middle is not None and bottom is not None and top is not None:
             reach = [[max(0.0, middle - bottom)], [max(0.0, top - middle)]]
             axes.errorbar(
-                [place], [middle], yerr=reach, fmt="none", ecolor=colour, elinewidth=1.1, capsize=2.5, zorder=5
+                [place], [middle], yerr=reach, fmt="none", ecolor=color, elinewidth=1.1, capsize=2.5, zorder=5
             )
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png (160 dots an inch) and `stem`.svg; returns both paths."""
+    """Write `stem`.png (200 dots an inch), .svg (text as paths, for the page) and .pdf (text as text, for a paper)."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    png, svg = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
+    no_date: dict[str, dict[str, Any]] = {
+        ".png": {"Software": None},
+        ".svg": {"Date": None, "Creator": None},
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    paths = []
     with figure_style():
-        figure.savefig(png, dpi=160, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return [png, svg]
+        for suffix, metadata in no_date.items():
+            paths.append(stem.with_name(stem.name + suffix))
+            figure.savefig(paths[-1], dpi=200, metadata=metadata)
+    return paths

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.checkpoints.permutation_test import layers_text
+from analysis.general_retention import LABELS as BENCHMARKS
 from analysis.general_retention import POOLED
+from analysis.reward_ablation import variants
 from analysis.run_data.intervals import Row, estimate_text, paired_difference
-from analysis.run_data.run_folder import ABLATIONS, Run, is_control, policy_label
+from analysis.run_data.labels import REWARDS
+from analysis.run_data.run_folder import Run
 from analysis.run_data.verdicts import (
     INCONCLUSIVE,
     MARGIN,
@@ -28,9 +31,18 @@ from analysis.run_data.verdicts import (
 from analysis.training_seeds import pooled_rows
 
 METRICS = {"solve_f1": "Solve-F1", "answer_correct": "answer accuracy"}
-OUT_OF_DOMAIN = {"toolhop": "ac_published", "rotbench": "cf_published", "tau_bench": "reward"}
-BENCHMARKS = 6
+COST = "calls"
+OUT_OF_DOMAIN = {
+    "unseen_relations": ("solve_f1", "Solve-F1"),
+    "next_level": ("solve_f1", "Solve-F1"),
+    "disturbed": ("solve_f1", "Solve-F1"),
+    "toolhop": ("ac_published", "answers"),
+    "rotbench": ("cf_published", "content filling"),
+    "tau_bench": ("reward", "reward"),
+}
+GENERAL_TASKS = 6
 MOSTLY_STABLE = 0.95
+MAIN_ALGORITHMS = ("grpo", "reinforce++")
 
 
 @dataclass(frozen=True)
@@ -61,100 +73,136 @@ def _construction(run: Run, analysis: Path) -> Claim:
         )
         broken = "; ".join(f"{row['split']}: {row['rules_broken']}" for row in rows if row["rules_broken"])
         evidence = (
-            f"{total} built environments, replayed again in fresh processes: {total - unstable} behave as built"
+            f"{total} built environments, replayed again in fresh processes and under another hash seed: {total - unstable} behave as built"
             + (f"; {skipped} could not be replayed" if skipped else "")
             + (f" ({broken})" if broken else "")
             + "."
         )
+        rejected = [int(row["rejected_by_build"]) for row in rows if row.get("rejected_by_build")]
+        if rejected:
+            evidence += f" The build itself rejected {sum(rejected)} candidates."
         parts = [1] if not unstable else [1, -1] if total - unstable >= MOSTLY_STABLE * total else [-1]
         parts += [None] if skipped else []
         parts = parts if total else [None]
     else:
-        evidence = "The environments were not replayed after the build (analysis.construction_stability)."
-    if "oracle" in run.policies:
-        played = run.rows("oracle")
+        evidence = "The environments were not replayed after the build."
+    for ceiling in (name for name in run.policies if run.roles[name].role == "ceiling"):
+        played = run.rows(ceiling)
         perfect = sum(float(row["solve_f1"]) == 1.0 for row in played)
         evidence += f" The oracle scores Solve-F1 = 1 on {perfect} of {len(played)} test environments"
         evidence += ", as it must: the build keeps only what its gold plan solves." if perfect == len(played) else "."
         parts += [-1] if perfect < len(played) else []
-    return Claim(1, text, verdict(parts), "with the fact author, not with an LLM as author", evidence)
+    levels = list(dict.fromkeys(row["level"] for row in rows if row.get("level")))
+    where = f"; {'levels' if len(levels) > 1 else 'level'} {', '.join(levels)}" if levels else ""
+    return Claim(1, text, verdict(parts), f"with the fact author, not with an LLM as author{where}", evidence)
 
 
 def _gaps(after: Sequence[Row], before: Sequence[Row]) -> tuple[list[int | None], str]:
-    """Directions of the paired differences in METRICS, and their text."""
+    """Directions of the paired differences in METRICS, and their text with the change in calls."""
     found = {metric: paired_difference(after, before, metric) for metric in METRICS}
     said = ", ".join(f"{estimate_text(gap, signed=True)} {METRICS[metric]}" for metric, gap in found.items())
-    return [direction(gap) for gap in found.values()], said
+    calls = paired_difference(after, before, COST)
+    return [
+        direction(gap) for gap in found.values()
+    ], f"{said}, {estimate_text(calls, digits=2, signed=True)} calls per case"
 
 
 def _reward_balance(run: Run) -> Claim:
     text = "A verifiable reward, computed from the environment alone, balances precision of tool use and completeness."
-    bases = [name for name in run.trained if any(f"{name}-{variant}" in run.policies for variant in ABLATIONS)]
-    if not bases:
+    sides = variants(run)
+    if not sides:
         return Claim(2, text, NOT_TESTED, "", "The four rewards were not trained side by side in this run.")
     lines: list[str] = []
     parts: list[int | None] = []
-    for base in bases:
-        for variant, label in ABLATIONS.items():
-            if f"{base}-{variant}" in run.policies:
-                found, said = _gaps(run.rows(base), run.rows(f"{base}-{variant}"))
-                parts += found
-                lines.append(f"Solve-F1 reward against {label} ({policy_label(base)}): {said}")
-    return Claim(2, text, verdict(parts), _scope(run), "; ".join(lines) + f"; n = {len(run.rows(bases[0]))}.")
+    for base, others in sides.items():
+        for variant, policy in others.items():
+            found, said = _gaps(run.rows(base), run.rows(policy))
+            parts += found
+            lines.append(f"{run.label(base)} with the Solve-F1 reward − with the {REWARDS[variant]}: {said}")
+        absent = [label for variant, label in REWARDS.items() if variant not in others and variant != "solve_f1"]
+        if absent:
+            parts.append(None)
+            lines.append(f"{run.label(base)} was not trained with the {' and the '.join(absent)}")
+    n = len({row["id"] for row in run.rows(next(iter(sides)))})
+    return Claim(2, text, verdict(parts), _scope(run), "; ".join(lines) + f"; n = {n}.")
 
 
 def _training_gain(run: Run) -> Claim:
     text = "With it, GRPO and REINFORCE++ both improve tool use, in domain and out of domain, by about 10 points on average."
-    main = [name for name in ("grpo", "reinforce++") if name in run.trained]
-    if "start" not in run.policies or not main:
+    seeds = run.training_seeds()
+    main = [
+        name
+        for name in seeds
+        if run.roles[name].role == "trained" and run.roles[name].algorithm in MAIN_ALGORITHMS and run.start_of(name)
+    ]
+    if not main:
         return Claim(3, text, NOT_TESTED, "", "No trained policy was evaluated beside its start.")
-    repeats = {name: list(run.training_seeds()[name].values()) for name in main}
-    lines, notes = [], []
-    parts: list[int | None] = [None] * (2 - len(main))
+    lines: list[str] = []
+    notes: list[str] = []
+    parts: list[int | None] = []
     for name in main:
-        directions, said = _gaps(pooled_rows(run, repeats[name]), run.rows("start"))
-        gained = directions[0]
-        lines.append(f"{policy_label(name)} − start: {said}")
-        rivals = [policy for policy in run.policies if is_control(policy) and _rivals(policy, name)]
-        leads = [direction(paired_difference(run.rows(name), run.rows(rival), "solve_f1")) for rival in rivals]
-        if gained == 1 and -1 in leads:
-            notes.append(f"a control does as well as {policy_label(name)}, so its gain is not the reward's")
-        elif gained == 1 and 0 in leads:
-            notes.append(f"{policy_label(name)} is not shown to be ahead of a control")
-        parts.append(min([gained, *leads], key=lambda part: 0 if part is None else part))
-        lost = paired_difference(pooled_rows(run, repeats[name]), run.rows("start"), "answer_correct")
-        if lost.high is not None and lost.high < 0:
-            parts.append(-1)
-            notes.append(f"{policy_label(name)} answers fewer questions than the start")
-    for control in filter(is_control, run.policies):
-        lines.append(f"control {policy_label(control)} − start: {_gaps(run.rows(control), run.rows('start'))[1]}")
+        found, said, remarks = _one_gain(run, name, list(seeds[name].values()))
+        parts += found
+        lines.append(said)
+        notes += remarks
+    for control in (name for name in run.policies if run.roles[name].role == "control" and run.start_of(name)):
+        said = _gaps(run.rows(control), run.rows(run.roles[control].start))[1]
+        lines.append(f"control {run.label(control)} − start: {said}")
     outside, said_outside = _out_of_domain(run, main)
-    parts += outside
-    if len(main) < 2:
-        notes.append(f"only {policy_label(main[0])} was trained")
-    n = len({row["id"] for row in run.rows("start")})
+    for algorithm in MAIN_ALGORITHMS:
+        if not any(run.roles[name].algorithm == algorithm for name in main):
+            parts.append(None)
+            notes.append(f"{algorithm.upper()} was not trained")
+    n = len({row["id"] for row in run.rows(run.roles[main[0]].start)})
     evidence = "; ".join([*lines, *said_outside]) + f". Paired over n = {n} test environments, 95% intervals"
-    seeds = min(len(run.training_seeds().get(name, {})) for name in main)
+    counts = sorted({len(seeds[name]) for name in main})
     where = "in and out of domain" if said_outside else "in domain only"
-    scope = _scope(run) + f"; {where}, {'one seed' if seeds == 1 else f'{seeds} seeds'} each"
-    return Claim(3, text, verdict(parts), scope, "; ".join([evidence, *notes]) + ".")
+    repeats = "one seed each" if counts == [1] else f"{' or '.join(map(str, counts))} seeds each"
+    scope = f"{_scope(run)}; {where}, {repeats}"
+    return Claim(3, text, verdict([*parts, *outside]), scope, "; ".join([evidence, *notes]) + ".")
 
 
-def _rivals(control: str, policy: str) -> bool:
-    """A control that gains as much as the policy shows that the gain is not the reward's."""
-    return control == "more-supervised" or control.startswith(f"{policy}-")
+def _one_gain(run: Run, name: str, seeds: list[str]) -> tuple[list[int | None], str, list[str]]:
+    """Parts, evidence and remarks on one trained policy: its gain, its controls, and what became of its answers."""
+    before, label = run.rows(run.roles[name].start), run.label(name)
+    together = pooled_rows(run, seeds)
+    directions, said = _gaps(together, before)
+    gained = directions[0]
+    notes = []
+    leads = [direction(paired_difference(run.rows(name), run.rows(rival), "solve_f1")) for rival in _rivals(run, name)]
+    if gained == 1 and -1 in leads:
+        notes.append(f"a control does as well as {label}, so its gain is not the reward's")
+    elif gained == 1 and 0 in leads:
+        notes.append(f"{label} is not shown to be ahead of a control")
+    parts: list[int | None] = [min([gained, *leads], key=lambda part: 0 if part is None else part)]
+    lost = paired_difference(together, before, "answer_correct")
+    if lost.high is not None and lost.high < 0:
+        parts.append(-1)
+        notes.append(f"{label} answers fewer questions than its start")
+    return parts, f"{label} − start: {said}", notes
+
+
+def _rivals(run: Run, policy: str) -> list[str]:
+    """Controls that share a policy's start, and its algorithm where they have one: what they gain is not the reward's."""
+    mine = run.roles[policy]
+    return [
+        name
+        for name in run.beside(mine.start)
+        if run.roles[name].role == "control" and run.roles[name].algorithm in ("", mine.algorithm)
+    ]
 
 
 def _out_of_domain(run: Run, policies: Sequence[str]) -> tuple[list[int | None], list[str]]:
     parts: list[int | None] = []
     said = []
-    for suite, metric in OUT_OF_DOMAIN.items():
+    for suite, (metric, label) in OUT_OF_DOMAIN.items():
         measured = run.policies_of(suite)
-        for name in policies if "start" in measured else ():
-            if name in measured:
-                gap = paired_difference(run.rows(name, suite), run.rows("start", suite), metric)
+        for name in policies:
+            start = run.start_of(name, suite)
+            if name in measured and start:
+                gap = paired_difference(run.rows(name, suite), run.rows(start, suite), metric)
                 parts.append(direction(gap))
-                said.append(f"{policy_label(name)} − start on {suite}: {estimate_text(gap, signed=True)} {metric}")
+                said.append(f"{run.label(name)} − start on {suite}: {estimate_text(gap, signed=True)} {label}")
     return parts or [None], said
 
 
@@ -165,8 +213,9 @@ def _general(run: Run, analysis: Path) -> Claim:
     if not pooled:
         return Claim(4, text, NOT_TESTED, "", "The general suites were not run before and after training.")
     tasks = list(dict.fromkeys(row["task"] for row in rows if row["task"] != POOLED))
+    kind = "benchmarks" if set(tasks) <= BENCHMARKS.keys() else "made skills"
     lines = [
-        f"{policy_label(row['policy'])}: mean of {len(tasks)} benchmarks {_signed(row['difference'], 1)} "
+        f"{run.label(row['policy'])}: mean of {len(tasks)} {kind} {_signed(row['difference'], 1)} "
         f"[{_signed(row['difference_low'], 1)}, {_signed(row['difference_high'], 1)}] points, margin {_signed(row['margin'], 1)}"
         for row in pooled
     ]
@@ -180,55 +229,86 @@ def _general(run: Run, analysis: Path) -> Claim:
         if row["task"] != POOLED and float(row["difference"]) < 0 and float(row["difference_p_holm"] or 1) < 0.05
     ]
     if worse:
-        named = ", ".join(f"{policy_label(row['policy'])} on {row['task']}" for row in worse)
+        named = ", ".join(f"{run.label(row['policy'])} on {row['task']}" for row in worse)
         lines.append(f"significantly worse (Holm): {named}")
         parts.append(-1)
-    if len(tasks) < BENCHMARKS:
-        lines.append(f"only {len(tasks)} of the six benchmarks were run")
+    if len(tasks) < GENERAL_TASKS:
+        lines.append(f"only {len(tasks)} of the six {kind} were run")
         parts.append(None)
     if parts.count(0) == len(pooled):
         lines.append("too few problems to rule a loss out")
-    return Claim(4, text, verdict(parts), _scope(run), "; ".join(lines) + ".")
+    what = "" if kind == "benchmarks" else "; on six made skills that stand for the benchmarks"
+    return Claim(4, text, verdict(parts), _scope(run) + what, "; ".join(lines) + ".")
 
 
 def _lower_mlp(run: Run, analysis: Path) -> Claim:
     text = (
         "The gain comes from updates to lower-layer MLP parameters (layers 0-2), read as better context understanding."
     )
-    restored = [
+    maps = _heat_maps(analysis)
+    layers = [
         row
         for row in _read_csv(analysis / "restore_layers.csv")
         if (row["mode"], row["group"]) == ("only", "lower MLP")
     ]
-    gained = [
-        row for row in restored if row["gain_low"] and float(row["gain_low"]) > 0 and row["share"] and row["lead"]
-    ]
-    if gained:
-        lines = [
-            f"{policy_label(row['policy'])}: the start with only the MLPs of {_tested_layers(row)} of the trained model has {100 * float(row['share']):.0f}% of the gain "
-            f"[{100 * float(row['share_low']):.0f}, {100 * float(row['share_high']):.0f}], against the best other group "
-            f"{_signed(row['lead'])} [{_signed(row['lead_low'])}, {_signed(row['lead_high'])}] in Solve-F1"
-            for row in gained
-        ]
-        parts = [1 if float(row["lead_low"]) > 0 else -1 if float(row["lead_high"]) < 0 else 0 for row in gained]
-        end = "" if any(parts) else ". Neither is significantly ahead"
-        scope = _scope(run) + "; causal test by putting weights back"
-        return Claim(5, text, verdict(parts), scope, "; ".join(lines) + end + ".")
-    if restored:
-        evidence = "Weights were put back group by group, but no trained policy has a significant gain to attribute."
+    elements = [row for row in _read_csv(analysis / "restore_elements.csv") if row["order"] == "top"]
+    gained = [row for row in layers if _has_gain(row) and row["share_low"] and row["lead_low"]]
+    by_element = [row for row in elements if _has_gain(row) and row["random_minus_low"]]
+    if not layers and not elements:
+        if not maps:
+            return Claim(5, text, NOT_TESTED, "", "No pair of checkpoints was compared.")
+        causal = "No weights were put back to test it, and a heat map alone cannot show a cause."
+        return Claim(5, text, NOT_TESTED, "", f"{causal} {maps}")
+    if not gained and not by_element:
+        evidence = f"Weights were put back, but no trained policy has a significant gain to attribute. {maps}".strip()
         return Claim(5, text, NOT_TESTED, "", evidence)
+    lines = [
+        f"{run.label(row['policy'])}: the start with only the MLPs of {_tested_layers(row)} of the trained model has {100 * float(row['share']):.0f}% of the gain "
+        f"[{100 * float(row['share_low']):.0f}, {100 * float(row['share_high']):.0f}], against the best other group "
+        f"{_signed(row['lead'])} [{_signed(row['lead_low'])}, {_signed(row['lead_high'])}] in Solve-F1"
+        for row in gained
+    ]
+    parts: list[int | None] = [_side(row["lead_low"], row["lead_high"]) for row in gained]
+    for row in by_element:
+        enriched = float(row["lower_mlp_share"]) / max(1e-9, float(row["lower_mlp_of_all"]))
+        lines.append(
+            f"{run.label(row['policy'])}: putting the top {row['percent']}% of the weights back loses {_signed(row['random_minus'])} "
+            f"[{_signed(row['random_minus_low'])}, {_signed(row['random_minus_high'])}] Solve-F1 more than random ones, and {enriched:.1f} times as many of "
+            "them as of all weights lie in the lower MLPs"
+        )
+        side = _side(row["random_minus_low"], row["random_minus_high"])
+        # that the top weights carry the gain speaks for the claim only where they lie in the lower MLPs
+        parts.append(side if side != 1 or enriched > 1 else -1)
+    if not gained:
+        parts.append(None)
+    end = ". The intervals leave it open" if not any(parts) else ""
+    scope = _scope(run) + "; causal tests by putting weights back"
+    return Claim(5, text, verdict(parts), scope, "; ".join(lines) + end + (f". {maps}" if maps else "."))
+
+
+def _has_gain(row: dict[str, str]) -> bool:
+    return bool(row["gain_low"]) and float(row["gain_low"]) > 0
+
+
+def _side(low: str, high: str) -> int:
+    """+1 if an interval lies above 0, -1 if below, 0 if it holds 0."""
+    return 1 if float(low) > 0 else -1 if float(high) < 0 else 0
+
+
+def _heat_maps(analysis: Path) -> str:
+    """How many heat maps agree with the claim, measure by measure; empty without one."""
     tests = [row for path in sorted(analysis.glob("parameter_tests_*.csv")) for row in _read_csv(path)]
     if not tests:
-        return Claim(5, text, NOT_TESTED, "", "No pair of checkpoints was compared.")
-    causal = "The weights were not put back group by group (analysis.restore_layers), and a heat map alone cannot show a cause."
+        return ""
     if not any(row["can_be_significant"] == "True" for row in tests):
         smallest = min(float(row["smallest_possible_p"]) for row in tests)
-        few = f" Besides, the model has too few layers: the smallest p-value that the exact test can give is {smallest:.3f}."
-        return Claim(5, text, NOT_TESTED, "", causal + few)
-    significant = [row for row in tests if float(row["p_value"]) <= 0.05]
-    lower = ", ".join(sorted({layers_text(int(row["lower_cells"])) for row in tests}))
-    found = f" In the heat maps, {len(significant)} of {len(tests)} exact tests of 'the MLPs of {lower} change most' are significant."
-    return Claim(5, text, NOT_TESTED, "", causal + found)
+        return f"The model has too few layers for the heat maps' test: the smallest p-value that it can give is {smallest:.3f}."
+    lower = ", ".join(sorted({layers_text(int(row["lower_layers"])) for row in tests}))
+    said = []
+    for measure in dict.fromkeys(row["measure"] for row in tests):
+        mine = [row for row in tests if row["measure"] == measure]
+        said.append(f"{measure} {sum(float(row['p_value']) <= 0.05 for row in mine)} of {len(mine)}")
+    return f"Heat maps, exact tests of 'the MLPs of {lower} change most' that are significant: {', '.join(said)}."
 
 
 def _tested_layers(row: dict[str, str]) -> str:
@@ -239,28 +319,34 @@ def _tested_layers(row: dict[str, str]) -> str:
 def _thinking(run: Run, analysis: Path) -> Claim:
     text = "Thinking mode of today's open models is not reliably better at tool use than non-thinking mode."
     rows = _read_csv(analysis / "thinking_modes.csv")
-    if not rows:
-        return Claim(
-            6, text, NOT_TESTED, "", "The policy has no thinking mode, or only one of the modes was evaluated."
-        )
     # "Not reliably" is about every model: one for which the gain is bounded by the margin is enough.
     gap = "solve_f1_thinking_minus_plain"
     pairs = [row for row in rows if row["scope"] == "all" and row.get(f"{gap}_low")]
+    if not pairs:
+        return Claim(6, text, NOT_TESTED, "", "No policy was evaluated in both modes.")
     better = [row for row in pairs if float(row[f"{gap}_low"]) > 0]
     bounded = [row for row in pairs if float(row[f"{gap}_high"]) < MARGIN]
-    evidence = "; ".join(
-        f"{policy_label(row['policy'])}: thinking − plain {_signed(row[gap])} [{_signed(row[gap + '_low'])}, {_signed(row[gap + '_high'])}] Solve-F1"
-        for row in pairs
+    answers = "answer_correct_thinking_minus_plain"
+    lines = []
+    for row in pairs:
+        said = f"{row['label']}: thinking − plain {_interval(row, gap)} Solve-F1"
+        lines.append(said + (f", {_interval(row, answers)} answer accuracy" if row.get(f"{answers}_low") else ""))
+    kinds = {row.get("trained") for row in pairs}
+    which = (
+        "; untrained and trained" if len(kinds) > 1 else "; trained only" if kinds == {"True"} else "; untrained only"
     )
+    scope = _scope(run) + which + ", same cases, paired"
     if bounded:
-        return Claim(
-            6, text, REPRODUCED, _scope(run), f"{evidence}. Not better in {len(bounded)} of {len(pairs)} pairs."
-        )
-    if pairs and len(better) == len(pairs):
-        return Claim(6, text, NOT_REPRODUCED, _scope(run), f"{evidence}. Significantly better in every pair.")
-    if not pairs:
-        return Claim(6, text, NOT_TESTED, "", "No pair with an interval.")
-    return Claim(6, text, INCONCLUSIVE, _scope(run), f"{evidence}. Better in {len(better)} of {len(pairs)} pairs.")
+        found, end = REPRODUCED, f"Not better in {len(bounded)} of {len(pairs)} pairs."
+    elif len(better) == len(pairs):
+        found, end = NOT_REPRODUCED, "Significantly better in every pair."
+    else:
+        found, end = INCONCLUSIVE, f"Better in {len(better)} of {len(pairs)} pairs."
+    return Claim(6, text, found, scope, f"{'; '.join(lines)}. {end}")
+
+
+def _interval(row: dict[str, str], key: str) -> str:
+    return f"{_signed(row[key])} [{_signed(row[f'{key}_low'])}, {_signed(row[f'{key}_high'])}]"
 
 
 def _signed(number: str, digits: int = 3) -> str:
@@ -268,7 +354,7 @@ def _signed(number: str, digits: int = 3) -> str:
 
 
 def _scope(run: Run) -> str:
-    return "in small: a tiny CPU model" if run.is_tiny else f"on {run.model_label()}"
+    return f"in small ({run.model_label()})" if run.is_tiny else f"on {run.model_label()}"
 
 
 def claims(run: Run, analysis: Path) -> list[Claim]:

@@ -1,7 +1,6 @@
-"""How estimates are made and printed here: means, paired differences and ratios of totals, each with a 95% interval.
+"""Estimates as the columns of a table: those of eval.suites.results and eval.compare, so that a table never disagrees with a summary.json.
 
-Resampling is that of eval/suites/results.py and eval/compare.py (percentile bootstrap over cases, trials of a case together), so
-that a table never disagrees with a summary.json. Comparisons of two policies are paired on the case.
+Comparisons of two policies are paired on the case.
 """
 
 from __future__ import annotations
@@ -12,19 +11,13 @@ from typing import Any
 import numpy as np
 
 from eval import compare
-from eval.suites.results import LEVEL, Estimate, estimate, resampled_means
+from eval.statistics.estimates import Estimate
+from eval.statistics.estimates import estimate_text as estimate_text
+from eval.statistics.intervals import statistic_intervals
+from eval.suites.results import estimate
 
 EMPTY = Estimate(None, None, None, 0)
 Row = Mapping[str, Any]
-
-
-def estimate_text(found: Estimate | None, digits: int = 3, signed: bool = False) -> str:
-    """`0.412 [0.350, 0.471]` with real minus signs, `n/a` for an estimate of nothing."""
-    if found is None or found.value is None or found.low is None or found.high is None:
-        return "n/a"
-    sign = "+" if signed else ""
-    body = f"{found.value:{sign}.{digits}f} [{found.low:{sign}.{digits}f}, {found.high:{sign}.{digits}f}]"
-    return body.replace("-", "−")
 
 
 def estimate_row(prefix: str, found: Estimate) -> dict[str, Any]:
@@ -55,19 +48,14 @@ def statistics_of_totals(
     """Statistics of summed columns (such as ratios of totals), with bootstrap intervals over cases.
 
     `groups` maps a case to its columns; `statistic` maps (resamples, columns) of per-case means, which are totals up to a common
-    factor, to (resamples, outputs). Returns one estimate per output, EMPTY where the statistic is NaN; NaN draws are left out.
+    factor, to (resamples, outputs). Returns one estimate per output, EMPTY where the statistic is NaN, without an interval where the
+    cases do not differ.
     """
-    cases = sorted(groups)
-    if not cases:
+    if not groups:
         return []
-    columns = np.stack([np.asarray(groups[case], dtype=float) for case in cases])
-    values = statistic(columns.mean(axis=0, keepdims=True))[0]
-    drawn = statistic(resampled_means(columns, np.ones_like(columns), seed=0))
-    found = []
-    for value, draws in zip(values, drawn.T, strict=True):
-        if np.isnan(value):
-            found.append(EMPTY)
-            continue
-        low, high = np.nanquantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
-        found.append(Estimate(float(value), float(low), float(high), len(cases)))
-    return found
+    columns = np.stack([np.asarray(groups[case], dtype=float) for case in sorted(groups)])
+    values, intervals = statistic_intervals(columns, np.ones_like(columns), statistic)
+    return [
+        EMPTY if np.isnan(value) else Estimate(float(value), interval.low, interval.high, len(columns))
+        for value, interval in zip(values, intervals, strict=True)
+    ]

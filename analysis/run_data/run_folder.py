@@ -1,87 +1,37 @@
 """Read the folder of one run: which policies were evaluated, their rows, the environments, the training logs.
 
-Layout (made by run_all.sh): `environments/{train,dev,test}.jsonl`, `start/`, `train/<algorithm>/epoch<k>/`,
+Layout (made by run_all.sh): `policies.json`, `environments/{train,dev,test}.jsonl`, `start/`, `train/<policy>/epoch<k>/`,
 `eval/<policy>/{results.jsonl,summary.json}` (further suites in `eval/<policy>/<suite>/`), `compare/`, `analysis/`.
+What a policy is stands in `policies.json` (train/stages/policy_roles.py); its folder's name means nothing.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from analysis.run_data import labels
 from env_construction.environment.jsonl import BadInput, read_jsonl
 from env_construction.environment.schema import Environment, read_environments
-from train.stages.faults import fault_rows, rows_faults_text
+from train.experiments import MODELS
+from train.stages.faults import fault_rows, one_sided_faults_text, rows_faults_text
+from train.stages.policy_roles import FILE, HOW_TO_WRITE, Role, content_of, read_roles
 
 ENVIRONMENTS_SUITE = "environments"
-_ORDER = ("random", "start", "more-supervised", "grpo", "reinforce++")
-_LABELS = {
-    "random": "Random (floor)",
-    "start": "Start",
-    "more-supervised": "More supervised steps",
-    "grpo": "GRPO",
-    "reinforce++": "REINFORCE++",
-    "oracle": "Oracle (ceiling)",
-}
-# Policies trained with another reward than the paper's: `<algorithm>-<ending>`.
-ABLATIONS = {"solve-precision": "Solve-P reward", "solve-recall": "Solve-R reward", "solve-pr": "Solve-PR reward"}
-SCENARIO_LABELS = {
-    "single_hop": "Single-hop",
-    "parallel_single_hop": "Parallel single-hop",
-    "multi_hop": "Multi-hop",
-    "parallel_multi_hop": "Parallel multi-hop",
-}
+_NOT_SETTINGS = {"role": "", "policy": "", "start": "", "experiment": "", "content": ""}
 
 
 class Missing(Exception):
     """The data for a table or figure are not there; the message says which and why."""
 
 
-def split_seed(policy: str) -> tuple[str, int]:
-    """A training repeated with another seed ends in `-seed<N>`: `grpo-seed2` is `("grpo", 2)`; the first one has seed 0."""
-    found = re.fullmatch(r"(.+)-seed(\d+)", policy)
-    return (found.group(1), int(found.group(2))) if found else (policy, 0)
-
-
-def policy_label(policy: str) -> str:
-    """The name of a policy as tables and figures print it: `grpo-shuffled` becomes `GRPO, shuffled`."""
-    base, seed = split_seed(policy)
-    if seed:
-        return f"{policy_label(base)}, seed {seed}"
-    if policy in _LABELS:
-        return _LABELS[policy]
-    for name in ("reinforce++", "grpo", "start"):
-        if policy.startswith(name + "-"):
-            variant = policy[len(name) + 1 :]
-            return f"{_LABELS[name]}, {ABLATIONS.get(variant, variant.replace('-', ' '))}"
-    return policy
-
-
-def is_control(policy: str) -> bool:
-    """Controls are trained, but not with the reward under test."""
-    return policy == "more-supervised" or split_seed(policy)[0].endswith(("-shuffled", "-constant"))
-
-
-def is_ablation(policy: str) -> bool:
-    """Trained with one of the rewards that the paper compares its own with."""
-    return split_seed(policy)[0].endswith(tuple(f"-{name}" for name in ABLATIONS))
-
-
-def _rank(policy: str) -> tuple[int, int, str]:
-    if policy == "oracle":
-        return (4, 0, policy)
-    if policy in _ORDER:
-        return (0, _ORDER.index(policy), policy)
-    if policy.startswith("start-"):
-        return (0, _ORDER.index("start"), policy)
-    base, seed = split_seed(policy)
-    if seed and base in _ORDER:
-        return (0, _ORDER.index(base), policy)
-    return (3 if is_control(policy) else 2 if is_ablation(policy) else 1, 0, policy)
+class NotPlanned(Missing):
+    """The run was not meant to have these data: nothing is wrong. The message says what would make them."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -99,9 +49,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One outer epoch of one algorithm: `train/<algorithm>/epoch<number>/`."""
+    """One outer epoch of one policy's training: `train/<policy>/epoch<number>/`."""
 
-    algorithm: str
+    policy: str
     number: int
     path: Path
 
@@ -145,19 +95,59 @@ class Run:
         return {}
 
     def warm_start(self) -> dict[str, Any]:
-        """start/warm_start.json: how the tiny starting policy was made; {} for a run that starts from another model."""
+        """start/warm_start.json: how the starting policy was taught; {} for a run that starts from another model."""
         path = self.path / "start" / "warm_start.json"
         return read_json(path) if path.is_file() else {}
 
+    @cached_property
+    def roles(self) -> dict[str, Role]:
+        """What each policy is. Raises BadInput where the run does not say it."""
+        found = read_roles(self.path)
+        if not found:
+            raise BadInput(f"{self.path / FILE}: no such file, it says what each policy of the run is; {HOW_TO_WRITE}")
+        return found
+
+    @property
+    def models(self) -> list[str]:
+        """The models that the run's policies start from."""
+        return list(
+            dict.fromkeys(
+                self.roles[name].model for name in sorted(self.roles, key=self._rank) if self.roles[name].model
+            )
+        )
+
     @property
     def is_tiny(self) -> bool:
-        """Whether the policy is this repository's tiny CPU model, whose scores say nothing about the paper's models."""
-        model = str(self.configuration().get("model") or "")
-        return model.startswith("tiny") or (not model and bool(self.warm_start()))
+        """Whether every model is one of this repository's own, whose scores say nothing about the paper's models."""
+        return bool(self.models) and all(labels.made_here(model) for model in self.models)
 
     def model_label(self) -> str:
-        """What the policy of this run is, for headings."""
-        return "tiny CPU model" if self.is_tiny else str(self.configuration().get("model") or "model not recorded")
+        """What the run's models are, for headings."""
+        return ", ".join(labels.model_label(model) for model in self.models) or "no model"
+
+    def label(self, policy: str) -> str:
+        """The name of a policy as tables and figures print it."""
+        return labels.policy_label(self.roles[policy], self.roles)
+
+    def method(self, policy: str) -> str:
+        """The name of a policy where its model and mode stand beside it already."""
+        return labels.method_label(self.roles[policy])
+
+    def start_label(self, start: str) -> str:
+        """Model and mode of a start where the run has several; empty where it has one."""
+        return labels.start_label(self.roles[start], self.roles)
+
+    def _rank(self, policy: str) -> tuple[Any, ...]:
+        """Reading order: floor, then model by model (smallest first) and mode by mode, the start first, ceiling."""
+        role = self.roles[policy]
+        known = MODELS.get(role.model)
+        kind = {"floor": -1, "start": 0, "trained": 2, "ablation": 3, "control": 4 if role.algorithm else 1}
+        algorithms = list(labels.ALGORITHMS)
+        algorithm = algorithms.index(role.algorithm) if role.algorithm in algorithms else len(algorithms)
+        return (
+            {"floor": 0, "ceiling": 2}.get(role.role, 1), known.parameters if known else 0.0, role.model, role.mode,
+            kind.get(role.role, 5), algorithm, role.experiment, role.seed, policy,
+        )  # fmt: skip
 
     def _suite_folder(self, policy: str, suite: str) -> Path | None:
         base = self.path / "eval" / policy
@@ -167,49 +157,114 @@ class Run:
 
     @cached_property
     def policies(self) -> list[str]:
-        """Policies with results on the run's own test split: floor, start, trained, controls, oracle."""
+        """Policies with results on the run's own test split, in reading order."""
         return self.policies_of(ENVIRONMENTS_SUITE)
 
-    def policies_of(self, suite: str) -> list[str]:
+    def _evaluated(self, suite: str) -> list[str]:
         base = self.path / "eval"
-        if not base.is_dir():
-            return []
-        names = [folder.name for folder in base.iterdir() if folder.is_dir() and self._suite_folder(folder.name, suite)]
-        return sorted(names, key=_rank)
+        folders = sorted(base.iterdir()) if base.is_dir() else []
+        return [folder.name for folder in folders if folder.is_dir() and self._suite_folder(folder.name, suite)]
+
+    def policies_of(self, suite: str) -> list[str]:
+        """Policies with results on a suite, in reading order. Raises BadInput for results of other weights than the role's."""
+        names = [name for name in self._evaluated(suite) if name in self.roles]
+        for name in names:
+            self._check_content(name, suite)
+        return sorted(names, key=self._rank)
+
+    @property
+    def unlisted(self) -> list[str]:
+        """Folders of eval/ and train/ that policies.json does not name: what they are is not known, so they are left out."""
+        found = {path.name for part in ("eval", "train") for path in (self.path / part).glob("*/") if path.is_dir()}
+        return sorted(found - self.roles.keys()) if found else []
+
+    def _check_content(self, name: str, suite: str) -> None:
+        folder = self._suite_folder(name, suite)
+        path = folder / "configuration.json" if folder else None
+        if path is None or not path.is_file() or not self.roles[name].content:
+            return
+        measured = content_of(read_json(path).get("policy_content") or {})
+        if measured and measured != self.roles[name].content:
+            raise BadInput(
+                f"{path}: measured the weights {measured[:12]}, but {FILE} says that {name!r} is {self.roles[name].content[:12]}; "
+                "measure it again, or write what it is"
+            )
+
+    @property
+    def starts(self) -> list[str]:
+        """The untrained policies that were evaluated."""
+        return [name for name in self.policies if self.roles[name].role == "start"]
 
     @property
     def trained(self) -> list[str]:
-        """Evaluated policies that RL made with the real reward."""
+        """Evaluated policies that RL made with the paper's reward, each training seed by itself."""
+        return [name for name in self.policies if self.roles[name].role == "trained"]
+
+    def start_of(self, policy: str, suite: str = ENVIRONMENTS_SUITE) -> str | None:
+        """The start that a policy is paired with, if that was evaluated; None for a start, floor and ceiling."""
+        start = self.roles[policy].start
+        return start if start and self._suite_folder(start, suite) else None
+
+    def same_but(self, policy: str, *fields: str) -> list[str]:
+        """Evaluated policies that equal `policy` in all settings but these, which differ in at least one of them."""
+        blank = dict.fromkeys(fields, "")
+        mine = self.roles[policy]
+
+        def settings(role: Role, **more: Any) -> Role:
+            return replace(role, **_NOT_SETTINGS, **more)  # type: ignore[arg-type]
+
         return [
             name
             for name in self.policies
-            if name not in ("random", "start", "oracle") and not name.startswith("start-") and not is_control(name)
+            if settings(self.roles[name], **blank) == settings(mine, **blank)
+            and settings(self.roles[name]) != settings(mine)
         ]
 
+    def planned(self, *fields: str) -> bool:
+        """Whether policies.json names two policies that differ in these settings alone, evaluated or not."""
+        blank = dict.fromkeys(fields, "")
+        seen: dict[Role, Role] = {}
+        for role in self.roles.values():
+            whole, part = replace(role, **_NOT_SETTINGS), replace(role, **_NOT_SETTINGS, **blank)  # type: ignore[arg-type]
+            if seen.setdefault(part, whole) != whole:
+                return True
+        return False
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Policies of policies.json without results on the run's test environments."""
+        return [name for name in self.roles if name not in self.policies]
+
     def training_seeds(self) -> dict[str, dict[int, str]]:
-        """`{policy: {training seed: its evaluated repeat}}` of every policy that RL made, controls included."""
+        """`{policy of the lowest seed: {training seed: its evaluated repeat}}` of every policy that RL made, controls included."""
         found: dict[str, dict[int, str]] = {}
         for name in self.policies:
-            if name not in ("random", "start", "oracle", "more-supervised") and not name.startswith("start-"):
-                base, seed = split_seed(name)
-                found.setdefault(base, {})[seed] = name
-        return {base: dict(sorted(seeds.items())) for base, seeds in found.items()}
-
-    def need(self, *policies: str) -> None:
-        """Raises Missing unless all of `policies` were evaluated."""
-        for policy in policies:
-            if policy not in self.policies:
-                raise Missing(
-                    f"eval/{policy}/results.jsonl is not there (policy {policy!r} was not evaluated in this run)"
-                )
-
-    def need_trained(self) -> list[str]:
-        """The trained policies, ablations and repeats with other seeds left out; raises Missing when there is none beside a start."""
-        self.need("start")
-        found = [policy for policy in self.trained if not is_ablation(policy) and not split_seed(policy)[1]]
-        if not found:
-            raise Missing("no trained policy was evaluated: eval/ holds " + (", ".join(self.policies) or "nothing"))
+            role = self.roles[name]
+            if role.role in ("trained", "ablation", "control") and role.algorithm and not self._lower_seeds(name):
+                repeats = [name, *self.same_but(name, "seed")]
+                found[name] = {self.roles[repeat].seed: repeat for repeat in sorted(repeats, key=self._rank)}
         return found
+
+    def _lower_seeds(self, policy: str) -> list[str]:
+        return [name for name in self.same_but(policy, "seed") if self.roles[name].seed < self.roles[policy].seed]
+
+    def compared(self) -> dict[str, list[str]]:
+        """`{start: trained policies}`, repeats with other seeds left out; raises Missing when no trained policy stands beside its start."""
+        found: dict[str, list[str]] = {}
+        for name in self.trained:
+            start = self.start_of(name)
+            if start and not self._lower_seeds(name):
+                found.setdefault(start, []).append(name)
+        if not found:
+            raise Missing(
+                "no trained policy was evaluated beside its start: eval/ holds "
+                + (", ".join(self.policies) or "nothing")
+            )
+        return found
+
+    def beside(self, start: str) -> list[str]:
+        """All evaluated policies that a start is paired with: trained, ablations and controls, every seed."""
+        return [name for name in self.policies if self.start_of(name) == start]
 
     @cached_property
     def _rows(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -227,12 +282,22 @@ class Run:
         return self._rows[key]
 
     def faults_text(self, suite: str = ENVIRONMENTS_SUITE) -> str:
-        """What each policy's evaluation lost to faults, in the words of train.stages.faults, `. ` at the end; empty if nothing."""
-        said = ""
+        """What each policy's evaluation lost to faults, in the words of train.stages.faults, `. ` at the end; empty if nothing.
+
+        A warning follows for a policy whose comparison with its start lacks episodes that only one of them lost.
+        """
+        all_rows, said = {}, ""
         for policy in self.policies_of(suite):
             folder = self._suite_folder(policy, suite)
-            if folder is not None and (lost := fault_rows(folder, self.rows(policy, suite))):
-                said += f"{policy_label(policy)}: {rows_faults_text([*self.rows(policy, suite), *lost])}. "
+            if folder is not None and (folder / "results.jsonl").is_file():
+                rows = self.rows(policy, suite)
+                all_rows[policy] = [*rows, *fault_rows(folder, rows)]
+                said += f"{self.label(policy)}: {text}. " if (text := rows_faults_text(all_rows[policy])) else ""
+        for policy, rows in all_rows.items():
+            start = self.roles[policy].start
+            if start in all_rows:
+                text = one_sided_faults_text(all_rows[start], rows, (self.label(start), self.label(policy)))
+                said += f"{text}. " if text else ""
         return said
 
     def summary(self, policy: str, suite: str = ENVIRONMENTS_SUITE) -> dict[str, Any]:
@@ -245,8 +310,9 @@ class Run:
     def _environments(self) -> dict[str, dict[str, Environment]]:
         return {}
 
-    def environments(self, split: str = "test") -> dict[str, Environment]:
-        """Environments of a split by id, {} where the file is not there."""
+    def environments(self, split: str = "") -> dict[str, Environment]:
+        """Environments of a split (default: the one that was measured) by id, {} where the file is not there."""
+        split = split or str(self.configuration().get("split") or "test")
         if split not in self._environments:
             path = self.path / "environments" / f"{split}.jsonl"
             found = {item.id: item for item in read_environments(path)} if path.is_file() else {}
@@ -255,24 +321,33 @@ class Run:
 
     @cached_property
     def epochs(self) -> dict[str, list[Epoch]]:
-        """Outer epochs by algorithm, in order of number."""
+        """Outer epochs by policy, in reading order."""
         found: dict[str, list[Epoch]] = {}
         base = self.path / "train"
         for folder in sorted(base.iterdir()) if base.is_dir() else []:
             numbered = []
-            for child in folder.iterdir() if folder.is_dir() else []:
+            for child in folder.iterdir() if folder.is_dir() and folder.name in self.roles else []:
                 match = re.fullmatch(r"epoch[-_]?(\d+)", child.name)
                 if match and child.is_dir():
                     numbered.append(Epoch(folder.name, int(match.group(1)), child))
             if numbered:
                 found[folder.name] = sorted(numbered, key=lambda epoch: epoch.number)
-        return dict(sorted(found.items(), key=lambda item: _rank(item[0])))
+        return dict(sorted(found.items(), key=lambda item: self._rank(item[0])))
 
     def checkpoint(self, policy: str) -> Path | None:
-        """Folder with the weights of a policy: `start/`, or the last epoch's `checkpoint/`; None where there is none."""
-        if policy == "start":
-            folders = [self.path / "start"]
-        else:
-            folders = [epoch.path / "checkpoint" for epoch in reversed(self.epochs.get(policy, []))]
-            folders.append(self.path / policy)
+        """Folder with the weights of a policy: the last epoch's checkpoint, or what its role names; None where there is none."""
+        named = self.roles[policy].policy
+        folders = [epoch.path / "checkpoint" for epoch in reversed(self.epochs.get(policy, []))]
+        # a run folder may have been moved since, so what lies in it is looked for by its name there
+        folders += [self.path / Path(named).name, Path(named), *_cached(named)] if named else []
         return next((folder for folder in folders if any(folder.glob("*.safetensors"))), None)
+
+
+def _cached(name: str) -> Sequence[Path]:
+    """The folder of a hub name in the local cache, if it is there."""
+    import huggingface_hub
+
+    try:
+        return [Path(huggingface_hub.snapshot_download(name, local_files_only=True))]
+    except (OSError, ValueError):  # not in the cache, or no hub name
+        return []

@@ -1,7 +1,7 @@
 """Result rows -> what the report's trajectory viewer shows: turns, calls coloured by what became of them, rewards.
 
-A call is `solved` (it solves a sub-answer), `failed` (the tool raised, was unknown, timed out ...) or `useless` (it ran and
-solved nothing). Long texts are cut, and say so.
+A call is `solved` (it solves a sub-answer), `failed` (the tool raised, was unknown, timed out, or gave an error back) or `useless`
+(it ran and solved nothing). Long texts are cut, and say so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.run_data.run_folder import Run, policy_label
+from analysis.run_data.run_folder import Run
 from env_construction.environment.schema import SCENARIOS, Environment
 
 TEXT_LIMIT, OUTPUT_LIMIT, DOCUMENT_LIMIT = 1500, 500, 300
@@ -22,11 +22,19 @@ def shorten(text: Any, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit} more characters)"
 
 
-def call_state(solved: Any, status: str) -> str:
-    """`solved`, `failed` or `useless`."""
+def call_state(solved: Any, status: str, output: Any = None) -> str:
+    """`solved`, `failed` or `useless`. A tool that gives `{"error": ...}` back ran, but failed."""
     if solved is not None:
         return "solved"
-    return "useless" if status == "ok" else "failed"
+    return "useless" if status == "ok" and not _reports_error(output) else "failed"
+
+
+def _reports_error(output: Any) -> bool:
+    try:
+        value = json.loads(output) if isinstance(output, str) else output
+    except ValueError:
+        return False
+    return isinstance(value, dict) and bool(value.get("error"))
 
 
 def _call(call: Mapping[str, Any], solved: Any, status: str, output: Any) -> dict[str, Any]:
@@ -34,7 +42,7 @@ def _call(call: Mapping[str, Any], solved: Any, status: str, output: Any) -> dic
     return {
         "name": str(function.get("name")),
         "arguments": shorten(function.get("arguments"), OUTPUT_LIMIT),
-        "state": call_state(solved, status),
+        "state": call_state(solved, status, output),
         "solves": shorten(solved, OUTPUT_LIMIT) if solved is not None else "",
         "status": status,
         "output": shorten(output, OUTPUT_LIMIT),
@@ -121,9 +129,9 @@ def environment_view(environment: Environment) -> dict[str, Any]:
 def viewer_data(run: Run, limit: int = 120) -> dict[str, Any]:
     """Everything the viewer needs: at most `limit` test environments, in turn from each scenario, and every policy's episode.
 
-    Returns `{"environments": [...], "policies": [{"name", "label"}], "episodes": {policy: {id: episode}}, "of": total}`.
+    Returns `{"environments": [...], "policies": [{"name", "label", "role", "start"}], "episodes": {policy: {id: episode}}, "of": total}`.
     """
-    environments = list(run.environments("test").values())
+    environments = list(run.environments().values())
     queues = [[item for item in environments if item.scenario == scenario] for scenario in (*SCENARIOS, None)]
     chosen: list[Environment] = []
     for place in range(max((len(queue) for queue in queues), default=0)):
@@ -137,7 +145,16 @@ def viewer_data(run: Run, limit: int = 120) -> dict[str, Any]:
                 episodes.setdefault(policy, {})[str(row["id"])] = episode_view(row)
     return {
         "environments": [environment_view(environment) for environment in chosen],
-        "policies": [{"name": policy, "label": policy_label(policy)} for policy in run.policies if policy in episodes],
+        "policies": [
+            {
+                "name": policy,
+                "label": run.label(policy),
+                "role": run.roles[policy].role,
+                "start": run.roles[policy].start,
+            }
+            for policy in run.policies
+            if policy in episodes
+        ],
         "episodes": episodes,
         "of": len(environments),
     }

@@ -57,9 +57,11 @@ function option(value, text) { return element("option", { value }, text); }
 
 function score(value) { return value === null || value === undefined ? "n/a" : Number(value).toFixed(2).replace("-", "\u2212"); }
 
+function count(number, word) { return `${number} ${word}${number === 1 ? "" : "s"}`; }
+
 function showCall(call) {
   const head = `${MARKS[call.state]} ${call.name}(${call.arguments})`;
-  const note = call.state === "failed" ? `failed: ${call.status}` : call.state;
+  const note = call.state === "failed" ? (call.status === "ok" ? "reported an error" : `failed: ${call.status}`) : call.state === "useless" ? "ran, solved nothing" : "solved a sub-question";
   return element("div", { class: `call ${call.state}`, title: note }, element("code", {}, head),
     element("span", { class: "output" }, "→ ", element("code", {}, call.output)));
 }
@@ -68,9 +70,9 @@ function showTurns(policy, id) {
   const episode = (data.episodes[policy] || {})[id];
   if (!episode) return [element("p", {}, "This policy has no episode of this environment.")];
   const answered = episode.answer_correct === null || episode.answer_correct === undefined ? "" : `, answer ${episode.answer_correct ? "correct" : "wrong"}`;
-  const summary = `Solve-P ${score(episode.solve_p)}, Solve-R ${score(episode.solve_r)}, Solve-F1 ${score(episode.solve_f1)}: ${episode.solved} of ${episode.sub_questions} sub-questions in ${episode.calls} calls${answered}; ended: ${episode.outcome}`;
+  const summary = `Solve-P ${score(episode.solve_p)}, Solve-R ${score(episode.solve_r)}, Solve-F1 ${score(episode.solve_f1)}: ${episode.solved} of ${count(episode.sub_questions, "sub-question")} in ${count(episode.calls, "call")}${answered}; ended: ${episode.outcome}`;
   const turns = episode.turns.map((turn, index) => element("article", { class: "turn" },
-    element("h4", {}, element("span", {}, `Turn ${index + 1} (${String(turn.kind).replaceAll("_", " ")})`), element("span", {}, `reward ${score(turn.reward)} (p=${turn.p}, q=${turn.q}, t=${turn.t})`)),
+    element("h4", {}, element("span", {}, `Turn ${index + 1} (${String(turn.kind).replaceAll("_", " ")})`), element("span", {}, `reward ${score(turn.reward)}: ${count(turn.p, "call")}, ${turn.q} of ${turn.t} open sub-questions solved`)),
     turn.thinking ? element("details", {}, element("summary", {}, "thinking"), element("div", { class: "said" }, turn.thinking)) : "",
     turn.text ? element("div", { class: "said" }, turn.text) : turn.calls.length ? "" : element("div", { class: "said" }, "(empty)"),
     ...turn.calls.map(showCall)));
@@ -82,7 +84,7 @@ function showQuestion(environment) {
     element("tbody", {}, ...environment.plan.map((step) => element("tr", {}, element("td", {}, step.question), element("td", {}, element("code", {}, step.call)), element("td", {}, step.answer)))));
   const tools = element("ul", {}, ...environment.tools.map((tool) => element("li", {}, element("code", {}, `${tool.name}(${tool.parameters.map((name) => tool.required.includes(name) ? name : name + "?").join(", ")})`), ` ${tool.description}`)));
   return [element("h3", {}, "Question"), element("p", { class: "said" }, environment.question), element("p", {}, "Answer: ", element("strong", {}, environment.answer === null ? "none given" : environment.answer)),
-    element("details", { open: "" }, element("summary", {}, `Gold plan (${environment.plan.length} steps)`), environment.plan.length ? element("div", { class: "scroll" }, plan) : element("p", {}, "This environment has no gold plan.")),
+    element("details", { open: "" }, element("summary", {}, `Gold plan (${count(environment.plan.length, "step")})`), environment.plan.length ? element("div", { class: "scroll" }, plan) : element("p", {}, "This environment has no gold plan.")),
     element("details", {}, element("summary", {}, `Tools (${environment.tools.length})`), tools)];
 }
 
@@ -126,8 +128,9 @@ if (data.environments.length && data.policies.length) {
   byId("scenario").append(option("", "all"), ...Object.keys(SCENARIOS).filter((name) => data.environments.some((item) => item.scenario === name)).map((name) => option(name, SCENARIOS[name])));
   const names = data.policies.map((policy) => policy.name);
   for (const side of ["left", "right"]) byId(side).append(...data.policies.map((policy) => option(policy.name, policy.label)));
-  byId("left").value = names.includes("start") ? "start" : names[0];
-  byId("right").value = names.find((name) => !["random", "oracle", "more-supervised"].includes(name) && !/^start(-|$)/.test(name)) || names[names.length - 1];
+  const trained = data.policies.find((policy) => policy.role === "trained" && names.includes(policy.start));
+  byId("left").value = trained ? trained.start : names[0];
+  byId("right").value = trained ? trained.name : names[names.length - 1];
   byId("scenario").addEventListener("change", fillEnvironments);
   for (const id of ["environment", "left", "right"]) byId(id).addEventListener("change", show);
   byId("previous").addEventListener("click", () => step(-1));

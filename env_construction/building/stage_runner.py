@@ -19,15 +19,16 @@ from tqdm import tqdm
 
 from env_construction.building.author import STRATEGIES, Author, AuthorFault, BudgetSpent, Draft, Rejected
 from env_construction.building.author_options import add_llm_options, llm_options, make_author
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, JsonlWriter, read_jsonl
 
 Stage = Callable[[Author, Draft], Draft]
 MakeAuthor = Callable[[str], Author]
 
 
-def stage_parser(description: str | None) -> argparse.ArgumentParser:
+def stage_parser(docstring: str | None, command: str) -> argparse.ArgumentParser:
     """The options that stages 2 to 5 have in common."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(docstring, command)
     parser.add_argument("--in", dest="source", type=Path, required=True, help="JSONL of the stage before")
     parser.add_argument(
         "--out", type=Path, required=True, help="JSONL to append to; drafts that are there are not redone"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from env_construction.environment.tool_schema import plain_schema
@@ -38,6 +39,36 @@ class Choices(Protocol):
 
     def length(self, least: int, most: int | None) -> int:
         """How many elements a list gets."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Choices: every text the same one, of all else what the document says first. `everything`: optional parameters
+    too."""
+
+    filler: str
+    everything: bool = False
+
+    def optional(self, name: str) -> bool:
+        return self.everything
+
+    def option(self, options: Sequence[Any]) -> Any:
+        return options[0]
+
+    def text(self, schema: Mapping[str, Any]) -> str:
+        return self.filler
+
+    def number(self, schema: Mapping[str, Any], low: float | None, high: float | None, whole: bool) -> float:
+        default = schema.get("default")
+        if isinstance(default, int | float):
+            return default
+        return low if low is not None else 1 if high is None else min(1, high)
+
+    def boolean(self, schema: Mapping[str, Any]) -> bool:
+        return bool(schema.get("default", False))
+
+    def length(self, least: int, most: int | None) -> int:
+        return max(least, 1)
 
 
 def fill(parameters: Mapping[str, Any], choices: Choices) -> dict[str, Any]:

@@ -15,17 +15,25 @@ from env_construction.environment.jsonl import BadInput, read_jsonl
 _PARQUET = b"PAR1"
 
 
-def read_records(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `(file and line or row, record)`; the content says which kind of file it is. Raises BadInput."""
+def is_parquet(path: Path | str) -> bool:
+    """Whether the file is Parquet, by its content. Raises BadInput if there is no such file."""
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     with path.open("rb") as handle:
-        parquet = handle.read(len(_PARQUET)) == _PARQUET
-    if parquet:
+        return handle.read(len(_PARQUET)) == _PARQUET
+
+
+def read_records(path: Path | str, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield `(file and line or row, record)`; the content says which kind of file it is. Raises BadInput.
+
+    `share`: see `read_jsonl`; a Parquet file is read whole.
+    """
+    path = Path(path)
+    if is_parquet(path):
         yield from _parquet_rows(path)
     else:
-        for number, record in read_jsonl(path):
+        for number, record in read_jsonl(path, share=share):
             yield f"{path}:{number}", record
 
 

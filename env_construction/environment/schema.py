@@ -213,7 +213,8 @@ class Environment(BaseModel):
         )
         try:
             environment = cls.model_validate(values)
-            environment.gold_plan = _without_filled_arguments(environment)
+            if environment.gold_plan:
+                environment.gold_plan = _without_filled_arguments(environment)
             return environment
         except ValidationError as error:
             first = error.errors()[0]
@@ -226,10 +227,14 @@ class Environment(BaseModel):
 def _without_nulls(value: Any) -> Any:
     """The value without the keys that are null, inside nested objects too."""
     if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
+        return [_without_nulls(inner) if isinstance(inner, dict | list) else inner for inner in value]
     if not isinstance(value, dict):
         return value
-    return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return {
+        key: _without_nulls(inner) if isinstance(inner, dict | list) else inner
+        for key, inner in value.items()
+        if inner is not None
+    }
 
 
 def _without_filled_arguments(environment: Environment) -> list[GoldCall]:

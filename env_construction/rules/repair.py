@@ -14,10 +14,12 @@ from env_construction.building.author import Author, Draft, Rejected
 from env_construction.building.environment_builder import run_stages
 from env_construction.environment.schema import Environment
 from env_construction.localized_deployment import complete_environment, redeploy_tool
-from env_construction.rules.validation import REPLAY_RULES, Finding, validate_environments
+from env_construction.rules.finding import Finding
+from env_construction.rules.probe_rules import PROBE_RULES
+from env_construction.rules.validation import REPLAY_RULES, validate_environments
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 
-MENDED_BY_CODE = frozenset(rule.__name__ for rule in REPLAY_RULES) | {"source_is_pure"}
+MENDED_BY_CODE = frozenset(rule.__name__ for rule in (*REPLAY_RULES, *PROBE_RULES)) | {"source_is_pure"}
 
 
 def build_repaired(author: Author, draft: Draft, sandbox: ToolSandbox) -> tuple[Environment, list[Finding]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from env_construction.environment.argument_filler import fill
+from env_construction.environment.argument_filler import Fixed, fill
 from env_construction.environment.schema import Environment, GoldCall, ToolDocument
 from env_construction.environment.tool_schema import CannotApply, fits, plain_schema
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult
@@ -63,9 +63,9 @@ class ReplayPlan:
         return replay
 
     def machine_may_be_at_fault(self, replay: Replay) -> bool:
-        """A slow or broken call may be due to this machine's load."""
+        """A slow call may be due to this machine's load."""
         results = [result for run in replay.runs for result in run.values()]
-        return any(result.status in ("fault", "timeout", "crash") or result.seconds > SLOW_S for result in results)
+        return any(result.seconds > SLOW_S for result in results)
 
     def _schema(self, call: GoldCall, name: str) -> dict[str, Any]:
         parameters = self.documents[call.name].parameters
@@ -74,17 +74,14 @@ class ReplayPlan:
     def _wrong_calls(self, call: GoldCall) -> Iterator[ToolCall]:
         """An unknown entity, an entity of another gold call, and the next choice of each enum."""
         entities = [name for name in call.arguments if "enum" not in self._schema(call, name)]
-        names = [
-            name for other in self.environment.gold_plan for name in _names_in(other.arguments, self._enums(other))
-        ]
-        own = set(_names_in(call.arguments, self._enums(call)))
+        names = [name for other in self.environment.gold_plan for name in names_in(other.arguments, self._enums(other))]
+        own = set(names_in(call.arguments, self._enums(call)))
         # The call's own answer is no stranger: an error text that quotes it would look like an answer.
         answer = next(item.answer for item in self.environment.sub_questions if item.id == call.sub_question)
         strangers = [UNKNOWN, *[name for name in dict.fromkeys(names) if name not in own and name not in answer][:1]]
         for stranger in strangers if own else []:
             swapped = {
-                name: _swap(value, stranger) if name in entities[:1] else value
-                for name, value in call.arguments.items()
+                name: swap(value, stranger) if name in entities[:1] else value for name, value in call.arguments.items()
             }
             if swapped != call.arguments and not self._is_gold(call.name, swapped):
                 yield ToolCall(call.name, swapped)
@@ -99,7 +96,7 @@ class ReplayPlan:
         """Every other tool, asked about the entities of each gold call as its own document allows."""
         seen: set[str] = set()
         for call in self.environment.gold_plan:
-            names = _names_in(call.arguments, self._enums(call))
+            names = names_in(call.arguments, self._enums(call))
             for tool in self.environment.tools:
                 if tool.name == call.name or not names:
                     continue
@@ -138,14 +135,14 @@ def gold_orders(environment: Environment) -> list[list[GoldCall]]:
     return orders
 
 
-def _names_in(value: Any, skip: set[str]) -> list[str]:
+def names_in(value: Any, skip: set[str]) -> list[str]:
     """The strings in a call's arguments, those of the parameters in `skip` left out."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
-        return [name for key, inner in value.items() if key not in skip for name in _names_in(inner, set())]
+        return [name for key, inner in value.items() if key not in skip for name in names_in(inner, set())]
     if isinstance(value, list):
-        return [name for inner in value for name in _names_in(inner, set())]
+        return [name for inner in value for name in names_in(inner, set())]
     return []
 
 
@@ -157,15 +154,15 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _swap(value: Any, stranger: str) -> Any:
+def swap(value: Any, stranger: str) -> Any:
     """The same shape with another name in its first place."""
     if isinstance(value, str):
         return stranger
     if isinstance(value, list) and value:
-        return [_swap(value[0], stranger), *value[1:]]
+        return [swap(value[0], stranger), *value[1:]]
     if isinstance(value, dict) and value:
         first = next(iter(value))
-        return {**value, first: _swap(value[first], stranger)}
+        return {**value, first: swap(value[first], stranger)}
     return value
 
 
@@ -176,7 +173,7 @@ def _fill(tool: ToolDocument, arguments: dict[str, Any], names: list[str]) -> di
         name: arguments[name]
         if name in arguments and _fits(arguments[name], properties.get(name, True), tool.parameters)
         else made
-        for name, made in fill(tool.parameters, _NamesFirst(names)).items()
+        for name, made in fill(tool.parameters, Fixed(names[0])).items()
     }
 
 
@@ -185,31 +182,3 @@ def _fits(value: Any, schema: Any, parameters: Mapping[str, Any]) -> bool:
         return fits(value, schema, parameters)
     except CannotApply:
         return False
-
-
-@dataclass(frozen=True)
-class _NamesFirst:
-    """Fills what must be given with the first name, numbers and choices with what the document says first."""
-
-    names: list[str]
-
-    def optional(self, name: str) -> bool:
-        return False
-
-    def option(self, options: Sequence[Any]) -> Any:
-        return options[0]
-
-    def text(self, schema: Mapping[str, Any]) -> str:
-        return self.names[0]
-
-    def number(self, schema: Mapping[str, Any], low: float | None, high: float | None, whole: bool) -> float:
-        default = schema.get("default")
-        if isinstance(default, int | float):
-            return default
-        return low if low is not None else 1 if high is None else min(1, high)
-
-    def boolean(self, schema: Mapping[str, Any]) -> bool:
-        return bool(schema.get("default", False))
-
-    def length(self, least: int, most: int | None) -> int:
-        return max(least, 1)

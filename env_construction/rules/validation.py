@@ -1,8 +1,9 @@
 """What every environment must pass, whoever wrote it: one function a rule, each rule with a name for the statistics.
 
 Static rules read the record. Replay rules read what the sandbox returned for the gold plan (several times, in several
-orders) and for calls about a wrong entity. No policy and no model is needed. Records without a gold plan (the published
-data) are judged by the static rules, and what cannot be judged is said so (`gold_plan_absent`).
+orders) and for calls about a wrong entity. Probe rules (`probe_rules.py`) read what needed tools say to somebody who
+does not know what to ask. No policy and no model is needed. Records without a gold plan (the published data) are
+judged by the static rules and flagged by the probe rules, and what cannot be judged is said so (`gold_plan_absent`).
 
 A finding is an `error` (the environment is rejected) or a `flag` (kept, counted). Issue 4, "What every environment must pass".
 """
@@ -10,27 +11,21 @@ A finding is an `error` (the environment is rejected) or a `flag` (kept, counted
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from env_construction.building.author import Rejected
 from env_construction.environment.matching import assign, published_match, strict_match
 from env_construction.environment.schema import Environment, SubQuestion
+from env_construction.rules.finding import Finding
+from env_construction.rules.probe_rules import PROBE_RULES
+from env_construction.rules.probes import ProbePlan
 from env_construction.rules.question_rules import answer_in_arguments, check_shape, is_trivial
 from env_construction.rules.replay import SLOW_S, Replay, ReplayPlan
 from env_construction.rules.tool_rules import check_arguments, check_document, source_problem
-from env_construction.sandbox.tool_sandbox import ToolSandbox
+from env_construction.sandbox.tool_sandbox import ToolResult, ToolSandbox
 
 TRIES = 3
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A broken rule. `fatal` findings reject the environment, others only flag it. `place`: the tool or sub-question at fault."""
-
-    rule: str
-    message: str
-    fatal: bool = True
-    place: str = ""
+MACHINE = ("fault", "timeout", "crash")
+"""How a call ends where the machine may be to blame."""
 
 
 StaticRule = Callable[[Environment], Finding | None]
@@ -274,32 +269,58 @@ REPLAY_RULES: tuple[ReplayRule, ...] = (
 )
 
 
+class _Trial:
+    """The runs of one environment: its gold plan's, if it has one, and the probes of its tools."""
+
+    def __init__(self, position: int, environment: Environment) -> None:
+        self.position = position
+        self.environment = environment
+        self.replay = ReplayPlan(environment) if environment.gold_plan else None
+        self.probes = ProbePlan(environment)
+        self.jobs = [*(self.replay.jobs if self.replay else ()), *self.probes.jobs]
+
+    def broken(self, results: list[list[ToolResult]], others: list[list[ToolResult]]) -> tuple[list[Finding], bool]:
+        """Findings of the replay and probe rules, and whether this machine may be why."""
+        found: list[Finding | None] = []
+        slow = False
+        if self.replay:
+            replay = self.replay.read(results[: -len(self.probes.jobs)])
+            found += [rule(self.environment, replay) for rule in REPLAY_RULES]
+            slow = self.replay.machine_may_be_at_fault(replay)
+        probed = self.probes.read(results[-len(self.probes.jobs) :], others)
+        found += [rule(self.environment, probed) for rule in PROBE_RULES]
+        slow = slow or any(item.status in MACHINE for calls in (*results, *others) for item in calls)
+        return [item for item in found if item], slow
+
+
 def validate_environments(environments: Sequence[Environment], sandbox: ToolSandbox) -> list[list[Finding]]:
     """Findings of every environment, in order. All runs of all environments go to the sandbox in one batch.
 
     What may be this machine's fault rather than the tool's (a slow call, a sandbox fault) is run again before it counts.
     """
     findings = [_broken_static(environment) for environment in environments]
-    plans: list[tuple[int, ReplayPlan]] = [
-        (position, ReplayPlan(environment))
+    trials = [
+        _Trial(position, environment)
         for position, environment in enumerate(environments)
-        if environment.gold_plan and not any(item.fatal for item in findings[position])
+        if not any(item.fatal for item in findings[position])
     ]
     for _ in range(TRIES):
-        results = iter(sandbox.run_batch([job for _, plan in plans for job in plan.jobs]) if plans else [])
-        again = []
-        for position, plan in plans:
-            replay = plan.read([next(results) for _ in plan.jobs])
-            broken = [found for rule in REPLAY_RULES if (found := rule(environments[position], replay))]
-            if broken and plan.machine_may_be_at_fault(replay):
-                again.append((position, plan, broken))
+        if not trials:
+            break
+        results = iter(sandbox.run_batch([job for trial in trials for job in trial.jobs]))
+        again = [trial.probes.again for trial in trials]
+        others = zip(*(other.run_batch(again) for other in sandbox.other_surroundings()), strict=True)
+        doubtful = []
+        for trial, elsewhere in zip(trials, others, strict=True):
+            broken, may_be_machine = trial.broken([next(results) for _ in trial.jobs], list(elsewhere))
+            if broken and may_be_machine:
+                doubtful.append((trial, broken))
             else:
-                findings[position] += broken
-        plans = [(position, plan) for position, plan, _ in again]
-        if not plans:
-            return findings
-    for position, _, broken in again:
-        findings[position] += broken
+                findings[trial.position] += broken
+        trials = [trial for trial, _ in doubtful]
+    else:
+        for trial, broken in doubtful:
+            findings[trial.position] += broken
     return findings
 
 

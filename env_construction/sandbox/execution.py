@@ -36,10 +36,25 @@ class Limits:
         return "the process of the tool ended"
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a tool's result must not depend on: the seed of Python's hashes (the order of sets), and the date (seconds
+    from now)."""
+
+    hash_seed: int = 0
+    clock_shift_s: float = 0.0
+
+
+USUAL = Surroundings()
+OTHER_SURROUNDINGS = (Surroundings(1, 466.4 * 86400), Surroundings(2, 3333.6 * 86400))
+"""Other years, months, days of the month and of the week. Two of them, since two names in a set have only two
+orders."""
+
+
 class Executor:
     """Shared state of `workers` lanes. Thread-safe. `hello` tells which layers of isolation are active."""
 
-    def __init__(self, workers: int, limits: Limits) -> None:
+    def __init__(self, workers: int, limits: Limits, surroundings: Surroundings = USUAL) -> None:
         self.workers = workers
         self.limits = limits
         self.isolated: set[int] = set()
@@ -47,7 +62,13 @@ class Executor:
         self.compiled: dict[int, bytes] = {}
         """Their compiled code, as a process sent it before it ran any; passed on to the next, never looked into."""
         self.closed = False
-        self._settings = {"cpu_s": limits.cpu_s, "memory_mb": limits.memory_mb, "output_bytes": limits.output_bytes}
+        self._settings = {
+            "cpu_s": limits.cpu_s,
+            "memory_mb": limits.memory_mb,
+            "output_bytes": limits.output_bytes,
+            "hash_seed": surroundings.hash_seed,
+            "clock_shift_s": surroundings.clock_shift_s,
+        }
         self._lock = threading.Lock()
         self._code_ids: dict[str, int] = {}
         self._next_code = 0

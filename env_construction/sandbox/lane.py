@@ -136,17 +136,18 @@ class Lane:
 
     def _sort(self, work: Work) -> None:
         """Unfinished calls of a job go where they can be executed."""
-        codes = work.job.codes
+        codes, results, executor = work.job.codes, work.results, self._executor
         for position, call in enumerate(work.job.calls):
-            if work.results[position] is not None:
+            if results[position] is not None:
                 continue
-            source = codes.get(call.name) if isinstance(call.name, str) else None
+            name = call.name
+            source = codes.get(name) if isinstance(name, str) else None
             if not isinstance(source, str):
-                Pending(work, position, -1, "").fail("unknown_tool", repr(call.name))
+                Pending(work, position, call, -1, "").fail("unknown_tool", repr(name))
                 continue
-            code_id = self._executor.code_id(source)
-            pending = Pending(work, position, code_id, source)
-            (self._waiting if code_id in self._executor.isolated else self._ready).append(pending)
+            code_id = executor.code_id(source)
+            pending = Pending(work, position, call, code_id, source)
+            (self._waiting if code_id in executor.isolated else self._ready).append(pending)
 
     def _listen(self) -> None:
         """Wait until a process says something, or a deadline is near."""
@@ -229,29 +230,31 @@ class Lane:
         """A checked report: consecutive calls, from the first that is outstanding. Raises RunnerDied."""
         try:
             nonce, rows = json.loads(body)
-            expected = iter(self._outstanding)
-            age = time.monotonic() - pool.started
-            for index, status, output, seconds in rows:
-                while self._nonces and self._nonces[0][1] <= index:
-                    self._nonces.popleft()
+            if len(rows) > len(self._outstanding):
+                raise ValueError("a report of calls that were not made")
+            age, longest = time.monotonic() - pool.started, self._limits.output_bytes
+            for (index, status, output, seconds), expected in zip(rows, self._outstanding, strict=False):
                 if (
-                    index != next(expected)
+                    index != expected
                     or status not in POOL_STATUSES
                     or type(output) is not str
                     or type(seconds) is not float
                     or not 0.0 <= seconds <= age
-                    or len(output) > self._limits.output_bytes
+                    or len(output) > longest
                 ):
                     raise ValueError("malformed report")
+            while rows and self._nonces and self._nonces[0][1] <= rows[-1][0]:
+                self._nonces.popleft()
             if nonce != self._nonces[0][0]:
                 raise ValueError("wrong nonce")
-        except (ValueError, TypeError, RecursionError, StopIteration, IndexError) as error:
+        except (ValueError, TypeError, RecursionError, IndexError) as error:
             raise RunnerDied(f"broken frame: {error}") from None
         return rows  # type: ignore[no-any-return]
 
     def _settle(self, rows: list[tuple[int, str, str, float]]) -> None:
+        settled = self._outstanding.pop
         for index, status, output, seconds in rows:
-            pending = self._outstanding.pop(index)
+            pending = settled(index)
             if status == "ok":
                 pending.succeed(output, seconds)
             elif status == "error":

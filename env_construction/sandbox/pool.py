@@ -26,6 +26,7 @@ from env_construction.sandbox.output import (
     CHANNEL,
     MODULE,
     RANDOM_SEED,
+    dumps_unmarked,
     encoded,
     error_text,
     holds_address,
@@ -193,7 +194,7 @@ class Pool:
             exec(code, namespace)
             if name not in namespace:
                 raise NameError(f"name {name!r} is not defined")
-            status, output = "ok", render(namespace[name](**arguments))
+            status, output = "ok", render(namespace[name](**arguments), dumps_unmarked)
         except (MemoryError, RecursionError):
             return "retry", ""
         except BaseException as error:

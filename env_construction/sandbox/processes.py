@@ -79,7 +79,8 @@ class Zygote:
         process: subprocess.Popen[bytes] | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-s", "-S", "-B", "-P", str(WORKER)]
-        environment = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+        seed = str(self._settings["hash_seed"])
+        environment = {"PYTHONHASHSEED": seed, "PYTHONUTF8": "1", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
         try:
             with theirs:
                 settings = json.dumps({**self._settings, "control": theirs.fileno(), "parent": os.getpid()})

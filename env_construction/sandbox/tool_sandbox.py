@@ -8,7 +8,8 @@ Call semantics as published (paper/README.md, Reward): the function is called wi
 (`ensure_ascii=False`) of a returned dict or list, else `str()`; a failure reads
 `an error occured when call <tool name>: <exception text>`. Where it deviates: the source runs as a module of its own, so that
 imports, helpers and recursion work; it runs in another process, which is killed when its time is up; `random` starts
-from the same seed and sets iterate in the same order in every call, so that a result depends on source and arguments alone.
+from the same seed and sets iterate in the same order in every call, so that a result depends on source, arguments and
+the date alone. `other_surroundings` finds what depends on the date or on the order of sets.
 
 A coroutine that a tool returns is awaited. A generator, a function, a module, and any text that holds an object's address is no
 value: such a call is an error that says so.
@@ -54,7 +55,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from env_construction.sandbox.execution import BATCH, Executor, Limits
+from env_construction.sandbox.execution import BATCH, OTHER_SURROUNDINGS, USUAL, Executor, Limits, Surroundings
 from env_construction.sandbox.lane import start_lane
 from env_construction.sandbox.processes import SandboxFault
 from env_construction.sandbox.tool_session import NO_STATE, ToolSession
@@ -83,7 +84,7 @@ class ToolSandbox:
     `workers`: how many processes execute at the same time. `timeout_s`, `cpu_s`: wall-clock and CPU seconds that a call may
     take before its process is killed. `memory_mb`: address space of a process, MiB. `output_bytes`: longest output of
     a call, bytes of UTF-8. `require_isolation`: raise SandboxFault if a layer of isolation is missing here.
-    `isolation`: the layers that are active.
+    `surroundings`: hash seed and date that tools see. `isolation`: the layers that are active.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class ToolSandbox:
         memory_mb: int = 512,
         output_bytes: int = 1 << 20,
         require_isolation: bool = False,
+        surroundings: Surroundings = USUAL,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers: expected at least 1, got {workers}")
@@ -102,12 +104,14 @@ class ToolSandbox:
         self.workers = workers
         self.limits = Limits(timeout_s, cpu_s, memory_mb, output_bytes)
         self._require_isolation = require_isolation
+        self._surroundings = surroundings
+        self._others: list[ToolSandbox] = []
         self._lock = threading.Lock()
         self._closed = False
         self._start()
 
     def _start(self) -> None:
-        self._executor = executor = Executor(self.workers, self.limits)
+        self._executor = executor = Executor(self.workers, self.limits, self._surroundings)
         self._lanes = [start_lane(executor, number) for number in range(self.workers)]
         self._pid = os.getpid()
         self.isolation: tuple[str, ...] = tuple(self._executor.hello["layers"])
@@ -169,12 +173,24 @@ class ToolSandbox:
         self._check_open()
         return ToolSession(self._executor, codes, state)
 
+    def other_surroundings(self) -> Sequence[ToolSandbox]:
+        """Sandboxes like this one on other days and with other hash seeds, to see what results depend on. Made on
+        first use, closed with this one."""
+        self._check_open()
+        with self._lock:
+            if not self._others:
+                limits = vars(self.limits)
+                self._others = [ToolSandbox(self.workers, **limits, surroundings=other) for other in OTHER_SURROUNDINGS]
+            return self._others
+
     def close(self) -> None:
         """End all worker processes. Calls that are still waiting come back as "fault"."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
+        for other in self._others:
+            other.close()
         if self._pid == os.getpid():
             self._executor.close(self._lanes)
 

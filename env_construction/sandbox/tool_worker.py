@@ -33,7 +33,7 @@ from json import dumps
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
-from env_construction.sandbox import isolation
+from env_construction.sandbox import isolation, other_clock
 from env_construction.sandbox.output import (
     CHANNEL,
     MODULE,
@@ -275,6 +275,8 @@ def main() -> None:
     for name in PRELOAD.split():
         __import__(name)
     json.loads('[{"a": "b"}]')
+    if settings["clock_shift_s"]:
+        other_clock.shift_clock(settings["clock_shift_s"])
     os.environ.clear()
     locks = isolation.lock_zygote(settings["memory_mb"] << 20, settings["parent"])
     gc.collect()

@@ -95,10 +95,10 @@ class Pending:
 
     __slots__ = ("call", "code_id", "position", "source", "work")
 
-    def __init__(self, work: Work, position: int, code_id: int, source: str) -> None:
+    def __init__(self, work: Work, position: int, call: ToolCall, code_id: int, source: str) -> None:
         self.work = work
         self.position = position
-        self.call = work.job.calls[position]
+        self.call = call
         self.code_id = code_id
         self.source = source
 

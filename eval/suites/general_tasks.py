@@ -1,4 +1,4 @@
-"""The six general benchmarks as lm-eval tasks: which task, which few-shot examples, which data, and the problems that come out.
+"""The six general benchmarks, and the six made skills, as lm-eval tasks: which task, which few-shot examples, which data, and the problems that come out.
 
 MMLU, BBH and GSM8K are lm-eval's own tasks (`mmlu_generative`, `bbh_cot_fewshot`, `gsm8k`), their prompts, examples, filters and metrics
 unchanged; a generated task file includes the stock one and overrides the number of examples and, offline, where the data are. MATH takes lm-eval's
@@ -13,6 +13,8 @@ mouth (`gen_prefix`), which shuts a thinking mode off. All six are generative, s
 | math | hendrycks_math_<subject>, 7 | 0 | |
 | humaneval | own prompt | 0 | |
 | mbpp | own prompt | 3 | first of split `prompt` |
+The six made skills (`made_lookup` ...: train/teaching/made_skills.py, written by `python -m eval.made_skills`) stand for the six where there is nothing
+else. Their records have the same fields, and each is asked and graded by the task of the benchmark that it stands for, with its own prompt and no examples.
 Examples are turns of the conversation (`fewshot_as_multiturn`), rendered by the model's own chat template.
 
 Data: offline, DIR/<benchmark>/<subset>/<split>*.jsonl (or .json, .parquet; the subset's folder may be left out where there is one), with the
@@ -39,6 +41,7 @@ from tqdm import tqdm
 
 from env_construction.environment.jsonl import BadInput, read_jsonl
 from eval.suites.suite import DataMissing
+from train.teaching.made_skills import SKILLS
 
 HUB = "hub"
 FEWSHOT_SEED = 1234
@@ -65,6 +68,7 @@ class Benchmark:
     """One benchmark. `stock`: glob of lm-eval's task files, None for a task of our own, whose configuration is `own`.
 
     `splits`: what has to be there. `size`: problems in the published test set. `subset`: the only subset, "" where there are several.
+    `stands_for`: of a made skill, the benchmark whose task and graders it uses.
     """
 
     name: str
@@ -74,6 +78,7 @@ class Benchmark:
     stock: str | None = None
     subset: str = ""
     own: Mapping[str, Any] = field(default_factory=dict)
+    stands_for: str = ""
 
 
 BENCHMARKS = {
@@ -124,6 +129,35 @@ BENCHMARKS = {
     )
 }
 
+MADE_STOCK = {
+    "mmlu": "mmlu/generative/mmlu_anatomy.yaml",
+    "bbh": "bbh/cot_fewshot/boolean_expressions.yaml",
+    "gsm8k": "gsm8k/gsm8k.yaml",
+    "math": "hendrycks_math/hendrycks_math_algebra.yaml",
+}
+MADE_OWN = {
+    "num_fewshot": 0,
+    "doc_to_text": "{{made_prompt}}",
+    "description": "",
+    "training_split": None,
+    "fewshot_split": None,
+    "fewshot_config": None,
+}
+MADE_TASKS = {
+    name: replace(
+        BENCHMARKS[original],
+        name=name,
+        hub="",
+        size=0,
+        stock=MADE_STOCK.get(original),
+        subset="made",
+        own={**({} if original in MADE_STOCK else BENCHMARKS[original].own), **MADE_OWN},
+        stands_for=original,
+    )
+    for name, original in zip(SKILLS, BENCHMARKS, strict=True)
+}
+TASKS = BENCHMARKS | MADE_TASKS
+
 
 @dataclass(frozen=True)
 class Subset:
@@ -152,12 +186,17 @@ class Problem:
     task: Any
     published: bool = False
 
+    @property
+    def kind(self) -> str:
+        """The benchmark by whose rules it is graded."""
+        return TASKS[self.benchmark].stands_for or self.benchmark
+
     def stock_score(self, text: str) -> bool | None:
         """lm-eval's own score of a final text: its stop strings, its filter, its metric; the strictest filter where it has two.
 
         None where the task is our own, or its metric does not look at what our prompt asks for (MATH).
         """
-        if self.benchmark not in ("mmlu", "bbh", "gsm8k"):
+        if self.kind not in ("mmlu", "bbh", "gsm8k"):
             return None
         from lm_eval.api.instance import Instance
 
@@ -177,6 +216,8 @@ def stock_files(benchmark: Benchmark) -> list[tuple[str, Path | None]]:
     import lm_eval
 
     root = Path(str(lm_eval.__file__)).parent / "tasks"
+    if benchmark.stands_for:
+        return [(benchmark.subset, root / str(benchmark.stock))]
     found: list[tuple[str, Path | None]] = []
     for path in sorted(root.glob(benchmark.stock)):
         name = re.search(r"^\"?dataset_name\"?: *\"?([\w-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -187,21 +228,29 @@ def stock_files(benchmark: Benchmark) -> list[tuple[str, Path | None]]:
     return found
 
 
-def find_subsets(data: str, names: Sequence[str]) -> list[Subset]:
-    """The subsets of benchmarks in a data folder (`hub`: all of them). Raises DataMissing naming every benchmark that is not there."""
+def find_subsets(data: str, names: Sequence[str], split: str = "test") -> list[Subset]:
+    """The subsets of tasks in a data folder (`hub`: all of them). Raises DataMissing naming every task that is not there.
+
+    `split`: of the made skills; the benchmarks are asked from their test sets.
+    """
     found: list[Subset] = []
     missing: list[str] = []
-    for benchmark in (BENCHMARKS[name] for name in names):
+    for benchmark in (TASKS[name] for name in names):
+        if benchmark.stands_for:
+            benchmark = replace(benchmark, splits=(split,), own={**benchmark.own, "test_split": split})
         subsets = [Subset(benchmark, subset, stock, {}) for subset, stock in stock_files(benchmark)]
-        if data != HUB:
+        if benchmark.stands_for and data == HUB:
+            subsets = []
+        elif data != HUB:
             located = [(item, _local_files(Path(data), item)) for item in subsets]
             subsets = [Subset(benchmark, item.name, item.stock, files) for item, files in located if files]
         if not subsets:
             folder = f"{data}/{benchmark.name}/" + ("" if benchmark.subset else "<subset>/")
             files = " and ".join(f"{split}.jsonl" for split in benchmark.splits)
-            missing.append(
-                f"{benchmark.name}: {files} (or .json, .parquet) in {folder}, from the hub's {benchmark.hub}"
+            source = (
+                "made by `python -m eval.made_skills`" if benchmark.stands_for else f"from the hub's {benchmark.hub}"
             )
+            missing.append(f"{benchmark.name}: {files} (or .json, .parquet) in {folder}, {source}")
         found += subsets
     if missing:
         raise DataMissing(

@@ -1,8 +1,8 @@
 """Result rows -> estimates with 95% intervals -> `summary.json`: shared by every suite.
 
-Intervals are percentile bootstraps over cases, clustered: the trials of one case are drawn together, because they are not
-independent, and so are rows that name the same `cluster` (one question asked in several settings). A metric is a column of the
-rows, a function of the means of several columns (`RatioMetric`), or a mean of the means of groups (`GroupedMean`).
+A metric is a column of the rows, a function of the means of several columns (`RatioMetric`), or a mean of the means of groups
+(`GroupedMean`). Estimates are over cases, clustered: the trials of one case belong together, because they are not independent, and so
+do rows that name the same `cluster` (one question asked in several settings). eval.statistics.intervals says which interval is used.
 Rows whose outcome is `fault` are left out of every metric and counted.
 
 Source: paper/README.md, "Evaluation"; every number carries its n and a 95% interval.
@@ -15,19 +15,32 @@ import importlib.metadata
 import math
 import platform
 import subprocess
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from env_construction.environment.jsonl import BadInput, file_sha256, json_text, read_jsonl
+from eval.statistics.estimates import Estimate, percent_text
+from eval.statistics.intervals import (
+    COST,
+    RESAMPLES,
+    SHARE,
+    UNBOUNDED,
+    Bounds,
+    Interval,
+    combined_interval,
+    mean_interval,
+    statistic_intervals,
+)
+from eval.statistics.paired import resolvable
 
-RESAMPLES = 10_000
-POWER, LEVEL = 0.80, 0.05
+# columns that count something: never shares, even where all counts are 0 or 1
+COSTS = frozenset(
+    {"turns", "user_turns", "calls", "failed_calls", "dropped_calls", "calls_cut", "solved", "completion_tokens"}
+)
 PACKAGES = (
     "torch",
     "transformers",
@@ -42,19 +55,6 @@ PACKAGES = (
     "bfcl-eval",
 )
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over cases with its 95% interval; n counts cases, not trials. All None where no case has a value."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,15 @@ class GroupedMean:
     """The mean of a column's means in each group: five noise levels, two domains, whatever their numbers of cases.
 
     `group` is the column that names a row's group. `weights` maps groups to weights that sum to 1 (None: all groups that
-    occur, equally); a group of `weights` that no row has leaves the metric without a value.
+    occur, equally); a group of `weights` that no row has leaves the metric without a value. `of` are all groups of the suite
+    (default: those of `weights`): a mean of fewer is partial, and the summary says so.
     """
 
     name: str
     column: str
     group: str
     weights: Mapping[str, float] | None = None
+    of: Sequence[str] = ()
 
 
 Metric = str | RatioMetric | GroupedMean
@@ -112,47 +114,39 @@ def case_of(row: Row) -> str:
     return str(row["id"] if row.get("cluster") is None else row["cluster"])
 
 
-def resampled_means(
-    sums: np.ndarray, counts: np.ndarray, seed: int, resamples: int = RESAMPLES, block: int = 2_000_000
-) -> np.ndarray:
-    """Means of `resamples` draws of whole cases with replacement.
+def bounds_of(column: str, rows: Iterable[Row]) -> Bounds:
+    """What the values of a column can be: shares where all lie within [0, 1], but for COSTS."""
+    if column in COSTS:
+        return COST
+    values = (row.get(column) for row in rows)
+    return SHARE if all(0 <= value <= 1 for value in values if value is not None) else UNBOUNDED
 
-    `sums`, `counts`: (cases, columns) - what each case adds up to, and over how many trials. Returns (resamples, columns).
-    The draw depends on `seed` and the number of cases alone, so two columns, or two runs of the same cases, are drawn alike.
-    """
-    cases = len(sums)
-    generator = np.random.default_rng([seed, cases])
-    means = np.empty((resamples, sums.shape[1]))
-    step = max(1, block // max(cases, 1))
-    for begin in range(0, resamples, step):
-        end = min(begin + step, resamples)
-        drawn = generator.integers(0, cases, size=(end - begin, cases))
-        total = sums[drawn].sum(axis=1)
-        weight = counts[drawn].sum(axis=1)
-        means[begin:end] = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
-    return means
+
+def case_sums(rows: Sequence[Row], columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """`(sums, counts)`, (cases, columns) each: what a case's rows add up to, over how many of them. Cases that lack a column are left out."""
+    per_column = [case_values(rows, column) for column in columns]
+    cases = sorted(set.intersection(*(set(values) for values in per_column)))
+    sums = np.array([[sum(values[case]) for values in per_column] for case in cases])
+    counts = np.array([[float(len(values[case])) for values in per_column] for case in cases])
+    return sums, counts
 
 
 def estimate(rows: Sequence[Row], metric: Metric, seed: int = 0) -> Estimate:
-    """The metric over `rows` with its clustered 95% bootstrap interval."""
+    """The metric over `rows` with its clustered 95% interval."""
     if isinstance(metric, GroupedMean):
         return _grouped_estimate(rows, metric, seed)
-    columns = (metric,) if isinstance(metric, str) else metric.columns
-    per_column = [case_values(rows, column) for column in columns]
-    cases = sorted(set.intersection(*(set(values) for values in per_column))) if per_column else []
-    if not cases:
+    sums, counts = case_sums(rows, (metric,) if isinstance(metric, str) else metric.columns)
+    if not len(sums):
         return Estimate(None, None, None, 0)
-    sums = np.array([[sum(values[case]) for values in per_column] for case in cases])
-    counts = np.array([[float(len(values[case])) for values in per_column] for case in cases])
-    means = resampled_means(sums, counts, seed)
-    point = (sums.sum(axis=0) / counts.sum(axis=0))[None, :]
-    if isinstance(metric, str):
-        draws, value = means[:, 0], float(point[0, 0])
+    if isinstance(metric, RatioMetric):
+        combine = metric.combine
+        [value], [found] = statistic_intervals(
+            sums, counts, lambda means: combine(*means.T)[:, None], seed, pseudo=True
+        )
     else:
-        draws = metric.combine(*means.T)
-        value = float(metric.combine(*point.T)[0])
-    low, high = np.nanquantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
-    return Estimate(value, float(low), float(high), len(cases))
+        value = sums.sum() / counts.sum()
+        found = mean_interval((sums / counts)[:, 0], counts[:, 0], bounds_of(metric, rows), seed)
+    return Estimate(float(value), found.low, found.high, len(sums))
 
 
 def rows_and_weights(rows: Sequence[Row], metric: GroupedMean) -> tuple[list[Row], dict[str, float]]:
@@ -165,38 +159,54 @@ def rows_and_weights(rows: Sequence[Row], metric: GroupedMean) -> tuple[list[Row
     return [row for row in found if str(row[metric.group]) in weights], weights
 
 
-def grouped_case_values(rows: Sequence[Row], metric: GroupedMean) -> dict[str, list[float]]:
-    """`{case: [value]}` whose plain mean over the cases is the mean of groups, each id's trials averaged first."""
-    found, weights = rows_and_weights(rows, metric)
-    by_id: dict[str, list[Row]] = {}
-    for row in found:
-        by_id.setdefault(str(row["id"]), []).append(row)
-    sizes = Counter(str(trials[0][metric.group]) for trials in by_id.values())
-    cases = {case_of(row) for row in found}
-    values = dict.fromkeys(sorted(cases), 0.0)
-    for trials in by_id.values():
-        group = str(trials[0][metric.group])
-        mean = sum(float(row[metric.column]) for row in trials) / len(trials)
-        values[case_of(trials[0])] += len(cases) * weights[group] / sizes[group] * mean
-    return {case: [value] for case, value in values.items()}
+def group_sums(rows: Sequence[Row], metric: GroupedMean, groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """`(sums, counts)`, (cases, groups) each, of the metric's column; a case without a row in a group counts 0 there."""
+    places = {name: place for place, name in enumerate(groups)}
+    cases = {case: place for place, case in enumerate(sorted({case_of(row) for row in rows}))}
+    sums, counts = np.zeros((len(cases), len(groups))), np.zeros((len(cases), len(groups)))
+    for row in rows:
+        place = cases[case_of(row)], places[str(row[metric.group])]
+        sums[place] += float(row[metric.column])
+        counts[place] += 1
+    return sums, counts
 
 
 def _grouped_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> Estimate:
     found, weights = rows_and_weights(rows, metric)
     if not found:
         return Estimate(None, None, None, 0)
-    groups = {name: place for place, name in enumerate(weights)}
-    cases = {case: place for place, case in enumerate(sorted({case_of(row) for row in found}))}
-    sums, counts = np.zeros((len(cases), len(groups))), np.zeros((len(cases), len(groups)))
-    for row in found:
-        place = cases[case_of(row)], groups[str(row[metric.group])]
-        sums[place] += float(row[metric.column])
-        counts[place] += 1
-    share = np.array(list(weights.values()))
-    draws = resampled_means(sums, counts, seed) @ share  # a draw that misses a group is NaN and is left out
-    value = float((sums.sum(axis=0) / counts.sum(axis=0)) @ share)
-    low, high = np.nanquantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
-    return Estimate(value, float(low), float(high), len(cases))
+    sums, counts = group_sums(found, metric, list(weights))
+    share, means = np.array(list(weights.values())), sums.sum(axis=0) / counts.sum(axis=0)
+    interval = grouped_interval(sums, counts, share, bounds_of(metric.column, found), seed)
+    return Estimate(float(means @ share), interval.low, interval.high, len(sums))
+
+
+def grouped_interval(sums: np.ndarray, counts: np.ndarray, share: np.ndarray, bounds: Bounds, seed: int) -> Interval:
+    """The interval of a mean of groups with weights `share`: each group's own put together, or, of costs, that of the cases' parts."""
+    if bounds != SHARE:
+        sizes = counts.sum(axis=0)
+        return mean_interval(len(sums) * ((sums / sizes) @ share), None, bounds, seed)
+
+    def intervals_at(level: float) -> list[Interval]:
+        return [
+            mean_interval(sums[there, place] / counts[there, place], counts[there, place], bounds, seed, level)
+            for place, there in enumerate((counts > 0).T)
+        ]
+
+    return combined_interval(sums, counts, share, intervals_at)
+
+
+def partial_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> dict[str, Any] | None:
+    """The mean of the groups that were measured, and their names, where these are some of the metric's groups and not all."""
+    groups = list(metric.of or metric.weights or ())
+    there = {str(row[metric.group]) for row in rows if row.get(metric.column) is not None}
+    measured = [name for name in groups if name in there]
+    if not measured or len(measured) == len(groups):
+        return None
+    weights = metric.weights or dict.fromkeys(groups, 1.0)
+    total = sum(weights[name] for name in measured)
+    part = dataclasses.replace(metric, weights={name: weights[name] / total for name in measured})
+    return estimate(rows, part, seed).as_dict() | {"groups": measured, "of": groups}
 
 
 def smallest_resolvable_difference(rows: Sequence[Row], column: str) -> float | None:
@@ -210,11 +220,6 @@ def smallest_resolvable_difference(rows: Sequence[Row], column: str) -> float | 
         return None
     spread = float(np.std(values, ddof=1))
     return resolvable(math.sqrt(2) * spread, len(values)) if spread > 0 else None
-
-
-def resolvable(spread: float, n: int) -> float:
-    """The mean difference that n pairs with standard deviation `spread` resolve at 80% power, 5% level, two-sided."""
-    return float((norm.ppf(1 - LEVEL / 2) + norm.ppf(POWER)) * spread / math.sqrt(n))
 
 
 def summarize(
@@ -250,14 +255,19 @@ def summarize(
     }
     grouped = [metric for metric in metrics if isinstance(metric, GroupedMean)]
     if grouped:
-        summary["grouped_means"] = [dataclasses.asdict(metric) for metric in grouped]
+        summary["grouped_means"] = [
+            {name: getattr(metric, name) for name in ("name", "column", "group", "weights")} for metric in grouped
+        ]
+        summary["partial"] = {
+            metric.name: part for metric in grouped if (part := partial_estimate(counted, metric, seed)) is not None
+        }
     failures = [row.get("failure") for row in counted]
     summary |= {
         "rows": len(rows),
         "cases": len({row["id"] for row in rows}),
         "faults": len(rows) - len(counted),
         "failures": {str(kind): failures.count(kind) for kind in sorted({str(f) for f in failures if f})},
-        "interval": f"95% percentile bootstrap over cases, clustered over trials, {RESAMPLES} resamples, seed {seed}",
+        "interval": f"95% over cases, clustered over trials: eval.statistics.intervals, {RESAMPLES} resamples, seed {seed}",
         "versions": versions(),
         "git_commit": git_commit(),
         "data_sha256": {Path(path).name: file_sha256(path) for path in data},
@@ -284,6 +294,8 @@ def versions() -> dict[str, str]:
 def git_commit() -> str | None:
     """The commit of this repository, with `+changes` if tracked files differ from it; None outside a git checkout."""
     root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed: another repository may hold the virtual environment
+        return None
     try:
         commit = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
@@ -332,6 +344,4 @@ def table_text(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], metrics: S
 
 
 def _cell(found: Mapping[str, Any] | None) -> str:
-    if found is None or found["value"] is None:
-        return "-"
-    return f"{100 * found['value']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    return "-" if found is None or found["value"] is None else percent_text(Estimate(**found))

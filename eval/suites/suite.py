@@ -48,6 +48,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration
 from eval.suites.games import Game, GameFault, GoldGame, OnRow, Play, conversation, play_games, with_messages
 from eval.suites.results import Metric, read_rows, summarize, table_text, write_summary
@@ -88,11 +89,9 @@ class DataMissing(BadInput):
     """A suite's data are not there. The message says which file, where it comes from, and how to get it."""
 
 
-def suite_parser(description: str | None, prog: str, data: str | None = None) -> argparse.ArgumentParser:
+def suite_parser(docstring: str | None, command: str, data: str | None = None) -> argparse.ArgumentParser:
     """The flags that all suites share. `data` is the default of --data; None makes the flag required."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, prog=prog
-    )
+    parser = ScriptParser(docstring, command)
     parser.add_argument("--policy", required=True, help=", ".join(SPECS))
     parser.add_argument("--data", required=data is None, default=data, help="where the cases are")
     parser.add_argument("--out", required=True, help="result folder")

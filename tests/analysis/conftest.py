@@ -22,8 +22,10 @@ from eval.environments import GROUPS, METRICS, evaluate
 from eval.suites.results import summarize, write_summary
 from reward.tool_calls import render_call
 from train.collect_trajectories import trajectory_row
+from train.experiments import experiment
 from train.policies.interface import Generation, OraclePolicy, Policy, PolicyRequest, RandomPolicy, ready_calls
 from train.policies.rollout import play
+from train.stages.policy_roles import Role, trained_role, write_roles
 
 CAPITALS = {
     "Peru": "Lima",
@@ -99,6 +101,18 @@ def made_environment(scenario: str, number: int) -> Environment:
         sub_questions=[SubQuestion(id=s, question=q, tool=t, answer=a, depends_on=d) for s, q, t, a, d in steps],
         gold_plan=plan,
     )
+
+
+def made_role(name: str) -> Role:
+    """What the policy of that name is in the made run: as the pipeline writes it for one model and mode."""
+    if name in ("random", "oracle"):
+        return Role("floor" if name == "random" else "ceiling")
+    if name == "start":
+        return Role("start", "tiny", "plain", "outputs/made/start")
+    if name == "more-supervised":
+        return Role("control", "tiny", "plain", "outputs/made/more-supervised", "start", control="more-supervised")
+    row = experiment(f"tiny-plain-{name}")
+    return trained_role(row, "start", f"outputs/made/train/{name}/epoch2/checkpoint", 0)
 
 
 class SkilledPolicy:
@@ -205,6 +219,7 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = run / "eval" / name
         rows, faults = evaluate(policy, test, folder, max_turns=6)
         write_summary(folder, summarize("environments", name, rows, METRICS, groups=GROUPS, extra={"faults": faults}))
+    write_roles(run, {name: made_role(name) for name in policies})
     for algorithm in ("grpo", "reinforce++", "grpo-solve-pr"):
         write_training(run, algorithm, train, (0.35, 0.6))
     write_checkpoint(run / "start", 9, seed=1)

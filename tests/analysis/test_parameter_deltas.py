@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +64,7 @@ def test_sums_are_those_of_a_comparison_in_memory(tmp_path: Path, types: tuple[s
         assert delta.status == "compared" and delta.sums is not None
         assert delta.sums.relative == pytest.approx(float((y - x).norm() / x.norm()), rel=1e-5)
         assert delta.sums.mean_absolute == pytest.approx(float((y - x).abs().mean()), rel=1e-5)
+        assert delta.sums.elementwise == pytest.approx(float(((y - x).abs() / (x.abs() + 1e-8)).mean()), rel=1e-4)
         if "float64" not in types:
             assert delta.sums.changed == int((x != y).sum())
 
@@ -104,7 +104,7 @@ def test_caption_warns_of_changes_that_rounding_overstates(tmp_path: Path, chang
     before, moved = model(0, torch.bfloat16), model(5, torch.float32)
     after = {name: (value.float() + change * moved[name]).bfloat16() for name, value in before.items()}
     artifacts = delta_artifacts(save(tmp_path / "a", before), save(tmp_path / "b", after))
-    assert ("cells the change is below 3 times the rounding error" in artifacts[0].caption) == said
+    assert ("cells the change is below 3 times the rounding error" in artifacts[0].note) == said
     assert "cannot be seen" not in artifacts[0].caption
 
 
@@ -264,32 +264,25 @@ def test_group_change_is_that_of_its_tensors_end_to_end(tmp_path: Path) -> None:
 def test_claim_is_significant_where_lower_mlps_changed_most(made_run: Path) -> None:
     deltas = compare_checkpoints(made_run / "start", made_run / "train" / "grpo" / "epoch2" / "checkpoint")
     tests = claim_tests(deltas)
-    assert [test.p_value <= 0.05 for test in tests] == [True, True]
-    assert all(test.difference > 0 for test in tests)
+    found = {(test.name, test.measure): test for test in tests}
+    assert {measure for _, measure in found} == {"relative norm", "elementwise mean", "share changed"}
+    assert len(found) == len(tests) == 6
+    for name in ("among MLPs", "among all blocks"):
+        for measure in ("relative norm", "elementwise mean"):
+            assert found[name, measure].p_value <= 0.05 and found[name, measure].difference > 0
 
 
 def test_caption_names_what_was_not_compared(tmp_path: Path) -> None:
     before, after = model(0, torch.float32), model(1, torch.float32)
     del after["model.embed_tokens.weight"]
     artifacts = delta_artifacts(save(tmp_path / "a", before), save(tmp_path / "b", after))
-    assert "model.embed_tokens.weight (missing in the trained checkpoint)" in artifacts[0].caption
-    assert "too few layers to reach significance" in artifacts[0].caption
+    assert "model.embed_tokens.weight (missing in the trained checkpoint)" in artifacts[0].note
+    assert "too few layers to reach significance" in artifacts[-1].note
 
 
-def test_command_writes_table_figure_and_caption(made_run: Path, tmp_path: Path) -> None:
-    trained = made_run / "train" / "grpo" / "epoch2" / "checkpoint"
-    command = [
-        sys.executable,
-        "-m",
-        "analysis.parameter_deltas",
-        "--base",
-        str(made_run / "start"),
-        "--trained",
-        str(trained),
-    ]
-    subprocess.run(
-        [*command, "--out", str(tmp_path), "--spectral"], check=True, cwd=ROOT, capture_output=True, timeout=120
-    )
+def test_command_writes_table_figure_and_caption(made_run: Path, run_script: Any, tmp_path: Path) -> None:
+    models = ["--base", made_run / "start", "--trained", made_run / "train" / "grpo" / "epoch2" / "checkpoint"]
+    assert run_script("analysis.parameter_deltas", *models, "--out", tmp_path, "--spectral").returncode == 0
     assert {"parameter_deltas.csv", "parameter_deltas.png", "parameter_deltas.svg", "parameter_deltas.txt"} <= {
         p.name for p in tmp_path.iterdir()
     }

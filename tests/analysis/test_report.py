@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import pytest
 
 from analysis import construction_stability
 from analysis.all import SCRIPTS, make_all
-from analysis.report import headline, read_table, render, script_json
+from analysis.all import main as make_all_main
+from analysis.manifest import make_manifest
+from analysis.report import found_sentence, heading, headline, read_table, render, script_json
 from analysis.run_data.claims import claims
 from analysis.run_data.intervals import EMPTY
-from analysis.run_data.manifest import make_manifest
 from analysis.run_data.run_folder import Run
 from analysis.run_data.trajectories import call_state, episode_view, viewer_data
 from analysis.run_data.verdicts import (
@@ -33,7 +35,10 @@ from analysis.run_data.verdicts import (
 )
 from env_construction.environment.jsonl import BadInput, read_jsonl, write_jsonl
 from env_construction.environment.schema import read_environments, write_environments
+from env_construction.sandbox.tool_sandbox import ToolCall, ToolSandbox
+from env_construction.validate import judge
 from eval.suites.results import Estimate
+from train.stages.policy_roles import read_roles, write_roles
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +46,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def analysis(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("analysis")
-    make_all(Run.open(made_run), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["analysis.all", str(made_run), "--out", str(folder)])
+        assert make_all_main() == 0
     return folder
 
 
@@ -49,6 +56,7 @@ def copy_policies(made_run: Path, target: Path, policies: dict[str, str]) -> Run
     """A run whose policy `key` has the results of the made run's `value`."""
     for policy, source in policies.items():
         shutil.copytree(made_run / "eval" / source, target / "eval" / policy)
+    write_roles(target, {policy: read_roles(made_run)[policy] for policy in policies})
     return Run.open(target)
 
 
@@ -58,22 +66,38 @@ def test_all_makes_what_has_data_and_says_why_the_rest_is_missing(analysis: Path
         {entry["script"] for entry in index["made"]},
         {entry["script"]: entry["reason"] for entry in index["missing"]},
     )
-    assert made | set(missing) == set(SCRIPTS) and not made & set(missing)
-    assert set(missing) == {"training_seeds", "thinking_modes", "general_retention", "restore_layers"}
-    assert all(len(reason) > 20 for reason in missing.values())
+    not_planned = {entry["script"]: entry["reason"] for entry in index["not_planned"]}
+    assert missing == {}, "the run has all that its policies.json says"
+    assert made | set(not_planned) == set(SCRIPTS) and not made & set(not_planned)
+    assert set(not_planned) == {
+        "training_seeds", "main_table", "thinking_modes", "general_retention", "restore_layers", "restore_elements",
+    }  # fmt: skip
+    assert all(len(reason) > 20 for reason in not_planned.values())
     for entry in index["made"]:
         assert all((analysis / name).stat().st_size > 0 for name in entry["files"])
 
 
-def test_every_figure_has_png_svg_csv_and_caption(analysis: Path) -> None:
+def test_every_figure_has_all_formats_a_table_and_a_short_caption_with_its_source_below(analysis: Path) -> None:
     figures = sorted(analysis.glob("*.svg"))
     assert len(figures) >= 10
     for figure in figures:
         stem = figure.name.removesuffix(".svg")
-        assert all((analysis / f"{stem}{suffix}").is_file() for suffix in (".png", ".csv", ".txt"))
-        title, blank, caption, *rest = (analysis / f"{stem}.txt").read_text().split("\n")
-        assert title and blank == "" and caption and rest == [""]
-        assert "Source: " in caption and re.search(r"\bn\b|steps", caption) and "interval" in caption
+        assert all((analysis / f"{stem}{suffix}").is_file() for suffix in (".png", ".pdf", ".csv", ".txt"))
+        title, caption, note = (analysis / f"{stem}.txt").read_text().strip().split("\n\n")
+        assert title and len(caption.split()) <= 40, f"{stem}: {len(caption.split())} words"
+        assert "Source: " in note and "interval" in note.lower()
+        assert re.search(r"\bn\b|steps", caption + note)
+
+
+def test_the_text_of_a_pdf_is_text(analysis: Path) -> None:
+    for figure in analysis.glob("*.pdf"):
+        data = figure.read_bytes()
+        assert data.startswith(b"%PDF") and b"/FontFile2" in data and b"/Type3" not in data, figure.name
+
+
+def test_fonts_are_equal_since_every_figure_has_one_width(analysis: Path) -> None:
+    widths = {re.search(r'<svg[^>]* width="([\d.]+)pt"', path.read_text()).group(1) for path in analysis.glob("*.svg")}  # type: ignore[union-attr]
+    assert len(widths) == 1
 
 
 class Links(HTMLParser):
@@ -102,16 +126,49 @@ def test_page_is_self_contained_and_its_links_lead_somewhere(made_run: Path, ana
 
 def test_page_says_that_the_model_is_tiny_and_whose_numbers_are_whose(made_run: Path, analysis: Path) -> None:
     page = " ".join(render(Run.open(made_run), analysis).split())
-    assert "The policy of this run is a tiny model trained on a CPU." in page
+    assert "The models of this run (tiny) are small models trained on a CPU." in page
     assert "the paper's own (arXiv 2508.08791)" in page
     assert "demonstrations of mixed quality, on purpose" in page and "right 40%, early 60%" in page
 
 
-def test_page_of_another_model_does_not_call_it_tiny(made_run: Path, analysis: Path, tmp_path: Path) -> None:
+def test_page_says_first_what_was_found_with_the_cost_and_defines_its_terms(made_run: Path, analysis: Path) -> None:
+    run = Run.open(made_run)
+    page = " ".join(render(run, analysis).split())
+    sentence = found_sentence(run)
+    assert sentence.count(".") >= 1 and "GRPO raised tool use (Solve-F1 +" in sentence and "right answers" in sentence
+    assert page.index(sentence.replace("+", "&#43;") if sentence not in page else sentence) < page.index("<h2>")
+    table = page.index('<table class="sortable stacked">')
+    for term in (
+        "policy",
+        "environments",
+        "sub-questions",
+        "Solve-P",
+        "Solve-R",
+        "Solve-F1",
+        "Answer accuracy",
+        "GRPO",
+        "start",
+    ):
+        assert f"<dfn>{term}</dfn>" in page[:table]
+    assert "Nothing is missing" in page
+
+
+def test_a_gain_that_costs_answers_is_told_in_the_first_sentence(made_run: Path, tmp_path: Path) -> None:
+    run = copy_policies(made_run, tmp_path, {name: name for name in ("start", "grpo")})
+    run = changed_rows(made_run, run, "start", lambda i, row: {"answer_correct": True})
+    run = changed_rows(made_run, run, "grpo", lambda i, row: {"answer_correct": i % 2 == 0})
+    assert "GRPO raised tool use" in found_sentence(run) and "but lowered the share of right answers" in found_sentence(
+        run
+    )
+
+
+def test_page_of_another_model_does_not_call_it_tiny(made_run: Path, tmp_path: Path) -> None:
     run = copy_policies(made_run, tmp_path, {"start": "start", "grpo": "grpo"})
-    (tmp_path / "configuration.json").write_text(json.dumps({"model": "qwen3-8b"}))
-    page = render(run, analysis)
-    assert "tiny model trained on a CPU" not in page and "qwen3-8b" in page
+    make_all(run, tmp_path / "analysis", ("results_table",))
+    roles = {name: replace(role, model="qwen3-8b") for name, role in read_roles(tmp_path).items()}
+    write_roles(tmp_path, roles)
+    page = render(Run.open(run.path), tmp_path / "analysis")
+    assert "small models" not in page and "Qwen3-8B" in page
 
 
 def test_hostile_transcript_stays_data() -> None:
@@ -130,18 +187,64 @@ def test_table_joins_value_interval_and_n(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("policy,x,x_low,x_high,x_n,y,y_low,y_high,y_n,empty\na,-0.5,-1,0.25,9,1,0,2,7,\n")
     table = read_table(file)
-    assert table.columns == ["policy", "n", "x", "y"]
+    assert table.columns == ["Policy", "n", "X", "Y"]
     shown = [cell for cell, _ in table.rows[0]]
     assert shown == ["a", "9", "−0.500 [−1.000, 0.250]", "1.000 [0.000, 2.000] (n=7)"]
     assert table.rows[0][2][1] == "-0.5"
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("solve_f1_minus_start", "Solve-F1 − start"),
+        ("answer_correct_thinking_minus_plain", "Answer accuracy, thinking − plain"),
+        ("calls", "Calls per case"),
+        ("solve_f1_p_holm", "Solve-F1, p (Holm)"),
+        ("changed_share", "Share changed"),
+        ("rejected_by_build", "Rejected by build"),
+    ],
+)
+def test_columns_are_headed_in_words(column: str, words: str) -> None:
+    assert heading(column) == words
+
+
+def test_differences_carry_their_sign_and_a_label_replaces_the_name(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "policy,label,scope,x_minus_start,x_minus_start_low,x_minus_start_high,x_minus_start_n,x_p\n"
+        "grpo,GRPO,multi_hop,0.1,-0.05,0.25,9,0.0004\n"
+    )
+    table = read_table(file)
+    assert table.columns[0] == "Policy" and len(table.columns) == 5
+    assert [cell for cell, _ in table.rows[0]] == ["GRPO", "Multi-hop", "9", "+0.100 [−0.050, +0.250]", "0.0004"]
+
+
+def test_a_tool_that_gives_an_error_back_has_failed() -> None:
+    assert call_state(None, "ok", '{"error": "no such city"}') == "failed"
+    assert call_state(None, "ok", '{"error": null, "value": 3}') == call_state(None, "ok", "3") == "useless"
 
 
 def test_table_shows_an_arrow_beside_its_number(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("model,x,x_arrow,y\nours,12.5,↑,1\npaper,3,,2\n")
     table = read_table(file)
-    assert table.columns == ["model", "x", "y"]
+    assert table.columns == ["Model", "X", "Y"]
     assert [row[1] for row in table.rows] == [("12.5 ↑", "12.5"), ("3", "3")]
+
+
+def test_table_shows_p_values_at_the_floor_as_bounds_and_missing_intervals_as_missing(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "policy,turns,turns_low,turns_high,turns_n,x_p,x_p_at_floor\na,7,,,9,0.0007,True\nb,3.5,3,4,9,0.0312,False\n"
+        "paper,5,,,,,\n"
+    )
+    table = read_table(file)
+    assert table.columns == ["Policy", "n", "Turns", "X p"]
+    assert [[cell for cell, _ in row[2:]] for row in table.rows] == [
+        ["7 [n/a]", "< 0.0007"],
+        ["3.500 [3.000, 4.000]", "0.0312"],
+        ["5", ""],
+    ]
 
 
 def test_calls_are_solved_useless_or_failed() -> None:
@@ -179,7 +282,7 @@ def test_verdicts_of_the_made_run(made_run: Path, analysis: Path) -> None:
     found = {claim.number: claim for claim in claims(Run.open(made_run), analysis)}
     assert {number: claim.verdict for number, claim in found.items()} == {
         1: PARTLY,
-        2: REPRODUCED,
+        2: PARTLY,  # two of the four rewards were not trained
         3: PARTLY,
         4: NOT_TESTED,
         5: NOT_TESTED,
@@ -188,10 +291,12 @@ def test_verdicts_of_the_made_run(made_run: Path, analysis: Path) -> None:
     # the made environments give some answers away, which the build would refuse: those are not replayed
     assert re.search(r"(\d+) built environments, .*: \1 behave as built; \d+ could not be", found[1].evidence)
     assert "as it must" in found[1].evidence
-    assert "tiny CPU model" in found[3].scope and "in domain only" in found[3].scope
+    assert "in small (tiny)" in found[3].scope and "in domain only" in found[3].scope
     assert "answer accuracy" in found[2].evidence and "answer accuracy" in found[3].evidence
     assert "a heat map alone cannot show a cause" in found[5].evidence
     assert "the MLPs of layers 0-2 change most" in found[5].evidence
+    for measure in ("relative norm", "elementwise mean", "share changed"):
+        assert re.search(rf"{measure} \d+ of \d+", found[5].evidence)
 
 
 @pytest.mark.parametrize(
@@ -229,9 +334,18 @@ def changed_rows(made_run: Path, run: Run, policy: str, change: Callable[[int, d
     return Run.open(run.path)
 
 
+def many_cases(run: Run, copies: int = 12) -> Run:
+    """Every case of the run several times over: 288, enough to rule out a difference of one point where nothing differs."""
+    for policy in run.policies:
+        path = run.path / "eval" / policy / "results.jsonl"
+        rows = [row for _, row in read_jsonl(path)]
+        write_jsonl(path, [row | {"id": f"{row['id']}-{k}"} for k in range(copies) for row in rows])
+    return Run.open(run.path)
+
+
 def test_gain_that_a_control_matches_is_not_credited_to_the_reward(made_run: Path, tmp_path: Path) -> None:
     policies = {"start": "start", "grpo": "grpo", "reinforce++": "reinforce++", "grpo-shuffled": "grpo"}
-    claim = claims(copy_policies(made_run, tmp_path, policies), tmp_path)[2]
+    claim = claims(many_cases(copy_policies(made_run, tmp_path, policies)), tmp_path)[2]
     assert (
         claim.verdict == PARTLY and "a control does as well as GRPO" in claim.evidence
     )  # REINFORCE++ has no control here
@@ -240,6 +354,8 @@ def test_gain_that_a_control_matches_is_not_credited_to_the_reward(made_run: Pat
 def test_gain_that_is_perhaps_a_controls_is_inconclusive_not_refuted(made_run: Path, tmp_path: Path) -> None:
     policies = {"start": "start", "grpo": "grpo", "reinforce++": "grpo", "more-supervised": "grpo"}
     run = copy_policies(made_run, tmp_path, policies)
+    assert claims(run, tmp_path)[2].verdict == INCONCLUSIVE  # 24 cases cannot show that the control does as well
+    run = many_cases(run)
     assert claims(run, tmp_path)[2].verdict == NOT_REPRODUCED  # the control has the very same scores
     path = tmp_path / "eval" / "more-supervised" / "results.jsonl"
     rows = [row for _, row in read_jsonl(path)]
@@ -253,7 +369,7 @@ def test_a_loss_of_answers_keeps_a_gain_in_solve_f1_from_being_the_whole_claim(m
     run = changed_rows(made_run, run, "start", lambda i, row: {"answer_correct": True})
     run = changed_rows(made_run, run, "grpo", lambda i, row: {"answer_correct": i % 2 == 0})
     claim = claims(run, tmp_path)[2]
-    assert claim.verdict == PARTLY and "GRPO answers fewer questions than the start" in claim.evidence
+    assert claim.verdict == PARTLY and "GRPO answers fewer questions than its start" in claim.evidence
     line = next(line for line in headline(run) if line["policy"] == "GRPO")
     assert line["answer_correct"].startswith("0.500") and line["answer_correct_gap"].startswith("−0.500")
 
@@ -264,12 +380,13 @@ def test_no_gain_at_all_is_not_reproduced_and_a_gain_of_one_is_partly(made_run: 
         ("one", {"start": "start", "grpo": "start", "reinforce++": "reinforce++"}, PARTLY),
     ):
         (tmp_path / name).mkdir()
-        assert claims(copy_policies(made_run, tmp_path / name, policies), tmp_path)[2].verdict == expected
+        run = copy_policies(made_run, tmp_path / name, policies)
+        assert claims(many_cases(run), tmp_path)[2].verdict == expected
 
 
 def test_one_algorithm_alone_does_not_test_the_claim_about_two(made_run: Path, tmp_path: Path) -> None:
     claim = claims(copy_policies(made_run, tmp_path, {"start": "start", "grpo": "grpo"}), tmp_path)[2]
-    assert claim.verdict == PARTLY and "only GRPO was trained" in claim.evidence
+    assert claim.verdict == PARTLY and "REINFORCE++ was not trained" in claim.evidence
 
 
 def test_out_of_domain_suites_are_parts_of_the_third_claim(made_run: Path, tmp_path: Path) -> None:
@@ -280,7 +397,7 @@ def test_out_of_domain_suites_are_parts_of_the_third_claim(made_run: Path, tmp_p
         write_jsonl(folder / "results.jsonl", [{"id": str(i), "trial": 0, "ac_published": correct} for i in range(30)])
         (folder / "summary.json").write_text("{}")
     claim = claims(Run.open(run.path), tmp_path)[2]
-    assert claim.verdict == REPRODUCED and "GRPO − start on toolhop: +1.000" in claim.evidence
+    assert claim.verdict == REPRODUCED and "GRPO − start on toolhop: +1.000 [+0.773, +1.000] answers" in claim.evidence
 
 
 @pytest.mark.parametrize(
@@ -323,7 +440,27 @@ def test_an_environment_that_no_longer_behaves_as_built_is_counted(made_run: Pat
     assert (whole["unstable"], row["unstable"]) == (0, 1) and "gold_plan_answers 1" in row["rules_broken"]
     assert row["stable_low"] < row["stable"] < row["stable_high"] < 1
     assert artifact.caption.startswith(f"{row['replayed'] - 1} of {row['replayed']} built environments")
-    assert f"{row['not_replayed']} more could not be replayed" in artifact.caption
+    assert f"{row['not_replayed']} more could not be replayed" in artifact.note
+
+
+def test_a_tool_that_hangs_on_the_order_of_a_set_is_found(made_run: Path, tmp_path: Path) -> None:
+    """The build runs under one hash seed, so it cannot see this; the replay runs under another."""
+    source = next(
+        item for item in read_environments(made_run / "environments" / "test.jsonl") if item.id == "single_hop-0"
+    )
+    names = [f"city{number}" for number in range(50)]
+    body = f"def capital_of(country):\n    return {{'capital': next(iter(set({names!r})))}}\n"
+    with ToolSandbox() as sandbox:
+        [result] = sandbox.run({"capital_of": body}, [ToolCall("capital_of", {"country": "Peru"})])
+    answer = json.loads(result.output)["capital"]
+    question = source.sub_questions[0].model_copy(update={"answer": answer})
+    changed = {"codes": source.codes | {"capital_of": body}, "unsolved_set": {"capital_of": [answer]}, "answer": answer}
+    path = tmp_path / "environments" / "test.jsonl"
+    write_environments(path, [source.model_copy(update=changed | {"sub_questions": [question]})])
+    broken = [
+        {found.rule for _, _, findings in judge(path, seed) for found in findings if found.fatal} for seed in (0, 1)
+    ]
+    assert "gold_plan_answers" not in broken[0] and "gold_plan_answers" in broken[1]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +473,7 @@ def test_an_environment_that_no_longer_behaves_as_built_is_counted(made_run: Pat
             "only the MLPs of layers 0-2 of the trained model has 80% of the gain [60, 100]",
         ),
         ("0.1", "−0.2,−0.3,−0.1", NOT_REPRODUCED, "80% of the gain"),
-        ("0.1", "0.1,−0.1,0.3", INCONCLUSIVE, "Neither is significantly ahead"),
+        ("0.1", "0.1,−0.1,0.3", INCONCLUSIVE, "The intervals leave it open"),
         ("−0.1", "0.2,0.1,0.3", NOT_TESTED, "no trained policy has a significant gain"),
     ],
 )
@@ -394,7 +531,7 @@ def test_thinking_is_judged_by_intervals_over_all_scenarios(
 ) -> None:
     gap = "solve_f1_thinking_minus_plain"
     (tmp_path / "thinking_modes.csv").write_text(
-        f"policy,scope,{gap},{gap}_low,{gap}_high\nstart,all,{interval}\nstart,multi_hop,0.5,0.4,0.6\n"
+        f"policy,label,trained,scope,{gap},{gap}_low,{gap}_high\nstart,Start,False,all,{interval}\nstart,Start,False,multi_hop,0.5,0.4,0.6\n"
     )
     claim = claims(Run.open(made_run), tmp_path)[5]
     assert claim.verdict == verdict and words in claim.evidence
@@ -424,24 +561,19 @@ def test_manifest_refuses_a_stage_without_a_number(made_run: Path, tmp_path: Pat
         make_manifest(run)
 
 
-def test_commands_write_report_and_manifest(made_run: Path, tmp_path: Path) -> None:
+def test_commands_write_report_and_manifest(made_run: Path, analysis: Path, run_script: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(made_run, run)
-    for module in ("all", "manifest", "report"):
-        subprocess.run(
-            [sys.executable, "-m", f"analysis.{module}", str(run)],
-            check=True,
-            cwd=ROOT,
-            capture_output=True,
-            timeout=120,
-        )
+    shutil.copytree(analysis, run / "analysis")
+    command = [sys.executable, "-m", "analysis.manifest", str(run)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=120)
+    assert run_script("analysis.report", run).returncode == 0
     assert (run / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert "configuration" in json.loads((run / "manifest.json").read_text())
 
 
 @pytest.mark.parametrize("module", ["results_table", "report", "manifest", "all", "restore_layers"])
-def test_wrong_folder_is_one_line_and_exit_2(module: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", f"analysis.{module}", str(tmp_path / "absent")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def test_wrong_folder_is_one_line_and_exit_2(module: str, run_script: Any, tmp_path: Path) -> None:
+    done = run_script(f"analysis.{module}", tmp_path / "absent")
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 2 and len(errors) == 1 and "absent: no such folder" in errors[0]

@@ -119,7 +119,7 @@ class Page:
 def report(made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     run = Run.open(made_run)
-    make_all(run, folder / "analysis", ("results_table", "scenario_breakdown", "training_curves", "main_table"))
+    make_all(run, folder / "analysis", ("results_table", "scenario_breakdown", "training_curves", "parameter_deltas"))
     path = folder / "report.html"
     path.write_text(render(run, folder / "analysis"), encoding="utf-8")
     return path
@@ -132,12 +132,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     browser.close()
 
 
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 900)])
+@pytest.mark.parametrize(("width", "height"), [(400, 844), (1200, 900)])
 def test_page_fits_its_window_and_stays_off_the_network(page: Page, report: Path, width: int, height: int) -> None:
     page.open(report, width, height)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 100)")
     assert page.evaluate("document.images.length") >= 4
+    cut = "[...document.images, ...document.querySelectorAll('#summary table')].filter(item => item.getBoundingClientRect().right > innerWidth)"
+    assert page.evaluate(f"{cut}.length") == 0, "a figure or the summary goes beyond the window"
+    assert page.evaluate(
+        "[...document.querySelectorAll('#summary .scroll')].every(box => box.scrollWidth <= box.clientWidth)"
+    )
     assert page.problems == []
 
 

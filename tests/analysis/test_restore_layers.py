@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from analysis import restore_layers
-from analysis.checkpoints.mixed_checkpoint import write_mixed
+from analysis import restore_elements, restore_layers
+from analysis.checkpoints.element_ranks import select
+from analysis.checkpoints.mixed_checkpoint import paired_tensors, write_elementwise, write_mixed
 from analysis.checkpoints.permutation_test import lower_mlp_tests
-from analysis.restore_layers import GROUPS, MODES, chooser, folder_name, group_of, measure, share_of_gain
+from analysis.checkpoints.restoration import share_of_gain
+from analysis.restore_layers import GROUPS, MODES, chooser, folder_name, group_of, measure
 from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import BadInput
 from env_construction.environment.schema import read_environments, write_environments
+from train.stages.policy_roles import read_roles, write_roles
 from train.teaching.tiny_policy import new_model, train_tokenizer
 
 
@@ -68,14 +72,14 @@ def test_checkpoints_of_different_types_are_not_mixed(tmp_path: Path) -> None:
 def test_share_is_the_part_of_the_gain_that_is_there_or_lost() -> None:
     start, trained, mixed = rows([0.0, 0.2, 0.4]), rows([0.8, 1.0, 1.0]), rows([0.2, 0.5, 0.4])
     gain, part = (2.8 - 0.6) / 3, (1.1 - 0.6) / 3
-    assert share_of_gain(start, trained, mixed, "only").value == pytest.approx(part / gain)
-    assert share_of_gain(start, trained, mixed, "restore").value == pytest.approx(1 - part / gain)
-    assert share_of_gain(start, trained, trained, "only").value == pytest.approx(1)
-    assert share_of_gain(start, trained, trained, "restore").value == pytest.approx(0)
+    assert share_of_gain(start, trained, mixed, lost=False).value == pytest.approx(part / gain)
+    assert share_of_gain(start, trained, mixed, lost=True).value == pytest.approx(1 - part / gain)
+    assert share_of_gain(start, trained, trained, lost=False).value == pytest.approx(1)
+    assert share_of_gain(start, trained, trained, lost=True).value == pytest.approx(0)
 
 
 def test_no_gain_gives_no_share() -> None:
-    assert share_of_gain(rows([0.5, 0.5]), rows([0.5, 0.5]), rows([0.1, 0.9]), "only").value is None
+    assert share_of_gain(rows([0.5, 0.5]), rows([0.5, 0.5]), rows([0.1, 0.9]), lost=False).value is None
 
 
 def test_unmeasured_mixtures_are_missing_with_the_command_that_makes_them(made_run: Path) -> None:
@@ -93,6 +97,12 @@ def test_mixtures_of_a_real_model_are_measured_once_and_drawn(made_run: Path, tm
         tokenizer.save_pretrained(folder)
     for policy in ("start", "grpo"):
         shutil.copytree(made_run / "eval" / policy, run / "eval" / policy)
+    roles = read_roles(made_run)
+    write_roles(
+        run,
+        {name: replace(roles[name], policy="") for name in ("start", "grpo")}
+        | {"start": replace(roles["start"], policy="start")},
+    )
     settings = {
         "temperature": 0.0,
         "max_new_tokens": 4,
@@ -103,6 +113,14 @@ def test_mixtures_of_a_real_model_are_measured_once_and_drawn(made_run: Path, tm
     }
     (run / "eval" / "grpo" / "configuration.json").write_text(json.dumps(settings))
     measure(Run.open(run), "grpo")
+    restore_elements.measure(Run.open(run), "grpo")
+    (elements,) = restore_elements.build(Run.open(run))
+    assert len(elements.rows) == 6 and {row["order"] for row in elements.rows} == {"top", "bottom", "random"}
+    for row in elements.rows:
+        assert 0 <= row["lower_mlp_share"] <= 1 and row["lower_mlp_of_all"] == elements.rows[0]["lower_mlp_of_all"] > 0
+        assert ("random_minus" in row) == (row["order"] != "random")
+    for folder in (run / "restore" / "grpo").glob("elements-*"):
+        shutil.rmtree(folder)
     folders = sorted(folder.name for folder in (run / "restore" / "grpo").iterdir())
     assert folders == sorted(folder_name(mode, group) for mode in MODES for group in GROUPS)
     assert not list((run / "restore").rglob("*.safetensors"))
@@ -115,3 +133,41 @@ def test_mixtures_of_a_real_model_are_measured_once_and_drawn(made_run: Path, tm
     assert all(row["gain_n"] == 24 for row in artifact.rows)
     leads = [row["lead"] for row in artifact.rows if row["mode"] == "only"]
     assert len(leads) == len(GROUPS) and max(leads) >= 0
+
+
+def changes(pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    return torch.cat([((new - old).abs() / (old.abs() + 1e-8)).float().flatten() for old, new in pairs.values()])
+
+
+@pytest.mark.parametrize("order", ["top", "bottom", "random"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_elements_put_back_are_those_of_a_ranking_over_the_whole_model(
+    tmp_path: Path, order: str, dtype: torch.dtype
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    before = {f"model.layers.{i}.mlp.up_proj.weight": torch.randn(40, 50, generator=draw).to(dtype) for i in range(3)}
+    after = {
+        name: (value.float() * (1 + 0.1 * torch.randn(40, 50, generator=draw))).to(dtype)
+        for name, value in before.items()
+    }
+    for name, tensors in (("a", before), ("b", after)):
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    chosen = select(paired_tensors(tmp_path / "a", tmp_path / "b"), order, 0.2)
+    write_elementwise(tmp_path / "a", tmp_path / "b", tmp_path / "c", chosen.mask)
+    mixed = load_file(tmp_path / "c" / "model.safetensors")
+    assert {tensor.dtype for tensor in mixed.values()} == {dtype}
+    masks = [chosen.mask(name, before[name], after[name]) for name in before]
+    for name, mask in zip(before, masks, strict=True):
+        assert torch.equal(mixed[name], torch.where(mask, before[name], after[name]))
+    put_back = torch.cat([mask.flatten() for mask in masks])
+    ratio = changes({name: (before[name].float(), after[name].float()) for name in before})
+    assert int(put_back.sum()) == pytest.approx(
+        1200, abs=100 if order == "random" else 1 if dtype == torch.float32 else 60
+    )
+    if order == "top":
+        assert ratio[put_back].min() >= ratio[~put_back].max()
+    if order == "bottom":
+        assert ratio[put_back].max() <= ratio[~put_back].min()
+    if order == "random":
+        assert float(ratio[put_back].mean()) == pytest.approx(float(ratio.mean()), rel=0.2)

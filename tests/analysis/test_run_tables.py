@@ -9,14 +9,28 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from analysis import main_table, results_table, scenario_breakdown, training_curves
-from analysis.figures.style import policy_style
+from analysis import (
+    compare_runs,
+    failure_modes,
+    main_table,
+    results_table,
+    reward_ablation,
+    scenario_breakdown,
+    training_curves,
+)
+from analysis.figures.style import role_style
 from analysis.run_data.intervals import estimate_text, paired_difference, statistics_of_totals
-from analysis.run_data.run_folder import Missing, Run, policy_label
+from analysis.run_data.labels import method_label, policy_label
+from analysis.run_data.run_folder import Missing, NotPlanned, Run
 from env_construction.environment.jsonl import BadInput, write_jsonl
-from eval.suites.results import Estimate, write_summary
+from eval.statistics.estimates import Estimate, holm
+from eval.statistics.intervals import bootstrap_p
+from eval.suites.results import write_summary
+from train.experiments import experiment
+from train.stages.policy_roles import Role, trained_role, write_roles
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +58,8 @@ def test_oracle_is_exactly_one_and_policies_stand_in_reading_order(run: Run) -> 
     rows = [row for row in results_table.table_rows(run) if row["scope"] == "all"]
     names = [row["policy"] for row in rows]
     assert names[:5] == ["random", "start", "more-supervised", "grpo", "reinforce++"] and names[-1] == "oracle"
-    assert rows[-1]["solve_f1"] == rows[-1]["solve_f1_low"] == 1.0
+    assert rows[-1]["solve_f1"] == rows[-1]["solve_f1_high"] == 1.0
+    assert 0.8 < rows[-1]["solve_f1_low"] < 1.0, "24 cases without a failure do not show that none can fail"
 
 
 def test_paired_difference_is_that_of_the_means_on_shared_cases(run: Run) -> None:
@@ -56,8 +71,19 @@ def test_paired_difference_is_that_of_the_means_on_shared_cases(run: Run) -> Non
 
 def test_holm_correction_never_lowers_a_p_value(run: Run) -> None:
     rows = [row for row in results_table.table_rows(run) if "solve_f1_p" in row]
-    assert len(rows) == len(run.policies) - 1
+    assert {row["policy"] for row in rows} == set(run.policies) - {"random", "start", "oracle"}
     assert all(row["solve_f1_p_holm"] >= row["solve_f1_p"] for row in rows)
+    family = [row[f"{metric}_p"] for row in rows for metric in ("solve_f1", "answer_correct")]
+    corrected = [row[f"{metric}_p_holm"] for row in rows for metric in ("solve_f1", "answer_correct")]
+    assert corrected == pytest.approx(holm(family))
+
+
+def test_p_values_at_the_floor_of_resampling_are_printed_as_bounds(run: Run) -> None:
+    (table, *_) = results_table.build(run)
+    floored = [row for row in table.rows if row.get("solve_f1_p_holm_at_floor")]
+    assert floored and all(row["solve_f1_p"] == bootstrap_p(np.ones(10_000), 24) for row in floored)
+    for row in floored:
+        assert f"| < {row['solve_f1_p_holm']:.4f} |" in table.texts[".md"]
 
 
 def test_gain_split_adds_up_to_the_difference_that_the_results_table_shows(run: Run) -> None:
@@ -74,15 +100,16 @@ def test_gain_split_adds_up_to_the_difference_that_the_results_table_shows(run: 
 
 
 def test_caption_states_n_interval_and_source(run: Run) -> None:
-    for build in (results_table.build, scenario_breakdown.build, training_curves.build, main_table.build):
+    for build in (results_table.build, scenario_breakdown.build, training_curves.build):
         for artifact in build(run):
-            assert "Source: " in artifact.caption and "interval" in artifact.caption, artifact.name
+            assert "Source: " in artifact.note and "interval" in artifact.note.lower(), artifact.name
             assert "n = 24" in artifact.caption or artifact.name == "training_curves"
 
 
 def test_faults_are_left_out(made_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(made_run / "eval" / "start", copy / "eval" / "start")
+    shutil.copy(made_run / "policies.json", copy)
     with (copy / "eval" / "start" / "results.jsonl").open("a") as handle:
         handle.write(json.dumps({"id": "broken", "outcome": "fault", "solve_f1": 0.0}) + "\n")
     assert len(Run.open(copy).rows("start")) == 24
@@ -92,9 +119,28 @@ def test_what_a_policy_lost_to_faults_stands_in_the_caption(made_run: Path, tmp_
     copy = tmp_path / "run"
     shutil.copytree(made_run, copy)
     (copy / "eval/grpo/faults.jsonl").write_text('{"id": "a", "trial": 0, "fault": "server gone"}\n')
-    found = results_table.build(Run.open(copy))[0].caption
-    assert "GRPO: 1 of 25 episodes was lost to faults and is not scored (1 x server gone). Random" in found
-    assert "lost to faults" not in results_table.build(Run.open(made_run))[0].caption
+    found = results_table.build(Run.open(copy))[0].note
+    assert "GRPO: 1 of 25 episodes was lost to faults and is not scored (1 x server gone)." in found
+    assert "lost to faults" not in results_table.build(Run.open(made_run))[0].note
+
+
+def test_every_table_says_in_the_same_words_what_was_lost_to_faults_and_warns_of_lost_pairs(
+    made_run: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(made_run, copy)
+    results = copy / "eval/grpo/results.jsonl"
+    first, *rest = results.read_text().splitlines(keepends=True)
+    results.write_text("".join(rest))
+    lost = {"id": json.loads(first)["id"], "trial": 0, "fault": "server gone"}
+    (copy / "eval/grpo/faults.jsonl").write_text(json.dumps(lost) + "\n")
+    run = Run.open(copy)
+    scripts = (results_table, scenario_breakdown, failure_modes, reward_ablation)
+    for note in [artifact.note for script in scripts for artifact in script.build(run)[:1]] + [
+        compare_runs.compare([run, Run.open(made_run)]).note
+    ]:
+        assert "GRPO: 1 of 24 episodes was lost to faults and is not scored (1 x server gone). " in note
+        assert "Warning: Start lost 0 episodes to faults that GRPO has, and GRPO lost 1 that Start has." in note
 
 
 def test_breakdown_pairs_within_each_scenario_and_size(run: Run) -> None:
@@ -106,7 +152,8 @@ def test_breakdown_pairs_within_each_scenario_and_size(run: Run) -> None:
         cases = [case for case in run.rows("grpo") if case["scenario"] == row["group"]]
         gaps = [case["solve_f1"] - by_id[case["id"]]["solve_f1"] for case in cases]
         assert row["solve_f1_minus_start"] == pytest.approx(sum(gaps) / len(gaps))
-    assert {row["by"] for row in artifacts["size_breakdown"].rows} == {"hops"}
+    assert "size_tools" not in artifacts, "all environments offer as many tools"
+    assert {row["by"] for row in artifacts["size_sub_questions"].rows} == {"sub-questions"}
 
 
 def test_training_steps_are_numbered_on_over_epochs(run: Run) -> None:
@@ -147,28 +194,55 @@ def test_every_trained_row_of_the_paper_has_its_untrained_one() -> None:
     assert min(gains) > 0
 
 
-def test_paper_model_gets_its_row_and_a_difference(made_run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "run"
+PAPER_START = Role("start", "qwen3-8b", "plain", "Qwen/Qwen3-8B")
+
+
+def paper_run(made_run: Path, folder: Path, data: str) -> Run:
+    """A run of one of the paper's models, with the made run's results."""
     for policy in ("start", "grpo"):
-        shutil.copytree(made_run / "eval" / policy, copy / "eval" / policy)
-    (copy / "configuration.json").write_text(json.dumps({"model": "qwen3-8b", "thinking": False}))
-    run = Run.open(copy)
-    assert main_table.counterpart(run, "start") == ("Qwen3-8B", "Non-Reasoning")
-    assert main_table.counterpart(run, "grpo") == ("Qwen3-8B non-reasoning", "FTRL-GRPO")
-    assert main_table.counterpart(run, "qwen2.5-7b-plain-reinforce++") == ("Qwen2.5-7B", "FTRL-Reinforce++")
-    assert main_table.counterpart(run, "qwen3-14b-thinking-grpo") == ("Qwen3-14B reasoning", "FTRL-GRPO")
-    row = next(row for row in main_table.table_rows(run) if row["version"] == "GRPO")
-    assert row["solve_f1_minus_paper"] == pytest.approx(row["solve_f1"] - 49.54)
-    assert row["solve_f1_arrow"] == "↑" and row["avg"] is None
+        shutil.copytree(made_run / "eval" / policy, folder / "eval" / policy)
+    roles = {"start": PAPER_START, "grpo": trained_role(experiment("qwen3-8b-plain-grpo"), "start", "", 0)}
+    write_roles(folder, roles)
+    (folder / "configuration.json").write_text(json.dumps({"data": data}))
+    return Run.open(folder)
 
 
-def test_tiny_model_gets_no_difference_to_the_paper(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("model", "mode", "start", "trained"),
+    [
+        ("qwen3-8b", "plain", ("Qwen3-8B", "Non-Reasoning"), ("Qwen3-8B non-reasoning", "FTRL-GRPO")),
+        ("qwen3-14b", "thinking", ("Qwen3-14B", "Reasoning"), ("Qwen3-14B reasoning", "FTRL-GRPO")),
+        ("qwen2.5-7b", "plain", ("Qwen2.5-7B", "Instruct"), ("Qwen2.5-7B", "FTRL-GRPO")),
+        ("tiny", "plain", None, None),
+    ],
+)
+def test_a_policy_is_held_against_the_papers_row_of_its_model_and_mode(
+    tmp_path: Path, model: str, mode: str, start: tuple[str, str] | None, trained: tuple[str, str] | None
+) -> None:
+    roles = {"s": Role("start", model, mode), "t": Role("trained", model, mode, start="s", algorithm="grpo")}
+    roles |= {"a": Role("ablation", model, mode, start="s", algorithm="grpo", variant="solve_pr")}
+    (tmp_path / "eval").mkdir()
+    write_roles(tmp_path, roles)
+    run = Run.open(tmp_path)
+    assert [main_table.counterpart(run, name) for name in "sta"] == [start, trained, None]
+
+
+def test_the_difference_to_the_paper_is_given_on_the_papers_environments_alone(made_run: Path, tmp_path: Path) -> None:
+    published = main_table.table_rows(paper_run(made_run, tmp_path / "published", "published"))[-1]
+    assert published["version"] == "GRPO" and published["model"] == "Qwen3-8B"
+    assert published["solve_f1_minus_paper"] == pytest.approx(published["solve_f1"] - 49.54)
+    assert published["solve_f1_arrow"] == "↑" and published["avg"] is None
+    run = paper_run(made_run, tmp_path / "built", "built")
     (artifact,) = main_table.build(run)
     assert not any("_minus_paper" in key for row in artifact.rows for key in row)
-    assert "This model is not in the paper" in artifact.caption
-    assert artifact.texts[".md"].count("\n") == 2 + 27 + 6
+    assert "No number here may be held against the paper's" in artifact.note
     lines = [line for line in artifact.texts[".tex"].splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in lines} == {10}
+
+
+def test_a_tiny_model_is_not_put_beside_the_papers(run: Run) -> None:
+    with pytest.raises(NotPlanned, match="no model of the paper"):
+        main_table.build(run)
 
 
 def test_written_csv_holds_the_rows(run: Run, tmp_path: Path) -> None:
@@ -177,8 +251,10 @@ def test_written_csv_holds_the_rows(run: Run, tmp_path: Path) -> None:
     assert names == {
         "results_table.csv",
         "results_table.md",
+        "results_table.pdf",
         "results_table.png",
         "results_table.svg",
+        "results_table.tex",
         "results_table.txt",
     }
     with (tmp_path / "results_table.csv").open() as handle:
@@ -195,11 +271,12 @@ def test_figures_are_the_same_bytes_every_time(run: Run, tmp_path: Path) -> None
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_a_run_without_results_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_run_without_results_says_what_is_missing(made_run: Path, tmp_path: Path) -> None:
     (tmp_path / "eval").mkdir()
+    shutil.copy(made_run / "policies.json", tmp_path)
     with pytest.raises(Missing, match=r"eval/<policy>/results\.jsonl"):
         results_table.build(Run.open(tmp_path))
-    with pytest.raises(Missing, match="eval/start"):
+    with pytest.raises(Missing, match="no trained policy was evaluated beside its start"):
         scenario_breakdown.build(Run.open(tmp_path))
     with pytest.raises(Missing, match=r"train_log\.jsonl"):
         training_curves.build(Run.open(tmp_path))
@@ -215,6 +292,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_broken_results_line_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "eval" / "start"
     write_jsonl(folder / "results.jsonl", [{"id": "a", "solve_f1": 1.0}])
+    write_roles(tmp_path, {"start": Role("start", "tiny", "plain")})
     with (folder / "results.jsonl").open("a") as handle:
         handle.write("{broken\n")
     with pytest.raises(BadInput, match=r"results\.jsonl:2"):
@@ -222,17 +300,30 @@ def test_broken_results_line_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "label"),
+    ("name", "label"),
     [
-        ("grpo", "GRPO"),
-        ("grpo-shuffled", "GRPO, shuffled"),
-        ("reinforce++-solve-precision", "REINFORCE++, Solve-P reward"),
-        ("reinforce++-baseline", "REINFORCE++, baseline"),
-        ("gspo", "gspo"),
+        ("tiny-plain-grpo", "GRPO"),
+        ("tiny-plain-grpo-shuffled", "GRPO, shuffled rewards"),
+        ("tiny-plain-reinforce++-solve-precision", "REINFORCE++, Solve-P reward"),
+        ("tiny-plain-reinforce++-baseline", "REINFORCE++ with baseline"),
+        ("tiny-plain-grpo-solve-pr-strict", "GRPO, Solve-PR reward, strict matching"),
+        ("tiny-plain-grpo-no-toolset-extension", "GRPO, without toolset extension"),
     ],
 )
-def test_policy_names_are_written_out(policy: str, label: str) -> None:
-    assert policy_label(policy) == label
+def test_what_was_done_to_a_policy_is_written_out(name: str, label: str) -> None:
+    assert method_label(trained_role(experiment(name), "start", "", 0)) == label
+    assert method_label(trained_role(experiment(name), "start", "", 3)) == f"{label}, seed 3"
+
+
+def test_model_and_mode_are_named_where_a_run_has_several() -> None:
+    roles = {
+        name: Role("start", model, mode)
+        for name, model, mode in (("a", "qwen3-8b", "plain"), ("b", "qwen3-8b", "thinking"))
+    }
+    assert policy_label(roles["b"], roles) == "thinking: Start"
+    roles["c"] = Role("start", "qwen2.5-7b", "plain")
+    assert policy_label(roles["b"], roles) == "Qwen3-8B, thinking: Start"
+    assert policy_label(roles["c"], roles) == "Qwen2.5-7B-Instruct: Start"
 
 
 def test_estimates_are_printed_with_real_minus_signs() -> None:
@@ -265,6 +356,7 @@ def test_table_2_asks_every_suite_for_metrics_that_it_has() -> None:
 
 def test_table_2_holds_the_other_suites_of_a_run(made_run: Path, tmp_path: Path) -> None:
     shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "start")
+    write_roles(tmp_path, {"start": PAPER_START})
     estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
     for suite in ("toolhop", "tau_bench", "rotbench"):
         names = {column.metric: estimate for column in main_table.COLUMNS if column.suite == suite}
@@ -274,12 +366,40 @@ def test_table_2_holds_the_other_suites_of_a_run(made_run: Path, tmp_path: Path)
     solve = sum(row[column.key] for column in main_table.COLUMNS[:3])
     assert row["avg"] == pytest.approx((solve + 5 * 50.0) / 8)
     (artifact,) = main_table.build(Run.open(tmp_path))
-    assert "Not run here" not in artifact.caption
-    assert r"50.00 [40.0, 60.0]" in artifact.texts[".tex"]
+    assert "Not measured in this run" not in artifact.note
+    assert r"\makecell[r]{50.0" in artifact.texts[".tex"] and "[40.0, 60.0]" in artifact.texts[".tex"]
 
 
-def test_a_policy_looks_the_same_in_every_figure() -> None:
-    assert policy_style("grpo-thinking", 2) == policy_style("grpo-thinking", 7)
-    assert policy_style("grpo-thinking")[0] == policy_style("grpo")[0]
-    assert policy_style("grpo-thinking")[1:] != policy_style("grpo")[1:]
-    assert policy_style("grpo-seed2") == policy_style("grpo")
+def test_a_color_means_one_thing() -> None:
+    plain, thinking = (
+        Role("trained", "a", "plain", algorithm="grpo"),
+        Role("trained", "b", "thinking", algorithm="grpo", seed=2),
+    )
+    assert role_style(plain) == role_style(thinking)
+    ablation = Role("ablation", "a", "plain", algorithm="grpo", variant="solve_pr")
+    assert role_style(ablation)[0] == role_style(plain)[0] and role_style(ablation)[1:] != role_style(plain)[1:]
+    kinds = [
+        Role("floor"), Role("ceiling"), Role("start"), plain, Role("trained", algorithm="reinforce++"),
+        Role("control", control="more-supervised"), Role("control", algorithm="grpo", control="shuffled"),
+    ]  # fmt: skip
+    assert len({role_style(role)[0] for role in kinds}) == len(kinds)
+
+
+def test_a_run_without_roles_says_in_one_line_how_to_write_them(made_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "start")
+    with pytest.raises(BadInput, match=r"policies\.json: no such file.*--only report.*\"role\": \"start\"") as caught:
+        results_table.build(Run.open(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_results_of_other_weights_than_the_roles_are_refused(made_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "start")
+    write_roles(tmp_path, {"start": Role("start", "tiny", "plain", content="a" * 32)})
+    configuration = tmp_path / "eval" / "start" / "configuration.json"
+    for weights, right in (("a" * 32, True), ("b" * 32, False)):
+        configuration.write_text(json.dumps({"policy_content": {"kind": "hf", "weights": weights}}))
+        if right:
+            assert Run.open(tmp_path).policies == ["start"]
+        else:
+            with pytest.raises(BadInput, match=r"measured the weights bbbbbbbbbbbb, but policies\.json says"):
+                _ = Run.open(tmp_path).policies

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from analysis import compare_runs, general_retention, reward_ablation, reward_hacking, thinking_modes
-from analysis.run_data.run_folder import Missing, Run
+from analysis.run_data.run_folder import Missing, NotPlanned, Run
 from env_construction.environment.jsonl import BadInput, read_jsonl, write_jsonl
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import ToolCall
@@ -21,6 +21,7 @@ from reward.tool_calls import render_call
 from train.collect_trajectories import trajectory_row
 from train.policies.interface import Generation, OraclePolicy, PolicyRequest
 from train.policies.rollout import play
+from train.stages.policy_roles import Role, read_roles, write_roles
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_a_loose_match_scores_under_published_and_not_under_strict(made_run: Pat
 
 def test_replayed_episodes_score_as_they_did_when_played(run: Run) -> None:
     (artifact,) = reward_hacking.build(run)
-    rows = {(row["algorithm"], row["point"]): row for row in artifact.rows}
+    rows = {(row["policy"], row["point"]): row for row in artifact.rows}
     assert set(rows) == {(name, point) for name in ("grpo", "reinforce++") for point in ("epoch 1", "epoch 2", "test")}
     assert rows["grpo", "test"]["solve_f1_published"] == pytest.approx(
         run.summary("grpo")["metrics"]["solve_f1"]["value"]
@@ -114,6 +115,7 @@ def test_episodes_cut_off_by_a_limit_keep_their_score_and_are_no_faults(run: Run
 
 def test_matching_over_training_needs_trajectories(made_run: Path, tmp_path: Path) -> None:
     shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "start")
+    shutil.copy(made_run / "policies.json", tmp_path)
     with pytest.raises(Missing, match=r"trajectories\.jsonl"):
         reward_hacking.build(Run.open(tmp_path))
 
@@ -122,19 +124,23 @@ def test_ablations_are_paired_with_the_full_reward(run: Run) -> None:
     (artifact,) = reward_ablation.build(run)
     full, other = artifact.rows
     assert (full["policy"], other["policy"], other["reward"]) == ("grpo", "grpo-solve-pr", "Solve-PR")
+    assert "answer_correct_minus_full" in other and "calls_minus_full" in other
     assert other["solve_f1_minus_full"] == pytest.approx(other["solve_f1"] - full["solve_f1"])
 
 
 def test_ablation_without_a_second_reward_names_what_is_missing(made_run: Path, tmp_path: Path) -> None:
     for policy in ("start", "grpo"):
         shutil.copytree(made_run / "eval" / policy, tmp_path / "eval" / policy)
-    with pytest.raises(Missing, match="eval/grpo-solve-precision"):
+    write_roles(tmp_path, {name: read_roles(made_run)[name] for name in ("start", "grpo")})
+    with pytest.raises(NotPlanned, match="-solve-precision"):
         reward_ablation.build(Run.open(tmp_path))
 
 
 def test_thinking_is_compared_on_the_same_cases(made_run: Path, tmp_path: Path) -> None:
     shutil.copytree(made_run / "eval" / "start", tmp_path / "eval" / "grpo")
     shutil.copytree(made_run / "eval" / "grpo", tmp_path / "eval" / "grpo-thinking")
+    modes = {"grpo": "plain", "grpo-thinking": "thinking"}
+    write_roles(tmp_path, {name: Role("start", "mini", mode) for name, mode in modes.items()})
     (artifact,) = thinking_modes.build(Run.open(tmp_path))
     assert artifact.rows[0]["scope"] == "all" and len(artifact.rows) == 5
     row = artifact.rows[0]
@@ -161,6 +167,7 @@ def write_general(run: Path, policy: str, correct: dict[str, list[int]]) -> None
 def test_non_inferiority_needs_more_than_no_significant_loss(made_run: Path, tmp_path: Path) -> None:
     for policy in ("start", "grpo"):
         shutil.copytree(made_run / "eval" / policy, tmp_path / "eval" / policy)
+    write_roles(tmp_path, {name: read_roles(made_run)[name] for name in ("start", "grpo")})
     same = [1, 0] * 400
     write_general(tmp_path, "start", {"gsm8k": same, "mmlu": same, "bbh": [1, 0, 1, 0]})
     # gsm8k: unchanged; mmlu: 5 points lost for sure; bbh: four problems, one lost and one won, which proves nothing
@@ -192,10 +199,11 @@ def test_pooled_retention_can_be_won_without_a_change_and_is_lost_by_a_loss(made
                 right, other = (1, 0) if drawn < 0.03 + loss else (0, 1) if drawn > 0.97 else (either, either)
                 for rows, correct in ((before, right), (after, other)):
                     rows.append({"id": str(number), "trial": 0, "task": str(number % 6), "correct": correct})
-            gaps = general_retention.paired_gaps(after, before)
-            margin = general_retention.supported_margin(gaps)
+            found = general_retention.retention(after, before, pooled=True)
+            assert found is not None
+            margin = general_retention.supported_margin(found["standard_error"])
             assert 1.0 <= margin <= 3.0
-            count += 100 * general_retention.one_sided_low(gaps) > -margin
+            count += 100 * found["one_sided_low"] > -margin
         return count
 
     assert kept(0.0) >= 16  # 20 of 25 expected
@@ -210,6 +218,7 @@ def test_general_retention_is_missing_without_its_suites(run: Run) -> None:
 def test_runs_are_paired_where_they_share_cases(made_run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(made_run / "eval" / "start", other / "eval" / "grpo")
+    shutil.copy(made_run / "policies.json", other)
     artifact = compare_runs.compare([Run.open(made_run), Run.open(other)])
     row = next(row for row in artifact.rows if (row["policy"], row["run"]) == ("grpo", "other"))
     first = next(row for row in artifact.rows if (row["policy"], row["run"]) == ("grpo", "made"))

@@ -2,15 +2,17 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from analysis.run_data.claims import claims
 from analysis.run_data.intervals import paired_difference
-from analysis.run_data.run_folder import Missing, Run, is_ablation, is_control, policy_label, split_seed
+from analysis.run_data.run_folder import NotPlanned, Run
 from analysis.training_seeds import build, interval_over_seeds
 from env_construction.environment.jsonl import read_jsonl, write_jsonl
+from train.stages.policy_roles import read_roles, write_roles
 
 
 @pytest.fixture
@@ -20,21 +22,16 @@ def repeated(made_run: Path, tmp_path: Path) -> Run:
     shutil.copytree(made_run, run)
     for source, name in (("start", "grpo-seed1"), ("grpo", "grpo-seed2")):
         shutil.copytree(run / "eval" / source, run / "eval" / name)
+        write_roles(run, {name: replace(read_roles(run)["grpo"], seed=int(name[-1]), content="", policy="")})
     return Run.open(run)
 
 
-@pytest.mark.parametrize(
-    ("policy", "expected"),
-    [("grpo", ("grpo", 0)), ("grpo-seed12", ("grpo", 12)), ("reinforce++-solve-pr-seed1", ("reinforce++-solve-pr", 1))],
-)
-def test_a_repeat_is_told_by_its_name(policy: str, expected: tuple[str, int]) -> None:
-    assert split_seed(policy) == expected
-
-
-def test_a_repeat_of_a_control_is_a_control_and_of_an_ablation_an_ablation() -> None:
-    assert is_control("grpo-shuffled-seed1") and not is_control("grpo-seed1")
-    assert is_ablation("grpo-solve-pr-seed1") and not is_ablation("grpo-seed1")
-    assert policy_label("grpo-seed2") == "GRPO, seed 2"
+def test_repeats_are_told_by_their_roles_whatever_their_names(repeated: Run) -> None:
+    roles = read_roles(repeated.path)
+    (repeated.path / "eval" / "grpo-seed2").rename(repeated.path / "eval" / "again")
+    (repeated.path / "policies.json").unlink()
+    write_roles(repeated.path, {"again" if name == "grpo-seed2" else name: role for name, role in roles.items()})
+    assert Run.open(repeated.path).training_seeds()["grpo"] == {0: "grpo", 1: "grpo-seed1", 2: "again"}
 
 
 def test_the_mean_over_seeds_is_the_mean_of_their_differences(repeated: Run) -> None:
@@ -57,7 +54,7 @@ def test_the_interval_over_seeds_is_students() -> None:
 
 
 def test_repeats_stay_out_of_the_figures_of_the_main_comparison(repeated: Run) -> None:
-    assert repeated.need_trained() == ["grpo", "reinforce++"]
+    assert repeated.compared() == {"start": ["grpo", "reinforce++"]}
     assert repeated.training_seeds()["grpo"] == {0: "grpo", 1: "grpo-seed1", 2: "grpo-seed2"}
 
 
@@ -69,7 +66,7 @@ def test_the_verdict_takes_all_seeds_together(repeated: Run, tmp_path: Path) -> 
 
 
 def test_without_a_repeat_the_reason_is_given(made_run: Path) -> None:
-    with pytest.raises(Missing, match="train-seed"):
+    with pytest.raises(NotPlanned, match="train-seed"):
         build(Run.open(made_run))
 
 

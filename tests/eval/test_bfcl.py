@@ -19,6 +19,7 @@ from env_construction.sandbox.tool_sandbox import ToolCall
 from eval import bfcl
 from eval.bfcl_support.checker import UNDEFINED_CALL, call_text
 from eval.bfcl_support.process import BfclProcess, NoAnswer, ToolState
+from eval.suites.results import summarize
 from reward.tool_calls import render_call
 from train.policies.interface import Generation
 
@@ -76,9 +77,64 @@ def test_oracle_gets_full_marks_in_every_category(tmp_path) -> None:
     assert {name: table["correct"]["value"] for name, table in summary["by_category"].items()} == dict.fromkeys(
         bfcl.CATEGORIES, 1.0
     )
-    assert {summary["metrics"][name]["value"] for name in ("non_live_ast", "live_ast", "multi_turn")} == {1.0}
+    assert {summary["metrics"][name]["value"] for name in (*bfcl.HEADLINES, *bfcl.MULTI_TURN)} == {1.0}
+    assert summary["partial"] == {}
     assert (summary["faults"], summary["rows"]) == (0, 5 * len(bfcl.CATEGORIES))
     assert set(summary["data_sha256"]) == {f"BFCL_v4_{category}.json" for category in bfcl.CATEGORIES}
+
+
+def scored_rows(right: dict[str, tuple[int, int]]) -> list[dict[str, Any]]:
+    """Rows of BFCL by category: `(right, wrong)`."""
+    return [
+        {"id": f"{category}_{i}", "trial": 0, "outcome": "ended", "category": category, "correct": i < yes}
+        for category, (yes, no) in right.items()
+        for i in range(yes + no)
+    ]
+
+
+def package_mean(name: str) -> Any:
+    """A function of the package's eval_runner_helper, which as a module imports clients of many models."""
+    source = (bfcl.package_folder() / "eval_checker" / "eval_runner_helper.py").read_text()
+    found = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    space: dict[str, Any] = {}
+    exec(compile(ast.Module(found, []), name, "exec"), space)
+    return space[name]
+
+
+def test_aggregates_are_those_of_the_package(process) -> None:
+    """The package's own functions, on the sizes that its data have."""
+    weighted_mean, plain_mean = map(package_mean, ("calculate_weighted_accuracy", "calculate_unweighted_accuracy"))
+    sizes = {category: len(process.ask("cases", category=category)) for category in bfcl.CATEGORIES}
+    assert {category: sizes[category] for category in bfcl.LIVE} == bfcl.LIVE_SIZES
+    right = {category: (size * (place + 3) // 25, 0) for place, (category, size) in enumerate(sizes.items())}
+    rows = scored_rows({category: (yes, sizes[category] - yes) for category, (yes, _) in right.items()})
+    found = summarize("bfcl", "p", rows, bfcl.METRICS)["metrics"]
+
+    def mean(*names: str, weighted: bool = False) -> float:
+        scores = [
+            {"accuracy": right[name][0] / sizes[name], "total_count": sizes[name], "display_accuracy": 0}
+            for name in names
+        ]
+        return float((weighted_mean if weighted else plain_mean)(scores)["accuracy"])
+
+    assert found["irrelevance"]["value"] == pytest.approx(mean("irrelevance", "live_irrelevance"))
+    assert found["relevance"]["value"] == pytest.approx(mean("live_relevance"))
+    assert found["live_ast"]["value"] == pytest.approx(mean(*bfcl.LIVE, weighted=True))
+    assert found["multi_turn"]["value"] == pytest.approx(mean(*bfcl.MULTI_TURN))
+    simple = {"accuracy": mean(*bfcl.SIMPLE), "total_count": 1, "display_accuracy": 0}
+    others = [
+        {"accuracy": mean(name), "total_count": 1, "display_accuracy": 0}
+        for name in ("multiple", "parallel", "parallel_multiple")
+    ]
+    assert found["non_live_ast"]["value"] == pytest.approx(plain_mean([simple, *others])["accuracy"])
+
+
+def test_irrelevance_weighs_its_two_categories_alike_and_multi_turn_stands_apart() -> None:
+    right = {"irrelevance": (240, 0), "live_irrelevance": (0, 884), "multi_turn_base": (30, 10)}
+    found = summarize("bfcl", "p", scored_rows(right), bfcl.METRICS)
+    assert found["metrics"]["irrelevance"]["value"] == 0.5  # 240 of 1,124 are 21.4%
+    assert found["metrics"]["multi_turn_base"]["value"] == 0.75 and found["metrics"]["multi_turn"]["value"] is None
+    assert found["partial"]["multi_turn"]["value"] == 0.75
 
 
 def test_only_the_listed_gold_calls_are_refused_by_the_packages_checker(process) -> None:

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ttest_rel
+from scipy.stats import chi2, ttest_rel
 
 from env_construction.environment.jsonl import BadInput
 from eval import compare as script
-from eval.compare import COUNTS, compare, decompose, holm, mcnemar, paired_difference
+from eval.compare import COUNTS, compare, comparison_text, decompose, paired_difference
+from eval.statistics.estimates import add_holm, holm, p_text
+from eval.statistics.intervals import bootstrap_p
+from eval.statistics.paired import tango
 from eval.suites.results import GroupedMean
 
 
@@ -60,15 +63,103 @@ def test_p_values_under_no_difference_are_rarely_small() -> None:
     assert small <= 9
 
 
-def test_yes_no_values_are_tested_by_exact_mcnemar() -> None:
+def test_yes_no_values_are_tested_by_mcnemar_and_get_tangos_interval() -> None:
     before = [True] * 10 + [False] * 12 + [True] * 2
     after = [True] * 10 + [False] * 2 + [True] * 10 + [False] * 2
     found = paired_difference(rows_of(before), rows_of(after), "x")
     assert found is not None
-    # 10 gained, 2 lost: twice the chance of at most 2 heads in 12 throws
-    assert found["p"] == pytest.approx(2 * (1 + 12 + 66) / 2**12)
+    # 10 gained, 2 lost: chi squared of 64 / 12 with one degree of freedom
+    assert found["p"] == pytest.approx(chi2.sf(64 / 12, 1)) == pytest.approx(0.0209, abs=1e-4)
+    assert (found["low"], found["high"]) == pytest.approx(tango(10, 2, 24))
     assert found["test"] == "mcnemar"
-    assert mcnemar(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 1.0
+
+
+def test_results_that_do_not_differ_at_all_have_an_interval_with_a_width_but_for_costs() -> None:
+    for values in ([1.0] * 20, [0.0] * 20, [0.3] * 20, [0.2, 0.4] * 10):
+        found = paired_difference(rows_of(values), rows_of(values), "x")
+        assert found is not None
+        assert found["low"] == pytest.approx(-found["high"]) and found["high"] > 0.1 and found["p"] == 1.0
+    found = paired_difference(rows_of([3] * 20, "calls"), rows_of([2] * 20, "calls"), "calls")
+    assert found is not None
+    assert (found["difference"], found["low"], found["high"], found["p"]) == (-1.0, None, None, None)
+    result = compare(rows_of([3] * 20, "calls"), rows_of([2] * 20, "calls"), family=["calls"])
+    assert "[n/a]" in comparison_text(result) and "p_holm" not in result["metrics"]["calls"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_p_is_below_5_percent_just_where_the_interval_leaves_0_out(data) -> None:
+    """Whatever the values: yes/no, graded, costs, few cases or many, groups or none."""
+    one = data.draw(st.sampled_from([st.booleans(), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 4)]))
+    chance = np.random.default_rng(data.draw(st.integers(0, 99)))
+    n, shift = data.draw(st.integers(1, 60)), data.draw(st.floats(0, 1))
+    before = data.draw(st.lists(one, min_size=n, max_size=n))
+    after = [max(before) if chance.random() < shift * chance.random() else value for value in before]
+    column = "calls" if isinstance(before[0], int) and not isinstance(before[0], bool) else "x"
+    sides = [[{**row, "level": str(i % 3)} for i, row in enumerate(rows_of(v, column))] for v in (before, after)]
+    for metric in (column, GroupedMean("m", column, "level")):
+        found = paired_difference(sides[0], sides[1], metric)
+        assert found is not None
+        if found["low"] is None:
+            continue
+        assert found["low"] < found["high"]
+        outside = found["low"] > 1e-9 or found["high"] < -1e-9
+        assert (found["p"] < 0.05) == outside or found["p"] == pytest.approx(0.05, abs=1e-3)
+
+
+def test_p_values_at_the_floor_of_resampling_are_printed_as_bounds() -> None:
+    generator = np.random.default_rng(0)
+    a = generator.uniform(0, 0.4, 40)
+    result = compare(rows_of(a.tolist()), rows_of((a + generator.uniform(0.4, 0.6, 40)).tolist()), family=["x"])
+    item = result["metrics"]["x"]
+    assert item["p"] == item["p_holm"] == bootstrap_p(np.ones(10_000), 40)  # none of the resampled means lies beyond 0
+    assert item["p_at_floor"] and item["p_holm_at_floor"] and 0.0002 < item["p"] < 0.001
+    assert comparison_text(result).count(f"< {item['p']:.4f}") == 2
+    assert p_text(1e-9) == "< 0.0001" and p_text(0.04) == "0.0400" and p_text(None) == "n/a"
+    assert p_text(0.0008, at_floor=True) == "< 0.0008"
+
+
+def test_a_correction_that_rests_on_a_test_at_the_floor_says_so() -> None:
+    family = [{"p": 0.0002, "p_at_floor": True}, {"p": 0.00021, "p_at_floor": False}, {"p": 0.5, "p_at_floor": False}]
+    add_holm([*family, {"p": None, "p_at_floor": False}])
+    assert [item["p_holm"] for item in family] == pytest.approx([0.0006, 0.0006, 0.5])
+    assert [item["p_holm_at_floor"] for item in family] == [True, True, False]
+
+
+def test_holm_is_over_the_headlines_of_the_suite_and_not_over_what_it_costs(monkeypatch, tmp_path, capsys) -> None:
+    generator = np.random.default_rng(1)
+    for name, gain in (("a", 0.0), ("b", 0.1)):
+        (tmp_path / name).mkdir()
+        rows = [
+            {
+                "id": str(i),
+                "solve_f1": x / 2 + gain,
+                "answer_correct": bool(x > 0.6 - gain),
+                "solve_p": x,
+                "turns": i % 7,
+            }
+            for i, x in enumerate(generator.uniform(0, 1, 40))
+        ]
+        (tmp_path / name / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / name / "summary.json").write_text('{"suite": "environments"}')
+    out = tmp_path / "c.json"
+    command = ["compare", str(tmp_path / "a"), str(tmp_path / "b" / "results.jsonl"), "--out", str(out)]
+    for flags, family in (
+        ([], ["solve_f1", "answer_correct"]),
+        (["--metrics", "turns", "solve_p"], ["turns", "solve_p"]),
+    ):
+        monkeypatch.setattr(sys, "argv", [*command, *flags])
+        assert script.main() == 0
+        found = json.loads(out.read_text())
+        assert found["holm_family"] == family
+        assert {name for name, item in found["metrics"].items() if "p_holm" in item} == set(family)
+        wanted = holm([found["metrics"][name]["p"] for name in family])
+        assert [found["metrics"][name]["p_holm"] for name in family] == wanted
+        assert f"Holm's correction is over {', '.join(family)}" in capsys.readouterr().out
+    (tmp_path / "b" / "summary.json").write_text('{"suite": "bfcl"}')
+    monkeypatch.setattr(sys, "argv", command)
+    assert script.main() == 0
+    assert "p-values are not corrected" in capsys.readouterr().out
 
 
 def test_repeated_trials_are_averaged_and_not_tested_as_yes_no() -> None:
@@ -76,7 +167,7 @@ def test_repeated_trials_are_averaged_and_not_tested_as_yes_no() -> None:
     b = [{"id": str(i), "trial": t, "x": t == 0} for i in range(8) for t in range(2)]
     found = paired_difference(a, b, "x")
     assert found is not None
-    assert (found["difference"], found["n"], found["test"]) == (0.5, 8, "paired_bootstrap")
+    assert (found["difference"], found["n"], found["test"]) == (0.5, 8, "pseudo_cases")
 
 
 def test_holm_of_a_textbook_example() -> None:
@@ -121,7 +212,8 @@ def test_shares_add_up_to_the_difference_in_solve_f1_that_the_tables_show(cases)
     for number, trials in enumerate(cases):
         for side, rows in zip(sides, trials, strict=True):
             for trial, row in enumerate(rows):
-                row = row | {"sub_questions": trials[0][0]["sub_questions"]}
+                n = trials[0][0]["sub_questions"]
+                row = row | {"sub_questions": n, "solved": min(row["solved"], n)}
                 side.append({"id": str(number), "trial": trial, **row, "solve_f1": solve_f1(row)})
     found, shown = decompose(*sides), paired_difference(*sides, "solve_f1")
     assert found is not None and shown is not None
@@ -202,7 +294,7 @@ def test_command_writes_every_metric_with_its_correction(monkeypatch, tmp_path, 
     found = json.loads((tmp_path / "c.json").read_text())
     assert set(found["metrics"]) == {"solve_f1", "answer_correct", "calls", "solved"}
     assert found["metrics"]["solve_f1"]["difference"] == pytest.approx(0.3)
-    assert found["metrics"]["answer_correct"]["p"] == 1.0
+    assert found["metrics"]["answer_correct"]["p"] == 1.0 and found["holm_family"] == []
     assert math.isclose(sum(s["value"] for s in found["decomposition"]["shares"].values()), 2 * 2 / 7 - 2 / 7)
     assert "gain in Solve-F1 +0.286" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--metrics", "f1"])
@@ -223,7 +315,8 @@ def test_faults_on_one_side_are_said_in_the_text(monkeypatch, tmp_path, capsys) 
         assert script.main() == 0
         said, found = capsys.readouterr().out, json.loads(out.read_text())
         assert "B: 3 of 10 episodes were lost to faults and are not scored (3 x no reply after N s)" in said
-        assert "A: " not in said and (found["faults_a"], found["faults_b"], found["only_a"]) == (0, 3, 3)
+        assert "Warning: A lost 0 episodes to faults that B has, and B lost 3 that A has." in said
+        assert "\nA: " not in said and (found["faults_a"], found["faults_b"], found["only_a"]) == (0, 3, 3)
 
 
 def graded(small: list[float], large: list[float]) -> list[dict[str, Any]]:

@@ -74,9 +74,12 @@ def test_oracle_is_exactly_one_on_every_metric(monkeypatch, data, tmp_path, matc
         "argument_rate",
     )
     for table in (summary["metrics"], *summary["by_scenario"].values(), *summary["by_hops"].values()):
-        assert {name: (table[name]["value"], table[name]["low"]) for name in metrics} == dict.fromkeys(
+        assert {name: (table[name]["value"], table[name]["high"]) for name in metrics} == dict.fromkeys(
             metrics, (1.0, 1.0)
         )
+        n = table["solve_f1"]["n"]  # all of n cases right is no proof that all cases are: Wilson's lower end
+        assert table["solve_f1"]["low"] == pytest.approx(n / (n + 1.96**2), abs=1e-4)
+        assert all(table[name]["low"] < 1 for name in metrics)
     assert set(summary["by_scenario"]) == {"single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop"}
     assert list(summary["by_hops"]) == ["1", "2", "5"]
     assert (summary["faults"], summary["metrics"]["solve_f1"]["n"]) == (0, 4)

@@ -20,6 +20,7 @@ from eval.suites.general_tasks import BENCHMARKS, Problem, find_subsets, load_pr
 from eval.suites.results import read_rows
 from eval.suites.suite import DataMissing
 from train.policies.interface import Generation, PolicyRequest
+from train.stages.policy_roles import Role, write_roles
 
 SUBJECTS = ("anatomy", "astronomy")
 CHOICES = ["a lens", "a mirror", "a prism", "a candle"]
@@ -122,7 +123,7 @@ def test_six_tasks_in_one_run_and_the_reference_answers_score_full_marks(data: P
     assert list(summary["by_task"]) == sorted(BENCHMARKS)
     for table in summary["by_task"].values():
         assert table["correct"]["value"] == table["strict"]["value"] == 1.0
-    assert summary["mean_of_tasks"]["value"] == 1.0
+    assert summary["metrics"]["mean_of_tasks"]["value"] == pytest.approx(1.0)
     rows = read_rows(tmp_path / "out")
     assert len(rows) == 8 + 3 + 3 + 2 + 1 + 2
     assert {row["id"] for row in rows} >= {"mmlu/anatomy/0", "gsm8k/2", "humaneval/7", "mbpp/11", "math/algebra/1"}
@@ -146,6 +147,8 @@ def test_rows_are_what_comparison_and_retention_expect(data: Path, tmp_path: Pat
     measure(data, tmp_path / "eval" / "start" / "general", policy=Said({"gsm8k/0": "#### 60"}))
     for policy in ("start", "grpo"):  # a policy is one that was measured on the run's own environments
         write_jsonl(tmp_path / "eval" / policy / "results.jsonl", [{"id": "x", "trial": 0}])
+    start = Role("start", "tiny", "plain")
+    write_roles(tmp_path, {"start": start, "grpo": Role("trained", "tiny", "plain", start="start", algorithm="grpo")})
     before, after = (read_rows(tmp_path / "eval" / name / "general") for name in ("start", "grpo"))
     found = compare(before, after)
     assert found["cases"] == 19

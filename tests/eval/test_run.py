@@ -11,6 +11,7 @@ from env_construction.environment.jsonl import BadInput
 from env_construction.environment.schema import write_environments
 from eval import run as suites
 from eval.suites import suite
+from eval.suites.results import COSTS
 
 
 def call(monkeypatch: pytest.MonkeyPatch, out: Path, *flags: object) -> tuple[int, dict[str, Any]]:
@@ -39,12 +40,32 @@ def test_suites_without_data_are_skipped_with_what_is_missing(monkeypatch, small
     assert set(found["skipped"]) == {"toolhop", "tau_bench", "rotbench"}
     assert "clean.json" in found["skipped"]["rotbench"] and "eval.download rotbench" in found["skipped"]["rotbench"]
     rows = {(row["suite"], row["metric"]): row["value"] for row in found["table"]}
-    assert rows == {("environments", "solve_f1"): 1.0, ("environments", "answer_correct"): 1.0}
+    assert rows == {
+        ("environments", "solve_f1"): 1.0,
+        ("environments", "answer_correct"): 1.0,
+        ("bfcl", "non_live_ast"): 1.0,
+        ("bfcl", "irrelevance"): 1.0,
+    }
     out = capsys.readouterr()
     assert "[5/5] bfcl" in out.out and "skipped toolhop:" in out.out
-    assert "solve_f1             4" in out.out
+    assert "solve_f1                       4  100.0 [" in out.out
     assert "[1/5] environments oracle" in out.err
     assert (tmp_path / "out" / "bfcl" / "results.jsonl").read_text().count("\n") == 2
+
+
+def test_partly_measured_aggregates_are_in_the_table_and_marked(monkeypatch, small, tmp_path, capsys) -> None:
+    flags = ["--model", "oracle", "--suites", "bfcl", "--with"]
+    chosen = "bfcl: --categories simple_python,multi_turn_base,live_relevance --limit 2"
+    _, found = call(monkeypatch, tmp_path / "out", *flags, chosen)
+    rows = {row["metric"]: row for row in found["table"]}
+    assert set(rows) == {"non_live_ast", "multi_turn", "relevance", "multi_turn_base"}
+    assert (
+        rows["multi_turn"]["partial"]["groups"] == ["multi_turn_base"] and len(rows["multi_turn"]["partial"]["of"]) == 4
+    )
+    assert "partial" not in rows["relevance"] and "partial" not in rows["multi_turn_base"]
+    assert all(row["low"] < row["value"] == row["high"] == 1.0 for row in found["table"])
+    out = capsys.readouterr().out
+    assert "multi_turn *" in out and "multi_turn is over 1 of 4: multi_turn_base; multi_turn_miss_func" in out
 
 
 def test_one_model_is_loaded_for_all_suites_and_none_for_finished_ones(
@@ -95,5 +116,6 @@ def test_every_suite_of_the_table_keeps_the_contract() -> None:
         assert name == module.SUITE
         flags = {action.dest for action in module.parser()._actions}
         assert {"policy", "data", "out", *suites.SHARED, "thinking"} <= flags
-        metrics = {metric if isinstance(metric, str) else metric.name for metric in module.METRICS} | {"mean_of_tasks"}
-        assert set(listed.headlines) <= metrics
+        metrics = {metric if isinstance(metric, str) else metric.name for metric in module.METRICS}
+        assert {*module.HEADLINES, *listed.parts} <= metrics
+        assert not COSTS & set(module.HEADLINES)

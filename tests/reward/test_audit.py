@@ -168,9 +168,8 @@ def test_the_command_prints_the_table_and_keeps_the_rows(tmp_path):
     assert [row["attack"] for row in rows] == [row["attack"] for row in responses] == list(ATTACKS)
 
 
-def test_bad_input_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "reward.audit", "--environments", str(tmp_path / "none.jsonl")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+def test_bad_input_is_one_line(run_script, tmp_path):
+    done = run_script("reward.audit", "--environments", tmp_path / "none.jsonl")
     assert done.returncode == 2
     assert done.stderr.strip() == f"error: {tmp_path / 'none.jsonl'}: no such file"
 

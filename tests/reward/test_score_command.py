@@ -1,14 +1,17 @@
 """`python -m reward.score`: what it writes, what it explains, and how it meets bad input."""
 
+import argparse
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from env_construction.sandbox.tool_sandbox import ToolCall
+from reward.score import shares_of
 from reward.tool_calls import render_call
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -29,9 +32,9 @@ def write(path: Path, *records: dict[str, Any]) -> Path:
     return path
 
 
-def score(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "reward.score", "--workers", "1", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+@pytest.fixture
+def score(run_script):
+    return partial(run_script, "reward.score", "--workers", 1)
 
 
 @pytest.fixture
@@ -51,7 +54,10 @@ def files(tmp_path):
 
 def test_scores_in_order_with_their_parts(files):
     environments, responses, out = files
-    done = score("--environments", environments, "--responses", responses, "--out", out)
+    command = [sys.executable, "-m", "reward.score", "--workers", "1", "--environments", environments]
+    done = subprocess.run(
+        [*command, "--responses", responses, "--out", out], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [set(row) for row in rows] == [{"id", "reward", "kind", "p", "q", "t", "fault"}] * 6
@@ -68,7 +74,7 @@ def test_scores_in_order_with_their_parts(files):
     assert "sandbox faults: 0" in done.stdout
 
 
-def test_variant_and_match_are_honoured(files):
+def test_variant_and_match_are_honoured(score, files):
     environments, responses, out = files
     done = score(
         "--environments", environments, "--responses", responses, "--out", out,
@@ -79,7 +85,7 @@ def test_variant_and_match_are_honoured(files):
     assert [(row["p"], row["q"], row["reward"]) for row in rows[:1] + rows[-1:]] == [(2, 1, 1.0), (2, 1, 1.0)]
 
 
-def test_explain_shows_each_call_its_output_and_what_it_solved(files):
+def test_explain_shows_each_call_its_output_and_what_it_solved(score, files):
     environments, responses, out = files
     done = score("--environments", environments, "--responses", responses, "--out", out, "--explain")
     assert done.returncode == 0, done.stderr
@@ -108,7 +114,7 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_writes_nothing_over(name, tmp_path):
+def test_bad_input_is_one_line_and_writes_nothing_over(score, name, tmp_path):
     environments, responses, complaint = BAD[name]
     if environments is not None:
         (tmp_path / "env.jsonl").write_text(environments, encoding="utf-8")
@@ -122,7 +128,7 @@ def test_bad_input_is_one_line_and_writes_nothing_over(name, tmp_path):
     assert out.read_text(encoding="utf-8") == "kept\n"
 
 
-def test_strict_refuses_empty_gold_at_load_time(tmp_path):
+def test_strict_refuses_empty_gold_at_load_time(score, tmp_path):
     environments = write(
         tmp_path / "env.jsonl", ENVIRONMENT, {**ENVIRONMENT, "id": "e2", "unsolved_set": '{"say": [""]}'}
     )
@@ -134,7 +140,7 @@ def test_strict_refuses_empty_gold_at_load_time(tmp_path):
     assert score(*arguments, "--match", "published").returncode == 0
 
 
-def test_the_output_may_not_be_an_input(files):
+def test_the_output_may_not_be_an_input(score, files):
     environments, responses, _ = files
     before = environments.read_bytes()
     done = score("--environments", environments, "--responses", responses, "--out", environments)
@@ -143,7 +149,61 @@ def test_the_output_may_not_be_an_input(files):
     assert environments.read_bytes() == before
 
 
-def test_help_shows_an_example():
+def test_help_shows_an_example(score):
     done = score("--help")
     assert done.returncode == 0
     assert "python -m reward.score --environments" in done.stdout
+
+
+LARGE = "x" * (1 << 20)
+"""Makes a record of a megabyte, so that 70 of them are read by two processes."""
+
+
+def large(path: Path, *more: dict[str, Any]) -> Path:
+    records = [{**ENVIRONMENT, "id": f"e{number}", "data_source": LARGE} for number in range(70)]
+    return write(path, *records, *more)
+
+
+def in_a_process(*arguments):
+    command = [sys.executable, "-m", "reward.score", "--workers", "1", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_several_processes_score_a_large_file_as_one_does(tmp_path, capfd):
+    environments = large(tmp_path / "env.jsonl")
+    texts = [PARIS, "It is Lima.", PARIS + PARIS, ""]
+    order = [(7 * number) % 70 for number in range(200)]
+    responses = write(tmp_path / "resp.jsonl", *({"id": f"e{place}", "response": texts[place % 4]} for place in order))
+    written = []
+    for workers in ("1", "3"):
+        out = tmp_path / f"{workers}.jsonl"
+        done = in_a_process(
+            "--environments", environments, "--responses", responses, "--out", out, "--workers", workers
+        )
+        assert done.returncode == 0, done.stderr
+        written.append((out.read_bytes(), done.stdout.replace(str(out), "")))
+    assert written[0] == written[1]
+    assert [json.loads(line)["id"] for line in written[0][0].splitlines()] == [f"e{place}" for place in order]
+    assert _processes(environments, 3) == 2 and _processes(environments, 1) == 1
+
+
+def _processes(environments: Path, workers: int) -> int:
+    return shares_of(argparse.Namespace(environments=environments, workers=workers))
+
+
+@pytest.mark.parametrize(
+    ("more", "answers", "complaint"),
+    [
+        ({**ENVIRONMENT, "id": "e1"}, "e1", "env.jsonl:71: key 'id': 'e1' stands in the file twice"),
+        ({**ENVIRONMENT, "id": "e70", "codes": "["}, "e1", "env.jsonl:71: key 'codes'"),
+        ({**ENVIRONMENT, "id": "e70"}, "e99", "resp.jsonl:1: key 'id': no environment has the id 'e99'"),
+    ],
+)
+def test_bad_input_in_a_large_file_is_one_line_too(more, answers, complaint, tmp_path):
+    environments = large(tmp_path / "env.jsonl", more)
+    responses = write(tmp_path / "resp.jsonl", {"id": answers, "response": PARIS})
+    out = tmp_path / "out.jsonl"
+    done = in_a_process("--environments", environments, "--responses", responses, "--out", out, "--workers", "2")
+    assert done.returncode == 2
+    assert complaint in done.stderr.splitlines()[-1]
+    assert not out.exists()

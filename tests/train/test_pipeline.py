@@ -4,13 +4,14 @@ import importlib
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from env_construction.environment.jsonl import BadInput
-from train.experiments import experiment
+from train.experiments import MODELS, SCALES, TINY, experiment
 from train.pipeline import Pipeline
 from train.stages.commands import CommandFailed
 from train.stages.policy_roles import read_roles
@@ -42,7 +43,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def play(*arguments: str, failing: str = "") -> tuple[Pipeline, Recorder]:
-    pipeline = Pipeline(parse_options("", list(arguments)))
+    pipeline = Pipeline(parse_options("Example: bash run_all.sh", list(arguments)))
     pipeline.runner = recorder = Recorder(failing)  # type: ignore[assignment]
     pipeline.prepare()
     pipeline.run_stages()
@@ -69,6 +70,9 @@ def test_every_command_is_one_that_its_script_accepts(arguments: list[str], monk
             monkeypatch.setattr(sys, "argv", [command[2], *command[3:]])
             module.parse_arguments()
             parsed += 1
+        elif module is not None and hasattr(module, "parser"):
+            module.parser().parse_args(command[3:])
+            parsed += 1
     assert parsed
 
 
@@ -85,48 +89,147 @@ def test_sizes_come_from_the_experiments_row() -> None:
 def test_thinking_and_plain_runs_of_one_model_have_their_own_folders() -> None:
     names = ["qwen3-4b-plain-grpo", "qwen3-4b-thinking-grpo", "qwen3-4b-plain-reinforce++"]
     pipeline, recorder = play(f"--experiment={' '.join(names)}")
-    assert [pipeline.name_of(row) for row in pipeline.rows] == ["grpo", "thinking-grpo", "reinforce++"]
+    assert [pipeline.name_of(training) for training in pipeline.trainings] == ["grpo", "thinking-grpo", "reinforce++"]
     measured = [command[command.index("--out") + 1] for command in recorder.commands if "eval.environments" in command]
-    assert len(measured) == len(set(measured)) == 2 + 2 + 3  # floor and ceiling, a start per mode, three trained
+    inside = [folder for folder in measured if Path(folder).parent.name == "eval"]
+    assert len(measured) == len(set(measured)) and len(inside) == 2 + 2 + 3 + 1
+    # floor and ceiling, a start per mode, three trained, rejection sampling
 
 
-def test_two_models_need_two_runs_outside_the_paper_profile() -> None:
+def test_downloaded_models_need_a_run_each_outside_the_paper_profile() -> None:
     with pytest.raises(BadInput, match="one model per run"):
-        Pipeline(parse_options("", ["--experiment=tiny-plain-grpo qwen3-4b-plain-grpo"]))
+        Pipeline(parse_options("Example: bash run_all.sh", ["--experiment=qwen3-4b-plain-grpo smollm2-135m-plain-grpo"]))
+    with pytest.raises(BadInput, match="start from 2 models"):
+        Pipeline(parse_options("Example: bash run_all.sh", ["--experiment=tiny-plain-grpo mini-plain-grpo", "--model=mine"]))
+
+
+def test_our_own_sizes_share_a_run_under_their_whole_names() -> None:
+    pipeline, recorder = play("--experiment=tiny-plain-grpo mini-thinking-grpo", "--from-scratch")
+    assert [pipeline.name_of(training) for training in pipeline.trainings] == ["tiny-plain-grpo", "mini-thinking-grpo"]
+    made = [command for command in recorder.commands if "train.warm_start" in command and "--model" in command]
+    assert {(command[command.index("--model") + 1], command[command.index("--out") + 1]) for command in made} == {
+        ("tiny", "outputs/cpu/start-tiny"),
+        ("mini", "outputs/cpu/start-mini"),
+    }
+
+
+BOTH = "--experiment=tiny-plain-grpo tiny-plain-reinforce++"
+
+
+def test_a_start_that_is_not_shipped_is_refused_with_the_command_that_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    unmade = replace(MODELS["tiny"], name="unmade")
+    monkeypatch.setitem(MODELS, "unmade", unmade)
+    monkeypatch.setitem(SCALES, "unmade", TINY)
+    line = ["--experiment=unmade-plain-grpo"]
+    with pytest.raises(BadInput, match=r"unmade-plain-grpo: assets/unmade_policy .*train\.warm_start --model unmade"):
+        Pipeline(parse_options("Example: bash run_all.sh", line))
+    Pipeline(parse_options("Example: bash run_all.sh", [*line, "--from-scratch"]))
 
 
 def test_a_second_call_repeats_nothing_and_another_seed_trains_again() -> None:
-    _, first = play("--train-seed=10")
+    _, first = play(BOTH, "--train-seed=10")
     assert "train.run_openrlhf" in first.modules()
-    _, second = play("--train-seed=10")
+    _, second = play(BOTH, "--train-seed=10")
     assert second.commands == []
-    _, other = play("--train-seed=1")  # 10 begins with 1
+    _, other = play(BOTH, "--train-seed=1")  # 10 begins with 1
     assert other.modules().count("train.run_openrlhf") == 4
     assert "env_construction.build" not in other.modules()
-    assert other.modules()[-3:] == ["analysis.all", "analysis.run_data.manifest", "analysis.report"]
+    assert other.modules()[-3:] == ["analysis.all", "analysis.manifest", "analysis.report"]
+
+
+def test_the_default_run_has_what_each_claim_needs() -> None:
+    _, recorder = play()
+    roles = read_roles(Path("outputs/cpu"))
+    main = {(role.model, role.mode, role.algorithm) for role in roles.values() if role.role == "trained"}
+    assert main == {("tiny", mode, algorithm) for mode in ("plain", "thinking") for algorithm in ("grpo", "reinforce++")}
+    assert {role.variant for role in roles.values() if role.role == "ablation"} == {
+        "solve_precision", "solve_recall", "solve_pr",
+    }  # fmt: skip
+    assert {role.control for role in roles.values() if role.role == "control"} == {
+        "more-supervised", "oracle-demonstrations", "rejection-sampling",
+    }  # fmt: skip
+    measured = [command[command.index("--out") + 1] for command in recorder.commands if "--policy" in command]
+    for name in ("start", "start-thinking", "grpo", "thinking-reinforce++"):
+        for suite in ("", "/unseen_relations", "/next_level", "/disturbed", "/general"):
+            assert f"outputs/cpu/eval/{name}{suite}" in measured
+
+
+def test_the_final_test_environments_have_a_seed_of_their_own() -> None:
+    _, recorder = play()
+    builds = [command for command in recorder.commands if "env_construction.build" in command]
+    levels = [command[command.index("--level") + 1] for command in builds]
+    assert levels == ["compact", "compact", "medium", "paper"]
+    for command in builds:
+        assert command[command.index("--test-seed") + 1] == "271126"
+
+
+def test_ablations_are_measured_on_dev_unless_told_otherwise() -> None:
+    pipeline, recorder = play("--experiment=tiny-plain-grpo-strict")
+    assert str(pipeline.out) == "outputs/cpu-dev"
+    inside = [
+        command
+        for command in recorder.commands
+        if "outputs/cpu-dev/eval/grpo-strict" in command and "--data" in command
+    ]
+    assert [command[command.index("--data") + 1] for command in inside] == ["outputs/cpu-dev/environments/dev.jsonl"]
+    final, _ = play("--experiment=tiny-plain-grpo-strict", "--split=test")
+    assert (final.split, str(final.out)) == ("test", "outputs/cpu")
+    with pytest.raises(BadInput, match="split"):
+        play("--experiment=tiny-plain-grpo-strict", "--run=cpu")
+
+
+def test_the_matrix_trains_everything_with_three_seeds_and_all_controls() -> None:
+    pipeline, _ = play("--matrix", "--run=matrix")
+    names = [pipeline.name_of(training) for training in pipeline.trainings]
+    assert len(names) == len(set(names)) == (2 * 2 + 3) * 3
+    assert {"thinking-reinforce++-seed2", "grpo-solve-recall"} < set(names)
+    controls = {role.control for role in read_roles(Path("outputs/matrix")).values() if role.role == "control"}
+    assert controls == {"more-supervised", "oracle-demonstrations", "rejection-sampling", "shuffled"}
+
+
+def test_a_control_has_the_epochs_prompts_and_samples_of_its_training() -> None:
+    _, recorder = play("--experiment=tiny-plain-grpo", "--controls")
+    rounds = [command for command in recorder.commands if "train.rejection_sampling" in command]
+    scale = experiment("tiny-plain-grpo").scale
+    assert len(rounds) == scale.epochs
+    for command in rounds:
+        assert command[command.index("--samples") + 1] == str(scale.samples_per_prompt)
+        assert command[command.index("--max-prompts") + 1] == str(PROFILES["cpu"].max_prompts)
+        # each of the two steps keeps the configuration of its folder
+        trajectories = Path(command[command.index("--trajectories") + 1])
+        assert Path(command[command.index("--out") + 1]) != trajectories.parent
+    # the second round starts where the first ended, and the last one makes the policy that is measured
+    assert rounds[1][rounds[1].index("--policy-dir") + 1] == rounds[0][rounds[0].index("--checkpoint") + 1]
+    assert rounds[1][rounds[1].index("--checkpoint") + 1] == "outputs/cpu/controls/rejection-sampling"
+
+
+def test_suites_without_data_do_not_end_a_run() -> None:
+    _, recorder = play("--profile=small")
+    suites = [command for command in recorder.commands if "eval.run" in command]
+    assert len(suites) == 1 + 2 and all("--skip-missing" in command for command in suites)
 
 
 def test_one_stage_and_all_from_one_on() -> None:
     _, report = play("--only=report")
-    assert report.modules() == ["analysis.run_data.manifest", "analysis.report"]
+    assert report.modules() == ["analysis.manifest", "analysis.report"]
     _, rest = play("--from=analyse")
-    assert rest.modules() == ["analysis.all", "analysis.run_data.manifest", "analysis.report"]
+    assert rest.modules() == ["analysis.all", "analysis.manifest", "analysis.report"]
 
 
 def test_a_failed_training_ends_the_run_and_is_tried_again() -> None:
     with pytest.raises(CommandFailed):
-        play(failing="tiny-plain-reinforce++")
-    _, again = play()
+        play(BOTH, failing="tiny-plain-reinforce++")
+    _, again = play(BOTH)
     assert "train.run_openrlhf" in again.modules() and "env_construction.build" not in again.modules()
 
 
 def test_keep_going_finishes_the_others_and_names_what_failed() -> None:
-    pipeline, recorder = play("--keep-going", failing="tiny-plain-reinforce++")
-    assert pipeline.failed == ["tiny-plain-reinforce++"]
+    pipeline, recorder = play(BOTH, "--keep-going", failing="tiny-plain-reinforce++")
+    assert pipeline.failed == ["reinforce++"]
     measured = [part for command in recorder.commands for part in command if part.startswith("outputs/cpu/eval/")]
     assert "outputs/cpu/eval/grpo" in measured and "outputs/cpu/eval/reinforce++" not in measured
     assert recorder.modules()[-1] == "analysis.report"
-    _, again = play("--keep-going")
+    _, again = play(BOTH, "--keep-going")
     assert "train.run_openrlhf" in again.modules()
 
 
@@ -139,7 +242,9 @@ def test_a_run_folder_of_other_settings_is_refused() -> None:
 
 
 def test_trainer_options_reach_the_trainer() -> None:
-    _, recorder = play("--set=actor.adam.lr=5e-6", "--set=actor.eps_clip=0.3", "--reference=base", "--save-steps=7")
+    _, recorder = play(
+        BOTH, "--set=actor.adam.lr=5e-6", "--set=actor.eps_clip=0.3", "--reference=base", "--save-steps=7"
+    )
     [command, *_] = [command for command in recorder.commands if "train.run_openrlhf" in command]
     tail = command[command.index("--save-steps") - 2 :]
     assert tail == [
@@ -149,8 +254,8 @@ def test_trainer_options_reach_the_trainer() -> None:
 
 
 def test_roles_say_what_each_policy_is_and_earlier_ones_stay() -> None:
-    play("--controls")
-    play("--experiment=tiny-plain-grpo-solve-recall", "--train-seed=2")
+    play(BOTH, "--controls")
+    play("--experiment=tiny-plain-grpo-solve-recall", "--train-seed=2", "--split=test")
     roles = read_roles(Path("outputs/cpu"))
     assert {name: role.role for name, role in roles.items()} == {
         "random": "floor",
@@ -160,6 +265,8 @@ def test_roles_say_what_each_policy_is_and_earlier_ones_stay() -> None:
         "reinforce++": "trained",
         "grpo-shuffled": "control",
         "more-supervised": "control",
+        "oracle-demonstrations": "control",
+        "rejection-sampling": "control",
         "grpo-solve-recall-seed2": "ablation",
     }
     ablation = roles["grpo-solve-recall-seed2"]
@@ -186,7 +293,7 @@ def test_roles_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_control_gets_the_time_of_all_calls_of_a_training() -> None:
-    pipeline, _ = play()
+    pipeline, _ = play(BOTH)
     for epoch, done in (
         (1, {"seconds": 60.0, "seconds_in_steps": 300.0}),
         (2, {"seconds": 300.0, "seconds_in_steps": 200.0}),
@@ -194,4 +301,4 @@ def test_a_control_gets_the_time_of_all_calls_of_a_training() -> None:
         folder = Path(f"outputs/cpu/train/grpo/epoch{epoch}")
         folder.mkdir(parents=True)
         (folder / "done.json").write_text(json.dumps(done))
-    assert pipeline.train_minutes(pipeline.rows[0]) == 10.0
+    assert pipeline.train_minutes(pipeline.trainings[0]) == 10.0

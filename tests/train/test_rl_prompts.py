@@ -1,6 +1,7 @@
 """RL prompts: each question once, every prefix with feedback, nothing dropped without being counted."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from env_construction.environment.schema import write_environments
 from reward.openrlhf_reward import reward_func
 from train import rl_prompts
 from train.collect_trajectories import read_trajectories, trajectory_row
+from train.policies.chat_templates import CHATML_TEMPLATE
 from train.policies.interface import OraclePolicy, RandomPolicy
 from train.policies.prompts import load_tokenizer, render_prompt, template_sha256
 from train.policies.rollout import play
@@ -140,6 +142,9 @@ def test_less_than_one_batch_is_refused_and_nothing_written(
 
 
 def test_thinking_prompts_need_a_model_that_thinks(monkeypatch, trajectories, tiny_checkpoint, tmp_path) -> None:
+    folder = tmp_path / "without"
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / "chat_template.jinja").write_text(CHATML_TEMPLATE)
     with pytest.raises(BadInput, match="has no thinking mode"):
         make(
             monkeypatch,
@@ -147,7 +152,7 @@ def test_thinking_prompts_need_a_model_that_thinks(monkeypatch, trajectories, ti
             "--trajectories",
             trajectories,
             "--tokenizer",
-            tiny_checkpoint,
+            folder,
             "--thinking",
         )
 

@@ -254,7 +254,8 @@ def test_dry_run_needs_no_files_and_writes_none(
     assert run_openrlhf.main() == 0
     assert "FTRL_REWARD_VARIANT=solve_f1" in (shown := capsys.readouterr().out)
     assert (
-        "python -m train.trainer.openrlhf_launcher --gpus 0 --threads" in shown and "--actor.model_name_or_path start" in shown
+        "python -m train.trainer.openrlhf_launcher --gpus 0 --threads" in shown
+        and "--actor.model_name_or_path start" in shown
     )
     assert not (tmp_path / "out").exists()
 

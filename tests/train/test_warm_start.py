@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,23 +11,26 @@ from env_construction.environment.jsonl import BadInput, file_sha256, write_json
 from env_construction.environment.schema import Environment, GoldCall, SubQuestion, ToolDocument
 from reward.tool_calls import parse_turn
 from train import warm_start
-from train.policies.chat_templates import TINY_TEMPLATE
+from train.experiments import MODELS
+from train.policies.chat_templates import EMPTY_THINKING, TINY_TEMPLATE
 from train.policies.interface import OraclePolicy, PolicyRequest
 from train.policies.prompts import render_prompt
 from train.policies.rollout import play
+from train.teaching import practice
 from train.teaching.demonstrations import MIX, ORACLE, Demonstrator
-from train.teaching.tiny_policy import new_model, train_tokenizer
-from train.teaching.warm_start_card import card
-from train.warm_start import (
-    Learner,
+from train.teaching.learner import Learner, orthogonalize
+from train.teaching.lessons import skill_lessons, tool_lessons
+from train.teaching.made_skills import SKILLS
+from train.teaching.sequences import (
     Sequence,
     conversation_text,
     copy_batch,
     entity_names,
-    orthogonalize,
     to_sequence,
     word_pieces,
 )
+from train.teaching.tiny_policy import new_model, train_tokenizer
+from train.teaching.warm_start_card import card
 
 NAMES = ["Reykjavik", "Alor Setar", "Bang Khae Nuea"]
 
@@ -81,19 +85,25 @@ def test_a_longer_conversation_only_appends_to_the_shorter_ones_text(tokenizer) 
     assert [c.arguments for c in parse_turn(turn).calls] == [{"city": "Reykjavik"}] * 2
 
 
-def test_assistant_tokens_weigh_one_and_renaming_keeps_repeated_names_equal(tokenizer) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("thinking", [False, True])
+def test_assistant_tokens_weigh_one_and_renaming_keeps_repeated_names_equal(tokenizer, thinking: bool) -> None:  # type: ignore[no-untyped-def]
+    """The empty block that the template writes where thinking is off is no token of the assistant's."""
     state = environment("Alor Setar")
     call = {"type": "function", "function": {"name": "river", "arguments": {"city": "Alor Setar"}}}
-    state.messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-    sequence = to_sequence(state, tokenizer, prompt_weight=0.05)
-    assert tokenizer.decode(sequence.tokens) == conversation_text(state, tokenizer)
+    thought = {"reasoning_content": "Next: river of Alor Setar."} if thinking else {}
+    state.messages.append({"role": "assistant", "content": "", "tool_calls": [call], **thought})
+    sequence = to_sequence(state.messages, state.openai_tools(), tokenizer, 0.05, thinking, entity_names(state))
+    text = conversation_text(state.messages, state.openai_tools(), tokenizer, thinking)
+    assert tokenizer.decode(sequence.tokens) == text and (EMPTY_THINKING in text) != thinking
     spoken = tokenizer.decode([t for t, w in zip(sequence.tokens, sequence.weights, strict=True) if w == 1.0])
-    assert spoken.startswith("<tool_call>") and spoken.endswith("<|im_end|>")
+    opened = "<think>\nNext: river of Alor Setar.\n</think>\n\n" if thinking else ""
+    assert spoken.startswith(f"{opened}<tool_call>") and spoken.endswith("<|im_end|>")
     renamed = sequence.renamed(word_pieces(tokenizer), random.Random(0))
     text = tokenizer.decode(renamed.tokens)
     assert "Alor Setar" not in text and len(renamed.tokens) == len(renamed.weights)
     name = text.split("flows through ")[1].split("?")[0]
     assert f'"city": "{name}"' in text
+    assert not thinking or f"Next: river of {name}." in text
 
 
 def test_names_are_the_gold_arguments_and_answers() -> None:
@@ -108,13 +118,25 @@ def test_copy_batches_repeat_and_only_the_repetition_counts() -> None:
 def test_the_card_says_how_to_remake_the_policy(tmp_path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     report = {
-        "parameters": 984448, "layers": 4, "width": 128, "vocabulary": 1536, "seed": 3, "steps": 10, "tokens": 20480,
-        "seconds": 90.0, "stopped": "time is over", "dev_curve": [{"solve_f1": 0.25, "argument_rate": 0.5}],
-        "demonstrations": {"environments": 50, "mix": {"right": 0.4, "early": 0.6}, "recheck": 0.2},
+        "command": "--environments 'a b.jsonl'", "parameters": 1083488, "layers": 8, "width": 96, "vocabulary": 2048,
+        "dtype": "float32", "device": "cpu", "seed": 3, "steps": 10, "tokens": 20480, "seconds": 90.0,
+        "stopped": "time is over", "demonstrations": {"mix": {"right": 0.4, "early": 0.6}, "recheck": 0.2},
+        "lessons": {"made skills": {"conversations": 50, "tokens": 3000}},
     }  # fmt: skip
-    text = card(report, ["--environments", "a b.jsonl"], tmp_path)
+    metric = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 200}
+    measured = {
+        "tools plain": {"metrics": {"solve_f1": metric}},
+        "skills plain": {"by_task": {"made_lookup": {"correct": metric}}},
+        "skills thinking": {"by_task": {"made_lookup": {"correct": metric}}},
+    }
+    text = card(report, tmp_path, measured)
     assert "python -m train.warm_start --environments 'a b.jsonl'" in text and "| early | 60% |" in text
-    assert "| Solve-F1 | 0.250 |" in text and file_sha256(tmp_path / "model.safetensors") in text
+    cell = "0.250 [0.200, 0.300]"
+    assert f"| Solve-F1 (n = 200) | {cell} |  |" in text and f"| made_lookup (n = 200) | {cell} | {cell} |" in text
+    assert file_sha256(tmp_path / "model.safetensors") in text
+    longer = card(report | {"before": report | {"command": "--seed 7", "seconds": 60.0}}, tmp_path)
+    assert longer.index("train.warm_start --seed 7") < longer.index("train.warm_start --environments 'a b.jsonl'")
+    assert "2 minutes of learning in all" in longer and "Not measured yet" in longer
 
 
 def test_the_demonstrator_depends_on_its_seed_alone_and_shows_every_habit() -> None:
@@ -142,6 +164,48 @@ def test_without_bad_habits_the_demonstrator_plays_as_the_oracle_does(environmen
     for one, other in zip(good, best, strict=True):
         assert one.score == other.score and one.score.solve_f1 == 1.0
         assert [turn.parsed.calls for turn in one.turns] == [turn.parsed.calls for turn in other.turns]
+
+
+def test_a_plan_says_what_the_turn_does_and_thinking_changes_nothing_else(environments, sandbox) -> None:  # type: ignore[no-untyped-def]
+    plain = play(Demonstrator(3), environments * 6, sandbox=sandbox)
+    thought = play(Demonstrator(3, thinking=True), environments * 6, sandbox=sandbox)
+    for one, other in zip(plain, thought, strict=True):
+        assert [turn.parsed.calls for turn in one.turns] == [turn.parsed.calls for turn in other.turns]
+        for before, turn in zip(other.prefixes, other.turns, strict=True):
+            plan = turn.parsed.thinking
+            still_open = [tool for tool, answers in before.unsolved_set.items() for _ in answers]
+            assert plan.startswith("Open: ") and ("Open: none." in plan) == (not still_open)
+            assert all(tool in plan for tool in still_open[:1])
+            if turn.parsed.calls and "Next: " in plan:
+                assert f"{turn.parsed.calls[0].name} of " in plan
+            else:
+                assert turn.parsed.calls or f": {turn.parsed.content.removeprefix('The answer is ')}" in plan
+
+
+def test_lessons_are_in_both_modes_and_no_environment_is_seen_twice(environments, tokenizer) -> None:  # type: ignore[no-untyped-def]
+    many = [item.model_copy(update={"id": f"{item.id}-{place}"}) for place in range(25) for item in environments]
+    lessons = tool_lessons(many, ORACLE, 0.5, seed=0)
+    assert len({lesson.environment.id for lesson in lessons}) == len(lessons) == 100  # type: ignore[union-attr]
+    thought = [any("reasoning_content" in message for message in lesson.messages) for lesson in lessons]
+    assert thought == [lesson.thinking for lesson in lessons] and sum(thought) == 50
+    skills = skill_lessons(120, 0.5, seed=0)
+    assert {lesson.kind for lesson in skills} == set(SKILLS) and len(skills) == 120
+    assert all(lesson.thinking == ("reasoning_content" in lesson.messages[-1]) for lesson in skills)
+    assert not any(lesson.thinking for lesson in skill_lessons(120, 0.0, seed=0))
+
+
+def test_wall_time_ends_learning_where_the_work_is_not_done(tmp_path, environments, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    small = replace(
+        MODELS["tiny"], layers=1, width=32, heads=2, kv_heads=1, head_width=16, mlp_width=32, vocabulary=420
+    )
+    monkeypatch.setitem(MODELS, "tiny", small)
+    write_jsonl(tmp_path / "train.jsonl", [item.to_record() for item in environments])
+    data, out = str(tmp_path / "train.jsonl"), tmp_path / "out"
+    line = ["--environments", data, "--dev", data, "--out", str(out), "--device", "cpu", "--skill-items", "0"]
+    monkeypatch.setattr("sys.argv", ["warm_start", *line, "--minutes", "600", "--wall-minutes", "0.02"])
+    assert warm_start.main() == 0
+    report = json.loads((out / "warm_start.json").read_text(encoding="utf-8"))
+    assert report["steps"] > 0 and report["seconds"] < 60 and report["stopped"] == "time is over"
 
 
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16), (24, 24)])
@@ -196,16 +260,25 @@ def test_the_device_that_was_asked_for_is_the_one_that_learns_and_plays(tmp_path
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     write_jsonl(tmp_path / "train.jsonl", [item.to_record() for item in environments])
     asked = []
-    monkeypatch.setattr(
-        warm_start, "evaluate", lambda out, dev, seed, device: asked.append(device) or {"argument_rate": 1.0}
+
+    def figures(folder, dev, items, modes, seed, device):  # type: ignore[no-untyped-def]
+        asked.append((device, modes, len(items)))
+        return {"argument_rate": 1.0}
+
+    monkeypatch.setattr(practice, "dev_figures", figures)
+    small = replace(
+        MODELS["tiny"], layers=1, width=32, heads=2, kv_heads=1, head_width=16, mlp_width=32, vocabulary=420
     )
+    monkeypatch.setitem(MODELS, "tiny", small)
     out, data = tmp_path / "out", str(tmp_path / "train.jsonl")
     line = ["--environments", data, "--dev", data, "--out", str(out), "--device", "cpu", "--minutes", "0.05"]
-    more = ["--layers", "1", "--width", "32", "--vocabulary", "420", "--evaluate-every", "0", "--copy-until", "99"]
+    more = ["--evaluate-every", "0", "--copy-until", "99", "--skill-items", "12", "--dev-items", "2"]
     monkeypatch.setattr("sys.argv", ["warm_start", *line, *more])
     assert warm_start.main() == 0
     report = json.loads((out / "warm_start.json").read_text(encoding="utf-8"))
-    assert report["device"] == "cpu" and report["steps"] > 0 and set(asked) == {"cpu"}
+    assert report["device"] == "cpu" and report["steps"] > 0
+    assert set(asked) == {("cpu", (False, True), 12)}
+    assert report["lessons"]["made skills"]["conversations"] == 12 and report["layers"] == 1
     # the device is no part of what is asked for: a finished start is found again from another machine
     monkeypatch.setattr("sys.argv", ["warm_start", *line[:-4], "--minutes", "0.05", *more])
     assert warm_start.main() == 0

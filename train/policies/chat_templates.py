@@ -6,12 +6,19 @@ templates do; they differ in how they lay out the tools. A template that a model
 
 from __future__ import annotations
 
-_MESSAGES = """\
+
+def _messages(before_content: str, opened: str) -> str:
+    """The part after the tools. `before_content`: what an assistant's turn begins with; `opened`: what follows its opening."""
+    return (
+        """\
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}
 {{ '<|im_start|>user\\n' ~ message.content ~ '<|im_end|>\\n' }}
 {%- elif message.role == 'assistant' -%}
-{{ '<|im_start|>assistant\\n' ~ (message.content or '') }}
+{{ '<|im_start|>assistant\\n' }}"""
+        + before_content
+        + """\
+{{ message.content or '' }}
 {%- for call in message.tool_calls or [] -%}
 {%- set function = call.function if call.function is defined else call -%}
 {{ '\\n' if message.content or not loop.first }}{{ '<tool_call>\\n{"name": ' ~ (function.name | tojson) ~ ', "arguments": ' ~ (function.arguments if function.arguments is string else function.arguments | tojson) ~ '}\\n</tool_call>' }}
@@ -24,9 +31,25 @@ _MESSAGES = """\
 {%- endif -%}
 {%- endfor -%}
 {{ '<|im_start|>assistant\\n' if add_generation_prompt }}"""
+        + opened
+    )
 
-TINY_TEMPLATE = (
-    """\
+
+EMPTY_THINKING = "<think>\n\n</think>\n\n"
+_EMPTY = r"<think>\n\n</think>\n\n"
+# Turns since the last question keep their thinking, and the empty block where thinking is off: a longer conversation only appends.
+_THINKING_OF_A_TURN = (
+    "{%- if loop.index0 > asked.last and message.reasoning_content -%}"
+    r"{{ '<think>\n' ~ message.reasoning_content.strip() ~ '\n</think>\n\n' }}"
+    "{%- elif loop.index0 > asked.last and plain -%}"
+    "{{ '" + _EMPTY + "' }}"
+    "{%- endif -%}\n"
+)
+
+TINY_TEMPLATE = """\
+{%- set plain = enable_thinking is defined and not enable_thinking -%}
+{%- set asked = namespace(last=-1) -%}
+{%- for message in messages -%}{%- if message.role == 'user' -%}{%- set asked.last = loop.index0 -%}{%- endif -%}{%- endfor -%}
 {%- macro signature(function) -%}
 {%- set parameters = function.parameters or {} -%}
 {%- set required = parameters.required or [] -%}
@@ -43,13 +66,11 @@ TINY_TEMPLATE = (
 {%- elif messages and messages[0].role == 'system' -%}
 {{ '<|im_start|>system\\n' ~ messages[0].content ~ '<|im_end|>\\n' }}
 {%- endif -%}
-"""
-    + _MESSAGES
-)
-"""For the tiny policy: a tool is one short JSON line (name, parameter names with type or enum, description)."""
+""" + _messages(_THINKING_OF_A_TURN, "{{ '" + _EMPTY + "' if add_generation_prompt and plain }}")
+"""For our own policies: a tool is one short JSON line (name, parameter names with type or enum, description). The thinking switch is
+Qwen3's but for one thing: Qwen3 leaves the empty block out of earlier turns, here it stays, as it was when the turn was sampled."""
 
-CHATML_TEMPLATE = (
-    """\
+CHATML_TEMPLATE = """\
 {%- set system = messages[0].content if messages and messages[0].role == 'system' else '' -%}
 {{ '<|im_start|>system\\n' ~ (system or ('' if tools else 'You are a helpful assistant.')) }}
 {%- if tools -%}
@@ -59,7 +80,5 @@ CHATML_TEMPLATE = (
 {{- 'Several calls may stand in one turn. When you know the answer, say it without a call.' }}
 {%- endif -%}
 {{ '<|im_end|>\\n' }}
-"""
-    + _MESSAGES
-)
+""" + _messages("", "")
 """For instruction-tuned ChatML models whose own template leaves tools out, such as SmolLM2-Instruct."""

@@ -43,7 +43,11 @@ def faults_text(faults: Iterable[str], total: int, unit: str = "episodes") -> st
 
 def faults_line(faults: Iterable[str], total: int, folder: Path | str) -> str:
     """The sentence as the last line of a run whose `faults.jsonl` lies in `folder`; empty without a fault."""
-    text = faults_text(faults, total)
+    return lost_line(faults_text(faults, total), folder)
+
+
+def lost_line(text: str, folder: Path | str) -> str:
+    """A sentence of faults_text with the file that has the faults; empty for none."""
     return f"{text}; see {Path(folder) / 'faults.jsonl'}, the same command plays them again\n" if text else ""
 
 
@@ -62,3 +66,21 @@ def rows_faults_text(rows: Iterable[Mapping[str, Any]], unit: str = "episodes") 
     rows = list(rows)
     lost = [str(row.get("fault") or "") for row in rows if row.get("outcome") == "fault"]
     return faults_text(lost, len(rows), unit)
+
+
+def one_sided_faults_text(
+    a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]], names: tuple[str, str] = ("A", "B")
+) -> str:
+    """A warning that one side of a comparison lost episodes to faults that the other side has; empty if none did."""
+    lost, played = [], []
+    for rows in map(list, (a, b)):
+        done = {(row["id"], row.get("trial", 0)) for row in rows if row.get("outcome") != "fault"}
+        lost.append({(row["id"], row.get("trial", 0)) for row in rows if row.get("outcome") == "fault"} - done)
+        played.append(done)
+    only_a, only_b = len(lost[0] & played[1]), len(lost[1] & played[0])
+    if not only_a and not only_b:
+        return ""
+    return (
+        f"Warning: {names[0]} lost {only_a} episodes to faults that {names[1]} has, and {names[1]} lost {only_b} that {names[0]} has. "
+        "The comparison leaves them out; if they are harder or easier than the rest, the difference is biased"
+    )

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from train.experiments import PAPER_ALGORITHMS, TEMPERATURE, matrix
 
 STAGES = (
@@ -21,6 +22,8 @@ STAGES = (
     "train",
     "measure_trained",
     "controls",
+    "suites",
+    "logprob_gap",
     "analyse",
     "report",
 )
@@ -39,26 +42,52 @@ class Profile:
     """Environments that the policy plays before each epoch."""
     max_prompts: int
     eval_limit: int
+    test_seed: int | None = None
+    """Seed of the final test environments: fixed here before the runs that report on them, and never used to choose anything."""
+    outside: int = 0
+    """Environments of each suite out of domain: unseen relations, the next level up, disturbed names."""
+    skills: int = 0
+    """Items of each made skill, which stand for the general benchmarks."""
+    suites: bool = False
+    """Measure the suites of the paper's Table 2 whose data are there."""
+    controls: tuple[str, ...] = ()
     backend: str = "hf"
     warm_minutes: float = 20
-    side_by_side: int = 1
-    """Trainings at once: on a CPU a training keeps one core busy."""
+    parallel: bool = False
+    """Trainings side by side, as many as the machine has cores and memory for: on a CPU each keeps one core busy."""
     teach: bool = False
     """Models that know no tools are taught the call format first: without it their rewards are near zero."""
     prune: bool = False
     """Only the last epoch's weights are kept: larger models fill a disk."""
 
 
-TINY = ("tiny-plain-grpo", "tiny-plain-reinforce++")
+REWARDS = ("solve-precision", "solve-recall", "solve-pr")
+TINY = ("tiny-plain-grpo", "tiny-plain-reinforce++", "tiny-thinking-grpo", "tiny-thinking-reinforce++")
 OWN = ("own-plain-grpo", "own-plain-reinforce++")
 SMALL = ("smollm2-135m-plain-grpo", "smollm2-135m-plain-reinforce++")
+# --matrix: both modes with both algorithms and the four rewards of every size that is shipped, three seeds
+SIZES = ("tiny",)
+MATRIX = tuple(
+    f"{model}-{rest}"
+    for model in SIZES
+    for rest in (*(f"{mode}-{algorithm}" for mode in ("plain", "thinking") for algorithm in PAPER_ALGORITHMS),
+                 *(f"plain-grpo-{reward}" for reward in REWARDS))
+)  # fmt: skip
+MATRIX_SEEDS = (0, 1, 2)
 PROFILES = {
-    "smoke": Profile(TINY[:1], 200, 12, 16, "compact", 16, 32, 100, warm_minutes=1.5),
-    "cpu": Profile(TINY, 2000, 60, 300, "compact", 240, 384, 300, side_by_side=2),
-    "small": Profile(SMALL, 2000, 100, 200, "medium", 1000, 1024, 200, backend="vllm", teach=True, prune=True),
+    "smoke": Profile(TINY[:1], 200, 12, 16, "compact", 16, 32, 100, outside=4, skills=4,
+        controls=("rejection-sampling",), warm_minutes=1.5),
+    "cpu": Profile(
+        (*TINY, *(f"tiny-plain-grpo-{reward}" for reward in REWARDS)),
+        2000, 300, 300, "compact", 240, 384, 300, test_seed=271126, outside=100, skills=100,
+        controls=("more-supervised", "oracle-demonstrations", "rejection-sampling"), parallel=True,
+    ),
+    "small": Profile(
+        SMALL, 2000, 200, 200, "medium", 1000, 1024, 200, test_seed=271126, suites=True, backend="vllm", teach=True, prune=True
+    ),
     "paper": Profile(
         tuple(row.name for row in matrix() if row.in_paper and row.algorithm in PAPER_ALGORITHMS),
-        2215, 200, 200, "paper", 2215, 100_000, 200, backend="vllm", prune=True,
+        2215, 200, 200, "paper", 2215, 100_000, 200, test_seed=271126, suites=True, backend="vllm", prune=True,
     ),
 }  # fmt: skip
 # Models whose one run has a size of its own: an hour on a CPU.
@@ -78,13 +107,8 @@ def experiment_names(text: str) -> list[str]:
     return text.split()
 
 
-def parse_options(description: str | None, arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="bash run_all.sh",
-        allow_abbrev=False,
-    )
+def parse_options(docstring: str | None, arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = ScriptParser(docstring, "bash run_all.sh", allow_abbrev=False)
     add = parser.add_argument
     add("--profile", choices=sorted(PROFILES), default="cpu")
     add("--run", default="", help="folder below outputs/ (default: the profile's name)")
@@ -97,7 +121,13 @@ def parse_options(description: str | None, arguments: list[str] | None = None) -
     add("--teach", default="", help="teach this model on oracle trajectories first, and start from that")
     add("--data", choices=("built", "published"), default="built")
     add("--data-file", default="", help="the authors' train.jsonl; implies --data published")
-    add("--controls", action="store_true", help="also: more supervised learning, and RL with shuffled rewards")
+    add("--controls", action="store_true", help="all controls, RL with shuffled rewards too")
+    add("--matrix", action="store_true", help="every size, mode, algorithm and reward of our own models, three seeds")
+    add(
+        "--split",
+        choices=("dev", "test"),
+        help="measure on these (default: dev for ablations, test for the final figures)",
+    )
     add(
         "--from-scratch",
         action="store_true",
@@ -125,4 +155,8 @@ def parse_options(description: str | None, arguments: list[str] | None = None) -
         options.data = "published"
     if options.model and options.teach:
         parser.error("--model starts from a model as it is, --teach teaches one first: expected one of them")
+    if options.matrix and (options.experiment or options.profile != "cpu"):
+        parser.error("--matrix is every experiment of the cpu profile: expected no --experiment and no other --profile")
+    if options.split == "dev" and options.data == "published":
+        parser.error("--split dev: the authors' data have no dev environments")
     return options

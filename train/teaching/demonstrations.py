@@ -2,7 +2,7 @@
 
 Reinforcement learning sharpens what a policy already samples. So the tiny policy is taught to copy entities and to write calls
 well, but from demonstrators who often behave badly: they call twice, try a needless tool, ask one thing a turn where
-several fit, take the wrong one of two similar tools, or answer before they know. The shares are data (`MIX`), they are
+several fit, take the wrong one of two similar tools, or answer before they know. In thinking mode a turn begins with a short plan. The shares are data (`MIX`), they are
 written into the start's `warm_start.json` and shown in the report, and the reward is what tells good from bad afterwards.
 
 The demonstrator is a policy like any other: it plays through `train/policies/rollout.py`, so its calls are run in the sandbox and
@@ -12,7 +12,9 @@ the tool outputs in a demonstration are real. It plays *train* environments only
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from env_construction.environment.schema import Environment, ToolDocument
@@ -33,46 +35,85 @@ ORACLE: dict[str, float] = {"right": 1.0}  # for models that bring enough bad ha
 RECHECK = 0.2  # share of turns, once all is solved, on which a former call is made again instead of answering
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a turn does: calls that the demonstrator means to help, `more` that it makes besides, or an answer."""
+
+    calls: list[ToolCall] = field(default_factory=list)
+    more: list[ToolCall] = field(default_factory=list)
+    answer: str = ""
+
+
 class Demonstrator:
-    """A policy that knows the gold plan and follows it with the habits of `mix`; without bad habits, the oracle's episodes."""
+    """A policy that knows the gold plan and follows it with the habits of `mix`; without bad habits, the oracle's episodes.
+
+    `thinking`: each turn begins with a short plan in `<think>` tags, which says what the turn then does, good or bad.
+    """
 
     name = "demonstrator"
 
-    def __init__(self, seed: int, mix: dict[str, float] | None = None) -> None:
+    def __init__(self, seed: int, mix: dict[str, float] | None = None, thinking: bool = False) -> None:
         self.seed = seed
         self.mix = mix or MIX
         self.recheck = RECHECK if self.mix.get("right", 0.0) < 1.0 else 0.0
+        self.thinking = thinking
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
         """One turn for each request; it depends on the seed, the environment's id, the trial and the turn alone."""
         turns = []
         for request in requests:
             rng = random.Random(f"{self.seed}:{request.case_id}:{request.trial}:{request.turn}:demonstration")
-            text = self._turn(request.environment, rng, request.turn)
+            turn = self._turn(request.environment, rng, request.turn)
+            text = "\n".join(render_call(call) for call in turn.calls + turn.more) or final_answer(turn.answer)
+            if self.thinking:
+                text = f"<think>\n{plan_text(open_tools(request.environment), turn)}\n</think>\n\n{text}"
             turns.append(Generation(text=text, tokens=0, prompt_tokens=0, truncated=False))
         return turns
 
-    def _turn(self, environment: Environment, rng: random.Random, turn: int) -> str:
+    def _turn(self, environment: Environment, rng: random.Random, turn: int) -> Turn:
         ready = ready_calls(environment)
         if not ready:
             gold = [ToolCall(call.name, call.arguments) for call in environment.gold_plan]
             if turn <= len(gold) and rng.random() < self.recheck:
-                return render_call(rng.choice(gold))
-            return final_answer(environment.answer or "")
+                return Turn(more=[rng.choice(gold)])
+            return Turn(answer=environment.answer or "")
         habit = rng.choices(list(self.mix), weights=list(self.mix.values()))[0]
         if habit == "early":
-            return final_answer(rng.choice(_strings_of(rng.choice(ready).arguments)))
+            return Turn(answer=rng.choice(_strings_of(rng.choice(ready).arguments)))
         if habit == "wrong":
-            calls = needless_calls(environment, rng.choice(ready), 1, rng) or ready
-        elif habit == "extra":
-            calls = ready + (needless_calls(environment, ready[-1], rng.choice((1, 2, 2)), rng) or ready[-1:])
-        elif habit == "repeat":
-            calls = [*ready, ready[-1]]
-        elif habit == "serial":
-            calls = ready[:1]
-        else:
-            calls = ready
-        return "\n".join(render_call(call) for call in calls)
+            return Turn(needless_calls(environment, rng.choice(ready), 1, rng) or ready)
+        if habit == "extra":
+            return Turn(ready, needless_calls(environment, ready[-1], rng.choice((1, 2, 2)), rng) or ready[-1:])
+        if habit == "repeat":
+            return Turn(ready, ready[-1:])
+        return Turn(ready[:1] if habit == "serial" else ready)
+
+
+def open_tools(environment: Environment) -> list[str]:
+    """The tools of the sub-questions that are still open, in the order of the questions."""
+    left = {tool: Counter(answers) for tool, answers in environment.unsolved_set.items()}
+    found = []
+    for item in reversed(environment.sub_questions):
+        if left.get(item.tool, Counter())[item.answer] > 0:
+            left[item.tool][item.answer] -= 1
+            found.append(item.tool)
+    return found[::-1]
+
+
+def plan_text(still_open: Sequence[str], turn: Turn) -> str:
+    """A plan of one turn: which sub-questions are open (by their tools), which tool comes next and with what argument.
+
+    It names two open ones, two calls and one of those made besides at most, so that it stays short.
+    """
+    parts = [f"Open: {', '.join(still_open[:2]) or 'none'}{' ...' if len(still_open) > 2 else ''}."]
+    if turn.calls:
+        steps = ", ".join(f"{call.name} of {_strings_of(call.arguments)[0]}" for call in turn.calls[:2])
+        parts.append(f"Next: {steps}.")
+    if turn.more:
+        parts.append(f"Also: {turn.more[0].name}.")
+    if turn.answer:
+        parts.append(f"{'Guess' if still_open else 'Answer'}: {turn.answer}.")
+    return " ".join(parts)
 
 
 def final_answer(answer: str) -> str:

@@ -1,16 +1,17 @@
-"""The tiny policy's model, tokenizer and chat template: a Qwen3-architecture model that a CPU can train.
+"""Model, tokenizer and chat template of our own policies, `tiny` and `mini`: Qwen3-architecture models that a CPU can train.
 
 What is kept from Qwen3: the architecture (grouped-query attention with q/k norms, SwiGLU, RMSNorm, RoPE, tied embeddings),
 the special tokens (`<|im_start|>`, `<|im_end|>`, `<tool_call>`, `<tool_response>`, `<think>` ...), and the way a chat template
 lays out tools, tool calls (Hermes JSON) and tool responses. What differs, and why:
 
-- The vocabulary has about 1,500 tokens, since the embedding of a 151k vocabulary would be 99% of a model of this size.
+- The vocabulary has about 2,000 tokens, since the embedding of a 151k vocabulary would be 99% of a model of this size.
 - Text is split so that a capitalised word is the same token sequence wherever it stands (after a space, after a quote).
   Qwen's own split glues the character before a word to it, so that an entity in a question and in a JSON argument have
   different tokens, and a small model has to learn a dictionary before it can copy.
 - The template writes a tool as one short JSON line (name, parameter names with type or enum, description) without the JSON
   Schema boilerplate: the same facts in a third of the tokens. `?` marks an optional parameter.
-- There is no thinking mode, as with Qwen2.5.
+- The thinking switch is Qwen3's (`enable_thinking`), and so is the empty block that opens a turn without thinking. Qwen3's template drops
+  that block from earlier turns; ours keeps it, so that a longer conversation only appends to the shorter one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TAG_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response
 WORD_SPLIT = r" ?\p{Ll}+(?: (?=\p{Lu}))?|\p{Lu}\p{Ll}*(?: (?=\p{Lu}))?|\p{N}(?: (?=\p{Lu}))?|[^\p{L}\p{N}]+(?= \p{Ll})|[^\p{L}\p{N}]+|\p{L}"
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int = 1536) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with Qwen's special tokens and the tiny chat template, learned from `texts`."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -72,18 +73,28 @@ def _without_tags(texts: Iterable[str]) -> Iterator[str]:
 
 
 def new_model(
-    tokenizer: PreTrainedTokenizerFast, seed: int, layers: int = 4, width: int = 128, heads: int = 4
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    layers: int,
+    width: int,
+    heads: int = 4,
+    kv_heads: int | None = None,
+    head_width: int | None = None,
+    mlp_width: int | None = None,
 ) -> Qwen3ForCausalLM:
-    """A freshly initialised fp32 Qwen3 model of about a million parameters for `tokenizer`."""
+    """A freshly initialised fp32 Qwen3 model for `tokenizer`. What is left out follows from `width` and `heads`.
+
+    The shapes of `tiny` and `mini` stand in train/experiments.py.
+    """
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=width,
-        intermediate_size=3 * width,
+        intermediate_size=mlp_width or 3 * width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
-        head_dim=width // heads,
+        num_key_value_heads=kv_heads or heads // 2,
+        head_dim=head_width or width // heads,
         max_position_embeddings=4096,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,

@@ -1,39 +1,78 @@
-"""The README.md that a warm-started policy's folder carries: how it was made, how to remake it, what it can and cannot do.
+"""The README.md that a made policy's folder carries: how it was made, how to remake it, what it can and cannot do.
 
-In: the report of `train.warm_start` (its `warm_start.json`), the folder with the weights. Out: Markdown.
+In: the report of `train.warm_start` (its `warm_start.json`), the folder with the weights, and the summaries of measurements on dev
+(`eval.environments`, `eval.general`) where there are any. Out: Markdown.
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from env_construction.environment.jsonl import file_sha256
 
 HASHED = ("model.safetensors", "tokenizer.json", "chat_template.jinja")
-SHOWN = {
-    "solve_f1": "Solve-F1",
-    "solve_p": "Solve-P",
-    "solve_r": "Solve-R",
-    "malformed_turns": "turns with a call that does not parse",
-    "tool_rate": "calls to a tool of the gold plan",
-    "argument_rate": "of those, calls with exactly the gold arguments",
-}
+SHOWN = {"solve_f1": "Solve-F1", "solve_p": "Solve-P", "solve_r": "Solve-R", "answer_correct": "right answers"}
 
 
-def card(report: Mapping[str, Any], command: Sequence[str], folder: Path) -> str:
-    """The text of README.md. `command`: the arguments of `python -m train.warm_start`."""
-    last = report["dev_curve"][-1] if report["dev_curve"] else {}
+def interval(metric: Mapping[str, Any]) -> str:
+    """A metric of a summary as a table's cell: the mean and its 95% interval."""
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+
+
+def measured_tables(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """Dev figures, a column for each mode. `measured`: summaries under `tools plain`, `skills thinking` and so on."""
+    modes = [mode for mode in ("plain", "thinking") if f"tools {mode}" in measured or f"skills {mode}" in measured]
+    rows: dict[str, dict[str, str]] = {}
+    for mode in modes:
+        tools = measured.get(f"tools {mode}", {"metrics": {}})["metrics"]
+        found = {label: tools[key] for key, label in SHOWN.items() if key in tools}
+        by_skill = measured.get(f"skills {mode}", {}).get("by_task", {})
+        found |= {skill: table["correct"] for skill, table in by_skill.items()}
+        for label, metric in found.items():
+            rows.setdefault(f"{label} (n = {metric['n']})", {})[mode] = interval(metric)
+    lines = ["| on dev, greedy | " + " | ".join(modes) + " |", "| --- |" + " ---: |" * len(modes)]
+    lines += [f"| {label} | {' | '.join(cells.get(mode, '') for mode in modes)} |" for label, cells in rows.items()]
+    return "\n".join(lines)
+
+
+def stages_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The reports of all runs that led to a policy, the first one first: `--continue-from` goes on from another's."""
+    before = report.get("before")
+    return [*(stages_of(before) if before else ()), report]
+
+
+def stage_text(report: Mapping[str, Any]) -> str:
+    """How one run of `train.warm_start` went, as Markdown."""
+    core = "one core" if report["device"] == "cpu" else "the GPU"
+    lessons = "\n".join(
+        f"| {kind} | {item['conversations']:,} | {item['tokens']:,} |" for kind, item in report["lessons"].items()
+    )
+    return f"""    python -m train.warm_start {report["command"]}
+
+Seed {report["seed"]}, {report["steps"]:,} updates on {report["tokens"]:,} tokens, {report["seconds"] / 60:.0f} minutes of {core} (evaluations apart); it stopped since {report["stopped"]}.
+{report.get("note", "")}
+
+| lessons | conversations | tokens |
+| --- | ---: | ---: |
+{lessons}"""
+
+
+def card(report: Mapping[str, Any], folder: Path, measured: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """The text of README.md."""
     mix = "\n".join(f"| {name} | {share:.0%} |" for name, share in report["demonstrations"]["mix"].items())
-    figures = "\n".join(f"| {label} | {last[key]:.3f} |" for key, label in SHOWN.items() if key in last)
     hashes = "\n".join(f"- `{name}`: {file_sha256(folder / name)}" for name in HASHED if (folder / name).exists())
-    return f"""# A tiny policy to start from
+    stages = stages_of(report)
+    made = "\n\n".join(map(stage_text, stages))
+    minutes = sum(stage["seconds"] for stage in stages) / 60
+    figures = measured_tables(measured) if measured else "Not measured yet: `python -m train.start_card --help`."
+    return f"""# A policy to start from, made here
 
-A Qwen3-architecture model of {report["parameters"]:,} parameters ({report["layers"]} layers of width {report["width"]}, {report["vocabulary"]} tokens, fp32, tied
-embeddings, no thinking mode), trained from scratch on one CPU core. It plays compact environments of this repository and nothing
-else: it is there so that the whole experiment runs where no model can be downloaded, and its scores say nothing about real models.
+A Qwen3-architecture model of {report["parameters"]:,} parameters ({report["layers"]} layers of width {report["width"]}, {report["vocabulary"]} tokens, {report["dtype"]}, tied
+embeddings), trained from scratch on one {"CPU core" if report["device"] == "cpu" else "GPU"}. One checkpoint has both modes: the chat template's `enable_thinking` is Qwen3's switch.
+It plays compact environments of this repository, answers the six made skills (`train/teaching/made_skills.py`), and does nothing else: it
+is there so that the whole experiment runs where no model can be downloaded, and its scores say nothing about real models or benchmarks.
 
 It is mediocre on purpose. It learned from a demonstrator of mixed quality, who plays *train* environments with these habits
 (share of turns while something is unsolved; once all is solved, a former call is made again in {report["demonstrations"]["recheck"]:.0%} of turns):
@@ -47,14 +86,12 @@ already samples, good and bad.
 
 ## How it was made
 
-    python -m train.warm_start {shlex.join(command)}
+{made}
 
-Seed {report["seed"]}, {report["demonstrations"]["environments"]:,} demonstrated train environments, {report["steps"]:,} updates on {report["tokens"]:,} tokens, {report["seconds"] / 60:.0f} minutes of one
-core (evaluations apart); it stopped since {report["stopped"]}. The same command remakes it, not bit for bit: the time decides when it ends.
-The last look at the dev environments, greedy:
+{minutes:.0f} minutes of learning in all. The same commands remake it, not bit for bit: the time decides when they end.
 
-| on dev | |
-| --- | ---: |
+## What it can do
+
 {figures}
 
 SHA-256:

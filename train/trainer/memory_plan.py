@@ -15,11 +15,11 @@ compute from shapes has a fixed figure, taken high: CUDA contexts, NCCL's buffer
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 from train.experiments import Experiment, experiment
 from train.trainer.devices import visible_gpu_gib
@@ -253,9 +253,7 @@ def available_gib() -> float | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m train.trainer.memory_plan"
-    )
+    parser = ScriptParser(__doc__, "python -m train.trainer.memory_plan")
     parser.add_argument("--experiment", required=True)
     parser.add_argument("--policy-dir", default="", help="the model of an own-... row: its folder or hub name")
     parser.add_argument("--gpus", type=int, default=None, help="GPUs of a node (default: what the experiment takes)")

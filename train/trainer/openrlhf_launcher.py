@@ -27,13 +27,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from env_construction.environment.command_line import ScriptParser
 from train.trainer import openrlhf_lora, openrlhf_on_cpu, without_compilers
 from train.trainer.adapt_after_import import AdaptAfterImport, Surroundings
+from train.trainer.shared_prompts import SHARED_PROMPTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADAPT_VARIABLE = "TRAIN_ADAPT"
 REFERENCE_VARIABLE = "OPENRLHF_REFERENCE"
-TABLES = {"cpu": openrlhf_on_cpu.ADAPTATIONS, "lora": openrlhf_lora.ADAPTATIONS, "no-flash-attn": {}}
+TABLES = {
+    "cpu": {**openrlhf_on_cpu.ADAPTATIONS, **SHARED_PROMPTS},
+    "lora": openrlhf_lora.ADAPTATIONS,
+    "no-flash-attn": {},
+}
 # settings of the reward, the sandbox and the trainer that workers read
 PASSED_ON = ("FTRL_", "TOOL_SANDBOX_", "TRAIN_", "OPENRLHF_", "TORCHDYNAMO_DISABLE")
 EVERYWHERE = {
@@ -119,11 +125,7 @@ def run_trainer(flags: Sequence[str]) -> None:
 
 def parse_arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """This module's own options, and the trainer's flags after `--`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m train.trainer.openrlhf_launcher",
-    )
+    parser = ScriptParser(__doc__, "python -m train.trainer.openrlhf_launcher")
     parser.add_argument(
         "--gpus", type=int, required=True, help="GPUs of this machine that Ray hands out; 0 with --adapt cpu"
     )

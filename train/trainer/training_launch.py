@@ -57,7 +57,7 @@ def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
 
 def _is_large_for_a_cpu(row: Experiment) -> bool:
     """Whether most of a CPU's time goes into matrix products, and two trainings side by side do not fit into memory."""
-    return row.model.name != "tiny"
+    return row.model.name not in ("tiny", "mini")
 
 
 def _absolute(policy: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from env_construction.environment.jsonl import JsonlWriter, dump_line, json_text, read_jsonl, write_jsonl
+from env_construction.environment.jsonl import JsonlWriter, dump_line, json_text, read_jsonl, run_main, write_jsonl
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -49,3 +52,25 @@ def test_files_hold_no_bare_nan(tmp_path: Path) -> None:
         [(_, read)] = read_jsonl(tmp_path / name)
         assert read["arguments"] == {"depth": None, "width": [None, None, 1.5]} and read["odd"] == "\ud800"
         assert "NaN" not in (tmp_path / name).read_text() and "Infinity" not in (tmp_path / name).read_text()
+
+
+@given(st.lists(st.text(alphabet="ab\u2028 ", max_size=9), max_size=12), st.integers(1, 5), st.sampled_from(["", "\n"]))
+def test_the_shares_of_a_file_are_its_lines_each_once_with_its_number(texts: list[str], parts: int, end: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file.jsonl"
+        path.write_text("\n".join(json_text({"text": text}) if text else "" for text in texts) + end, encoding="utf-8")
+        shares = [list(read_jsonl(path, share=(part, parts))) for part in range(parts)]
+        assert [line for share in shares for line in share] == list(read_jsonl(path))
+
+
+def test_a_package_that_is_not_installed_is_one_line_that_says_how_to_get_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main() -> None:
+        importlib.import_module("a_package_that_nobody_has")
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(main)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: No module named 'a_package_that_nobody_has'; ") and "bash setup.sh" in line

@@ -78,7 +78,13 @@ def reached(value: Any) -> list[Any]:
     return found
 
 
-def forbidden(value: Any, namespaces: set[int]) -> bool:
+def module_namespaces() -> dict[int, Any]:
+    """Every module's namespace by its id. They are kept: the id of one that is gone can come again for any other dictionary."""
+    modules = [module for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)]
+    return {id(namespace): namespace for namespace in map(vars, modules)}
+
+
+def forbidden(value: Any, namespaces: dict[int, Any]) -> bool:
     makes_classes = isinstance(value, type) and issubclass(value, type)
     return makes_classes or isinstance(value, FORBIDDEN) or id(value) in namespaces
 
@@ -89,7 +95,7 @@ def test_nothing_that_proven_code_can_reach_makes_classes_or_changes_the_interpr
         importlib.import_module(name)
     rng = random.Random(seed)
     clean = Fingerprint()
-    namespaces = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)}
+    namespaces = module_namespaces()
     tools: list[Callable[..., Any]] = [lambda *a: a, lambda *a: int, lambda *a, **k: {}, lambda *a, **k: "a"]
     start = [(name, value) for name, value in listed() if name.rpartition(".")[2] not in CALLED_ONLY]
     python_classes = [value for name, value in listed() if name.rpartition(".")[2] in CALLED_ONLY]
@@ -172,7 +178,7 @@ def test_nothing_that_proven_code_can_reach_makes_classes_or_changes_the_interpr
 
 def sweep(start: list[tuple[str, Any]]) -> list[str]:
     """Every value and every listed attribute of it, called with up to two arguments: the paths that reach what is forbidden."""
-    namespaces = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)}
+    namespaces = module_namespaces()
     given: list[Any] = [int, dict, "a", [1], lambda *a, **k: int, re.I]
     found = []
     for name, one in start:

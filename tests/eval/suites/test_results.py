@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap, norm
 
 from env_construction.environment.jsonl import BadInput
+from eval.statistics.estimates import Estimate
+from eval.statistics.intervals import resampled_means
+from eval.statistics.paired import resolvable
 from eval.suites.results import (
     GroupedMean,
     RatioMetric,
     estimate,
     f1_of_means,
     git_commit,
-    grouped_case_values,
     read_rows,
-    resampled_means,
-    resolvable,
     smallest_resolvable_difference,
     summarize,
     table_text,
@@ -69,17 +69,30 @@ def test_f1_of_averages_differs_from_the_average_of_f1() -> None:
     rows = [{"id": "a", "p": 1.0, "r": 0.1}, {"id": "b", "p": 0.2, "r": 0.9}]
     found = estimate(rows, F1)
     assert found.value == pytest.approx(2 * 0.6 * 0.5 / 1.1)
-    assert found.low == pytest.approx(2 * 0.1 / 1.1)
-    assert found.high == pytest.approx(max(2 * 0.6 * 0.5 / 1.1, 2 * 0.2 * 0.9 / 1.1))
-    assert estimate([{"id": "a", "p": 0.0, "r": 0.0}], F1).value == 0.0
+    assert found.low is not None and found.high is not None
+    assert 0 <= found.low < found.value < found.high <= 1  # type: ignore[operator]
+    nothing = estimate([{"id": "a", "p": 0.0, "r": 0.0}], F1)
+    assert (nothing.value, nothing.low) == (0.0, 0.0) and nothing.high > 0.5  # type: ignore[operator]
+
+
+def test_interval_of_a_ratio_of_many_cases_is_scipys_percentile_bootstrap() -> None:
+    p, r = np.random.default_rng(3).beta(2, 3, size=(2, 60))
+    found = estimate([{"id": str(i), "p": a, "r": b} for i, (a, b) in enumerate(zip(p, r, strict=True))], F1)
+
+    def f1(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return f1_of_means(np.atleast_1d(a.mean(axis=axis)), np.atleast_1d(b.mean(axis=axis))).squeeze()
+
+    wanted = bootstrap((p, r), f1, paired=True, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=0.004)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 5))
-def test_interval_holds_the_value_and_stays_within_the_data(values, seed) -> None:
+def test_interval_of_a_share_holds_the_value_stays_within_0_and_1_and_has_a_width(values, seed) -> None:
     found = estimate(rows_of(values), "x", seed)
-    assert found.low is not None and found.high is not None
-    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+    assert found.value is not None and found.low is not None and found.high is not None
+    assert 0 <= found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high <= 1
+    assert found.high - found.low > 0.01
     assert found == estimate(rows_of(values)[::-1], "x", seed)
 
 
@@ -118,7 +131,8 @@ def test_summary_leaves_faults_out_counts_them_and_groups(tmp_path) -> None:
     assert {"numpy", "scipy", "python"} <= summary["versions"].keys()
     assert json.loads(write_summary(tmp_path, summary).read_text()) == summary
     text = table_text({"all": summary["metrics"], **summary["by_kind"]}, ["x"])
-    assert "50.0 [0.0, 100.0]" in text
+    assert "50.0 [9.5, 90.5]" in text  # Wilson's for 1 of 2
+    assert "100.0 [20.7, 100.0]" in text
 
 
 def test_commit_of_this_checkout_is_recorded() -> None:
@@ -172,14 +186,40 @@ def test_rows_of_one_cluster_are_drawn_together() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("ab"), st.floats(0, 1)), min_size=1, max_size=30))
 @settings(max_examples=60, deadline=None)
-def test_case_values_of_a_mean_of_groups_average_to_it(found: list[tuple[int, str, float]]) -> None:
+def test_mean_of_groups_has_an_interval_with_a_width_that_holds_it(found: list[tuple[int, str, float]]) -> None:
     rows = [
         {"id": str(place), "trial": 0, "cluster": f"q{question}", "level": level, "x": value}
         for place, (question, level, value) in enumerate(found)
     ]
-    metric = GroupedMean("m", "x", "level")
-    values = grouped_case_values(rows, metric)
-    assert np.mean([value for [value] in values.values()]) == pytest.approx(estimate(rows, metric).value)
+    mean = estimate(rows, GroupedMean("m", "x", "level"))
+    assert mean.value is not None and mean.low is not None and mean.high is not None
+    assert -1e-9 <= mean.low <= mean.value + 1e-9 and mean.value - 1e-9 <= mean.high <= 1 + 1e-9
+    assert mean.high - mean.low > 0.01
+
+
+def test_a_cost_without_any_spread_has_a_value_and_no_interval() -> None:
+    """Two cases of 7 calls say nothing about the next case; a share of 1.0 does, since no share is above it."""
+    for column in ("turns", "calls", "completion_tokens"):
+        assert estimate(rows_of([1, 1, 1], column), column) == Estimate(1.0, None, None, 3)
+    mean = GroupedMean("turns", "turns", "level")
+    rows = [{"id": str(i), "level": "ab"[i % 2], "turns": 2 + i % 2} for i in range(8)]
+    assert estimate([row | {"turns": 2} for row in rows], mean) == Estimate(2.0, None, None, 8)
+    assert estimate(rows_of([7], "calls"), "calls") == Estimate(7.0, None, None, 1)
+    summary = summarize("s", "p", rows_of([1, 1], "calls"), ["calls"])
+    assert "100.0 [n/a]" in table_text({"all": summary["metrics"]}, ["calls"])
+
+
+def test_partly_measured_mean_is_in_the_summary_with_what_was_measured() -> None:
+    rows = level_rows()
+    told = GroupedMean("told", "x", "level", {"small": 0.2, "large": 0.3, "huge": 0.5})
+    plain = GroupedMean("plain", "x", "level", of=("small", "large"))
+    summary = summarize("s", "p", rows, [told, plain])
+    assert summary["metrics"]["told"]["value"] is None and set(summary["partial"]) == {"told"}
+    part = summary["partial"]["told"]
+    assert part["value"] == pytest.approx(0.4 / 2 + 0.6 * 3 / 6)
+    assert (part["groups"], part["of"]) == (["small", "large"], ["small", "large", "huge"])
+    small = summarize("s", "p", [row for row in rows if row["level"] == "small"], [plain])
+    assert small["partial"]["plain"]["groups"] == ["small"]
 
 
 def test_summary_says_which_metrics_are_means_of_groups(tmp_path) -> None:

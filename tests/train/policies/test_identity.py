@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from env_construction.environment.jsonl import BadInput, keep_configuration
+from train.policies import identity as identity_module
 from train.policies.identity import checkpoint_identity, policy_identity
-from train.policies.interface import identity as identity_module
 
 
 @pytest.fixture

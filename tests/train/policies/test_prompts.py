@@ -7,6 +7,7 @@ import pytest
 from tokenizers import normalizers
 
 from env_construction.environment.jsonl import BadInput
+from env_construction.environment.schema import Environment
 from reward.scoring import advance, score_turn
 from train.policies.chat_templates import CHATML_TEMPLATE, TINY_TEMPLATE
 from train.policies.interface import OraclePolicy, PolicyRequest
@@ -27,12 +28,15 @@ def tokenizer(tiny_checkpoint):
     return load_tokenizer(tiny_checkpoint)
 
 
-def test_prompt_holds_question_and_tools_and_opens_the_assistants_turn(tokenizer, environments) -> None:
+@pytest.mark.parametrize(("thinking", "opened"), [(True, ""), (False, "<think>\n\n</think>\n\n")])
+def test_prompt_holds_question_and_tools_and_opens_the_assistants_turn(
+    tokenizer, environments, thinking, opened
+) -> None:
     environment = environments[0]
-    prompt = render_prompt(tokenizer, environment.messages, environment.openai_tools(), False)
+    prompt = render_prompt(tokenizer, environment.messages, environment.openai_tools(), thinking)
     assert environment.question in prompt
     assert all(tool.name in prompt and tool.description in prompt for tool in environment.tools)
-    assert prompt.endswith("<|im_start|>assistant\n")
+    assert prompt.endswith(f"<|im_start|>assistant\n{opened}")
 
 
 DECOMPOSED = "Bogota\u0301, \u1100\u1161\u11a8, a\u0323\u0302, \u212b; composed: Bogot\u00e1"
@@ -61,36 +65,60 @@ def test_other_tokenizers_see_the_text_as_it_is(tiny_checkpoint, environments, n
     assert DECOMPOSED in render_prompt(plain, [{"role": "user", "content": DECOMPOSED}], [], False)
 
 
-@pytest.mark.parametrize("template", [TINY_TEMPLATE, CHATML_TEMPLATE], ids=["tiny", "chatml"])
-def test_longer_conversation_only_appends(tiny_checkpoint, template, environments, sandbox) -> None:
+OWN_TEMPLATES = pytest.mark.parametrize(
+    ("template", "thinking"),
+    [(TINY_TEMPLATE, False), (TINY_TEMPLATE, True), (CHATML_TEMPLATE, False)],
+    ids=["own", "own-thinking", "chatml"],
+)
+
+
+def oracle_turn(state: Environment, turn: int, thinking: bool) -> str:
+    [generation] = OraclePolicy().generate([PolicyRequest(state, state.id, 0, turn, 0)])
+    return f"<think>\nPlan {turn}.\n</think>\n\n{generation.text}" if thinking else generation.text
+
+
+@OWN_TEMPLATES
+def test_longer_conversation_only_appends(tiny_checkpoint, template, thinking, environments, sandbox) -> None:
     tokenizer = load_tokenizer(tiny_checkpoint)
     tokenizer.chat_template = template
     state = environments[3]
-    previous = render_prompt(tokenizer, state.messages, state.openai_tools(), False)
+    previous = render_prompt(tokenizer, state.messages, state.openai_tools(), thinking)
     for turn in range(3):
-        [generation] = OraclePolicy().generate([PolicyRequest(state, state.id, 0, turn, 0)])
-        state = advance(state, score_turn(state, generation.text, sandbox=sandbox))
-        prompt = render_prompt(tokenizer, state.messages, state.openai_tools(), False)
-        assert prompt.startswith(previous)
+        text = oracle_turn(state, turn, thinking)
+        state = advance(state, score_turn(state, text, sandbox=sandbox))
+        prompt = render_prompt(tokenizer, state.messages, state.openai_tools(), thinking)
+        assert prompt.startswith(previous + text)
         assert len(prompt) > len(previous)
         previous = prompt
 
 
-@pytest.mark.parametrize("template", [TINY_TEMPLATE, CHATML_TEMPLATE], ids=["tiny", "chatml"])
-def test_feedback_is_the_end_of_the_longer_rendering(tiny_checkpoint, template, environments, sandbox) -> None:
+@OWN_TEMPLATES
+def test_feedback_is_the_end_of_the_longer_rendering(
+    tiny_checkpoint, template, thinking, environments, sandbox
+) -> None:
     tokenizer = load_tokenizer(tiny_checkpoint)
     tokenizer.chat_template = template
     state = environments[3]
     for turn in range(3):
-        [generation] = OraclePolicy().generate([PolicyRequest(state, state.id, 0, turn, 0)])
-        before, state = state, advance(state, score_turn(state, generation.text, sandbox=sandbox))
-        feedback = feedback_text(tokenizer, state.messages[len(before.messages) + 1 :], False)
-        opened = render_prompt(tokenizer, before.messages, state.openai_tools(), False)
-        assert opened + generation.text + feedback == render_prompt(
-            tokenizer, state.messages, state.openai_tools(), False
-        )
-    check_feedback(tokenizer, "tiny", False)
-    assert dropped_when_rendered_again(tokenizer, False) == ""
+        text = oracle_turn(state, turn, thinking)
+        before, state = state, advance(state, score_turn(state, text, sandbox=sandbox))
+        feedback = feedback_text(tokenizer, state.messages[len(before.messages) + 1 :], thinking)
+        opened = render_prompt(tokenizer, before.messages, state.openai_tools(), thinking)
+        assert opened + text + feedback == render_prompt(tokenizer, state.messages, state.openai_tools(), thinking)
+    check_feedback(tokenizer, "tiny", thinking)
+    assert dropped_when_rendered_again(tokenizer, thinking) == ""
+
+
+def test_a_second_question_drops_old_thinking_as_qwen3_does(tiny_checkpoint) -> None:
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    first = [
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "1", "reasoning_content": "Old plan."},
+    ]
+    again = [*first, {"role": "user", "content": "Two?"}]
+    assert "Old plan." in render_prompt(tokenizer, first, [], True)
+    assert "<think>" not in render_prompt(tokenizer, again, [], True)
+    assert render_prompt(tokenizer, again, [], False).count("<think>") == 1
 
 
 def test_template_whose_feedback_depends_on_the_past_is_refused(tiny_checkpoint) -> None:
@@ -113,7 +141,9 @@ def test_lone_surrogate_is_replaced_so_that_the_prompt_can_be_tokenized(tokenize
     assert tokenizer(prompt)["input_ids"]
 
 
-def test_thinking_is_refused_where_the_template_has_none(tokenizer) -> None:
+def test_thinking_is_refused_where_the_template_has_none(tiny_checkpoint) -> None:
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    tokenizer.chat_template = CHATML_TEMPLATE
     assert not has_thinking(tokenizer)
     require_thinking(tokenizer, "tiny", False)
     with pytest.raises(BadInput, match="tiny has no thinking mode"):

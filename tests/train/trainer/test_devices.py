@@ -96,7 +96,9 @@ def test_a_torch_for_cpus_is_not_asked_to_use_a_gpu(four_gpus: str, monkeypatch:
 def test_looking_for_gpus_imports_no_torch() -> None:
     import subprocess
 
-    script = "import sys; from train.trainer.devices import visible_gpus; visible_gpus(); assert 'torch' not in sys.modules"
+    script = (
+        "import sys; from train.trainer.devices import visible_gpus; visible_gpus(); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(devices.__file__).parents[2], timeout=60)
 
 

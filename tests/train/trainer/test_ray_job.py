@@ -82,7 +82,7 @@ def test_a_job_that_the_health_watch_stops_ends_on_the_cluster(jobs: Path, tmp_p
 
 def test_a_scheduler_that_stops_us_stops_the_job(jobs: Path, tmp_path: Path) -> None:
     script = (
-        "import signal, sys; from pathlib import Path; from train import ray_job, run_openrlhf; "
+        "import signal, sys; from pathlib import Path; from train import run_openrlhf; from train.trainer import ray_job; "
         f"ray_job.RAY = {ray_job.RAY!r}; run_openrlhf.stop_on_sigterm(); out = Path({str(tmp_path)!r}); "
         "job = ray_job.RayJob('http://head:8265', out / 'openrlhf' / 'job.txt'); "
         "run_openrlhf.train(job.submit_command(['forever'], {}), {}, out, 1, 5, job=job)"

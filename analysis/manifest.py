@@ -4,12 +4,11 @@ Inputs:  RUN/configuration.json, RUN/stages.jsonl (`{"stage", "seconds", "finish
          RUN/start/warm_start.json, the installed packages, this repository's commit.
 Outputs: RUN/manifest.json: versions, configuration, git commit, seeds, seconds per stage, machine, SHA-256 of the environments.
 
-Example: python -m analysis.run_data.manifest outputs/cpu --set profile=cpu --set seed=1
+Example: python -m analysis.manifest outputs/cpu --set profile=cpu --set seed=1
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_data.run_folder import Run
+from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, read_jsonl, run_main
 from eval.suites.results import file_sha256, git_commit, versions
 
@@ -120,9 +120,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python -m analysis.run_data.manifest"
-    )
+    parser = ScriptParser(__doc__, "python -m analysis.manifest")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="add to the recorded configuration"

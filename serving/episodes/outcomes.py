@@ -1,0 +1,122 @@
+"""What an episode is worth: its turns scored by `reward/scoring.py`, under `published` and `strict`.
+
+The turns of an episode are kept as texts with the results of their calls, and are scored when the episode ends. A call depends on
+its source and arguments alone, so this gives what scoring each turn at once would give, and nothing about the gold
+leaves the server earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from env_construction.environment.matching import MATCHES
+from env_construction.environment.schema import Environment
+from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
+from reward.episode_rewards import EPISODE_REWARDS
+from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_results, sub_answers
+from reward.tool_calls import parse_turn, render_call
+
+
+@dataclass
+class Turn:
+    """One model turn. `number` is the client's own, None if it named none.
+
+    A turn of calls has `calls`, and `results` in the same places (None: still running, or lost with a former server). A turn that
+    was given as text has `text`.
+    """
+
+    number: int | None = None
+    calls: list[ToolCall] = field(default_factory=list)
+    results: list[ToolResult | None] = field(default_factory=list)
+    text: str | None = None
+
+    def written(self) -> tuple[str, list[ToolCall], list[ToolResult]]:
+        """The turn as the model would have written it, the calls that were run, and their results."""
+        done = [(call, result) for call, result in zip(self.calls, self.results, strict=True) if result is not None]
+        text = self.text if self.text is not None else "\n".join(render_call(call) for call, _ in done)
+        return text, [call for call, _ in done], [result for _, result in done]
+
+
+@dataclass(frozen=True)
+class TurnReward:
+    """One turn's reward and its parts, as in `reward.scoring.TurnScore`."""
+
+    reward: float
+    kind: str
+    p: int
+    q: int
+    t: int
+    fault: bool
+
+
+@dataclass(frozen=True)
+class MatchOutcome:
+    """An episode under one way to match. `rewards`: each row of EPISODE_REWARDS; all are 0 after a fault of the sandbox.
+
+    `answered`: the last turn is a text without a call.
+    """
+
+    answered: bool
+    turns: list[TurnReward]
+    rewards: dict[str, float]
+    score: EpisodeScore
+    fault: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of an episode. `environment` is its id, `variant` the row of the reward table."""
+
+    environment: str
+    variant: str
+    published: MatchOutcome
+    strict: MatchOutcome
+
+    def of(self, match: str) -> MatchOutcome:
+        return self.published if match == "published" else self.strict
+
+
+def outcome_of(environment: Environment, turns: Sequence[Turn], *, variant: str, sandbox: ToolSandbox) -> Outcome:
+    """Score the turns of an episode, in order. A turn of calls none of which has a result was not made."""
+    turns = [turn for turn in turns if turn.text is not None or any(turn.results)]
+    found = {
+        match: match_outcome(environment, _scores(environment, turns, variant, match, sandbox), match)
+        for match in MATCHES
+    }
+    return Outcome(environment.id, variant, **found)
+
+
+def _scores(
+    start: Environment, turns: Sequence[Turn], variant: str, match: str, sandbox: ToolSandbox
+) -> list[TurnScore]:
+    state, scores = start, []
+    for turn in turns:
+        text, calls, results = turn.written()
+        parsed = parse_turn(text, match)
+        if list(parsed.calls) != calls:  # the two readings of a text can differ in what is a call
+            results = sandbox.run_batch([SandboxJob(start.codes, parsed.calls)])[0] if parsed.calls else []
+        scores.append(score_results(state, parsed, results, variant, match))
+        if scores[-1].fault:
+            break
+        state = advance(state, scores[-1])
+    return scores
+
+
+def match_outcome(start: Environment, scores: Sequence[TurnScore], match: str) -> MatchOutcome:
+    """The outcome of an episode whose turns were scored under `match`, one after the other."""
+    fault = bool(scores) and scores[-1].fault
+    answered = bool(scores) and not fault and not scores[-1].parsed.calls
+    final = scores[-1].parsed.text if answered else ""
+    total = score_episode(start.unsolved_count, scores, start.answer, final, match, sub_answers(start))
+    rewards = [score.reward for score in scores]
+    return MatchOutcome(
+        answered=answered,
+        turns=[TurnReward(s.reward, s.kind, s.p, s.q, s.t, s.fault) for s in scores],
+        rewards={
+            name: 0.0 if fault or not scores else of_episode(rewards, total, start.answer is not None)
+            for name, of_episode in EPISODE_REWARDS.items()
+        },
+        score=total,
+        fault=fault,
+    )

@@ -1,0 +1,116 @@
+"""Serve environments: to trainers over HTTP, to agents over MCP.
+
+In:  --data FILE   environments, JSONL or Parquet
+Out: a server on --host and --port (HTTP with /docs, and /mcp with --mcp), or one episode on stdin and stdout with --mcp --stdio
+
+It binds to this machine alone. To serve others, give --host and a token in the variable FTRL_SERVE_TOKEN, and put TLS in front.
+With --log FOLDER episodes outlive the server: started again with the same folder, it goes on where it was.
+
+Examples:
+    python -m serving.serve --data env.jsonl
+    python -m serving.serve --data env.jsonl --mcp --id ENVIRONMENT --stdio
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+
+from env_construction.environment.command_line import ScriptParser
+from env_construction.environment.jsonl import BadInput, file_sha256, run_main
+from env_construction.environment.matching import MATCHES
+from reward.rewards import REWARDS
+from reward.score import open_sandbox, read_gold
+from serving.episodes.errors import EpisodeError
+from serving.episodes.log import EpisodeLog
+from serving.episodes.server import EpisodeServer, Limits
+from serving.faces.http_face import LOCAL, http_app
+from serving.faces.mcp_face import McpFace
+
+TOKEN_VARIABLE = "FTRL_SERVE_TOKEN"
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if arguments.stdio and not arguments.mcp:
+        raise BadInput("--stdio: expected --mcp beside it")
+    if arguments.host not in LOCAL and not token:
+        raise BadInput(f"--host {arguments.host}: set {TOKEN_VARIABLE} before serving other machines")
+    if token and not token.isascii():
+        raise BadInput(f"{TOKEN_VARIABLE}: expected ASCII letters and digits")
+    environments = read_gold(arguments.data, "strict")
+    limits = Limits(
+        calls=arguments.max_calls,
+        seconds=arguments.seconds,
+        idle_seconds=arguments.idle_seconds,
+        episodes=arguments.episodes,
+    )
+    log = EpisodeLog(arguments.log, file_sha256(arguments.data)) if arguments.log else None
+    choice = {
+        name: str(value) for name in ("id", "split", "index", "seed") if (value := getattr(arguments, name)) is not None
+    }
+    with (
+        open_sandbox(arguments.workers, arguments.require_isolation) as sandbox,
+        EpisodeServer(
+            environments, limits=limits, variant=arguments.variant, match=arguments.match, sandbox=sandbox, log=log
+        ) as episodes,
+    ):
+        try:
+            episodes.choose(arguments.split, arguments.index, arguments.id)
+        except EpisodeError as error:
+            raise BadInput(f"{arguments.data}: {error}") from None
+        face = McpFace(episodes, choice).server() if arguments.mcp else None
+        if arguments.stdio and face is not None:
+            asyncio.run(_serve_stdio(face))
+            return 0
+        hosts = (*LOCAL, arguments.host) if arguments.host in LOCAL else ("*",)
+        app = http_app(episodes, token=token, hosts=hosts, mcp=face)
+        print(
+            f"serving {len(environments)} environments on http://{arguments.host}:{arguments.port}/docs",
+            file=sys.stderr,
+        )
+        uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning", access_log=False)
+    return 0
+
+
+async def _serve_stdio(face: Server[Any]) -> None:
+    async with stdio_server() as (read, write):
+        await face.run(read, write, face.create_initialization_options())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = ScriptParser(__doc__, "python -m serving.serve")
+    parser.add_argument("--data", type=Path, required=True, help="environments, JSONL or Parquet")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--mcp", action="store_true", help="serve MCP too, at /mcp")
+    parser.add_argument("--stdio", action="store_true", help="MCP on stdin and stdout instead of HTTP")
+    parser.add_argument("--id", help="the environment that MCP plays where the URL says nothing")
+    parser.add_argument("--split", help="choose from this split")
+    parser.add_argument("--index", type=int, help="the number of the environment in its split, or in the file")
+    parser.add_argument("--seed", type=int, help="chooses where neither --id nor --index does")
+    parser.add_argument("--variant", choices=list(REWARDS), default="solve_f1", help="row of the reward table")
+    parser.add_argument("--match", choices=list(MATCHES), default="published", help="how turns of text are read")
+    parser.add_argument("--log", type=Path, metavar="FOLDER", help="keep episodes across restarts")
+    parser.add_argument("--episodes", type=int, default=Limits.episodes, help="live episodes at most")
+    parser.add_argument("--max-calls", type=int, default=Limits.calls, help="calls that an episode may make")
+    parser.add_argument("--seconds", type=float, default=Limits.seconds, help="seconds that an episode may last")
+    parser.add_argument("--idle-seconds", type=float, default=Limits.idle_seconds, help="seconds without a request")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="sandbox processes")
+    parser.add_argument(
+        "--require-isolation", action="store_true", help="refuse to run where a sandbox layer is missing"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,143 @@
+"""Data for other trainers: it loads as it was, and its reward functions give the scorer's digits."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+from env_construction.environment.jsonl import BadInput
+from env_construction.environment.matching import MATCHES
+from env_construction.environment.schema import Environment, write_environments
+from reward.episode_rewards import EPISODE_REWARDS
+from reward.tool_calls import parse_turn
+from serving import trl_reward, verl_reward
+from serving.episodes.recorded import turn_text
+from serving.exports.labels import LabelSettings, label_of
+from serving.exports.tables import prompt_messages
+from tests.serving.recorded_episodes import digits, episodes, expected, raw_episodes, texts_of
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def messages_of(texts: list[str]) -> list[dict]:
+    """A conversation as a trainer keeps it: the model's turns with a tool message after each."""
+    return [
+        message
+        for text in texts
+        for message in ({"role": "assistant", "content": text}, {"role": "tool", "content": "out"})
+    ]
+
+
+@pytest.mark.parametrize("match", MATCHES)
+@pytest.mark.parametrize("reward", ["turn", *EPISODE_REWARDS])
+def test_rewards_of_trl_and_verl_equal_the_scorers_to_the_last_digit(match, reward, played, sandbox):
+    settings = LabelSettings("solve_f1", match, reward)
+    recorded = [(environment, texts_of(turns)) for environment, turns in episodes(played, 200)]
+    recorded += raw_episodes(played, 200)
+    recorded = [(environment, texts) for environment, texts in recorded if texts]
+    labels = [label_of(environment, settings) for environment, _ in recorded]
+    wanted = [
+        expected(environment, texts[:1] if reward == "turn" else texts, match, sandbox)
+        for environment, texts in recorded
+    ]
+    wanted = [item["turns"][0]["reward"] if reward == "turn" else item["rewards"][reward] for item in wanted]
+    conversations = [messages_of(texts) for _, texts in recorded]
+    found = trl_reward.reward_func([None] * len(labels), conversations, labels)
+    assert digits(found) == digits(wanted)
+    between = "<|im_end|>\n<|im_start|>user\n<tool_response>\nout\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    for label, (_, texts), reward_wanted in list(zip(labels, recorded, wanted, strict=True))[::4]:
+        assert digits(verl_reward.compute_score("d", between.join(texts), label)["score"]) == digits(reward_wanted)
+
+
+def test_verl_cuts_a_multi_turn_response_with_and_without_special_tokens():
+    for end, begin in (("<|im_end|>", "<|im_start|>"), ("", "")):
+        text = f"one{end}\n{begin}user\n<tool_response>\na\n</tool_response>\n<tool_response>\nb\n</tool_response>{end}\n{begin}assistant\ntwo"
+        assert verl_reward.turns_of(text) == ["one", "two"]
+    assert verl_reward.turns_of("user\nassistant\n") == ["user\nassistant\n"]
+
+
+def test_calls_in_fields_are_read_as_calls_in_text():
+    for match in MATCHES:
+        for arguments in ({"country": "</tool_call>"}, '{"country": "</tool_call>"}'):
+            message = {
+                "content": "so",
+                "reasoning_content": "hm",
+                "tool_calls": [{"function": {"name": "a", "arguments": arguments}}],
+            }
+            [call] = parse_turn(turn_text(message), match).calls
+            assert (call.name, call.arguments) == ("a", {"country": "</tool_call>"})
+        broken = {"tool_calls": [{"function": {"name": "a", "arguments": "{oops"}}]}
+        assert parse_turn(turn_text(broken), match).malformed
+
+
+def test_a_label_of_another_origin_is_refused(environments):
+    for label in ("", "{}", json.dumps({"settings": {"variant": "x", "match": "strict", "reward": "turn"}})):
+        with pytest.raises(BadInput, match="label"):
+            trl_reward.reward_func([None], ["text"], [label])
+
+
+def export(kind: str, data: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving.export", "--to", kind, "--data", str(data), "--out", str(out), *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def data(environments: list[Environment], tmp_path: Path) -> Path:
+    write_environments(tmp_path / "env.jsonl", environments)
+    return tmp_path / "env.jsonl"
+
+
+@pytest.mark.parametrize("kind", ["trl", "verl"])
+def test_prompts_load_with_messages_tools_and_a_label_that_scores(kind, data, environments, tmp_path):
+    assert export(kind, data, tmp_path / "out").returncode == 0
+    rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["test"]
+    assert len(rows) == 4
+    for row, environment in zip(rows, environments, strict=True):
+        assert row["prompt"] == prompt_messages(environment)
+        assert all(tool.name in row["prompt"][0]["content"] for tool in environment.tools)
+        loaded = (json.loads(row[key]) if kind == "verl" else row[key] for key in ("messages", "tools"))
+        assert list(loaded) == [environment.messages, environment.openai_tools()]
+        label = row["label"] if kind == "trl" else row["reward_model"]["ground_truth"]
+        assert verl_reward.compute_score("", f"The answer is {environment.answer}.", label)["score"] == 1 / (
+            environment.unsolved_count + 1
+        )
+
+
+def test_prefixes_of_trajectories_carry_their_state(data, tmp_path):
+    collected = [sys.executable, "-m", "train.collect_trajectories", "--environments", str(data), "--policy", "oracle"]
+    subprocess.run([*collected, "--out", str(tmp_path / "t")], cwd=ROOT, check=True, capture_output=True)
+    file = ["--trajectories", str(tmp_path / "t/trajectories.jsonl")]
+    assert export("trl", data, tmp_path / "out", *file).returncode == 0
+    rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["test"]
+    states = [(row["id"], len(row["messages"]), json.loads(row["label"])["solve_rate"]) for row in rows]
+    assert (
+        states == sorted(states, key=lambda state: [s[0] for s in states].index(state[0]))
+        and len(states) == 4 + 1 + 1 + 2 + 3
+    )
+    assert rows[-1]["prompt"][-1] == {"role": "tool", "content": "7737002"}
+    assert export("sft", data, tmp_path / "sft", *file, "--min-solve-f1", "1.0", "--answer-correct").returncode == 0
+    assert len(load_dataset(str(tmp_path / "sft"), cache_dir=str(tmp_path / "cache"))["test"]) == 4
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_conversations_load_as_they_were_played(text, data, environments, tmp_path):
+    assert export("sft", data, tmp_path / "out", *(["--text"] if text else [])).returncode == 0
+    rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["test"]
+    for row, environment in zip(rows, environments, strict=True):
+        assert (json.loads(row["tools"]) if text else row["tools"]) == environment.openai_tools()
+        calls = [call["function"] for message in row["messages"] for call in message.get("tool_calls") or ()]
+        if text:
+            calls = [{**call, "arguments": json.loads(call["arguments"])} for call in calls]
+        assert calls == [{"name": call.name, "arguments": call.arguments} for call in environment.gold_plan]
+        assert row["solve_f1"] == 1.0 and row["answer_correct"] and row["source"] == "oracle"
+
+
+def test_a_folder_that_exists_and_an_empty_export_are_one_line(data, environments, tmp_path):
+    write_environments(data, [item.model_copy(update={"gold_plan": []}) for item in environments])
+    for out, words in ((tmp_path, "expected a new folder"), (tmp_path / "out", "no row is left")):
+        said = export("sft", data, out)
+        assert said.returncode == 2 and words in said.stderr and said.stderr.splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,92 @@
+"""The control learns the policy's own best responses: what is kept beats its group, and what is learned becomes likelier."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from env_construction.building.environment_builder import BuildConfiguration, build_chunk
+from env_construction.environment.jsonl import BadInput, read_jsonl
+from env_construction.environment.schema import write_environments
+from env_construction.facts.fact_author import FactAuthor
+from env_construction.sandbox.tool_sandbox import ToolSandbox
+from train import collect_trajectories, rejection_sampling
+from train.teaching.learner import Learner
+
+START = Path(__file__).resolve().parents[2] / "assets" / "tiny_policy"
+
+
+@pytest.fixture(scope="module")
+def trajectories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("played")
+    with ToolSandbox(workers=1) as sandbox:
+        chunk = build_chunk(FactAuthor(), BuildConfiguration("facts", "compact", 5), "train", list(range(8)), sandbox)
+    write_environments(folder / "train.jsonl", [item.environment for item in chunk])
+    line = [
+        "--environments",
+        folder / "train.jsonl",
+        "--policy",
+        f"hf:{START}",
+        "--out",
+        folder,
+        "--max-new-tokens",
+        128,
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["collect", *map(str, line), "--max-prompt-tokens", "704"])
+        assert collect_trajectories.main() == 0
+    return folder / "trajectories.jsonl"
+
+
+def learn(monkeypatch: pytest.MonkeyPatch, trajectories: Path, out: Path, *more: str) -> dict:
+    line = [
+        "--policy-dir",
+        START,
+        "--trajectories",
+        trajectories,
+        "--out",
+        out,
+        "--checkpoint",
+        out.with_name("policy"),
+    ]
+    limits = ["--max-prompts", "16", "--max-prompt-tokens", "704", "--max-new-tokens", "128", "--minutes", "1.5"]
+    monkeypatch.setattr(sys, "argv", ["rejection_sampling", *map(str, line), *limits, *more])
+    assert rejection_sampling.main() == 0
+    return json.loads((out / "done.json").read_text())
+
+
+def test_the_best_responses_are_kept_and_become_likelier(
+    trajectories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = learn(monkeypatch, trajectories, tmp_path / "learned", "--samples", "6")
+    rows = [row for _, row in read_jsonl(tmp_path / "learned" / "best.jsonl")]
+    assert len(rows) == done["kept"] == done["learned"] + done["held_out"] > 2
+    assert done["kept"] + done["alike"] + done["over_long"] == done["prompts"] == 16
+    assert all(row["reward"] > 0 for row in rows)
+
+    from transformers import AutoModelForCausalLM
+
+    from train.policies.prompts import load_tokenizer
+
+    tokenizer = load_tokenizer(START)
+    sequences = [rejection_sampling.to_learn(row, tokenizer) for row in rows]
+    before, after = (
+        Learner(AutoModelForCausalLM.from_pretrained(folder), 0, 1e-4, "adamw").loss(sequences)
+        for folder in (START, tmp_path / "policy")
+    )
+    assert after <= before
+    assert min(done["held_out_losses"]) <= done["held_out_losses"][0]
+
+    monkeypatch.setattr(rejection_sampling, "HfPolicy", None)  # a second call samples nothing
+    assert learn(monkeypatch, trajectories, tmp_path / "learned", "--samples", "6") == done
+    assert "done already" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="samples"):
+        learn(monkeypatch, trajectories, tmp_path / "learned", "--samples", "4")
+
+
+def test_a_single_sample_has_no_others_to_beat(
+    trajectories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadInput, match="at least 2"):
+        learn(monkeypatch, trajectories, tmp_path / "learned", "--samples", "1")

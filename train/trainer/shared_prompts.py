@@ -1,0 +1,164 @@
+"""Compute a prompt once for all its responses: on a CPU, most of what a training step computes is the same prompt again.
+
+A group has 8 or 16 responses to one prompt, and the prompt is most of the tokens. OpenRLHF's actor computes every sample whole, padded to
+the longest of its micro-batch. Here the samples of a micro-batch that begin with the same prompt become one sequence:
+
+    prompt | response 1 | response 2 | ...
+
+An attention mask lets a response see the prompt and itself. Positions count on from the prompt in every response. Each token then has
+the same inputs as in a sequence of its own, so log-probabilities, entropy and gradients are the same up to the order in which fp32 sums
+are formed (`tests/train/trainer/test_shared_prompts.py` compares them).
+
+| module (OpenRLHF 0.11.2) | as it comes | here |
+| --- | --- | --- |
+| `openrlhf.models.actor` | every sample on its own, padded | one sequence per prompt, for models whose layers all attend to everything |
+| `openrlhf.trainer.ray.ppo_actor` | mini-batches of random samples | mini-batches of whole groups in random order |
+
+Whole groups are also what veRL, the authors' trainer, cuts a batch into, and what OpenRLHF's own batches by token budget hold.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from train.trainer.adapt_after_import import Adaptations
+
+
+def _prompt_lengths(attention_mask: Any, action_mask: Any) -> list[int]:
+    """Of each row: real tokens up to the last one before its first action; all of them where it has no action."""
+    columns = attention_mask.shape[1]
+    lengths = []
+    for real, actions in zip(attention_mask, action_mask, strict=True):
+        found = actions.nonzero()
+        # action j is the prediction of column `columns - len(actions) + j`
+        end = columns - len(actions) + int(found[0]) if len(found) else columns
+        lengths.append(int(real[:end].sum()))
+    return lengths
+
+
+def groups_by_prompt(tokens: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> list[list[int]]:
+    """Row numbers, together where the prompts are the same; groups and rows in the order in which they come."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, (ids, length) in enumerate(zip(tokens, prompt_lengths, strict=True)):
+        groups.setdefault(tuple(ids[:length]), []).append(row)
+    return list(groups.values())
+
+
+def _attends_to_everything(config: Any) -> bool:
+    kinds = getattr(config, "layer_types", None) or ()
+    return all(kind == "full_attention" for kind in kinds) and (
+        bool(kinds) or not getattr(config, "sliding_window", None)
+    )
+
+
+def _group_outputs(actor: Any, rows: list[Any], length: int, device: Any) -> tuple[Any, Any]:
+    """Logits, shape (tokens, vocabulary), that predict every token after the prompt of each row in turn, and these tokens.
+
+    `rows`: token ids of samples that share their first `length` tokens.
+    """
+    import torch
+
+    answers = [row[length:] for row in rows]
+    sizes = [len(answer) for answer in answers]
+    ids = torch.cat([rows[0][:length], *answers])
+    positions = torch.cat([torch.arange(length), *(torch.arange(length, length + size) for size in sizes)]).to(device)
+    owner = torch.repeat_interleave(torch.arange(len(sizes) + 1), torch.tensor([length, *sizes])).to(device)
+    mask = ((owner[None] == owner[:, None]) | (owner[None] == 0)).tril()
+    output = actor.model(ids[None], attention_mask=mask[None, None], position_ids=positions[None])
+    # the last token of the prompt predicts the first of every answer
+    starts = length + torch.cumsum(torch.tensor([0, *sizes[:-1]]), 0)
+    before = [
+        torch.cat([torch.tensor([length - 1]), torch.arange(int(start), int(start) + size - 1)])
+        for start, size in zip(starts, sizes, strict=True)
+        if size
+    ]
+    logits = output["logits"][0, torch.cat(before).to(device)].to(torch.float32)
+    return logits / actor.temperature, torch.cat(answers)
+
+
+def _share_prompts_in_forward(module: Any) -> None:
+    """Replaces `Actor.forward` where log-probabilities of actions are asked for; other calls go through unchanged."""
+    import torch
+
+    whole = module.Actor.forward
+
+    @functools.wraps(whole)
+    def forward(
+        self: Any,
+        sequences: Any,
+        action_mask: Any = None,
+        attention_mask: Any = None,
+        return_output: bool = False,
+        return_entropy: bool = False,
+        **more: Any,
+    ) -> Any:
+        config = getattr(self.model, "module", self.model).config
+        if action_mask is None or self.packing_samples or not _attends_to_everything(config):
+            return whole(
+                self, sequences, action_mask, attention_mask=attention_mask, return_output=return_output,
+                return_entropy=return_entropy, **more,
+            )  # fmt: skip
+        columns = [real.nonzero()[:, 0] for real in attention_mask]
+        tokens = [row[places] for row, places in zip(sequences, columns, strict=True)]
+        lengths = _prompt_lengths(attention_mask, action_mask)
+        width = sequences.shape[1] - 1  # log-probability k is of the token in column k + 1
+        places, log_probs, entropies = [], [], []
+        for group in groups_by_prompt([row.tolist() for row in tokens], lengths):
+            length = lengths[group[0]]
+            if all(len(tokens[row]) == length for row in group):
+                continue  # no action in any of them
+            logits, labels = _group_outputs(self, [tokens[row] for row in group], length, sequences.device)
+            places += [columns[row][length:] - 1 + row * width for row in group]
+            log_probs.append(module.log_probs_from_logits(logits, labels))
+            if return_entropy:
+                entropies.append(module.compute_entropy(logits))
+
+        def spread(values: list[Any]) -> Any:
+            """Into a tensor of a row per sample, zero where nothing was computed."""
+            flat = torch.zeros(len(sequences) * width, device=sequences.device)
+            if values:
+                flat = flat.index_copy(0, torch.cat(places), torch.cat(values))
+            return flat.view(len(sequences), width)
+
+        action_log_probs = spread(log_probs)[:, -action_mask.shape[1] :] * action_mask.float()
+        if not return_output:
+            return action_log_probs
+        return action_log_probs, SimpleNamespace(entropy=spread(entropies) if return_entropy else None)
+
+    module.Actor.forward = forward
+
+
+def group_order(groups: Sequence[Sequence[int]]) -> Iterator[int]:
+    """The row numbers of whole groups, in an order of the groups drawn from torch's generator."""
+    import torch
+
+    for number in torch.randperm(len(groups)).tolist():
+        yield from groups[number]
+
+
+def _train_on_whole_groups(module: Any) -> None:
+    """Replaces the `DataLoader` of the policy's training, where it would draw samples at random."""
+    loader = module.DataLoader
+
+    @functools.wraps(loader)
+    def make(buffer: Any, *arguments: Any, shuffle: bool = False, **named: Any) -> Any:
+        if not shuffle:
+            return loader(buffer, *arguments, **named)
+        rows = [item.sequences.flatten().tolist() for item in buffer.items]
+        lengths = [
+            _prompt_lengths(item.attention_mask.reshape(1, -1), item.action_mask.reshape(1, -1))[0]
+            for item in buffer.items
+        ]
+        order = list(group_order(groups_by_prompt(rows, lengths)))
+        return loader(buffer, *arguments, sampler=order, **named)
+
+    module.DataLoader = make
+
+
+SHARED_PROMPTS: Adaptations = {
+    "openrlhf.models.actor": _share_prompts_in_forward,
+    "openrlhf.trainer.ray.ppo_actor": _train_on_whole_groups,
+}
