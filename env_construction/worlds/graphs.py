@@ -283,7 +283,7 @@ class Graph:
         attribute = a.attribute
         if attribute is None:
             return False
-        left, right = _number(a), _number(self.nodes[second]) if second is not None else None
+        left, right = _number(a), None if second is None else _number(self.nodes[second])
         choices: list[Operation]
         if attribute.kind == "date":
             choices = ["days_between"]
@@ -293,7 +293,7 @@ class Graph:
             choices = ["difference", "sum"] if second is not None else ["product", "percentage", "sum"]
         for _ in range(_TRIES * 3):
             operation = self.rng.choice(choices)
-            given = right if second is not None else self._constant(operation, left)
+            given = self._constant(operation, left) if right is None else right
             result = compute(operation, left, given)
             key = f"{operation} {sorted((str(left), str(given)))}"
             if result is None or pool_of(key) != self.world.split:

@@ -159,9 +159,9 @@ def tool_for(node: Node, level: Level, rng: random.Random, taken: set[str]) -> T
     if node.operation:
         return calculator(node.operation, rng, taken, False)
     assert node.kind is not None
+    patterns: tuple[str, ...] = _LOOKUP_NAMES
     if node.attribute:
         tool = lookup_tool(node.kind, node.attribute, node.conditions, node.unit, level, rng)
-        patterns = _LOOKUP_NAMES
     else:
         tool, patterns = search_tool(node.kind, node.conditions, level, rng), _SEARCH_NAMES
     tool.name = tool_name(tool, patterns, rng, taken)
