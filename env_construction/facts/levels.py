@@ -28,6 +28,7 @@ class Level:
     `unit_share`: that a quantity's unit is a parameter; `array_share` and `object_share`: that an entity is passed in an array or an
     object. `parameters`: parameters a tool; `kinds`: weights of further parameters by kind; `default_share`: that an optional
     string has a default; `required_extra`: mean number of required further parameters of an unneeded tool.
+    `loose_share`: that a fictional world's description states a range, a limit or choices instead of a value.
     `closeness`: share of unneeded tools that are easily mistaken for a needed one. `verbose`: long documents and code.
     """
 
@@ -52,6 +53,7 @@ class Level:
     default_share: float = 0.0
     required_extra: dict[Scenario, float] = field(default_factory=lambda: dict.fromkeys(SCENARIOS, 0.0))
     closeness: float = 0.7
+    loose_share: float = 0.25
     verbose: bool = True
 
     def accepts_name(self, name: str) -> bool:
@@ -90,6 +92,7 @@ LEVELS: dict[str, Level] = {
         name_pattern=r"[A-Z][a-z]{2,9}(?: Airport|-\d+)?",
         name_length=18,
         value_length=24,
+        loose_share=0.0,
         verbose=False,
     ),
     "medium": Level(

@@ -4,8 +4,9 @@ One line describes one attribute (a relation from an entity to a value):
 
     born: date 1790..1930 | date of birth | When was {x} born? | was born on {v}
 
-that is: how values are drawn | what the value is called ("the date of birth of {x}"; a text with {x} is used as it
-is) | the question | what is said about an entity by this value ("the poet who was born on {v}"). All but the first may be left out.
+that is: how values are drawn | what the value is called ("the date of birth of {x}"; where that reads badly, a phrase of its own
+follows: `town; the town where {x} stands`) | the question | what is said about an entity by this value ("the poet who was born on
+{v}"). Units are added by themselves; so are articles and quotes of entities, by the key `form` of their type.
 
 How values are drawn (`Generator`):
     -> town                         another entity (of this or of another domain)
@@ -23,19 +24,21 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from env_construction.environment.jsonl import BadInput
+from env_construction.worlds.english import plural_of
 from env_construction.worlds.names import FOLDER, drawer, load_yaml
 from env_construction.worlds.units import UNITS
 
 Kind = Literal["entity", "date", "year", "integer", "quantity", "choice", "text"]
 _RANGE = re.compile(r"(-?[\d.]+?)\.\.(-?[\d.]+)(y|d)?$")
 _DERIVED = {"sum": "+", "minus": "-", "product": "*", "years": ".."}
-RESERVED = ("name", "noun", "also", "form", "plural")
+RESERVED = ("name", "noun", "also", "form", "plural", "person")
 
 
 @dataclass(frozen=True)
@@ -135,34 +138,41 @@ class Catalog:
 @lru_cache(maxsize=1)
 def catalog() -> Catalog:
     """All domains of `domains/`, read once per process. Raises BadInput with file, type and attribute."""
-    return read_catalog(FOLDER / "domains")
+    return read_catalog(shipped_domains())
 
 
-def read_catalog(folder: Path) -> Catalog:
-    domains = [_read_domain(path) for path in sorted(folder.glob("*.yaml"))]
+def shipped_domains() -> list[Path]:
+    """The files of `domains/`, in the order of their names."""
+    return sorted((FOLDER / "domains").glob("*.yaml"))
+
+
+def read_catalog(paths: Sequence[Path]) -> Catalog:
+    """The domains of these files. Raises BadInput with file, type and attribute, and for what two files both define."""
+    domains = [_read_domain(path) for path in paths]
     read = Catalog({domain.name: domain for domain in domains})
     if sum(len(domain.types) for domain in domains) > len(read.types):
         names = [name for domain in domains for name in domain.types]
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise BadInput(f"{folder}: types that two domains define: {', '.join(twice)}; rename one of each")
+        raise BadInput(f"{paths[0].parent}: types that two domains define: {', '.join(twice)}; rename one of each")
+    where = {path.stem: path for path in paths}
     for kind in read.types.values():
         for attribute in kind.attributes.values():
-            _check_references(read, kind, attribute, folder)
+            _check_references(read, kind, attribute, where[kind.domain])
     return read
 
 
-def _check_references(read: Catalog, kind: EntityType, attribute: Attribute, folder: Path) -> None:
-    where = f"{folder / kind.domain}.yaml: {attribute.id}"
+def _check_references(read: Catalog, kind: EntityType, attribute: Attribute, path: Path) -> None:
+    where = f"{path}: {attribute.id}"
     made = attribute.generator
     if made.kind == "entity" and made.target not in read.types:
-        raise BadInput(f"{where}: refers to {made.target!r}, which is no type")
-    for path in (*([made.after] if made.after else []), *made.operands):
-        first, _, second = path.partition(".")
+        raise BadInput(f"{where}: refers to {made.target!r}, which is no type; define it, or refer to another one")
+    for reference in (*([made.after] if made.after else []), *made.operands):
+        first, _, second = reference.partition(".")
         owner = kind
         if second:
             link = kind.attributes.get(first)
             if link is None or link.kind != "entity":
-                raise BadInput(f"{where}: {first!r} of {path!r} is no reference of {kind.name}")
+                raise BadInput(f"{where}: {first!r} of {reference!r} is no reference of {kind.name}")
             owner, first = read.types[link.generator.target], second
         if first not in owner.attributes:
             raise BadInput(f"{where}: {owner.name} has no attribute {first!r}")
@@ -188,7 +198,7 @@ def _read_type(path: Path, name: str, rows: dict[str, Any]) -> EntityType:
         noun=noun,
         plural=rows.get("plural", plural_of(noun)),
         pattern=pattern,
-        person="{person}" in pattern,
+        person="{person}" in pattern or rows.get("person") == "yes",
         also=tuple(word.strip() for word in rows.get("also", "").split(",") if word.strip()),
         form=rows.get("form", ""),
     )
@@ -201,10 +211,10 @@ def _read_type(path: Path, name: str, rows: dict[str, Any]) -> EntityType:
 def _read_attribute(where: str, owner: str, name: str, line: str) -> Attribute:
     parts = [part.strip() for part in line.split("|")] + ["", "", ""]
     generator = _read_generator(where, parts[0])
-    head = parts[1] or name.replace("_", " ")
-    phrase = head if "{x}" in head else f"the {head} of {{x}}"
-    if "{x}" in head:
-        head = name.replace("_", " ")
+    head, _, phrase = (part.strip() for part in (parts[1] or name.replace("_", " ")).partition(";"))
+    phrase = phrase or f"the {head} of {{x}}"
+    if "{x}" in head or "{x}" not in phrase:
+        raise BadInput(f"{where}: {parts[1]!r}: expected what the value is called, then perhaps '; the ... {{x}}'")
     if parts[2] and "{x}" not in parts[2]:
         raise BadInput(f"{where}: the question {parts[2]!r} lacks {{x}}")
     if parts[3] and "{v}" not in parts[3]:
@@ -257,33 +267,3 @@ def _read_number(where: str, word: str, rest: str) -> Generator:
         raise BadInput(f"{where}: expected a range of years, or a span such as 20..40y after another attribute")
     kind: Kind = "date" if word == "date" else "year"
     return Generator(kind, low=low, high=high, after=options.get("after", ""), in_days=span == "d")
-
-
-_IRREGULAR = {
-    "person": "people",
-    "man": "men",
-    "woman": "women",
-    "child": "children",
-    "species": "species",
-    "series": "series",
-    "foot": "feet",
-}
-
-
-def plural_of(noun: str) -> str:
-    """The plural of an English noun; its last word is inflected."""
-    stem, space, last = noun.rpartition(" ")
-    if last in _IRREGULAR:
-        return f"{stem}{space}{_IRREGULAR[last]}"
-    if last.endswith("man") and last != "human":
-        return f"{noun[:-3]}men"
-    if last.endswith("y") and last[-2:-1] not in "aeiou":
-        return f"{noun[:-1]}ies"
-    return f"{noun}es" if last.endswith(("s", "x", "z", "ch", "sh")) else f"{noun}s"
-
-
-def with_article(noun: str) -> str:
-    """ "a poet", "an opera", "a university", "an hour" """
-    lower = noun.lower()
-    vowel = lower[0] in "aeiou" and not lower.startswith(("uni", "use", "eu", "one", "ura"))
-    return f"{'an' if vowel or lower.startswith(('hour', 'heir', 'honor')) else 'a'} {noun}"

@@ -14,8 +14,8 @@ import hashlib
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import date, timedelta
-from typing import Literal
+from datetime import date
+from typing import Any, Literal
 
 from env_construction.building.author import Rejected
 from env_construction.environment.schema import Scenario
@@ -31,19 +31,26 @@ _HELD_OUT_PERCENT = 40
 Operation = Literal["difference", "sum", "days_between", "product", "percentage"]
 
 
+Match = Literal["equal", "range", "at_least", "at_most", "any_of"]
+
+
 @dataclass
 class Condition:
-    """What an entity must fulfil. `source` is the node that found the value; `bounds` make a range of it."""
+    """What an entity must fulfil. `source` is the node that found the value.
+
+    `stated` is what the question says: nothing further for "equal", (low, high) for "range", a limit, or choices for "any_of".
+    """
 
     attribute: Attribute
     value: Value
     source: int | None = None
-    bounds: tuple[Value, Value] | None = None
+    style: Match = "equal"
+    stated: Any = None
 
 
 @dataclass
 class Node:
-    """One call. `sources` are the nodes whose results it needs; `value` is what it finds and `answer` its text."""
+    """One call. `sources` are the nodes whose results it needs; `value` is what it finds and `answer` its text; `words` chooses a wording."""
 
     function: Literal["lookup", "search", "calculate"]
     kind: EntityType | None
@@ -56,6 +63,7 @@ class Node:
     unit: str = ""
     operation: Operation | None = None
     operands: list[Value] = field(default_factory=list)
+    words: float = 0.0
 
     @property
     def entity(self) -> Entity | None:
@@ -130,7 +138,9 @@ class Graph:
         conditions = []
         if qualified:
             others = [
-                other for other in self._describing(entity.kind) if other is not attribute and other.kind != "entity"
+                other
+                for other in self._describing(entity.kind)
+                if other is not attribute and other.kind not in ("entity", "quantity")
             ]
             conditions = [self._condition(entity, self.rng.choice(others))] if others else []
         node = Node(
@@ -143,6 +153,7 @@ class Graph:
             attribute,
             conditions,
             unit,
+            words=self.rng.random(),
         )
         return self._add(node)
 
@@ -155,22 +166,15 @@ class Graph:
         return unit, round(value * factor, 2)
 
     def _describing(self, kind: EntityType) -> list[Attribute]:
-        """Attributes by which an entity can be described in words."""
-        return [
-            attribute for attribute in kind.attributes.values() if attribute.clause and attribute.kind != "quantity"
-        ]
+        """Attributes by which an entity can be described in words. Quantities need a range or a limit."""
+        loose = self.level.loose_share > 0
+        return [a for a in kind.attributes.values() if a.clause and (loose or a.kind != "quantity")]
 
     def _condition(self, entity: Entity, attribute: Attribute) -> Condition:
         value = self.world.value(entity, attribute)
-        bounds: tuple[Value, Value] | None = None
-        if self.level.verbose and attribute.kind in ("year", "date") and self.rng.random() < 0.25:
-            before, after = self.rng.randint(1, 6), self.rng.randint(1, 6)
-            if isinstance(value, date) and " on {v}" in attribute.clause:
-                bounds = (date(value.year, 1, 1) - timedelta(days=365 * before), date(value.year + after, 12, 31))
-                bounds = (date(bounds[0].year, 1, 1), bounds[1])
-            elif isinstance(value, int) and " in {v}" in attribute.clause:
-                bounds = (value - before, value + after)
-        return Condition(attribute, value, None, bounds)
+        if attribute.kind == "quantity" or self.rng.random() < self.level.loose_share:
+            return loosened(attribute, value, self.rng)
+        return Condition(attribute, value)
 
     def search(self, entity: Entity, links: list[Condition], most: int = 2) -> bool:
         """The entity that meets `links` (conditions on what was found) and up to `most` conditions that the question states."""
@@ -184,15 +188,15 @@ class Graph:
             self.rng.randint(fewest - (len(links) > 1 or (bool(links) and self.rng.random() < 0.3)), max(most, fewest)),
         )
         picked = self.rng.sample(choices, wanted)
-        # a description without a rare value would describe many
-        if not links and all(attribute.kind == "choice" for attribute in picked):
-            return False
         stated = [self._condition(entity, attribute) for attribute in picked]
+        # a description without a rare value would describe many
+        if not links and not any(item.style == "equal" and item.attribute.kind != "choice" for item in stated):
+            return False
         conditions = [*stated, *links]
         if not any(isinstance(condition.value, Entity) for condition in conditions):
             key = "|".join(
                 sorted(
-                    f"{item.attribute.id}={item.bounds or answer_text(item.attribute.kind, item.value)}"
+                    f"{item.attribute.id}={item.stated or answer_text(item.attribute.kind, item.value)}"
                     for item in stated
                 )
             )
@@ -290,7 +294,9 @@ class Graph:
         elif attribute.kind == "year":
             choices = ["difference"]
         else:
-            choices = ["difference", "sum"] if second is not None else ["product", "percentage", "sum"]
+            choices = ["difference", "sum"] if second is not None else ["percentage"]
+            if second is None and attribute.generator.unit in ("%", "years"):
+                return False
         for _ in range(_TRIES * 3):
             operation = self.rng.choice(choices)
             given = self._constant(operation, left) if right is None else right
@@ -311,14 +317,10 @@ class Graph:
 
     def _constant(self, operation: Operation, left: Value) -> Value:
         if operation == "days_between" and isinstance(left, date):
-            return date(left.year + self.rng.randint(1, 30), self.rng.choice((1, 1, 4, 7, 10)), 1)
+            return date(left.year + self.rng.choice((-2, -1, 1, 2, 3)), self.rng.choice((1, 4, 7, 10)), 1)
         if operation == "difference" and isinstance(left, int):
-            return left // 10 * 10 + self.rng.randint(2, 15) * 10
-        return {
-            "product": self.rng.randint(2, 24),
-            "percentage": self.rng.randrange(5, 100, 5),
-            "sum": self.rng.randrange(50, 2000, 25),
-        }[operation]
+            return min(2025, left + self.rng.choice((-1, 1, 1)) * self.rng.randint(2, 120))
+        return self.rng.randrange(5, 100, 5)
 
     # shapes
 
@@ -443,8 +445,47 @@ def _number(node: Node) -> Value:
     return node.value
 
 
+_TIMES = ("date", "year")
+_SMALL_WORDS = {"number", "of", "the", "a", "total", "yearly", "first", "main", "average"}
+
+
 def comparable(first: Attribute, second: Attribute) -> bool:
-    return first.kind == second.kind and first.generator.unit == second.generator.unit
+    """Whether a person would compare two attributes' values: points in time, sums of money, or things called alike."""
+    if first.kind != second.kind or first.generator.unit != second.generator.unit:
+        return False
+    if first.kind in _TIMES or first.generator.unit == "USD" or first.head == second.head:
+        return True
+    words = [set(attribute.head.split()) - _SMALL_WORDS for attribute in (first, second)]
+    return bool(words[0] & words[1])
+
+
+def loosened(attribute: Attribute, value: Value, rng: random.Random) -> Condition:
+    """A range, a limit or a list of choices that the value meets; the value itself where the clause has no place for them."""
+    if attribute.kind == "choice":
+        others = [choice for choice in attribute.generator.choices if choice != value]
+        options = [str(value), rng.choice(others)] if others else []
+        rng.shuffle(options)
+        return Condition(attribute, value, None, "any_of", options) if options else Condition(attribute, value)
+    if attribute.kind in _TIMES:
+        if (" on {v}" if attribute.kind == "date" else " in {v}") not in attribute.clause:
+            return Condition(attribute, value)
+        year = value.year if isinstance(value, date) else int(value)  # type: ignore[arg-type]
+        low, high = year - rng.randint(1, 6), year + rng.randint(1, 6)
+        style: Match = rng.choice(("range", "range", "at_least", "at_most"))
+        first: Value = date(low, 1, 1) if attribute.kind == "date" else low
+        last: Value = date(high, 12, 31) if attribute.kind == "date" else high
+        return Condition(
+            attribute, value, None, style, {"range": (first, last), "at_least": first, "at_most": last}[style]
+        )
+    if isinstance(value, int | float) and attribute.kind in ("integer", "quantity"):
+        step = 10 ** max(0, len(str(int(value))) - 2)
+        below = int(value // step * step)
+        above = below + step * rng.randint(1, 4)
+        style = rng.choice(("range", "at_least", "at_most"))
+        return Condition(
+            attribute, value, None, style, {"range": (below, above), "at_least": below, "at_most": above}[style]
+        )
+    return Condition(attribute, value)
 
 
 def compute(operation: str, a: Value, b: Value) -> float | int | None:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from env_construction.environment.jsonl import BadInput
+from env_construction.worlds.english import right_articles
 
 Draw = Callable[[random.Random], str]
 _FAMILY = re.compile(r"\{(\w+)\}")
@@ -61,7 +62,7 @@ def _one(pattern: str) -> Draw:
         parts.append(family if isinstance(family, list) else drawer(family))
 
     def draw(rng: random.Random) -> str:
-        return "".join(
+        text = "".join(
             part
             if isinstance(part, str)
             else part[int(rng.random() * len(part))]
@@ -69,7 +70,9 @@ def _one(pattern: str) -> Draw:
             else part(rng)
             for part in parts
         )
+        return right_articles(text) if titled else text
 
+    titled = re.search(r"\b[Aa] \{", pattern) is not None
     return draw
 
 

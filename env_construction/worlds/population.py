@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any
 
 from env_construction.worlds.domains import Attribute, EntityType
-from env_construction.worlds.graphs import Condition, Graph
+from env_construction.worlds.graphs import Condition, Graph, Node
 from env_construction.worlds.tools import NAME, Tool
 from env_construction.worlds.units import UNITS
 from env_construction.worlds.world import Entity, Value, answer_text, number_text
@@ -56,9 +56,18 @@ class Population:
                     if (other := self._near_miss(entity, node.conditions, condition, node.subject is not None))
                 ]
         members += [self.world.new(kind) for _ in range(rng.randint(*self.size))]
+        for node in self.graph.nodes:
+            if node.kind is kind and any(condition.style != "equal" for condition in node.conditions):
+                members = [other for other in members if other in gold or not self._fits(other, node)]
         rng.shuffle(members)
         self.members[kind.name] = members
         return members
+
+    def _fits(self, other: Entity, node: Node) -> bool:
+        """Whether an entity meets all that a node's call asks for."""
+        if node.subject is not None and other.name != node.subject.name:
+            return False
+        return all(meets(self.world.value(other, item.attribute), item) for item in node.conditions)
 
     def _near_miss(
         self, entity: Entity, conditions: list[Condition], missed: Condition, same_name: bool
@@ -137,9 +146,16 @@ def comparable_cell(value: Value) -> Any:
 
 
 def meets(value: Value, condition: Condition) -> bool:
-    if condition.bounds:
-        low, high = condition.bounds
-        return low <= value <= high  # type: ignore[operator]
+    """Whether a value meets a condition as the tools compare them."""
+    stated: Any = condition.stated
+    if condition.style == "range":
+        return stated[0] <= value <= stated[1]
+    if condition.style == "at_least":
+        return value >= stated
+    if condition.style == "at_most":
+        return value <= stated
+    if condition.style == "any_of":
+        return value in stated
     return value == condition.value or (
         isinstance(value, str) and isinstance(condition.value, str) and value.casefold() == condition.value.casefold()
     )

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from env_construction.environment.schema import ToolDocument
-from env_construction.worlds.domains import Attribute, EntityType, catalog, with_article
+from env_construction.worlds.domains import Attribute, EntityType, catalog
+from env_construction.worlds.english import listing, with_article
 from env_construction.worlds.phrases import phrases
 from env_construction.worlds.units import UNITS
 
@@ -125,8 +126,8 @@ def _description(tool: Tool, verbose: bool) -> str:
         noun=nouns[tool.words % len(nouns)],
         a_noun=with_article(nouns[tool.words % len(nouns)]),
         plural=kind.plural,
-        heads=_listing([f"the {head}" for head in heads], "or" if tool.selector else "and"),
-        keys=_listing([f"the {key}" for key in keys]),
+        heads=listing([f"the {head}" for head in heads], "or" if tool.selector else "and"),
+        keys=listing([f"the {key}" for key in keys]),
         source=domain.sources[tool.words // 7 % len(domain.sources)],
         about=domain.about,
     )
@@ -136,14 +137,8 @@ def _description(tool: Tool, verbose: bool) -> str:
     filters = [
         head_of(tool, param.attribute) for param in tool.params if not param.required and param.attribute != NAME
     ]
-    known["filters"] = (
-        _listing([f"the {head}" for head in dict.fromkeys(filters)][:3]) if filters else "further details"
-    )
+    known["filters"] = listing([f"the {head}" for head in dict.fromkeys(filters)][:3]) if filters else "further details"
     return " ".join([lead, phrases("middle", tool.words // 3, **known), phrases("tail", tool.words // 5, **known)])
-
-
-def _listing(parts: list[str], last: str = "and") -> str:
-    return f"{', '.join(parts[:-1])} {last} {parts[-1]}" if len(parts) > 1 else "".join(parts)
 
 
 _JSON_TYPES = {
@@ -172,6 +167,7 @@ def _schema(tool: Tool, param: Param, verbose: bool) -> dict[str, Any]:
         return _operand_schema(param, verbose)
     kind = tool.type
     said = {"noun": kind.noun, "a_noun": with_article(kind.noun), "plural": kind.plural}
+    said["A_noun"] = said["a_noun"].capitalize()
     if param.attribute == NAME and param.style == "equal":
         text = phrases("name", param.words, **said)
         inner = {"type": "string", "description": text} if verbose or param.words % 2 else {"type": "string"}
@@ -203,8 +199,11 @@ def _schema(tool: Tool, param: Param, verbose: bool) -> dict[str, Any]:
     said["head"] = attribute.head
     unit = attribute.generator.unit
     suffix = f", in {UNITS[unit].many}" if unit and param.style != "include" else ""
-    text = phrases(f"param_{'key' if param.required and param.style == 'equal' else param.style}", param.words, **said)
-    if attribute.kind == "date" and param.style in ("equal", "range"):
+    style: str = "key" if param.required and param.style == "equal" else param.style
+    if attribute.kind in ("date", "year") and style in ("at_least", "at_most", "range"):
+        style += "_time"
+    text = phrases(f"param_{style}", param.words, **said)
+    if attribute.kind == "date" and param.style in ("equal", "range", "at_least", "at_most"):
         suffix += " (YYYY-MM-DD)"
     described = {"description": f"{text[:-1]}{suffix}."}
     if param.style == "include":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from datetime import date
 from typing import Any, cast
 
 from env_construction.facts.levels import Level
 from env_construction.worlds.domains import Attribute, EntityType, catalog
-from env_construction.worlds.graphs import Condition, Node, held_out
+from env_construction.worlds.graphs import Condition, Node, held_out, loosened
 from env_construction.worlds.tools import NAME, SHAPES, Param, Style, Tool, expand
 from env_construction.worlds.units import UNITS
 from env_construction.worlds.world import Entity, Value
@@ -47,12 +48,21 @@ _CALCULATORS = {
         "enhanced_calculator",
     ),
 }
+_LOOSE_NAMES = {
+    ("range", True): ("{a}_range", "{a}_between", "{a}_period"),
+    ("range", False): ("{a}_range", "{a}_between", "{a}_limits"),
+    ("at_least", True): ("{a}_from", "earliest_{a}", "{a}_not_before"),
+    ("at_least", False): ("min_{a}", "{a}_at_least", "lowest_{a}"),
+    ("at_most", True): ("{a}_until", "latest_{a}", "{a}_not_after"),
+    ("at_most", False): ("max_{a}", "{a}_at_most", "highest_{a}"),
+    ("any_of", False): ("{a}_options", "{a}_any_of", "accepted_{a}"),
+}
 ARITHMETIC = ("difference", "sum", "product", "percentage")
 SELECTORS = ("information_type", "detail", "field", "attribute", "data_point", "requested_info", "aspect")
 
 
 def snake(text: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in text.lower()).strip("_")
+    return re.sub(r"[^a-z0-9]+", "_", text.lower().replace("'", "")).strip("_")
 
 
 def tool_name(tool: Tool, patterns: tuple[str, ...], rng: random.Random, taken: set[str]) -> str:
@@ -107,10 +117,12 @@ def _condition_params(conditions: list[Condition], taken: set[str], rng: random.
     for condition in conditions:
         attribute = condition.attribute
         names = [attribute.name, snake(attribute.head), f"{attribute.owner}_{attribute.name}"]
-        style: Style = "equal"
-        if condition.bounds:
-            style, names = "range", [f"{attribute.name}_range", f"{attribute.name}_between", f"{attribute.name}_period"]
-        elif attribute.kind == "entity":
+        style: Style = condition.style
+        if style != "equal":
+            names = [
+                pattern.format(a=attribute.name) for pattern in _LOOSE_NAMES[style, attribute.kind in ("date", "year")]
+            ]
+        elif attribute.kind == "entity" and attribute.generator.target != attribute.owner:
             names.append(attribute.generator.target)
         name = next(
             (name for name in rng.sample(names, len(names)) if name not in taken), f"{attribute.name}_{len(taken)}"
@@ -176,7 +188,7 @@ def serves(tool: Tool, node: Node) -> bool:
         return False
     if (node.attribute.name if node.attribute else NAME) not in tool.outputs or bool(node.unit) != tool.unit_choice:
         return False
-    keys = {(item.attribute.name, "range" if item.bounds else "equal") for item in node.conditions}
+    keys: set[tuple[str, str]] = {(item.attribute.name, item.style) for item in node.conditions}
     keys |= {(NAME, "equal")} if node.subject else set()
     return keys == {(param.attribute, param.style) for param in tool.params if param.required}
 
@@ -195,15 +207,22 @@ def arguments_of(tool: Tool, node: Node) -> dict[str, Any]:
         if param.attribute == NAME:
             name = cast(Entity, node.subject).name
             arguments[param.name] = {"plain": name, "object": {"name": name}, "array": [name]}[param.form]
-        elif bounds := conditions[param.attribute].bounds:
-            arguments[param.name] = {"from": _argument(bounds[0]), "to": _argument(bounds[1])}
         else:
-            arguments[param.name] = _argument(conditions[param.attribute].value)
+            arguments[param.name] = _stated(conditions[param.attribute])
     if tool.selector and node.attribute:
         arguments[tool.selector] = node.attribute.name
     if tool.unit_choice:
         arguments["unit"] = node.unit
     return arguments
+
+
+def _stated(condition: Condition) -> Any:
+    """What a condition says, as an argument."""
+    if condition.style == "range":
+        return {"from": _argument(condition.stated[0]), "to": _argument(condition.stated[1])}
+    if condition.style == "any_of":
+        return list(condition.stated)
+    return _argument(condition.value if condition.style == "equal" else condition.stated)
 
 
 def _argument(value: Value) -> Any:
@@ -278,7 +297,9 @@ class Unneeded:
         if model is None:
             return None
         describing = [
-            attribute for attribute in kind.attributes.values() if attribute.clause and attribute.kind != "quantity"
+            attribute
+            for attribute in kind.attributes.values()
+            if attribute.clause and (self.level.loose_share or attribute.kind != "quantity")
         ]
         wanted = len(model.conditions)
         if model.function == "search":
@@ -294,7 +315,7 @@ class Unneeded:
         if not choices:
             return None
         attribute = rng.choice(choices)
-        others = [other for other in describing if other is not attribute and other.kind != "entity"]
+        others = [other for other in describing if other is not attribute and other.kind not in ("entity", "quantity")]
         qualifiers = [self._condition(other) for other in rng.sample(others, min(wanted, len(others)))]
         unit = ""
         if (
@@ -321,8 +342,10 @@ class Unneeded:
 
     def _condition(self, attribute: Attribute) -> Condition:
         """A stand-in: only the attribute and the kind of parameter count."""
-        ranged = self.level.verbose and attribute.kind in ("year", "date") and self.rng.random() < 0.25
-        return Condition(attribute, 0, None, (0, 0) if ranged else None)
+        if attribute.kind == "quantity" or self.rng.random() < self.level.loose_share:
+            samples: dict[str, Value] = {"date": date(1900, 1, 1), "choice": "".join(attribute.generator.choices[:1])}
+            return loosened(attribute, samples.get(attribute.kind, 1900), self.rng)
+        return Condition(attribute, 0)
 
     def _take(self, tool: Tool) -> Tool:
         tool.needed = False

@@ -1,33 +1,45 @@
 """Graphs in English: the question, its sub-questions, and how the final answer follows from the sub-answers.
 
 An entity that was found by a search is described ("the poet who grew up in Ashford"), and what was found is nested in the
-phrase of what needs it. Where nesting would get too deep, or something is needed twice, a sentence introduces it ("Start from the
-poet who ... . That poet ...").
+phrase of what needs it. Where nesting would get too deep, or something is needed twice, a sentence introduces it ("A poet was born in
+... . That poet ..."). Questions about one thing are asked together, or in the second one the thing is "it".
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from datetime import date
 
 from env_construction.building.author import Decomposition, Step
 from env_construction.facts.levels import Level
+from env_construction.worlds.comparisons import compare
+from env_construction.worlds.english import Clause, join_clauses, listing, tidy, with_article
 from env_construction.worlds.graphs import Condition, Graph, Node
 from env_construction.worlds.units import UNITS
 from env_construction.worlds.world import Entity, Value, long_date, mention, number_text, spoken
 
-_INTRODUCTIONS = ("Start from {p}.", "Consider {p}.", "Take {p}.", "This is about {p}.", "Think of {p}.")
+_INTRODUCTIONS = (
+    "Consider {p}.",
+    "Take {p}.",
+    "I am interested in {p}.",
+    "My question is about {p}.",
+    "I would like to know more about {p}.",
+    "I am reading about {p}.",
+)
+_LATER_INTRODUCTIONS = ("Also consider {p}.", "Then take {p}.", "Next, find {p}.", "After that, identify {p}.")
 _GIVES = (
     "What is {p}?",
     "What is {p}?",
     "Tell me {p}.",
     "I need to know {p}.",
-    "Find {p}.",
+    "Find out {p}.",
     "Can you tell me {p}?",
     "Look up {p}.",
-    "Please give {p}.",
+    "Please give me {p}.",
 )
+_GIVE_SEVERAL = ("What are {p}?", "What are {p}?", "Tell me {p}.", "I need {p}.", "Please look up {p}.")
 _SEARCHES = (
     "Which {noun} {clauses}?",
     "Which {noun} {clauses}?",
@@ -35,25 +47,24 @@ _SEARCHES = (
     "Name the {noun} {that} {clauses}.",
     "Find the {noun} {that} {clauses}.",
     "I am looking for the {noun} {that} {clauses}. What is {its} name?",
+    "{A_noun} {clauses}. What is {its} name?",
 )
 _CALCULATIONS = {
     "days_between": ("How many days lie between {a} and {b}?", "How many days apart are {a} and {b}?"),
-    "difference": ("What is the difference between {a} and {b}?", "How far apart are {a} and {b}?"),
+    "difference": ("What is the difference between {a} and {b}?", "By how much do {a} and {b} differ?"),
     "sum": ("What is the sum of {a} and {b}?", "What do {a} and {b} add up to?"),
-    "product": ("What is {b} times {a}?", "How much is {b} times {a}?"),
     "percentage": ("What is {b}% of {a}?", "How much is {b} percent of {a}?"),
 }
 _YEARS = ("How many years lie between {a} and {b}?", "How many years apart are {a} and {b}?")
-MOST_NESTED = 3
+_HEAD_OF = re.compile(r"the (?P<head>[^{]+) of \{x\}$")
 
 
 def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decomposition:
     """The question in English, its steps with their answers, and the final answer."""
-    wording = Wording(graph, rng, MOST_NESTED if level.verbose else 2)
     steps = [
         Step(
             id=f"q{index + 1}",
-            question=wording.plain_ask(node),
+            question=tidy(plain_ask(node)),
             answer=node.answer,
             depends_on=[f"q{source + 1}" for source in dict.fromkeys(node.sources)],
             function=node.relation,
@@ -61,16 +72,16 @@ def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decom
         )
         for index, node in enumerate(graph.nodes)
     ]
-    derived = _derived(graph, rng) if rng.random() < level.derived_share else None
+    derived = compare(graph.nodes, rng) if rng.random() < level.derived_share else None
     if derived:
         question, answer, rule = derived
     else:
         uses = graph.uses()
         sinks = [index for index in range(len(graph.nodes)) if not uses[index]]
-        question = wording.question(sinks)
+        question = Wording(graph, rng, rng.choice((2, 3)) if level.verbose else 2).question(sinks)
         answer = ", ".join(graph.nodes[index].answer for index in sinks)
         rule = "list" if len(sinks) > 1 else "last"
-    return Decomposition(question=question, steps=steps, answer=answer, answer_rule=rule)
+    return Decomposition(question=tidy(question), steps=steps, answer=answer, answer_rule=rule)
 
 
 def _inputs(node: Node) -> dict[str, str | int | float | None]:
@@ -89,73 +100,65 @@ def _input(value: Value) -> str | int | float:
     return long_date(value) if isinstance(value, date) else value
 
 
-def _listing(parts: list[str], last: str = "and") -> str:
-    return f"{', '.join(parts[:-1])} {last} {parts[-1]}" if len(parts) > 1 else parts[0]
+def unit_of(node: Node) -> str:
+    """ " in meters" for a quantity, else nothing."""
+    if node.attribute is None or node.attribute.kind != "quantity":
+        return ""
+    return f" in {UNITS[node.unit or node.attribute.generator.unit].many}"
 
 
-def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
-    """(question, answer, rule) of a question about several entities' values of one numeric attribute; None for other graphs."""
-    first = graph.nodes[0]
-    attribute = first.attribute
-    if (
-        len(graph.nodes) < 2
-        or attribute is None
-        or any(node.attribute is not attribute or node.sources for node in graph.nodes)
-    ):
-        return None
-    values = [node.value for node in graph.nodes]
-    if not all(isinstance(value, int | float | date) for value in values) or len(set(values)) < len(values):
-        return None
-    subjects = [node.subject for node in graph.nodes if node.subject]
-    if any(node.conditions for node in graph.nodes):
-        return None
-    named = [subject.name for subject in subjects]
-    phrases = [
-        attribute.phrase.format(x=mention(subject)) + _unit_suffix(node)
-        for subject, node in zip(subjects, graph.nodes, strict=True)
-    ]
-    timed = attribute.kind in ("date", "year")
-    rules = ["pick", "pick", "compare"] if timed else ["pick", "compare", "sum"]
-    rule = rng.choice([name for name in rules if len(values) == 2 or name != "compare"])
-    noun = subjects[0].kind.noun
-    texts = [float(node.answer.replace(",", "")) if not isinstance(node.value, date) else 0.0 for node in graph.nodes]
-    if rule == "pick":
-        largest = rng.random() < 0.5
-        best = (max if largest else min)(range(len(values)), key=lambda index: values[index])  # type: ignore[arg-type,return-value]
-        choices = _listing([mention(subject) for subject in subjects], "or")
-        word = ("latest" if largest else "earliest") if timed else ("highest" if largest else "lowest")
-        if len(values) == 2:
-            word = ("later" if largest else "earlier") if timed else ("higher" if largest else "lower")
-        if attribute.ask.startswith(("When ", "In which year ")) and timed and len(values) == 2:
-            return f"Which came {word}: {_listing(phrases, 'or')}? Name the {noun}.", named[best], rule
-        head = attribute.head if attribute.phrase.startswith(f"the {attribute.head} of") else ""
-        if head:
-            return f"Which {noun} has the {word} {head}, {choices}?", named[best], rule
-        return f"Which is {word}: {_listing(phrases, 'or')}? Name the {noun}.", named[best], rule
-    if rule == "compare":
-        if isinstance(values[0], date) and isinstance(values[1], date):
-            return (
-                f"How many days passed between {_listing(phrases)}?",
-                number_text(abs((values[0] - values[1]).days)),
-                rule,
-            )
-        gap = round(abs(texts[0] - texts[1]), 2)
-        ask = rng.choice(_YEARS if attribute.kind == "year" else ("What is the difference between {a} and {b}?",))
-        return ask.format(a=phrases[0], b=phrases[1]), number_text(int(gap) if gap == int(gap) else gap), rule
-    total = round(sum(texts), 2)
-    return f"What do {_listing(phrases)} add up to?", number_text(int(total) if total == int(total) else total), rule
+def clause_of(condition: Condition, reference: str = "") -> Clause:
+    """A condition in words; `reference` describes what was found before."""
+    attribute, pattern, stated = condition.attribute, condition.attribute.clause, condition.stated
+    if condition.style == "equal":
+        return Clause(pattern, reference or spoken(attribute, condition.value), bool(reference))
+    if condition.style == "any_of":
+        return Clause(pattern, listing(list(stated), "or"))
+    if attribute.kind in ("date", "year"):
+        years = [item.year if isinstance(item, date) else item for item in (stated if condition.style == "range" else [stated])]  # fmt: skip
+        preposition = " on {v}" if attribute.kind == "date" else " in {v}"
+        text = {
+            "range": " between {} and {}",
+            "at_least": " in {} or later",
+            "at_most": " in {} or earlier",
+        }[condition.style].format(*years)
+        return Clause(pattern.replace(preposition, text), "")
+    if condition.style == "range":
+        return Clause(pattern, f"between {number_text(stated[0])} and {spoken(attribute, stated[1])}")
+    return Clause(pattern, f"{condition.style.replace('_', ' ')} {spoken(attribute, stated)}")
 
 
-def _unit_suffix(node: Node) -> str:
-    return f" in {UNITS[node.unit].many}" if node.unit else ""
+def plain_ask(node: Node) -> str:
+    """A sub-question by itself, with the names that were found filled in."""
+    if node.operation:
+        a, b = (long_date(value) if isinstance(value, date) else number_text(value) if isinstance(value, float) else str(value) for value in node.operands)  # fmt: skip
+        return _CALCULATIONS[node.operation][0].format(a=a, b=b)
+    if node.attribute and node.subject:
+        return _lookup_ask(node, named(node, node.subject, False))
+    assert node.kind is not None
+    return f"Which {node.kind.noun} {join_clauses([clause_of(item) for item in node.conditions], False)}?"
 
 
-def plain_clause(condition: Condition, spoken_value: str) -> str:
-    if condition.bounds:
-        low, high = (value.year if isinstance(value, date) else value for value in condition.bounds)
-        preposition = " on {v}" if condition.attribute.kind == "date" else " in {v}"
-        return condition.attribute.clause.replace(preposition, f" between {low} and {high}")
-    return condition.attribute.clause.format(v=spoken_value)
+def _lookup_ask(node: Node, subject: str) -> str:
+    assert node.attribute is not None
+    unit = unit_of(node)
+    if node.attribute.ask:
+        ask = node.attribute.ask.format(x=subject)
+        return f"{ask[:-1]},{unit}{ask[-1]}" if unit else ask
+    person = node.entity is not None and node.entity.kind.person
+    return f"{'Who' if person else 'What'} is {node.attribute.phrase.format(x=subject)}{unit}?"
+
+
+def named(node: Node, subject: Entity, vary: bool) -> str:
+    """A named entity, often with what it is, and with the qualifier that tells it from others of the name."""
+    name, kind = mention(subject), subject.kind
+    clauses = join_clauses([clause_of(item) for item in node.conditions], False)
+    if clauses and not kind.person:
+        return f"{name}, the {kind.noun} that {clauses},"
+    told = kind.noun.split(" ")[-1].lower() in subject.name.lower() or kind.form in ("the", "noun")
+    if not told and not name.startswith("the ") and (clauses or kind.form == "quote" or (vary and node.words < 0.5)):
+        name = f"the {kind.noun} {name}"
+    return f"{name} who {clauses}" if clauses else name
 
 
 class Wording:
@@ -181,57 +184,87 @@ class Wording:
                 introduced.append(index)
         nouns = Counter(graph.nodes[index].entity.kind.noun for index in introduced)  # type: ignore[union-attr]
         seen: Counter[str] = Counter()
+        openings = list(_INTRODUCTIONS)
+        rng.shuffle(openings)
         for index in introduced:
-            entity = graph.nodes[index].entity
+            node, entity = graph.nodes[index], graph.nodes[index].entity
             assert entity is not None
             noun = entity.kind.noun
-            phrase = self._phrase(index)
-            if nouns[noun] > 1:
-                letter = "ABCDEFGH"[seen[noun]]
-                seen[noun] += 1
-                self.names[index] = f"{noun} {letter}"
-                self.sentences.append(f"Let {noun} {letter} be {phrase}.")
+            letter = "ABCDEFGH"[seen[noun]] if nouns[noun] > 1 else ""
+            seen[noun] += 1
+            if node.attribute is None and rng.random() < 0.75:
+                sentence = f"{with_article(noun)} {self._clauses(node)}"
+                sentence += (
+                    f"; call {'this person' if entity.kind.person else 'it'} {noun} {letter}." if letter else "."
+                )
+            elif letter:
+                sentence = f"Let {noun} {letter} be {self._phrase(index)}."
             else:
-                self.names[index] = f"that {noun}"
-                self.sentences.append(rng.choice(_INTRODUCTIONS).format(p=phrase))
+                opening = rng.choice(_LATER_INTRODUCTIONS) if self.sentences else openings.pop()
+                sentence = opening.format(p=self._phrase(index))
+            self.names[index] = f"{noun} {letter}" if letter else f"that {noun}"
+            self.sentences.append(tidy(sentence))
 
     def question(self, sinks: list[int]) -> str:
-        return " ".join([*self.sentences, *(self._ask(index) for index in sinks)])
+        """All sentences: the introductions, then what is asked."""
+        asked: list[str] = []
+        groups: list[list[int]] = []
+        for index in sinks:
+            if groups and self._together(groups[-1][0], index):
+                groups[-1].append(index)
+            else:
+                groups.append([index])
+        for group in groups:
+            asked += self._ask_group(group)
+        return " ".join(tidy(sentence) for sentence in [*self.sentences, *asked])
 
-    def plain_ask(self, node: Node) -> str:
-        """A sub-question by itself, with the names that were found filled in."""
-        if node.operation:
-            a, b = (long_date(value) if isinstance(value, date) else number_text(value) if isinstance(value, float) else str(value) for value in node.operands)  # fmt: skip
-            return _CALCULATIONS[node.operation][0].format(a=a, b=b)
-        if node.attribute and node.subject:
-            return self._lookup_ask(node, self._subject(node, node.subject, False))
-        assert node.kind is not None
-        clauses = _listing([plain_clause(item, spoken(item.attribute, item.value)) for item in node.conditions])
-        return f"Which {node.kind.noun} {clauses}?"
+    def _together(self, first: int, second: int) -> bool:
+        """Whether two lookups ask about one thing, or one relation of two named things."""
+        a, b = self.graph.nodes[first], self.graph.nodes[second]
+        if a.attribute is None or b.attribute is None:
+            return False
+        if a.sources:
+            return a.sources == b.sources and a.sources[0] in self.names
+        return not b.sources and a.attribute is b.attribute and a.unit == b.unit
 
-    def _lookup_ask(self, node: Node, subject: str) -> str:
+    def _ask_group(self, group: list[int]) -> list[str]:
+        nodes = [self.graph.nodes[index] for index in group]
+        first = nodes[0]
+        if len(group) == 1 or first.attribute is None:
+            return [self._ask(group[0])]
+        if not first.sources:
+            return self._ask_same(nodes)
+        reference = self.names[first.sources[0]]
+        heads = [_HEAD_OF.match(node.attribute.phrase) if node.attribute else None for node in nodes]
+        if all(heads) and self.rng.random() < 0.6:
+            parts = [f"the {head['head']}{unit_of(node)}" for head, node in zip(heads, nodes, strict=True) if head]
+            return [self.rng.choice(_GIVE_SEVERAL).format(p=f"{listing(parts)} of {reference}")]
+        source = self.graph.nodes[first.sources[0]].entity
+        thing = source is not None and not source.kind.person and reference.startswith("that ")
+        return [self._ask(group[0]), *(self._ask_again(index) if thing else self._ask(index) for index in group[1:])]
+
+    def _ask_again(self, index: int) -> str:
+        """A question about the thing that the last question was about: "How long is it?", "What is its height?"."""
+        node = self.graph.nodes[index]
         assert node.attribute is not None
-        if node.attribute.ask:
-            ask = node.attribute.ask.format(x=subject)
-            return f"{ask[:-1]}{_unit_suffix(node)}{ask[-1]}"
-        person = node.entity is not None and node.entity.kind.person
-        return f"{'Who' if person else 'What'} is {node.attribute.phrase.format(x=subject)}{_unit_suffix(node)}?"
+        head = _HEAD_OF.match(node.attribute.phrase)
+        if " of {x}" not in node.attribute.ask and "{x}'" not in node.attribute.ask and node.attribute.ask:
+            return _lookup_ask(node, "it")
+        return f"What is its {head['head']}{unit_of(node)}?" if head else self._ask(index)
 
-    def _subject(self, node: Node, subject: Entity, vary: bool) -> str:
-        """A named entity, often with what it is, and with the qualifier that tells it from others of the name."""
-        name = mention(subject)
-        kind = subject.kind
-        qualifiers = [plain_clause(item, spoken(item.attribute, item.value)) for item in node.conditions]
-        told = kind.noun.split(" ")[-1] in subject.name.lower() or kind.form == "the"
-        if not told and (qualifiers or kind.form in ("quote", "noun") or (vary and self.rng.random() < 0.5)):
-            name = f"{'' if kind.form == 'noun' else 'the '}{kind.noun} {name}"
-        return (
-            f"{name} that {_listing(qualifiers)}"
-            if qualifiers and not kind.person
-            else f"{name} who {_listing(qualifiers)}"
-            if qualifiers
-            else name
-        )
+    def _ask_same(self, nodes: list[Node]) -> list[str]:
+        """One relation of several named things: in one sentence, or in one wording again and again."""
+        subjects = [named(node, node.subject, False) for node in nodes if node.subject]
+        attribute = nodes[0].attribute
+        assert attribute is not None
+        if _HEAD_OF.match(attribute.phrase) and self.rng.random() < 0.5 and not any(node.conditions for node in nodes):
+            objects = listing([f"of {subject}" for subject in subjects])
+            person = nodes[0].entity is not None and nodes[0].entity.kind.person
+            start = "Who is" if person else "What is"
+            return [
+                f"{start} {attribute.phrase.replace('of {x}', objects)}{',' * bool(unit_of(nodes[0]))}{unit_of(nodes[0])}?"
+            ]
+        return [_lookup_ask(node, subject) for node, subject in zip(nodes, subjects, strict=True)]
 
     def _ask(self, index: int) -> str:
         node = self.graph.nodes[index]
@@ -243,16 +276,18 @@ class Wording:
             a, b = self._operands(node)
             return self.rng.choice(patterns).format(a=a, b=b)
         if node.attribute:
-            subject = self._subject(node, node.subject, True) if not node.sources and node.subject else self._reference(node.sources[0])  # fmt: skip
+            subject = named(node, node.subject, True) if not node.sources and node.subject else self._reference(node.sources[0])  # fmt: skip
             nested = bool(node.sources) and node.sources[0] not in self.names and self.depth[node.sources[0]] > 1
             if nested or (self.rng.random() < 0.4 and not (node.entity and node.entity.kind.person)):
-                return self._give(node, node.attribute.phrase.format(x=subject) + _unit_suffix(node))
-            return self._lookup_ask(node, subject)
+                return self._give(node, node.attribute.phrase.format(x=subject) + unit_of(node))
+            return _lookup_ask(node, subject)
         assert node.kind is not None
-        pattern = self.rng.choice(_SEARCHES)
         noun = self.rng.choice(node.kind.nouns) if self.rng.random() < 0.25 else node.kind.noun
         that, its = ("who", "this person's") if node.kind.person else ("that", "its")
-        return pattern.format(noun=noun, clauses=self._clauses(node), that=that, its=its)
+        pattern = self.rng.choice(_SEARCHES)
+        return pattern.format(
+            noun=noun, A_noun=with_article(noun).capitalize(), clauses=self._clauses(node), that=that, its=its
+        )
 
     def _give(self, node: Node, phrase: str) -> str:
         if node.entity and node.entity.kind.person:
@@ -260,18 +295,19 @@ class Wording:
         return self.rng.choice(_GIVES).format(p=phrase)
 
     def _operands(self, node: Node) -> tuple[str, str]:
-        phrases = [self._phrase(source) + _unit_suffix(self.graph.nodes[source]) for source in node.sources]
+        phrases = [self._phrase(source) + unit_of(self.graph.nodes[source]) for source in node.sources]
         if len(phrases) == 1:
             given = node.operands[1]
-            phrases.append(long_date(given) if isinstance(given, date) else str(given))
+            attribute = self.graph.nodes[node.sources[0]].attribute
+            year = "the year " if attribute and attribute.kind == "year" else ""
+            phrases.append(long_date(given) if isinstance(given, date) else f"{year}{given}")
         return phrases[0], phrases[1]
 
     def _clauses(self, node: Node) -> str:
-        stated = [item for item in node.conditions if item.source is None]
-        linked = [item for item in node.conditions if item.source is not None]
-        parts = [plain_clause(item, spoken(item.attribute, item.value)) for item in stated]
-        parts += [plain_clause(item, self._reference(item.source)) for item in linked if item.source is not None]
-        return _listing(parts)
+        clauses = [
+            clause_of(item, "" if item.source is None else self._reference(item.source)) for item in node.conditions
+        ]
+        return join_clauses(clauses, self.rng.random() < 0.5)
 
     def _reference(self, index: int) -> str:
         return self.names[index] if index in self.names else self._phrase(index)
@@ -279,7 +315,7 @@ class Wording:
     def _phrase(self, index: int) -> str:
         node = self.graph.nodes[index]
         if node.attribute:
-            subject = self._subject(node, node.subject, True) if not node.sources and node.subject else self._reference(node.sources[0])  # fmt: skip
+            subject = named(node, node.subject, True) if not node.sources and node.subject else self._reference(node.sources[0])  # fmt: skip
             return node.attribute.phrase.format(x=subject)
         assert node.kind is not None
         return f"the {node.kind.noun} {'who' if node.kind.person else 'that'} {self._clauses(node)}"

@@ -7,6 +7,7 @@ one split's pool (`pool_of`, a hash of the name), so that splits share no entity
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
@@ -159,9 +160,13 @@ def spoken(attribute: Attribute, value: Value) -> str:
 
 
 def mention(entity: Entity) -> str:
-    """An entity's name in a sentence."""
-    if entity.kind.form == "quote":
-        return f'"{entity.name}"'
-    if entity.kind.form == "the" and not entity.name.startswith("The "):
-        return f"the {entity.name}"
-    return entity.name
+    """An entity's name in a sentence: in quotes, with the article that its form or an "of" asks for, or after its noun."""
+    name, form = entity.name, entity.kind.form
+    if form == "quote":
+        return f'"{name}"'
+    if form == "noun":
+        return f"{entity.kind.noun} {name}"
+    named_after = re.match(r"[\w\-]+'s ", name)
+    if not name.startswith("The ") and ((form == "the" and not named_after) or re.match(r"[A-Z]\w+ of ", name)):
+        return f"the {name}"
+    return name
