@@ -12,7 +12,7 @@ from env_construction.worlds.graphs import Node
 from env_construction.worlds.units import UNITS
 from env_construction.worlds.world import mention, number_text
 
-_YEARS = ("How many years lie between {a} and {b}?", "How many years apart are {a} and {b}?")
+_YEARS = ("How many years lie between {a} and {b}?", "How many years passed between {a} and {b}?")
 _COUNTED = re.compile(r"(?P<before>.+) \{v\} (?P<after>.+)$")
 _TOTALS = (
     (" does {x} ", " do {x} "),

@@ -10,6 +10,7 @@ follows: `town; the town where {x} stands`) | the question | what is said about 
 
 How values are drawn (`Generator`):
     -> town                         another entity (of this or of another domain)
+    -> novel where author = self    ... whose author is this entity; also `where country = country and ...`: both lie in one country
     date 1790..1930                 a day; year 1790..1930: a year
     date 20..40y after born         a day or year so long after another attribute of this entity or, as `author.born`, of one it refers to
                                     (y: years, d: days)
@@ -43,7 +44,10 @@ RESERVED = ("name", "noun", "also", "form", "plural", "person")
 
 @dataclass(frozen=True)
 class Generator:
-    """How an attribute's values are drawn; `after` names the attribute that a date follows, `operands` those of a derived number."""
+    """How an attribute's values are drawn; `after` names the attribute that a date follows, `operands` those of a derived number.
+
+    `where`: (attribute of the other entity, attribute of this one or "self") pairs that are equal.
+    """
 
     kind: Kind
     target: str = ""
@@ -58,6 +62,7 @@ class Generator:
     pattern: str = ""
     operation: str = ""
     operands: tuple[str, ...] = ()
+    where: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,11 @@ def _check_references(read: Catalog, kind: EntityType, attribute: Attribute, pat
     made = attribute.generator
     if made.kind == "entity" and made.target not in read.types:
         raise BadInput(f"{where}: refers to {made.target!r}, which is no type; define it, or refer to another one")
+    for theirs, ours in made.where:
+        if theirs not in read.types[made.target].attributes:
+            raise BadInput(f"{where}: {made.target} has no attribute {theirs!r}")
+        if ours != "self" and ours not in kind.attributes:
+            raise BadInput(f"{where}: {kind.name} has no attribute {ours!r}")
     for reference in (*([made.after] if made.after else []), *made.operands):
         first, _, second = reference.partition(".")
         owner = kind
@@ -225,7 +235,11 @@ def _read_attribute(where: str, owner: str, name: str, line: str) -> Attribute:
 def _read_generator(where: str, text: str) -> Generator:
     word, _, rest = text.partition(" ")
     if word == "->":
-        return Generator("entity", target=rest.strip())
+        target, _, conditions = rest.partition(" where ")
+        pairs = [tuple(part.strip() for part in pair.split("=")) for pair in conditions.split(" and ") if pair]
+        if any(len(pair) != 2 for pair in pairs):
+            raise BadInput(f"{where}: {conditions!r}: expected 'where attribute = self' or 'attribute = attribute'")
+        return Generator("entity", target=target.strip(), where=tuple((pair[0], pair[1]) for pair in pairs))
     if word == "one":
         choices = tuple(part.strip() for part in rest.removeprefix("of ").split(","))
         return Generator("choice", choices=choices)

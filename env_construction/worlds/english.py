@@ -37,6 +37,12 @@ def plural_of(noun: str) -> str:
     return f"{noun}es" if last.endswith(("s", "x", "z", "ch", "sh")) else f"{noun}s"
 
 
+def plural_head(head: str) -> str:
+    """ "date of birth" -> "dates of birth"."""
+    found = re.match(r"(.+?)( (?:of|in|on|at|for|per) .+)$", head)
+    return plural_of(found[1]) + found[2] if found else plural_of(head)
+
+
 def article_of(word: str) -> str:
     """ "an" for "opera", "hour" and "MRI scan"; "a" for "poet", "university", "one-way ticket" and "UFO"."""
     first = re.split(r"[\s\-']", word, maxsplit=1)[0]
@@ -63,16 +69,16 @@ def _cased(article: str, like: str) -> str:
 
 
 def listing(parts: list[str], last: str = "and") -> str:
-    """ "a", "a and b", "a, b and c"; a comma before the last word where a part has an "and" of its own."""
+    """ "a", "a and b", "a, b and c"; a comma before the last "and" where a part has one of its own."""
     if len(parts) < 2:
         return "".join(parts)
-    comma = "," if any(f" {last} " in part or "," in part for part in parts[:-1]) else ""
+    comma = "," if len(parts) > 2 and any(" and " in part or " or " in part for part in parts[:-1]) else ""
     return f"{', '.join(parts[:-1])}{comma} {last} {parts[-1]}"
 
 
 def tidy(text: str) -> str:
     """No comma of an apposition before another mark, and a capital at the start."""
-    text = re.sub(r",+(?=[,.?!:;])", "", text)
+    text = re.sub(r",+(?=[,.?!:;])", "", text).replace(" that that ", " that this ")
     return text[:1].upper() + text[1:]
 
 

@@ -239,10 +239,11 @@ class Graph:
         came_by = {item.attribute.id for item in self.nodes[source].conditions}
         if attribute := self.nodes[source].attribute:
             came_by.add(attribute.id)
+        known = [item for node in self.nodes for item in (node.subject, node.entity) if item]
         forward = [
             attribute
             for attribute in self._attributes(entity.kind, True)
-            if attribute.id not in self.relations | came_by
+            if attribute.id not in self.relations | came_by and entity.values.get(attribute.name) not in known
         ]
         backward = [
             attribute
@@ -253,8 +254,9 @@ class Graph:
             attribute = self.rng.choice(backward)
             self.relations.add(attribute.id)
             found = self.world.new(self.world.catalog.types[attribute.owner])
-            found.values[attribute.name] = entity
-            return self.search(found, [Condition(attribute, entity, source)])
+            return self.world.link(found, attribute, entity) and self.search(
+                found, [Condition(attribute, entity, source)]
+            )
         if not forward:
             return False
         attribute = self.rng.choice(forward)
@@ -294,7 +296,9 @@ class Graph:
         elif attribute.kind == "year":
             choices = ["difference"]
         else:
-            choices = ["difference", "sum"] if second is not None else ["percentage"]
+            choices = ["percentage"] if second is None else ["difference"]
+            if second is not None and self.nodes[second].attribute is attribute:
+                choices.append("sum")
             if second is None and attribute.generator.unit in ("%", "years"):
                 return False
         for _ in range(_TRIES * 3):
@@ -406,7 +410,9 @@ class Graph:
                 return False
             source = len(self.nodes) - 1
             conditions.append(Condition(link, self.nodes[source].value, source))
-            found.values[link.name] = self.nodes[source].value
+            value = self.nodes[source].value
+            if not isinstance(value, Entity) or not self.world.link(found, link, value):
+                return False
         if not any(self.search(found, conditions, 1) for _ in range(3)):
             return False
         return self._continue(hops)

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from env_construction.environment.jsonl import BadInput
-from env_construction.worlds.english import right_articles
+from env_construction.worlds.english import plural_of, right_articles
 
 Draw = Callable[[random.Random], str]
-_FAMILY = re.compile(r"\{(\w+)\}")
+_FAMILY = re.compile(r"\{(\w+(?::s)?)\}")
 FOLDER = Path(__file__).parent
 
 
@@ -36,8 +36,11 @@ def families() -> dict[str, list[str] | str]:
 
 @lru_cache(maxsize=4096)
 def drawer(pattern: str) -> Draw:
-    """A function that draws a name from a pattern: alternatives separated by " / ", with {family} and with # and @ for
-    a digit and a letter in alternatives that begin with "code ". Raises BadInput for an unknown family."""
+    """A function that draws a name from a pattern. Raises BadInput for an unknown family.
+
+    " / " separates alternatives; {family} draws from a list of `names.yaml`, {family:s} the plural of its word; an alternative that
+    begins with "code " has # for a digit and @ for a letter.
+    """
     draws = [_one(part.strip()) for part in pattern.split(" / ")]
     if len(draws) == 1:
         return draws[0]
@@ -54,11 +57,14 @@ def _one(pattern: str) -> Draw:
         if place % 2 == 0:
             parts.append(piece)
             continue
+        piece, _, plural = piece.partition(":")
         if piece not in known:
             raise BadInput(
                 f"names.yaml: pattern {pattern!r} uses {{{piece}}}, which is no family; add it to names.yaml"
             )
         family = known[piece]
+        if plural and isinstance(family, list):
+            family = [plural_of(word) for word in family]
         parts.append(family if isinstance(family, list) else drawer(family))
 
     def draw(rng: random.Random) -> str:

@@ -15,7 +15,7 @@ from datetime import date
 from env_construction.building.author import Decomposition, Step
 from env_construction.facts.levels import Level
 from env_construction.worlds.comparisons import compare
-from env_construction.worlds.english import Clause, join_clauses, listing, tidy, with_article
+from env_construction.worlds.english import Clause, join_clauses, listing, plural_head, tidy, with_article
 from env_construction.worlds.graphs import Condition, Graph, Node
 from env_construction.worlds.units import UNITS
 from env_construction.worlds.world import Entity, Value, long_date, mention, number_text, spoken
@@ -39,6 +39,7 @@ _GIVES = (
     "Look up {p}.",
     "Please give me {p}.",
 )
+_GIVE_ENTITY = ("Tell me {p}.", "I need to know {p}.", "Can you tell me {p}?", "Look up {p}.", "Please find {p}.")
 _GIVE_SEVERAL = ("What are {p}?", "What are {p}?", "Tell me {p}.", "I need {p}.", "Please look up {p}.")
 _SEARCHES = (
     "Which {noun} {clauses}?",
@@ -50,12 +51,12 @@ _SEARCHES = (
     "{A_noun} {clauses}. What is {its} name?",
 )
 _CALCULATIONS = {
-    "days_between": ("How many days lie between {a} and {b}?", "How many days apart are {a} and {b}?"),
+    "days_between": ("How many days lie between {a} and {b}?", "How many days are there between {a} and {b}?"),
     "difference": ("What is the difference between {a} and {b}?", "By how much do {a} and {b} differ?"),
     "sum": ("What is the sum of {a} and {b}?", "What do {a} and {b} add up to?"),
     "percentage": ("What is {b}% of {a}?", "How much is {b} percent of {a}?"),
 }
-_YEARS = ("How many years lie between {a} and {b}?", "How many years apart are {a} and {b}?")
+_YEARS = ("How many years lie between {a} and {b}?", "How many years are there between {a} and {b}?")
 _HEAD_OF = re.compile(r"the (?P<head>[^{]+) of \{x\}$")
 
 
@@ -174,13 +175,20 @@ class Wording:
         joins = {
             source for node in graph.nodes if len(node.sources) > 1 and not node.operation for source in node.sources
         }
+        # "the town where the poet who ... lives": what stands inside of a phrase gets a sentence of its own
+        embedded = {
+            source
+            for node in graph.nodes
+            if node.attribute and not node.attribute.phrase.endswith("{x}")
+            for source in node.sources
+        }
         introduced = []
         for index, node in enumerate(graph.nodes):
             self.depth[index] = 1 + max(
                 (self.depth[source] for source in node.sources if source not in introduced), default=0
             )
-            needed_twice = uses[index] > 1
-            if node.entity and uses[index] and (needed_twice or index in joins or self.depth[index] >= most_nested):
+            wanted = uses[index] > 1 or index in joins or index in embedded or self.depth[index] >= most_nested
+            if node.entity and uses[index] and wanted:
                 introduced.append(index)
         nouns = Counter(graph.nodes[index].entity.kind.noun for index in introduced)  # type: ignore[union-attr]
         seen: Counter[str] = Counter()
@@ -255,15 +263,14 @@ class Wording:
     def _ask_same(self, nodes: list[Node]) -> list[str]:
         """One relation of several named things: in one sentence, or in one wording again and again."""
         subjects = [named(node, node.subject, False) for node in nodes if node.subject]
-        attribute = nodes[0].attribute
+        first, attribute = nodes[0], nodes[0].attribute
         assert attribute is not None
-        if _HEAD_OF.match(attribute.phrase) and self.rng.random() < 0.5 and not any(node.conditions for node in nodes):
-            objects = listing([f"of {subject}" for subject in subjects])
-            person = nodes[0].entity is not None and nodes[0].entity.kind.person
-            start = "Who is" if person else "What is"
-            return [
-                f"{start} {attribute.phrase.replace('of {x}', objects)}{',' * bool(unit_of(nodes[0]))}{unit_of(nodes[0])}?"
-            ]
+        head = _HEAD_OF.match(attribute.phrase)
+        person = first.entity is not None and first.entity.kind.person
+        plain = head and (person or not first.entity) and not any(node.conditions for node in nodes)
+        if head and plain and self.rng.random() < 0.5:
+            heads = f"the {plural_head(head['head'])}{unit_of(first)} of {listing(subjects)}"
+            return [f"Who are {heads}?" if person else self.rng.choice(_GIVE_SEVERAL).format(p=heads)]
         return [_lookup_ask(node, subject) for node, subject in zip(nodes, subjects, strict=True)]
 
     def _ask(self, index: int) -> str:
@@ -276,11 +283,11 @@ class Wording:
             a, b = self._operands(node)
             return self.rng.choice(patterns).format(a=a, b=b)
         if node.attribute:
-            subject = named(node, node.subject, True) if not node.sources and node.subject else self._reference(node.sources[0])  # fmt: skip
-            nested = bool(node.sources) and node.sources[0] not in self.names and self.depth[node.sources[0]] > 1
-            if nested or (self.rng.random() < 0.4 and not (node.entity and node.entity.kind.person)):
-                return self._give(node, node.attribute.phrase.format(x=subject) + unit_of(node))
-            return _lookup_ask(node, subject)
+            given = node.sources and node.sources[0] not in self.names
+            share = 0.15 if node.attribute.kind == "integer" else 0.35
+            if given or (self.rng.random() < share and not (node.entity and node.entity.kind.person)):
+                return self._give(node, self._phrase(index, True))
+            return _lookup_ask(node, self._subject(node))
         assert node.kind is not None
         noun = self.rng.choice(node.kind.nouns) if self.rng.random() < 0.25 else node.kind.noun
         that, its = ("who", "this person's") if node.kind.person else ("that", "its")
@@ -292,10 +299,10 @@ class Wording:
     def _give(self, node: Node, phrase: str) -> str:
         if node.entity and node.entity.kind.person:
             return f"Who is {phrase}?"
-        return self.rng.choice(_GIVES).format(p=phrase)
+        return self.rng.choice(_GIVE_ENTITY if node.entity else _GIVES).format(p=phrase)
 
     def _operands(self, node: Node) -> tuple[str, str]:
-        phrases = [self._phrase(source) + unit_of(self.graph.nodes[source]) for source in node.sources]
+        phrases = [self._phrase(source, True) for source in node.sources]
         if len(phrases) == 1:
             given = node.operands[1]
             attribute = self.graph.nodes[node.sources[0]].attribute
@@ -312,10 +319,21 @@ class Wording:
     def _reference(self, index: int) -> str:
         return self.names[index] if index in self.names else self._phrase(index)
 
-    def _phrase(self, index: int) -> str:
+    def _subject(self, node: Node) -> str:
+        """What a lookup is about: what the question names, or what was found."""
+        if not node.sources and node.subject:
+            return named(node, node.subject, True)
+        return self._reference(node.sources[0])
+
+    def _phrase(self, index: int, with_unit: bool = False) -> str:
+        """ "the height in meters of the tower that ...", "the poet who ..." """
         node = self.graph.nodes[index]
         if node.attribute:
-            subject = named(node, node.subject, True) if not node.sources and node.subject else self._reference(node.sources[0])  # fmt: skip
-            return node.attribute.phrase.format(x=subject)
+            phrase = node.attribute.phrase
+            head = _HEAD_OF.match(phrase)
+            unit = unit_of(node) if with_unit else ""
+            if head and unit:
+                return f"the {head['head']}{unit} of {self._subject(node)}"
+            return phrase.format(x=self._subject(node)) + unit
         assert node.kind is not None
         return f"the {node.kind.noun} {'who' if node.kind.person else 'that'} {self._clauses(node)}"

@@ -74,6 +74,21 @@ class World:
             entity.values[attribute.name] = self._draw(entity, attribute)
         return entity.values[attribute.name]
 
+    def link(self, entity: Entity, attribute: Attribute, other: Entity) -> bool:
+        """Let a fresh entity refer to another one. False where what is known of that one speaks against it."""
+        entity.values[attribute.name] = other
+        return self._agree(entity, attribute.generator.where, other)
+
+    def _agree(self, entity: Entity, where: tuple[tuple[str, str], ...], other: Entity) -> bool:
+        """Make both entities' values equal as `where` says; False if they are known to differ."""
+        for theirs, ours in where:
+            if ours != "self" and ours not in entity.values and theirs in other.values:
+                entity.values[ours] = other.values[theirs]
+            mine = entity if ours == "self" else self.value(entity, entity.kind.attributes[ours])
+            if other.values.setdefault(theirs, mine) is not mine:
+                return False
+        return True
+
     def _at(self, entity: Entity, path: str) -> Value:
         first, _, second = path.partition(".")
         value = self.value(entity, entity.kind.attributes[first])
@@ -82,7 +97,9 @@ class World:
     def _draw(self, entity: Entity, attribute: Attribute) -> Value:
         rng, made = self.rng, attribute.generator
         if made.kind == "entity":
-            return self.new(self.catalog.types[made.target])
+            other = self.new(self.catalog.types[made.target])
+            self._agree(entity, made.where, other)
+            return other
         if made.operation:
             first, second = (self._at(entity, path) for path in made.operands)
             return _derived(made.operation, first, second)
