@@ -305,6 +305,8 @@ class Graph:
             operation = self.rng.choice(choices)
             given = self._constant(operation, left) if right is None else right
             result = compute(operation, left, given)
+            if operation == "percentage" and isinstance(left, int) and not isinstance(result, int):
+                continue  # nobody asks for half a person
             key = f"{operation} {sorted((str(left), str(given)))}"
             if result is None or pool_of(key) != self.world.split:
                 if second is not None and len(choices) == 1:

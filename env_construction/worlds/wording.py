@@ -182,6 +182,12 @@ class Wording:
             if node.attribute and not node.attribute.phrase.endswith("{x}")
             for source in node.sources
         }
+        embedded |= {
+            item.source
+            for node in graph.nodes
+            for item in node.conditions
+            if item.source is not None and not item.attribute.clause.endswith("{v}")
+        }
         introduced = []
         for index, node in enumerate(graph.nodes):
             self.depth[index] = 1 + max(
