@@ -17,7 +17,7 @@ _LEAST_CHOICES = 4
 _NAME_DRAWS = 200
 _LEAST_NAMES = 120
 _DOUBLED = re.compile(r"\b(\w+) \1\b", re.IGNORECASE)
-_FORMS = ("", "the", "quote", "noun")
+_FORMS = ("", "the", "quote", "noun", "at")
 
 Problem = tuple[str, str]
 """(key, what is wrong and what to do)"""
@@ -25,7 +25,7 @@ Problem = tuple[str, str]
 
 def _shape(catalog: Catalog, kind: EntityType) -> Iterator[Problem]:
     if kind.form not in _FORMS:
-        yield f"{kind.name}.form", f"{kind.form!r} is none of the, quote, noun; leave it out for plain names"
+        yield f"{kind.name}.form", f"{kind.form!r} is none of the, quote, noun, at; leave it out for plain names"
     if len(kind.attributes) < _LEAST_ATTRIBUTES:
         yield kind.name, f"has {len(kind.attributes)} attributes; add some, at least {_LEAST_ATTRIBUTES}"
     rare = [a for a in kind.attributes.values() if a.clause and a.kind not in ("choice", "quantity")]
@@ -79,6 +79,8 @@ def _wording(catalog: Catalog, attribute: Attribute) -> Iterator[str]:
         if re.search(r"\bthe \{v\}|\"\{v\}|\ban? \{v\}", attribute.clause):
             yield f"the clause {attribute.clause!r} has an article or quotes before {{v}}; the type's 'form' adds them"
         target = catalog.types[made.target]
+        if re.search(rf"\b{re.escape(target.noun)}( at| of| called)? \{{v\}}", attribute.clause):
+            yield f"the clause {attribute.clause!r} names the type before {{v}}; descriptions name it already"
         if target.person and attribute.ask.startswith("What "):
             yield f"the question {attribute.ask!r} asks 'what' for a person; ask 'who' or 'which {target.noun}'"
     if attribute.kind == "choice":

@@ -92,7 +92,11 @@ class Attribute:
 
 @dataclass
 class EntityType:
-    """A type of entities. `form`: "the" before names, "quote" around them, or nothing; `also`: other words for the noun."""
+    """A type of entities. `also`: other words for the noun.
+
+    `form` says how names stand in a sentence: "the" (the Orm), "quote" ("The Silent Bell"), "noun" (order SO-17), "at" (the
+    house at 12 Oak Lane), or nothing.
+    """
 
     name: str
     domain: str

@@ -156,7 +156,7 @@ def named(node: Node, subject: Entity, vary: bool) -> str:
     clauses = join_clauses([clause_of(item) for item in node.conditions], False)
     if clauses and not kind.person:
         return f"{name}, the {kind.noun} that {clauses},"
-    told = kind.noun.split(" ")[-1].lower() in subject.name.lower() or kind.form in ("the", "noun")
+    told = kind.noun.split(" ")[-1].lower() in subject.name.lower() or kind.form in ("the", "noun", "at")
     if not told and not name.startswith("the ") and (clauses or kind.form == "quote" or (vary and node.words < 0.5)):
         name = f"the {kind.noun} {name}"
     return f"{name} who {clauses}" if clauses else name

@@ -18,6 +18,7 @@ from env_construction.worlds.names import drawer
 from env_construction.worlds.units import UNITS
 
 _DRAWS = 200
+_TODAY = date(2024, 12, 31)
 _MONTHS = [
     "January",
     "February",
@@ -121,10 +122,11 @@ class World:
                 start = date(start, 7, 1)
             if not isinstance(start, date):
                 raise Rejected("no_date", f"{attribute.id}: {made.after} is no date")
-            day = start + timedelta(
-                days=int((made.low + rng.random() * (made.high - made.low)) * (1 if made.in_days else 365.25))
-                + (not made.in_days)
-            )
+            unit = 1 if made.in_days else 365.25
+            first = start + timedelta(days=int(made.low * unit) + 1)
+            last = start + timedelta(days=int(made.high * unit))
+            # nothing happens after today, unless it has to
+            day = first + timedelta(days=int(rng.random() * max(1, (min(last, _TODAY) - first).days)))
         else:
             first, last = date(int(made.low), 1, 1).toordinal(), date(int(made.high), 12, 31).toordinal()
             day = date.fromordinal(rng.randint(first, last))
@@ -177,12 +179,14 @@ def spoken(attribute: Attribute, value: Value) -> str:
 
 
 def mention(entity: Entity) -> str:
-    """An entity's name in a sentence: in quotes, with the article that its form or an "of" asks for, or after its noun."""
+    """An entity's name in a sentence: in quotes, with the article that its form or an "of" asks for, or after its noun ("order SO-1", "the house at 12 Oak Lane")."""
     name, form = entity.name, entity.kind.form
     if form == "quote":
         return f'"{name}"'
     if form == "noun":
         return f"{entity.kind.noun} {name}"
+    if form == "at":
+        return f"the {entity.kind.noun} at {name}"
     named_after = re.match(r"[\w\-]+'s ", name)
     if not name.startswith("The ") and ((form == "the" and not named_after) or re.match(r"[A-Z]\w+ of ", name)):
         return f"the {name}"
