@@ -87,6 +87,10 @@ def _wording(catalog: Catalog, attribute: Attribute) -> Iterator[str]:
         yield from _choices(attribute)
     if attribute.kind == "integer" and not made.operation and made.low < 10:
         yield f"draws {made.low:g}, too short for an answer; start at 11 or above"
+    if attribute.kind in ("integer", "quantity") and re.search(r"\bat \{v\}", attribute.clause):
+        yield f"the clause {attribute.clause!r} reads badly with 'at least ...' for {{v}}; leave out the preposition"
+    if attribute.kind == "text" and re.search(r"\ban? \{v\}", attribute.clause):
+        yield f"the clause {attribute.clause!r} has an article before a made-up text; write 'the {{v}}', or put it into the text"
     if attribute.kind == "quantity":
         words = {
             UNITS[made.unit].one,

@@ -123,10 +123,10 @@ class World:
             if not isinstance(start, date):
                 raise Rejected("no_date", f"{attribute.id}: {made.after} is no date")
             unit = 1 if made.in_days else 365.25
-            first = start + timedelta(days=int(made.low * unit) + 1)
-            last = start + timedelta(days=int(made.high * unit))
+            soonest = start + timedelta(days=int(made.low * unit) + 1)
+            latest = start + timedelta(days=int(made.high * unit))
             # nothing happens after today, unless it has to
-            day = first + timedelta(days=int(rng.random() * max(1, (min(last, _TODAY) - first).days)))
+            day = soonest + timedelta(days=int(rng.random() * max(1, (min(latest, _TODAY) - soonest).days)))
         else:
             first, last = date(int(made.low), 1, 1).toordinal(), date(int(made.high), 12, 31).toordinal()
             day = date.fromordinal(rng.randint(first, last))
