@@ -1,8 +1,8 @@
 """Make every table and figure for which a run has data, and say which are missing and why.
 
 Inputs:  the folder of a run.
-Outputs: RUN/analysis/*.{csv,txt,md,tex,png,svg,pdf}, and RUN/analysis/index.json (the report reads it): what was made by which script,
-         what is missing and why, and what this run was not meant to have.
+Outputs: RUN/analysis/*.{csv,txt,md,tex,png,svg,pdf}, and RUN/analysis/index.json (the report reads it): what was made
+         by which script, what is missing and why, and what this run was not meant to have.
 
 Example: python -m analysis.all outputs/cpu
 """

@@ -1,4 +1,5 @@
-"""Any two or more runs side by side: every policy's scores, and paired differences where the test environments are the same.
+"""Any two or more runs side by side: every policy's scores, and paired differences where the test environments are the
+same.
 
 Inputs:  RUN/eval/<policy>/results.jsonl of each run.
 Outputs: in --out, compare_runs.{csv,txt,md,png,svg}. The first run is the reference of the differences.

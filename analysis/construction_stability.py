@@ -1,11 +1,13 @@
 """Are the built environments stable? Every one is replayed again, in fresh processes and under another hash seed.
 
-The build keeps only what its own gold plan solves, so that an oracle scores 1 by construction and proves nothing. Here the
-environments are judged anew by the replay rules of `python -m env_construction.validate`, in fresh processes and under another hash seed than
-the build's: tools load, gold calls give what was recorded, twice alike and fast, the gold plan scores 1, each answer needs its call.
-What breaks one on this machine counts against the claim. Beside it stand what the build itself rejected, and the levels that were built.
+The build keeps only what its own gold plan solves, so that an oracle scores 1 by construction and proves nothing. Here
+the environments are judged anew by the replay rules of `python -m env_construction.validate`, in fresh processes and
+under another hash seed than the build's: tools load, gold calls give what was recorded, twice alike and fast, the gold
+plan scores 1, each answer needs its call. What breaks one on this machine counts against the claim. Beside it stand
+what the build itself rejected, and the levels that were built.
 
-Inputs:  RUN/environments*/{train,dev,test}.jsonl: every set of environments of the run, with configuration.json and statistics.json.
+Inputs:  RUN/environments*/{train,dev,test}.jsonl: every set of environments of the run, with configuration.json and
+         statistics.json.
 Outputs: RUN/analysis/construction_stability.{csv,txt}.
 Paper:   section 3 (stable environments without online tools).
 

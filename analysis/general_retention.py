@@ -1,13 +1,14 @@
-"""General capability before and after training: six benchmarks, each alone and all together, with a non-inferiority test.
+"""General capability before and after training: six benchmarks, each alone and all together, with a non-inferiority
+test.
 
-A policy is kept (non-inferior) when the lower end of the one-sided 95% interval of after - before lies above the margin.
-"Not significantly worse" would not do: a small sample is never significantly worse. The test that counts is the pooled one, on the
-mean of the benchmarks' means. Its margin is what the problems support: the loss that a model without any change rules out in 80% of
-cases, at least 1 point and at most 3. Each benchmark alone is shown with a margin of 1 point, and its p-value is Holm-corrected
-over all benchmarks and policies, since one of many is easily worse by chance.
+A policy is kept (non-inferior) when the lower end of the one-sided 95% interval of after - before lies above the
+margin. "Not significantly worse" would not do: a small sample is never significantly worse. The test that counts is the
+pooled one, on the mean of the benchmarks' means. Its margin is what the problems support: the loss that a model without
+any change rules out in 80% of cases, at least 1 point and at most 3. Each benchmark alone is shown with a margin of 1
+point, and its p-value is Holm-corrected over all benchmarks and policies, since one of many is easily worse by chance.
 
-Inputs:  RUN/policies.json and RUN/eval/<policy>/general/results.jsonl: one row per problem with `id`, `task` and `correct`. The tasks are the
-         paper's six benchmarks, or the six made skills of this repository's own models.
+Inputs:  RUN/policies.json and RUN/eval/<policy>/general/results.jsonl: one row per problem with `id`, `task` and
+         `correct`. The tasks are the paper's six benchmarks, or the six made skills of this repository's own models.
 Outputs: RUN/analysis/general_retention.{csv,txt,png,svg,pdf}.
 Paper:   section 4.5 (general capability: MMLU, BBH, GSM8K, MATH, HumanEval, MBPP).
 
@@ -48,20 +49,26 @@ ORDER = tuple(LABELS)
 
 
 def retention(after: Sequence[Row], before: Sequence[Row], pooled: bool = False) -> dict[str, Any] | None:
-    """The paired difference of one benchmark, or of the mean of all, with `one_sided_low`, the lower end of the one-sided 95% interval."""
+    """The paired difference of one benchmark, or of the mean of all, with `one_sided_low`, the lower end of the
+    one-sided 95% interval.
+    """
     metric = GroupedMean("correct", "correct", "task") if pooled else "correct"
     found, one_sided = (tested_difference(before, after, metric, level=level) for level in (LEVEL, 2 * LEVEL))
     return found | {"one_sided_low": one_sided["low"]} if found and one_sided else None
 
 
 def supported_margin(standard_error: float) -> float:
-    """The margin in points, at which a model without a change is found non-inferior at 80% power, between 1 and 3 points."""
+    """The margin in points, at which a model without a change is found non-inferior at 80% power, between 1 and 3
+    points.
+    """
     needed = 100 * float(norm.ppf(1 - LEVEL) + norm.ppf(POWER)) * standard_error
     return min(max(MARGIN_POINTS, needed), LARGEST_MARGIN_POINTS)
 
 
 def retention_rows(run: Run, policies: list[str]) -> list[dict[str, Any]]:
-    """One row per policy and benchmark, then one for all benchmarks (task POOLED), in points; each policy against its own start."""
+    """One row per policy and benchmark, then one for all benchmarks (task POOLED), in points; each policy against its
+    own start.
+    """
     rows: list[dict[str, Any]] = []
     for policy in policies:
         before = run.rows(str(run.start_of(policy, SUITE)), SUITE)

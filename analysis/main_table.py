@@ -1,9 +1,11 @@
 """The paper's Table 2 with this run's numbers beside it: every model and metric, intervals, differences, arrows.
 
-Inputs:  analysis/paper_table2.csv (the paper's numbers, percent), RUN/policies.json and RUN/eval/<policy>/[<suite>/]summary.json.
-Outputs: RUN/analysis/main_table.{csv,md,tex,txt}, for runs with a model of the paper; others have results_table. An arrow says in which
-         direction training moved a number from its own start: in our rows only where the interval of the difference excludes 0. The
-         difference to the paper is given only where model, data and prompts are the paper's (`comparable`).
+Inputs:  analysis/paper_table2.csv (the paper's numbers, percent), RUN/policies.json and
+         RUN/eval/<policy>/[<suite>/]summary.json.
+Outputs: RUN/analysis/main_table.{csv,md,tex,txt}, for runs with a model of the paper; others have results_table. An
+         arrow says in which direction training moved a number from its own start: in our rows only where the interval
+         of the difference excludes 0. The difference to the paper is given only where model, data and prompts are the
+         paper's (`comparable`).
 Paper:   Table 2 (section 4.2). Avg is the plain mean of the eight metric columns.
 
 Example: python -m analysis.main_table outputs/cpu
@@ -27,7 +29,8 @@ PAPER_FILE = Path(__file__).resolve().parent / "paper_table2.csv"
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of Table 2 and where this repository's summaries hold it: the published scoring, since the paper's cells have it.
+    """A metric of Table 2 and where this repository's summaries hold it: the published scoring, since the paper's cells
+    have it.
 
     tau-bench is the exception: its own semantics count, not the inverted check of the published code.
     """
@@ -86,7 +89,8 @@ def counterpart(run: Run, policy: str) -> tuple[str, str] | None:
 
 
 def comparable(run: Run, suite: str) -> bool:
-    """Whether a number may be held against the paper's: on the authors' environments, and on RoTBench, which brings its prompts.
+    """Whether a number may be held against the paper's: on the authors' environments, and on RoTBench, which brings its
+    prompts.
 
     The prompts of ToolHop and of tau-bench's user are in words of our own, so those numbers are no comparison.
     """
@@ -119,7 +123,9 @@ def _our_arrow(run: Run, policy: str, column: Column) -> str:
 
 
 def table_rows(run: Run) -> list[dict[str, Any]]:
-    """The paper's rows, then ours; each metric with arrow, ours with interval, n and, where comparable, difference to the paper."""
+    """The paper's rows, then ours; each metric with arrow, ours with interval, n and, where comparable, difference to
+    the paper.
+    """
     paper = paper_rows()
     rows: list[dict[str, Any]] = []
     for row in paper:
@@ -174,7 +180,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def build(run: Run) -> list[Artifact]:
-    """Raises NotPlanned for a run without a model of the paper: its numbers would invite a comparison that means nothing."""
+    """Raises NotPlanned for a run without a model of the paper: its numbers would invite a comparison that means
+    nothing.
+    """
     if not any(counterpart(run, policy) for policy in run.policies):
         raise NotPlanned("no model of the paper was evaluated in this run (bash run_all.sh --profile paper)")
     rows = table_rows(run)

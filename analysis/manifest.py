@@ -2,7 +2,8 @@
 
 Inputs:  RUN/configuration.json, RUN/stages.jsonl (`{"stage", "seconds", "finished"}`, written by run_all.sh),
          RUN/start/warm_start.json, the installed packages, this repository's commit.
-Outputs: RUN/manifest.json: versions, configuration, git commit, seeds, seconds per stage, machine, SHA-256 of the environments.
+Outputs: RUN/manifest.json: versions, configuration, git commit, seeds, seconds per stage, machine, SHA-256 of the
+environments.
 
 Example: python -m analysis.manifest outputs/cpu --set profile=cpu --set seed=1
 """

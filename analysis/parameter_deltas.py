@@ -1,20 +1,21 @@
 """Where training changed the weights: by layer and module kind, beside the error of rounding.
 
-Inputs:  two checkpoint folders (safetensors, sharded or not; the trained one may be a LoRA adapter). Tensors are streamed
-         in small pieces, never a whole model, nor even a whole tensor, in memory.
-Outputs: in --out, parameter_deltas.csv (one row per layer and module kind), parameter_tensors.csv (one row per tensor; what is
-         missing, extra, reshaped or of a type without numbers has its own status; a head tied to the embeddings counts
-         once, as embeddings), parameter_tests.csv (exact permutation tests of
-         "lower-layer MLP changes most"), heat maps {png,svg,pdf} and captions. `--spectral` adds the stable rank of each change.
-         Of a run, each trained policy is compared with its own start.
-Measures: relative Frobenius norm ||new - old|| / ||old||; the elementwise mean of |new - old| / (|old| + 1e-8), which the first author's
-         companion code takes; the share of weights that changed. They can disagree: the second is ruled by weights near zero.
-Reading: stored weights change by whole units in the last place. Below about three times the column `rounding_floor` the stored
-         change overstates the true one (analysis.checkpoints.tensor_change says by how much).
+Inputs:  two checkpoint folders (safetensors, sharded or not; the trained one may be a LoRA adapter). Tensors are
+         streamed in small pieces, never a whole model, nor even a whole tensor, in memory.
+Outputs: in --out, parameter_deltas.csv (one row per layer and module kind), parameter_tensors.csv (one row per tensor;
+         what is missing, extra, reshaped or of a type without numbers has its own status; a head tied to the embeddings
+         counts once, as embeddings), parameter_tests.csv (exact permutation tests of
+         "lower-layer MLP changes most"), heat maps {png,svg,pdf} and captions. `--spectral` adds the stable rank of
+         each change. Of a run, each trained policy is compared with its own start.
+Measures: relative Frobenius norm ||new - old|| / ||old||; the elementwise mean of |new - old| / (|old| + 1e-8), which
+         the first author's companion code takes; the share of weights that changed. They can disagree: the second is
+         ruled by weights near zero.
+Reading: stored weights change by whole units in the last place. Below about three times the column `rounding_floor` the
+         stored change overstates the true one (analysis.checkpoints.tensor_change says by how much).
 Paper:   section 5 and its heat map of parameter changes (claim: the MLPs of layers 0 to 2 change most).
 
 Example: python -m analysis.parameter_deltas --base outputs/cpu/start --trained outputs/cpu/train/grpo/epoch2/checkpoint \\
-             --out outputs/cpu/analysis
+    --out outputs/cpu/analysis
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ def grouped(deltas: list[TensorDelta], group_of: Callable[[str], Any]) -> dict[A
 
 
 def sums_row(sums: Sums) -> dict[str, Any]:
-    """The columns of a table: the three measures, the mean absolute change, and the size of a rounding error (`rounding_floor`)."""
+    """The columns of a table: the three measures, the mean absolute change, and the size of a rounding error
+    (`rounding_floor`).
+    """
     return {
         "elements": sums.elements,
         "relative_change": sums.relative,

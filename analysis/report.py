@@ -1,7 +1,7 @@
 """report.html: what a run found, in one sentence and then in detail, in one self-contained file.
 
-The order is a newcomer's: what was found, the terms, the summary table, verdicts on the paper's claims, a section per figure with its
-tables, trajectories to read, what is missing, how it was made.
+The order is a newcomer's: what was found, the terms, the summary table, verdicts on the paper's claims, a section per
+figure with its tables, trajectories to read, what is missing, how it was made.
 
 Inputs:  RUN/analysis/ as `python -m analysis.all RUN` made it (index.json, CSV, SVG, captions), RUN/manifest.json,
          RUN/eval/<policy>/results.jsonl and RUN/environments/test.jsonl for the trajectory viewer.
@@ -112,7 +112,9 @@ def _cell(row: dict[str, str], column: str, usual_n: str) -> tuple[str, str]:
 
 
 def read_table(path: Path) -> Table:
-    """A CSV as a table: `x`, `x_low`, `x_high`, `x_n`, `x_arrow` become one column, the first n one of its own; empty columns are left out."""
+    """A CSV as a table: `x`, `x_low`, `x_high`, `x_n`, `x_arrow` become one column, the first n one of its own; empty
+    columns are left out.
+    """
     with path.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     columns = list(rows[0]) if rows else []
@@ -151,7 +153,8 @@ def script_json(value: Any) -> Markup:
 def read_sections(analysis: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, str]]]]:
     """`(sections, index)` from the folder that `analysis.all` wrote. Raises BadInput without one.
 
-    A section has a figure and one or more tables: an artifact without a figure joins the one before it, if the same script made both.
+    A section has a figure and one or more tables: an artifact without a figure joins the one before it, if the same
+    script made both.
     """
     if not (analysis / "index.json").is_file():
         raise BadInput(f"{analysis / 'index.json'}: no such file; run `python -m analysis.all {analysis.parent}` first")
@@ -177,7 +180,9 @@ HEADLINE_GAPS = ("solve_f1", "answer_correct")
 
 
 def headline(run: Run) -> list[dict[str, str]]:
-    """The figures at the top: Solve-F1 and answer accuracy of each policy, their paired differences to the start, and what they cost."""
+    """The figures at the top: Solve-F1 and answer accuracy of each policy, their paired differences to the start, and
+    what they cost.
+    """
     lines = []
     for policy in run.policies:
         rows = run.rows(policy)
@@ -197,7 +202,9 @@ def headline(run: Run) -> list[dict[str, str]]:
 
 
 def found_sentence(run: Run) -> str:
-    """What the run found, in one sentence with the gain and what it cost; empty without a trained policy beside its start."""
+    """What the run found, in one sentence with the gain and what it cost; empty without a trained policy beside its
+    start.
+    """
     try:
         pairs = [(start, policy) for start, policies in run.compared().items() for policy in policies]
     except Missing:

@@ -1,14 +1,16 @@
-"""The authors' causal test: put the most changed, the least changed or random weights back, and measure what is left of the gain.
+"""The authors' causal test: put the most changed, the least changed or random weights back, and measure what is left of
+the gain.
 
-All elements of the model are ranked by |new - old| / (|old| + 1e-8); the top, the bottom or a random k percent of them are put back
-to the start (ParamRestore, arXiv 2509.16596). If the gain sits in the weights that moved most, putting the top back loses more than
-putting as many random ones back. `lower_mlp_share` says which part of the elements put back lies in the MLPs of the lowest layers, which the
-paper's claim is about, and `lower_mlp_of_all` which part of all elements does.
+All elements of the model are ranked by |new - old| / (|old| + 1e-8); the top, the bottom or a random k percent of them
+are put back to the start (ParamRestore, arXiv 2509.16596). If the gain sits in the weights that moved most, putting the
+top back loses more than putting as many random ones back. `lower_mlp_share` says which part of the elements put back
+lies in the MLPs of the lowest layers, which the paper's claim is about, and `lower_mlp_of_all` which part of all
+elements does.
 
-Inputs:  RUN/policies.json, the checkpoints of a policy and of its start, RUN/environments/test.jsonl; the evaluation's settings are those
-         of RUN/eval/<policy>/configuration.json.
-Outputs: RUN/restore/<policy>/elements-<order>-<percent>/results.jsonl (resumable; the mixed weights are deleted again), and
-         RUN/analysis/restore_elements.{csv,txt,png,svg,pdf}.
+Inputs:  RUN/policies.json, the checkpoints of a policy and of its start, RUN/environments/test.jsonl; the evaluation's
+         settings are those of RUN/eval/<policy>/configuration.json.
+Outputs: RUN/restore/<policy>/elements-<order>-<percent>/results.jsonl (resumable; the mixed weights are deleted again),
+         and RUN/analysis/restore_elements.{csv,txt,png,svg,pdf}.
 Paper:   section 5; this is the test of the authors' companion code, not of the paper.
 
 Example: python -m analysis.restore_elements outputs/cpu --policy grpo
@@ -70,7 +72,9 @@ class ElementWriter:
 
 
 def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 64) -> None:
-    """Make and evaluate every mixture of a policy that has no complete results yet. Raises BadInput without checkpoints."""
+    """Make and evaluate every mixture of a policy that has no complete results yet. Raises BadInput without
+    checkpoints.
+    """
     mixtures = {
         folder_name(order, percent): (ElementWriter(order, percent), {"order": order, "percent": percent})
         for percent in PERCENTS
@@ -80,7 +84,9 @@ def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 6
 
 
 def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
-    """One row per mixture that was measured. `random_minus` is what putting these back loses in Solve-F1 beyond as many random ones."""
+    """One row per mixture that was measured. `random_minus` is what putting these back loses in Solve-F1 beyond as many
+    random ones.
+    """
     start, trained = run.rows(run.roles[policy].start), run.rows(policy)
     gain = estimate_row("gain", paired_difference(trained, start, "solve_f1"))
     rows: list[dict[str, Any]] = []

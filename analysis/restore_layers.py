@@ -1,15 +1,17 @@
-"""The causal test of "the gain comes from lower-layer MLPs": put groups of weights back, measure what is left of the gain.
+"""The causal test of "the gain comes from lower-layer MLPs": put groups of weights back, measure what is left of the
+gain.
 
-For each group of tensors (MLP and attention of the lower, middle and upper layers; and all that lies outside: embeddings, head,
-norms) two models are made and measured on the test environments:
+For each group of tensors (MLP and attention of the lower, middle and upper layers; and all that lies outside:
+embeddings, head, norms) two models are made and measured on the test environments:
 - `restore`: the trained model with the group's weights put back to the start. What of the gain is lost?
 - `only`: the start with the group's weights taken from the trained model. What of the gain is there already?
-Lower are the layers of the claim, 0 to 2 (permutation_test.lower_count); middle and upper are the halves of the rest, which in a deep
-model hold many more weights: that the lower ones lead them is the harder to show. Shares need not add up to 1: groups work
-together. This goes beyond the paper, which reads the claim off a heat map (section 5). analysis.restore_elements is the other causal test.
+Lower are the layers of the claim, 0 to 2 (permutation_test.lower_count); middle and upper are the halves of the rest,
+which in a deep model hold many more weights: that the lower ones lead them is the harder to show. Shares need not add
+up to 1: groups work together. This goes beyond the paper, which reads the claim off a heat map (section 5).
+analysis.restore_elements is the other causal test.
 
-Inputs:  RUN/policies.json, the checkpoints of a policy and of its start, RUN/environments/test.jsonl; the evaluation's settings are those
-         of RUN/eval/<policy>/configuration.json.
+Inputs:  RUN/policies.json, the checkpoints of a policy and of its start, RUN/environments/test.jsonl; the evaluation's
+         settings are those of RUN/eval/<policy>/configuration.json.
 Outputs: RUN/restore/<policy>/<mode>-<group>/results.jsonl (resumable; the mixed weights are deleted again), and
          RUN/analysis/restore_layers.{csv,txt,png,svg,pdf}.
 
@@ -72,7 +74,9 @@ def layer_count(folder: Path) -> int:
 
 
 def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 64) -> None:
-    """Make and evaluate every mixture of a policy that has no complete results yet. Raises BadInput without checkpoints."""
+    """Make and evaluate every mixture of a policy that has no complete results yet. Raises BadInput without
+    checkpoints.
+    """
     layers = layer_count(checkpoints(run, policy)[0])
     mixtures = {
         folder_name(mode, group): (

@@ -1,10 +1,10 @@
 """The run's own results: floor, start, controls, trained policies and oracle on the test environments.
 
 Inputs:  RUN/eval/<policy>/results.jsonl of every evaluated policy, RUN/policies.json.
-Outputs: RUN/analysis/results_table.{csv,md,tex,txt,png,svg,pdf}: Solve-F1, answer accuracy, Solve-P, Solve-R and calls with 95% intervals,
-         the paired differences of each policy to the start it was trained from with their p-values, overall and by scenario;
-         gain_split.{csv,txt,png,svg,pdf}: that difference in Solve-F1 split into number of calls, format (calls that parse), tool (right
-         tool) and argument (right argument).
+Outputs: RUN/analysis/results_table.{csv,md,tex,txt,png,svg,pdf}: Solve-F1, answer accuracy, Solve-P, Solve-R and calls
+         with 95% intervals, the paired differences of each policy to the start it was trained from with their p-values,
+         overall and by scenario; gain_split.{csv,txt,png,svg,pdf}: that difference in Solve-F1 split into number of
+         calls, format (calls that parse), tool (right tool) and argument (right argument).
 Paper:   Table 2 (section 4) for the metrics; intervals, controls and the split are ours.
 
 Example: python -m analysis.results_table outputs/cpu
@@ -62,7 +62,9 @@ def table_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _add_p_values(run: Run, rows: list[dict[str, Any]]) -> None:
-    """p of the differences to the start, Holm-corrected over the headline metrics of all policies but floor and ceiling."""
+    """p of the differences to the start, Holm-corrected over the headline metrics of all policies but floor and
+    ceiling.
+    """
     tested = []
     for row in rows:
         for metric in HEADLINES:

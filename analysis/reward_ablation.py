@@ -1,8 +1,9 @@
 """The four rewards side by side: Solve-F1 (the paper's) against Solve-P, Solve-R and Solve-PR.
 
-Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of policies that differ in the reward's variant alone. How calls and solved
-         sub-questions develop over training is in training_curves.
-Outputs: RUN/analysis/reward_ablation.{csv,txt,png,svg,pdf}: Solve-F1, answer accuracy and calls; precision and recall in the table.
+Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of policies that differ in the reward's variant alone.
+         How calls and solved sub-questions develop over training is in training_curves.
+Outputs: RUN/analysis/reward_ablation.{csv,txt,png,svg,pdf}: Solve-F1, answer accuracy and calls; precision and recall
+in the table.
 Paper:   section 4.3 (ablation of the reward).
 
 Example: python -m analysis.reward_ablation outputs/cpu

@@ -4,7 +4,8 @@ The episodes that the policy played at the start of each epoch (train environmen
 environments), are replayed turn by turn through the same rollout, tools run again, once with each matching. A gap that
 grows over training would mean that the policy learns to please the loose matching rather than to solve.
 
-Inputs:  RUN/policies.json, RUN/train/<policy>/epoch<k>/trajectories.jsonl, RUN/eval/<policy>/results.jsonl, RUN/environments/test.jsonl.
+Inputs:  RUN/policies.json, RUN/train/<policy>/epoch<k>/trajectories.jsonl, RUN/eval/<policy>/results.jsonl,
+         RUN/environments/test.jsonl.
 Outputs: RUN/analysis/reward_hacking.{csv,txt,png,svg,pdf}.
 Paper:   the defects of the published matching (paper/README.md, table of defects, 4 to 7).
 
@@ -37,8 +38,9 @@ MOST_EPISODES = 400  # of one epoch: enough for an interval of about 0.03, and a
 def rescored(environments: Sequence[Environment], recorded: Path, match: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Recorded turns played again under a matching, first trial only: rows and the texts of the faults.
 
-    Rows are `id`, `outcome`, `solve_f1`, `reward` (mean over turns). Episodes that were too long or ran out of turns end
-    so again, with their score. One that a fault ends is played once more; one that ends so twice is lost, and has no row.
+    Rows are `id`, `outcome`, `solve_f1`, `reward` (mean over turns). Episodes that were too long or ran out of turns
+    end so again, with their score. One that a fault ends is played once more; one that ends so twice is lost, and has
+    no row.
     """
     policy, limit = load_policy(f"replay:{recorded}"), _turn_limit(recorded)
     episodes = play(policy, environments, match=match, max_turns=limit)

@@ -1,8 +1,10 @@
-"""Solve-F1, answer accuracy and the rest before and after training, by scenario, by number of sub-questions and by number of tools.
+"""Solve-F1, answer accuracy and the rest before and after training, by scenario, by number of sub-questions and by
+number of tools.
 
 Inputs:  RUN/eval/<policy>/results.jsonl, RUN/policies.json; RUN/environments/test.jsonl for the number of tools.
-Outputs: RUN/analysis/scenario_breakdown.*, size_sub_questions.* and size_tools.* (csv, txt, png, svg, pdf). Each trained policy is paired
-         with the start of its own model and mode; a run with several has a row of panels for each.
+Outputs: RUN/analysis/scenario_breakdown.*, size_sub_questions.* and size_tools.* (csv, txt, png, svg, pdf). Each
+         trained policy is paired with the start of its own model and mode; a run with several has a row of panels for
+         each.
 Paper:   section 4.2 (results by scenario); intervals and paired differences are ours.
 
 Example: python -m analysis.scenario_breakdown outputs/cpu

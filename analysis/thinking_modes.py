@@ -1,7 +1,8 @@
 """Thinking against plain mode: scores by scenario, and tokens spent per solved sub-question.
 
-Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl. A pair is two policies that differ in the mode alone: the untrained
-         model in both modes, and what each algorithm made of it in both modes, on the same test environments.
+Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl. A pair is two policies that differ in the mode alone:
+         the untrained model in both modes, and what each algorithm made of it in both modes, on the same test
+         environments.
 Outputs: RUN/analysis/thinking_modes.{csv,txt,png,svg,pdf}.
 Paper:   Table 2, reasoning against non-reasoning rows (claim: thinking is not reliably better at tool use).
 

@@ -2,8 +2,9 @@
 
 Inputs:  RUN/train/<policy>/epoch<k>/train_log.jsonl (one row per step: `step`, `epoch`, and the trainer's metrics under
          its own names) and prompts_summary.json.
-Outputs: RUN/analysis/training_curves.{csv,txt,png,svg,pdf}: every series in the table. Drawn are those that change, a panel each, in a run of
-         one model and mode; in a run of several, the three of SELECTED, a row of panels for each model and mode.
+Outputs: RUN/analysis/training_curves.{csv,txt,png,svg,pdf}: every series in the table. Drawn are those that change, a
+         panel each, in a run of one model and mode; in a run of several, the three of SELECTED, a row of panels for
+         each model and mode.
 Paper:   section 4.4 (training dynamics).
 
 Example: python -m analysis.training_curves outputs/cpu
@@ -20,8 +21,9 @@ from analysis.figures.style import figure_style, new_figure, role_style, shared_
 from analysis.run_data.run_folder import Missing, Run
 from env_construction.environment.jsonl import run_main
 
-# What is drawn -> the names it may have in the log; the first that is there is taken. Names are those of OpenRLHF 0.11.2 and of
-# the reward's own logs (reward/openrlhf_reward.py). `true_reward` comes first: of a control it is what the policy would have earned.
+# What is drawn -> the names it may have in the log; the first that is there is taken. Names are those of OpenRLHF
+# 0.11.2 and of the reward's own logs (reward/openrlhf_reward.py). `true_reward` comes first: of a control it is what
+# the policy would have earned.
 SERIES: dict[str, tuple[str, ...]] = {
     "reward": ("true_reward", "reward", "rewards", "reward_mean"),
     "calls per turn": ("p",),
@@ -59,7 +61,9 @@ def series_value(row: Mapping[str, Any], names: tuple[str, ...]) -> float | None
 
 
 def step_rows(run: Run, policy: str) -> list[dict[str, Any]]:
-    """All steps of a policy's training, numbered on over the epochs: `policy`, `epoch`, `step`, then one column per series."""
+    """All steps of a policy's training, numbered on over the epochs: `policy`, `epoch`, `step`, then one column per
+    series.
+    """
     rows: list[dict[str, Any]] = []
     for epoch in run.epochs.get(policy, []):
         for found in epoch.log():

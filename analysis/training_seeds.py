@@ -1,10 +1,12 @@
-"""The same training with several seeds: how much of a gain is the seed's luck, and the mean over seeds with its interval.
+"""The same training with several seeds: how much of a gain is the seed's luck, and the mean over seeds with its
+interval.
 
-Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of policies that differ in the seed alone (`run_all.sh --train-seed N`).
-Outputs: RUN/analysis/training_seeds.{csv,txt,md,png,svg,pdf}: per policy and seed the paired difference to its start in Solve-F1, answer
-         accuracy, Solve-P, Solve-R and calls; per policy the mean over seeds with two 95% intervals, since they answer two questions:
-         `over seeds` (Student's t over the seeds' differences: another seed, the same test cases) and
-         `over cases` (over cases of the seeds' mean: other test cases, the same seeds).
+Inputs:  RUN/policies.json and RUN/eval/<policy>/results.jsonl of policies that differ in the seed alone
+         (`run_all.sh --train-seed N`).
+Outputs: RUN/analysis/training_seeds.{csv,txt,md,png,svg,pdf}: per policy and seed the paired difference to its start in
+         Solve-F1, answer accuracy, Solve-P, Solve-R and calls; per policy the mean over seeds with two 95% intervals,
+         since they answer two questions: `over seeds` (Student's t over the seeds' differences: another seed, the same
+         test cases) and `over cases` (over cases of the seeds' mean: other test cases, the same seeds).
 Paper:   none; the paper and its users report one run each, without seeds.
 
 Example: python -m analysis.training_seeds outputs/cpu
@@ -39,7 +41,9 @@ def interval_over_seeds(differences: Sequence[float]) -> Estimate:
 
 
 def pooled_rows(run: Run, policies: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of all seeds as if they were trials of the same cases: a case's seeds are then averaged and drawn together."""
+    """The rows of all seeds as if they were trials of the same cases: a case's seeds are then averaged and drawn
+    together.
+    """
     return [{**row, "trial": f"{policy}:{row['trial']}"} for policy in policies for row in run.rows(policy)]
 
 

@@ -1,9 +1,10 @@
 """Build verified environments: all five stages over many indices, in parallel, resumable.
 
-In: nothing but a seed (fact author), or questions or domains (LLM author: `author.py`, `build.py`). Out, in --out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, the same as Parquet with a data set
-card, `statistics.json` and figures. The bytes of the data depend on the seed alone, not on --workers and not on being
-killed: environment i is a function of (seed, split, i), lines are written in order, and a second call goes on where the
-first one was. Of an LLM that holds as far as its answers are in the cache; exit code 3 means that its --budget was spent.
+In: nothing but a seed (fact author), or questions or domains (LLM author: `author.py`, `build.py`). Out, in --out:
+`train.jsonl`, `dev.jsonl`, `test.jsonl`, the same as Parquet with a data set card, `statistics.json` and figures. The
+bytes of the data depend on the seed alone, not on --workers and not on being killed: environment i is a function of
+(seed, split, i), lines are written in order, and a second call goes on where the first one was. Of an LLM that holds as
+far as its answers are in the cache; exit code 3 means that its --budget was spent.
 
 Examples:
     python -m env_construction.build --author facts --level compact --n-train 300 --n-dev 60 --n-test 100 --seed 1 \
@@ -45,7 +46,8 @@ BUDGET_SPENT = 3
 def build_split(
     configuration: BuildConfiguration, split: Split, count: int, folder: Path, here: ChunkBuilder, runner: Runner
 ) -> dict[str, Any]:
-    """Write `count` environments to `<folder>/<split>.jsonl`, going on after what is there. Returns the split's statistics.
+    """Write `count` environments to `<folder>/<split>.jsonl`, going on after what is there. Returns the split's
+    statistics.
 
     Raises BadInput where more than `count` are there, or where an environment cannot be built.
     """
@@ -69,7 +71,9 @@ def build_split(
 
 
 def _aligned(start: int, count: int) -> Iterator[int]:
-    """First indices of the chunks; after an odd start (the last call asked for fewer) the grid of chunks is met again."""
+    """First indices of the chunks; after an odd start (the last call asked for fewer) the grid of chunks is met
+    again.
+    """
     while start < count:
         yield start
         start += CHUNK - start % CHUNK

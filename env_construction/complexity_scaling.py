@@ -6,7 +6,8 @@ off, and each leaves in the provenance what it changed. Paper section 3.1, fourt
 In: JSONL of the stage before. Out: the same drafts with `tools` and `calls` made harder.
 
 Example:
-    python -m env_construction.complexity_scaling --in outputs/demo/3_integration.jsonl --out outputs/demo/4_scaling.jsonl
+    python -m env_construction.complexity_scaling --in outputs/demo/3_integration.jsonl \\
+        --out outputs/demo/4_scaling.jsonl
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""What a data set is made of, counted: the rows of the published table, and what else tells whether two data sets are alike.
+"""What a data set is made of, counted: the rows of the published table, and what else tells whether two data sets are
+alike.
 
-`Tally` counts one environment at a time in constant memory and adds up over processes; `comparison` sets two tallies side
-by side. Rows follow "The published data, counted" in paper/README.md.
+`Tally` counts one environment at a time in constant memory and adds up over processes; `comparison` sets two tallies
+side by side. Rows follow "The published data, counted" in paper/README.md.
 
-In: environments (JSONL or Parquet), ours or the authors'. Out: a table on the screen, each row beside the published one; with --out, JSON.
+In: environments (JSONL or Parquet), ours or the authors'. Out: a table on the screen, each row beside the published
+one; with --out, JSON.
 
 Example:
     python -m env_construction.data_statistics outputs/demo/environments/train.jsonl --out outputs/demo/counted.json

@@ -1,7 +1,9 @@
-"""Disturb the names of tools and parameters as RoTBench does, in environments that still run: is a gain more than known names?
+"""Disturb the names of tools and parameters as RoTBench does, in environments that still run: is a gain more than known
+names?
 
-In: environments with a gold plan (`python -m env_construction.build`). Out: a file per level of noise, and `all.jsonl`. Questions, answers and what a
-tool does stay the same; its code is wrapped, so that the disturbed names are the ones that run.
+In: environments with a gold plan (`python -m env_construction.build`). Out: a file per level of noise, and `all.jsonl`.
+Questions, answers and what a tool does stay the same; its code is wrapped, so that the disturbed names are the ones
+that run.
 
 | level | one of these per name |
 | --- | --- |
@@ -11,7 +13,8 @@ tool does stay the same; its code is wrapped, so that the disturbed names are th
 | union | one of slight, then one of medium, and one of heavy |
 
 Example:
-    python -m env_construction.disturb --data outputs/cpu/environments/test.jsonl --out outputs/cpu/environments/disturbed
+    python -m env_construction.disturb --data outputs/cpu/environments/test.jsonl \\
+        --out outputs/cpu/environments/disturbed
 
 RoTBench: arXiv 2401.08326, section 3 (its fifth level, clean, is the input).
 """
@@ -75,7 +78,9 @@ def _exchanged(names: list[str], rng: random.Random) -> Names:
 
 
 def _wrapped(source: str, old: str, new: str, parameters: Names, extra: str) -> str:
-    """The tool's code under its new name and its parameters' new names. Raises BadInput if the function is not in it."""
+    """The tool's code under its new name and its parameters' new names. Raises BadInput if the function is not in
+    it.
+    """
     tree = ast.parse(source)
     found = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == old), None)
     if found is None or found.args.posonlyargs or found.args.vararg or found.args.kwarg:
@@ -128,7 +133,9 @@ def _changes(
 
 
 def disturbed(environment: Environment, level: str, seed: int) -> Environment:
-    """The environment with noise of that level in its names. Raises BadInput for a level or a tool that cannot be disturbed."""
+    """The environment with noise of that level in its names. Raises BadInput for a level or a tool that cannot be
+    disturbed.
+    """
     if level not in LEVELS:
         raise BadInput(f"level {level!r}: expected one of {', '.join(LEVELS)}")
     rng = random.Random(f"{seed}:{environment.id}:{level}")

@@ -5,7 +5,8 @@ Paper section 3.1, second stage. What a document must fulfil stands in `tool_rul
 In: JSONL of the stage before. Out: the same drafts with `documents`.
 
 Example:
-    python -m env_construction.document_generation --in outputs/demo/1_decomposition.jsonl --out outputs/demo/2_documents.jsonl
+    python -m env_construction.document_generation --in outputs/demo/1_decomposition.jsonl \\
+        --out outputs/demo/2_documents.jsonl
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Stage 3, function integration: overlapping tool documents are merged, n tools become m <= n.
 
-Paper section 3.1, third stage. The mapping from sub-questions to merged tools stays in the calls; a merged tool serves all
-sub-questions of its parts, which the call checks prove.
+Paper section 3.1, third stage. The mapping from sub-questions to merged tools stays in the calls; a merged tool serves
+all sub-questions of its parts, which the call checks prove.
 
 In: JSONL of the stage before. Out: the same drafts with `tools` and `calls`.
 
 Example:
-    python -m env_construction.function_integration --in outputs/demo/2_documents.jsonl --out outputs/demo/3_integration.jsonl
+    python -m env_construction.function_integration --in outputs/demo/2_documents.jsonl \\
+        --out outputs/demo/3_integration.jsonl
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""Stage 5, localized deployment: every tool becomes a Python function that runs in the sandbox; the environment is complete.
+"""Stage 5, localized deployment: every tool becomes a Python function that runs in the sandbox; the environment is
+complete.
 
-Paper section 3.1, fifth stage. The static rules of a source stand in `tool_rules.py`; what only a run can show is in `validation.py`.
+Paper section 3.1, fifth stage. The static rules of a source stand in `tool_rules.py`; what only a run can show is in
+`validation.py`.
 
-In: JSONL of the stage before. Out: the same drafts with `codes`, and with --environments the complete records, verified in
-the sandbox (those that break a rule are counted and left out).
+In: JSONL of the stage before. Out: the same drafts with `codes`, and with --environments the complete records, verified
+in the sandbox (those that break a rule are counted and left out).
 
 Example:
-    python -m env_construction.localized_deployment --in outputs/demo/4_scaling.jsonl --out outputs/demo/5_deployment.jsonl \
-        --environments outputs/demo/environments.jsonl
+    python -m env_construction.localized_deployment --in outputs/demo/4_scaling.jsonl \\
+        --out outputs/demo/5_deployment.jsonl --environments outputs/demo/environments.jsonl
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ def _source_of(author: Author, draft: Draft, tool: ToolDocument, problem: str | 
 
 
 def complete_environment(author: Author, draft: Draft) -> Environment:
-    """The environment record of a draft that has been through all five stages. Tools are shuffled: order tells nothing."""
+    """The environment record of a draft that has been through all five stages. Tools are shuffled: order tells
+    nothing.
+    """
     tools = list(draft.tools)
     random.Random(f"{draft.seed}:{draft.split}:{draft.index}:order").shuffle(tools)
     calls = {call.sub_question: call for call in draft.calls}

@@ -2,7 +2,8 @@
 
 Paper section 3.1, first stage. The author proposes; the rules in `question_rules.py` hold for every author.
 
-In: a seed (fact author), or questions or domains (LLM author, `--author llm --base-url URL --model M --questions FILE`). Out: JSONL of drafts with `decomposition`.
+In: a seed (fact author), or questions or domains (LLM author,
+`--author llm --base-url URL --model M --questions FILE`). Out: JSONL of drafts with `decomposition`.
 
 Example:
     python -m env_construction.scenario_decomposition --author facts --level compact --split train --n 20 --seed 1 \

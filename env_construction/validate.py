@@ -1,7 +1,7 @@
 """Judge every environment of a file by every rule: which ones break which rule, and why.
 
-In: environments in the authors' format or ours (JSONL or Parquet). Out: a table on the screen; with --out a JSON report with
-every finding. Environments without a gold plan (the published data) are judged by what needs none: their tools are
+In: environments in the authors' format or ours (JSONL or Parquet). Out: a table on the screen; with --out a JSON report
+with every finding. Environments without a gold plan (the published data) are judged by what needs none: their tools are
 called without arguments, with meaningless texts, with every boolean and choice, and on other days. Exit code 1 if any
 environment breaks a fatal rule.
 
@@ -50,8 +50,8 @@ def keep_valid(environments: Sequence[Environment]) -> list[Environment]:
 
 
 def tools_load(environments: Sequence[Environment], sandbox: ToolSandbox) -> list[Finding | None]:
-    """Whether every tool's source loads and answers two calls, one without arguments and one with all that it requires: with a
-    value, or by raising an error. A generator, a function or an object without a text of its own is no value."""
+    """Whether every tool's source loads and answers two calls, one without arguments and one with all that it requires:
+    with a value, or by raising an error. A generator, a function or an object without a text of its own is no value."""
     jobs = [
         SandboxJob(
             environment.codes,
@@ -92,7 +92,8 @@ def required_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
 def judge(path: Path, hash_seed: int = 0) -> Iterator[tuple[int, Environment, list[Finding]]]:
     """Yield (line, environment, findings) of a file. Raises BadInput with file and line for what is no environment.
 
-    `hash_seed` is Python's in the tools' processes: under another one than the build's (0), what hangs on the order of a set shows.
+    `hash_seed` is Python's in the tools' processes: under another one than the build's (0), what hangs on the order of
+    a set shows.
     """
     with ToolSandbox(surroundings=Surroundings(hash_seed)) as sandbox:
         source = enumerate(read_environments(path, check_tools=False), start=1)

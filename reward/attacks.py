@@ -1,7 +1,7 @@
 """Turns that try to earn reward without doing the work, for `reward.audit`.
 
-An attack is a pure function of an environment: the same turn every time. Attacks that know the gold answers measure what
-a policy that merely *guesses* an answer could collect; those that do not know them measure what anybody can.
+An attack is a pure function of an environment: the same turn every time. Attacks that know the gold answers measure
+what a policy that merely *guesses* an answer could collect; those that do not know them measure what anybody can.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _ENTITY = re.compile(r"\"[^\"]+\"|'[^']+'|\d{4}-\d{2}-\d{2}|\d[\d,.]*\d|\d|[A-Z]
 
 
 def known_entities(environment: Environment) -> list[str]:
-    """What a policy can name without calling a tool: quoted words, names, numbers and dates of the question, in order."""
+    """What a policy can name without calling a tool: quoted words, names, numbers and dates of the question, in
+    order.
+    """
     question = environment.question.rsplit("Question:", 1)[-1]
     found = [text.strip("\"'., ") for text in _ENTITY.findall(question)]
     return list(dict.fromkeys(text for text in found if text))[:_MOST_ENTITIES]

@@ -1,17 +1,18 @@
 """Reward-hacking report: what do attacks on the reward earn, under `published` and under `strict` matching?
 
 In:  --environments F.jsonl  environments (the authors' format; ours, with a gold plan, gives the honest turn as well)
-Out: a table on the screen, a row for each attack (reward/attacks.py): share of environments where it earns anything, mean
-     reward, mean sub-questions solved, under both; every share with its 95% Wilson interval, every mean with +- 1.96
-     standard errors. `--out A.jsonl` keeps a line for each environment and attack: {"id", "attack", "uses_gold",
+Out: a table on the screen, a row for each attack (reward/attacks.py): share of environments where it earns anything,
+     mean reward, mean sub-questions solved, under both; every share with its 95% Wilson interval, every mean with +-
+     1.96 standard errors. `--out A.jsonl` keeps a line for each environment and attack: {"id", "attack", "uses_gold",
      "published": {reward, kind, p, q, t, fault}, "strict": the same}; `--responses-out` keeps the turns themselves.
 
-Most attacks are a first turn; those named `..._when_solved` and `paste_sub_answers` are the last turn, after every sub-question
-is solved, where any text earns 0.5 under both. The columns show each attack before (`published`) and after (`strict`) the
-hardening of `env_construction/environment/matching.py`.
+Most attacks are a first turn; those named `..._when_solved` and `paste_sub_answers` are the last turn, after every
+sub-question is solved, where any text earns 0.5 under both. The columns show each attack before (`published`) and after
+(`strict`) the hardening of `env_construction/environment/matching.py`.
 
-An environment without a gold plan (the published data) has no honest turn, and attacks that repeat or hide solving calls
-use the calls of `answer_as_keyword`, which is what solves there. A final answer of null leaves out the attacks on it.
+An environment without a gold plan (the published data) has no honest turn, and attacks that repeat or hide solving
+calls use the calls of `answer_as_keyword`, which is what solves there. A final answer of null leaves out the attacks on
+it.
 
 Example:
     python -m reward.audit --environments ../shared/data/ftrl_test_sample.jsonl --out audit.jsonl

@@ -3,8 +3,8 @@ show what learning owes to the reward.
 
 - `shuffled`: each response gets the true reward of some *other, earlier* response, drawn uniformly from the last
   RESERVOIR true rewards of this process. The response's own reward enters the reservoir only after its draw, and the
-  draw depends on the seed and the number of draws so far, never on the response: given the past, it is independent of the
-  response, and its distribution is that of the policy's recent true rewards. Until there is one earlier reward, the
+  draw depends on the seed and the number of draws so far, never on the response: given the past, it is independent of
+  the response, and its distribution is that of the policy's recent true rewards. Until there is one earlier reward, the
   draw is 0. OpenRLHF scores one response a call, so a permutation within the group is not to be had; a reservoir wider
   than a group also keeps "same prompt" out of the draw. Each process (each rollout engine) has its own reservoir, and
   the order in which concurrent responses arrive decides which draw is whose: runs are alike in law, not bit for bit.
@@ -65,7 +65,9 @@ class RewardSettings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> RewardSettings:
-        """Read FTRL_REWARD_*, all of which must be set. Raises BadInput naming the variable, its value and what was expected."""
+        """Read FTRL_REWARD_*, all of which must be set. Raises BadInput naming the variable, its value and what was
+        expected.
+        """
         names = ("FTRL_REWARD_VARIANT", "FTRL_REWARD_MATCH", "FTRL_REWARD_CONTROL", "FTRL_REWARD_SEED")
         if missing := [name for name in names if name not in environ]:
             raise BadInput(

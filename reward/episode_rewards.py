@@ -6,13 +6,14 @@ For training on whole episodes (train/agent.py), where the trainer takes one num
 | --- | --- | --- |
 | `turns` | sum of the turns' rewards / (n + 1) | the paper's turn-wise reward carried over to an episode |
 | `solve_f1` | 2Q / (P + n) | the episode's Solve-F1: process and outcome in one number, no credit for order |
-| `answer` | 1 if the final text holds the answer, else 0 | the outcome alone, as the usual outcome-only baseline has it |
+| `answer` | 1 if the final text holds the answer, else 0 | the outcome alone, as the usual outcome-only baseline has it
+|
 
-n sub-questions, P calls, Q solved. An episode that solves one sub-question a turn with one call each and then answers has the
-turn rewards 1, ..., 1, 1: n + 1 in all, so `turns` is at most about 1 for every n, and questions with many steps do not outweigh
-the others where no group baseline takes the scale away (REINFORCE++). The division is by n and not by the number of turns,
-which the policy could raise or lower. An environment without a final answer cannot be judged by it: there, `answer` is 1 if every
-sub-question was solved.
+n sub-questions, P calls, Q solved. An episode that solves one sub-question a turn with one call each and then answers
+has the turn rewards 1, ..., 1, 1: n + 1 in all, so `turns` is at most about 1 for every n, and questions with many
+steps do not outweigh the others where no group baseline takes the scale away (REINFORCE++). The division is by n and
+not by the number of turns, which the policy could raise or lower. An environment without a final answer cannot be
+judged by it: there, `answer` is 1 if every sub-question was solved.
 
 Source: paper section 3.2 for the turns' rewards; outcome-only GRPO as run beside it on the same data (paper/README.md).
 """

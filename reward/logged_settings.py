@@ -1,7 +1,9 @@
-"""The reward's settings in the training log: OpenRLHF logs means of floats, so a setting travels as its place in a sorted table.
+"""The reward's settings in the training log: OpenRLHF logs means of floats, so a setting travels as its place in a
+sorted table.
 
-Every response carries them, and a step logs their means: a worker that trained another reward than the rest makes a mean that is no
-place in the table. `readable` turns a step's numbers back into names, `differences` compares them with what was asked for.
+Every response carries them, and a step logs their means: a worker that trained another reward than the rest makes a
+mean that is no place in the table. `readable` turns a step's numbers back into names, `differences` compares them with
+what was asked for.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def codes(settings: RewardSettings, episode: str = NO_EPISODE) -> dict[str, floa
 
 
 def readable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a logged step by name; a mean over different settings stays a number. Empty where none are logged."""
+    """The settings of a logged step by name; a mean over different settings stays a number. Empty where none are
+    logged.
+    """
     found: dict[str, Any] = {}
     for key in (*TABLES, "reward_seed"):
         value = row.get(key)

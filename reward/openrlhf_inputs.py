@@ -1,4 +1,6 @@
-"""What OpenRLHF hands to a reward, read: the response in a query, the environment in a label, rewards on a grid that sums exactly."""
+"""What OpenRLHF hands to a reward, read: the response in a query, the environment in a label, rewards on a grid that
+sums exactly.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ _SHORTEST_PROMPT = 16
 
 
 def on_grid(reward: float) -> float:
-    """The nearest multiple of 2^-16. Sums of up to 16 such rewards are exact in float32, so that a group of equal rewards
-    has exactly its own mean: OpenRLHF's group_norm divides by std + 1e-9, and one ulp there makes advantages of +-10.
+    """The nearest multiple of 2^-16. Sums of up to 16 such rewards are exact in float32, so that a group of equal
+    rewards has exactly its own mean: OpenRLHF's group_norm divides by std + 1e-9, and one ulp there makes advantages of
+    +-10.
     """
     return round(reward * _GRID) / _GRID
 

@@ -1,18 +1,20 @@
 """The file that OpenRLHF loads for `--reward.remote_url reward/openrlhf_reward.py`: runs a response's calls, scores it.
 
-In: `queries` (prompt + response as decoded), `prompts` and `labels` of one or more responses; a label is one JSON string, an
-environment record with `codes`, `unsolved_set`, `solve_rate`, `answer`, `id` (`messages` and `tools` may be left out).
+In: `queries` (prompt + response as decoded), `prompts` and `labels` of one or more responses; a label is one JSON
+string, an environment record with `codes`, `unsolved_set`, `solve_rate`, `answer`, `id` (`messages` and `tools` may be
+left out).
 Out: `rewards`, `scores` and `extra_logs`, float32 tensors of shape (responses,).
 
-Settings, read once when the file is loaded. A missing or wrong one stops the run there: training has no default reward. They are
-logged with every response (reward/logged_settings.py), so that the log proves what was trained.
+Settings, read once when the file is loaded. A missing or wrong one stops the run there: training has no default reward.
+They are logged with every response (reward/logged_settings.py), so that the log proves what was trained.
     FTRL_REWARD_VARIANT   a row of reward/rewards.py
     FTRL_REWARD_MATCH     published | strict
     FTRL_REWARD_CONTROL   "" | shuffled | constant (reward/controls.py)
     FTRL_REWARD_SEED      seed of the control
 
-`reward_func` never raises: OpenRLHF would only log the exception and train on without a reward. What breaks here (the sandbox,
-a label that cannot be read, a prompt that is not in the query) gives reward 0 and `fault` 1 in the logs, never a model fault.
+`reward_func` never raises: OpenRLHF would only log the exception and train on without a reward. What breaks here (the
+sandbox, a label that cannot be read, a prompt that is not in the query) gives reward 0 and `fault` 1 in the logs, never
+a model fault.
 
 Example:
     python -m openrlhf.cli.train_ppo_ray --reward.remote_url reward/openrlhf_reward.py --data.label_key label ...

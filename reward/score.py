@@ -4,12 +4,13 @@ In:  --environments ENV.jsonl  environments (the authors' format, with an `id`)
      --responses RESP.jsonl    lines {"id": environment, "response": the model turn as text}; an id may come often
 Out: --out S.jsonl             lines {"id", "reward", "kind", "p", "q", "t", "fault"}, in the order of the responses
 
-p: tool calls, q: sub-questions that they solve, t: unsolved before the turn. `--explain` also prints, for each call, what came
-back and which sub-answer it solved. A large file of environments is read by several processes, each of which scores
-the responses to its own (`SHARE_BYTES`); the result is the same.
+p: tool calls, q: sub-questions that they solve, t: unsolved before the turn. `--explain` also prints, for each call,
+what came back and which sub-answer it solved. A large file of environments is read by several processes, each of which
+scores the responses to its own (`SHARE_BYTES`); the result is the same.
 
 Example:
-    python -m reward.score --environments env.jsonl --responses resp.jsonl --variant solve_f1 --match published --out S.jsonl
+    python -m reward.score --environments env.jsonl --responses resp.jsonl --variant solve_f1 --match published \\
+        --out S.jsonl
 Source: paper section 3.2; paper/README.md, "Reward for one model turn".
 """
 
@@ -62,8 +63,8 @@ def read_gold(path: Path, match: str, share: tuple[int, int] = (0, 1)) -> dict[s
 
 @contextlib.contextmanager
 def collector_off() -> Iterator[None]:
-    """Reading makes many objects and no cycles; the collector would walk through all of them again and again (two thirds
-    of the time for 5,000 environments). What was read is then frozen, since it stays to the end."""
+    """Reading makes many objects and no cycles; the collector would walk through all of them again and again (two
+    thirds of the time for 5,000 environments). What was read is then frozen, since it stays to the end."""
     was_on = gc.isenabled()
     gc.disable()
     try:

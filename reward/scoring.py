@@ -7,15 +7,19 @@ Source: paper/README.md, "Reward for one model turn" and the metrics over an epi
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from env_construction.environment.jsonl import BadInput
-from env_construction.environment.matching import MATCHES, answer_in_text, assign, only_answer_in_text
+from env_construction.environment.matching import MATCHES, answer_in_text, assign, call_key, only_answer_in_text
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolResult, ToolSandbox, shared_sandbox
 from reward.rewards import REWARDS
@@ -29,11 +33,12 @@ PAUSE_SECONDS = 2.0
 class TurnScore:
     """One turn's reward and its parts. Not frozen, since that makes it four times as slow to make; nothing changes it.
 
-    p calls, q solved by this turn, t unsolved before it. In strict, a call that solves k > 1 sub-answers counts as k calls, so
-    that q <= p always: a batched call is worth as much as the k calls it replaces. `results` and `solved` (the sub-answers
-    that the call solved, at most one as published) have one entry for each parsed call. `unsolved_set`, `solved_set` and `solve_rate` are the state after the turn.
-    `fault` says that the sandbox itself broke: the reward is then 0 and the state is as before.
-    `sandbox_ms` is the time of this turn's calls in the sandbox, in milliseconds.
+    p calls, q solved by this turn, t unsolved before it. In strict, a call that solves k > 1 sub-answers counts as k
+    calls, so that q <= p always: a batched call is worth as much as the k calls it replaces. `results` and `solved`
+    (the sub-answers that the call solved, at most one as published) have one entry for each parsed call.
+    `unsolved_set`, `solved_set` and `solve_rate` are the state after the turn. `fault` says that the sandbox itself
+    broke: the reward is then 0 and the state is as before. `sandbox_ms` is the time of this turn's calls in the
+    sandbox, in milliseconds.
     """
 
     reward: float
@@ -53,9 +58,11 @@ class TurnScore:
 
 @dataclass(frozen=True)
 class EpisodeScore:
-    """Solve-P = solved / calls (1 without calls), Solve-R = solved / sub_questions, Solve-F1 = 2 solved / (calls + sub_questions).
+    """Solve-P = solved / calls (1 without calls), Solve-R = solved / sub_questions, Solve-F1 = 2 solved / (calls +
+    sub_questions).
 
-    `calls` is the sum of the turns' p, so a batched call that solves k counts k times in strict: all three stay in [0, 1].
+    `calls` is the sum of the turns' p, so a batched call that solves k counts k times in strict: all three stay in [0,
+    1].
     """
 
     solve_p: float
@@ -81,11 +88,12 @@ def check_gold(environment: Environment, where: str) -> None:
 
 
 class _CollectorPause:
-    """Scoring makes many objects and no reference cycles, and the cycle collector would walk through all of them again and again
-    (a fifth of the time of a large batch): inside, it rests, but for PAUSE_SECONDS at most, and not for small batches.
+    """Scoring makes many objects and no reference cycles, and the cycle collector would walk through all of them again
+    and again (a fifth of the time of a large batch): inside, it rests, but for PAUSE_SECONDS at most, and not for small
+    batches.
 
-    The collector is the whole process's. Where it was off already it stays off; where several threads score, it comes back with
-    the first that is done.
+    The collector is the whole process's. Where it was off already it stays off; where several threads score, it comes
+    back with the first that is done.
     """
 
     def __init__(self, items: int) -> None:
@@ -166,7 +174,9 @@ def score_turns(
 
 
 def advance(environment: Environment, score: TurnScore) -> Environment:
-    """The state after a turn: a copy with the assistant's and the tools' messages, what is unsolved, and the solve rate."""
+    """The state after a turn: a copy with the assistant's and the tools' messages, what is unsolved, and the solve
+    rate.
+    """
     return environment.model_copy(
         update={
             "messages": [
@@ -235,7 +245,8 @@ def score_results(
     for tool, places in places_of.items():
         answers = unsolved[tool]
         arguments = [calls[place].arguments for place in places] if match == "strict" else None
-        chosen = assign(answers, [results[place] for place in places], match, arguments)
+        earlier = earlier_calls(environment.messages, tool) if match == "strict" else ()
+        chosen = assign(answers, [results[place] for place in places], match, arguments, earlier)
         taken = {index for indices in chosen for index in indices}
         if not taken:
             continue
@@ -268,6 +279,25 @@ def score_results(
     )
 
 
+def earlier_calls(messages: Sequence[Mapping[str, Any]], tool: str) -> set[tuple[str, str]]:
+    """The calls to a tool in earlier turns of a conversation, each as its `call_key` and what came back.
+
+    Each assistant message's calls are answered, in order, by the tool messages behind it.
+    """
+    calls: set[tuple[str, str]] = set()
+    open_calls: deque[Mapping[str, Any]] = deque()
+    for message in messages:
+        if message.get("role") != "tool":
+            open_calls = deque(call["function"] for call in message.get("tool_calls") or ())
+        elif open_calls and (function := open_calls.popleft())["name"] == tool:
+            arguments = function["arguments"]
+            if isinstance(arguments, str):  # as OpenAI's servers write them
+                with contextlib.suppress(ValueError):
+                    arguments = json.loads(arguments)
+            calls.add((call_key(arguments), str(message.get("content", ""))))
+    return calls
+
+
 def _states_answer(environment: Environment, text: str, match: str) -> bool:
     assert environment.answer is not None
     if match == "published":
@@ -296,7 +326,9 @@ def _kind(environment: Environment, turn: ParsedTurn, match: str) -> str:
 
 
 def _solve_rate(environment: Environment, before: int, unsolved_after: int) -> float:
-    """The share solved after a turn. The number of sub-questions follows from what was unsolved, and the rate, before."""
+    """The share solved after a turn. The number of sub-questions follows from what was unsolved, and the rate,
+    before.
+    """
     if unsolved_after == before:
         return environment.solve_rate
     total = round(before / (1.0 - environment.solve_rate)) if environment.solve_rate < 1.0 else before

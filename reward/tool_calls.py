@@ -2,8 +2,8 @@
 
 Two readings, as for matching:
 - `published` reads exactly as the authors' parser does: everything from the first `<tool_call>` on is cut at each
-  `</tool_call>`; a piece counts if it begins with `<tool_call>` and holds a JSON object with a `name` and `arguments` (an
-  object, or a string of JSON). Any other piece is dropped. Tags inside the thinking block are tags like any other.
+  `</tool_call>`; a piece counts if it begins with `<tool_call>` and holds a JSON object with a `name` and `arguments`
+  (an object, or a string of JSON). Any other piece is dropped. Tags inside the thinking block are tags like any other.
 - `strict` reads thinking first and looks for calls outside of it only; JSON decides where a call ends, so that a tag
   inside a string argument is text; a block that is no call is kept as malformed, and counted by the scorer.
 
@@ -43,8 +43,8 @@ class ParsedTurn:
     """One model turn; nothing changes it. `content` is what stands before the first call, or all of it without calls;
     thinking is apart.
 
-    `malformed` are the blocks that look like calls and are none. `calls_in_thinking` counts `<tool_call>` tags inside the
-    thinking block: `published` executes those calls (they are in `calls` too), `strict` does not.
+    `malformed` are the blocks that look like calls and are none. `calls_in_thinking` counts `<tool_call>` tags inside
+    the thinking block: `published` executes those calls (they are in `calls` too), `strict` does not.
     `text` is the raw turn without its end-of-turn tokens.
     """
 
@@ -94,8 +94,8 @@ def tool_messages(turn: ParsedTurn, results: Sequence[ToolResult]) -> list[dict[
 def with_call_ids(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The messages with ids: each call gets one, and each tool message names its call's.
 
-    Servers and some chat templates want ids. They are made of the calls' order alone, nine letters and digits as Mistral's
-    templates demand, so that a longer conversation gives the same ids to what it shares with a shorter one.
+    Servers and some chat templates want ids. They are made of the calls' order alone, nine letters and digits as
+    Mistral's templates demand, so that a longer conversation gives the same ids to what it shares with a shorter one.
     """
     numbered: list[dict[str, Any]] = []
     count, open_ids = 0, deque[str]()
@@ -116,8 +116,8 @@ def with_call_ids(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 def without_calls(text: str, calls: Sequence[ToolCall | None]) -> str:
     """The text without the blocks of these calls, each of them once, wherever it stands. None is a malformed call.
 
-    The same call may be written in another order of keys, or with a number as text. A malformed block is what a server has
-    repaired, where one of the calls stands nowhere else.
+    The same call may be written in another order of keys, or with a number as text. A malformed block is what a server
+    has repaired, where one of the calls stands nowhere else.
     """
     blocks: list[tuple[int, int, ToolCall | None]] = []
     position = 0

@@ -1,8 +1,9 @@
 """Which elements of a model changed most, ranked over the whole model by |new - old| / (|old| + 1e-8).
 
-That is the ranking of ParamRestore (arXiv 2509.16596), in single precision. The k-th value is found exactly in two passes over the
-tensors: a count by the upper 16 bits of the value (bits of floats of one sign sort like the floats), then by the lower 16 bits in
-the one class that holds it. Of elements that tie with it, which bf16 makes many of, a seeded share is taken.
+That is the ranking of ParamRestore (arXiv 2509.16596), in single precision. The k-th value is found exactly in two
+passes over the tensors: a count by the upper 16 bits of the value (bits of floats of one sign sort like the floats),
+then by the lower 16 bits in the one class that holds it. Of elements that tie with it, which bf16 makes many of, a
+seeded share is taken.
 """
 
 from __future__ import annotations

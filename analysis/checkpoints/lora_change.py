@@ -1,8 +1,9 @@
-"""The change that a LoRA adapter (PEFT folder) makes to a base checkpoint, without merging the two on disk or in memory.
+"""The change that a LoRA adapter (PEFT folder) makes to a base checkpoint, without merging the two on disk or in
+memory.
 
-An adapter's update of a weight W of shape (out, in) is s B A, with B (out, rank), A (rank, in), and s = lora_alpha / rank
-(or / sqrt(rank) with `use_rslora`). It is formed a few rows at a time, added to the base rows and rounded to the base's
-precision, as merging would; then the same sums are taken as for a full checkpoint.
+An adapter's update of a weight W of shape (out, in) is s B A, with B (out, rank), A (rank, in), and s = lora_alpha /
+rank (or / sqrt(rank) with `use_rslora`). It is formed a few rows at a time, added to the base rows and rounded to the
+base's precision, as merging would; then the same sums are taken as for a full checkpoint.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def _factor(tensor: StoredTensor, reader: TensorReader) -> torch.Tensor:
 
 
 def _pattern(patterns: dict[str, Any], module: str, default: float) -> float:
-    """PEFT's rank_pattern and alpha_pattern: the first key that the module's name ends with, as a regular expression."""
+    """PEFT's rank_pattern and alpha_pattern: the first key that the module's name ends with, as a regular
+    expression.
+    """
     for key, value in patterns.items():
         if re.match(rf"(.*\.)?({key})$", module) or fnmatch.fnmatch(module, f"*.{key}"):
             return float(value)

@@ -1,4 +1,6 @@
-"""Write a checkpoint that is part of one and part of another, tensor by tensor or element by element (never a model in memory)."""
+"""Write a checkpoint that is part of one and part of another, tensor by tensor or element by element (never a model in
+memory).
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ Pair = tuple[StoredTensor, StoredTensor]
 
 
 def paired_tensors(base: Path, trained: Path) -> dict[str, Pair]:
-    """`{name: (base's tensor, trained's tensor)}`, a tied head counted once. Raises BadInput where the two do not hold the same
-    tensors in the same types and shapes: a mixture would then not be a model.
+    """`{name: (base's tensor, trained's tensor)}`, a tied head counted once. Raises BadInput where the two do not hold
+    the same tensors in the same types and shapes: a mixture would then not be a model.
     """
     one, other = tie_embeddings(*(without_tied_head(checkpoint_tensors(folder), folder) for folder in (base, trained)))
     differing = sorted(
@@ -60,7 +62,9 @@ def write_mixed(base: Path, trained: Path, out: Path, from_trained: Callable[[st
 def write_elementwise(
     base: Path, trained: Path, out: Path, put_back: Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> None:
-    """Write the trained model with some elements put back to the base: those where `put_back(name, old, new)` is true."""
+    """Write the trained model with some elements put back to the base: those where `put_back(name, old, new)` is
+    true.
+    """
     pairs = paired_tensors(base, trained)
 
     def mixed() -> Iterator[Iterable[bytes]]:

@@ -1,10 +1,13 @@
 """Exact permutation test of the paper's claim that the MLP of the lowest layers changes most (section 5).
 
-The units are cells, one per layer and block (attention or MLP), each with its relative change. Two tests, both one-sided:
-- `among MLPs`: is the mean change of the k lowest layers' MLPs above that of the other MLPs? All C(L, k) choices of k layers.
+The units are cells, one per layer and block (attention or MLP), each with its relative change. Two tests, both
+one-sided:
+- `among MLPs`: is the mean change of the k lowest layers' MLPs above that of the other MLPs? All C(L, k) choices of k
+  layers.
 - `among all blocks`: the same k cells against all other cells, attention included. All C(2L, k) choices of k cells.
-k is 3, as in the paper (layers 0 to 2), or a third of the layers (at least 1) where there are fewer than 7. The smallest p-value
-that a test can give is 1 / number of choices; above 0.05 the model has too few layers for the claim to be significant at all.
+k is 3, as in the paper (layers 0 to 2), or a third of the layers (at least 1) where there are fewer than 7. The
+smallest p-value that a test can give is 1 / number of choices; above 0.05 the model has too few layers for the claim to
+be significant at all.
 """
 
 from __future__ import annotations
@@ -81,7 +84,9 @@ def exact_test(name: str, values: Sequence[float], chosen: int, measure: str = "
 def lower_mlp_tests(
     mlp: Mapping[int, float], attention: Mapping[int, float], measure: str = "relative norm"
 ) -> list[PermutationResult]:
-    """Both tests, from the change of each layer's MLP and attention in one measure; [] with fewer than two layers of MLP."""
+    """Both tests, from the change of each layer's MLP and attention in one measure; [] with fewer than two layers of
+    MLP.
+    """
     layers = sorted(mlp)
     if len(layers) < 2:
         return []

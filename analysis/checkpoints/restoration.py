@@ -43,7 +43,9 @@ def measure_mixtures(
     limit: int | None = None,
     batch_size: int = 64,
 ) -> None:
-    """Make and evaluate every mixture `{name: (writer, its settings)}` that has no complete results yet. Raises BadInput."""
+    """Make and evaluate every mixture `{name: (writer, its settings)}` that has no complete results yet. Raises
+    BadInput.
+    """
     start, trained = checkpoints(run, policy)
     environments = list(run.environments().values())[:limit]
     if not environments:

@@ -1,4 +1,5 @@
-"""Stable rank of a change D = trained - base: ||D||_F^2 / sigma_1^2, from 1 (rank one) to min(shape) (all directions alike).
+"""Stable rank of a change D = trained - base: ||D||_F^2 / sigma_1^2, from 1 (rank one) to min(shape) (all directions
+alike).
 
 The largest singular value sigma_1 comes from block power iteration on D^T D; D is formed a few rows at a time in every
 pass, so that the memory does not grow with the tensor. It needs several passes over both files: `--spectral` is slow.

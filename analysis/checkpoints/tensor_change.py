@@ -1,17 +1,19 @@
 """How much one tensor changed, streamed from disk in small pieces by a compiled loop.
 
-One pass over both files gives, in double precision over single-precision pieces: the sum of squared changes, of absolute
-changes, of elementwise relative changes |new - old| / (|old| + 1e-8) and of squared base values, how many elements changed, and the
-sum of squared units in the last place (ulp) of the base values. The last gives the rounding floor: the relative error of rounding to the stored precision, sqrt(sum ulp^2 / 12) / ||base||.
-Nothing larger than a piece is ever held, whatever the tensor's size.
+One pass over both files gives, in double precision over single-precision pieces: the sum of squared changes, of
+absolute changes, of elementwise relative changes |new - old| / (|old| + 1e-8) and of squared base values, how many
+elements changed, and the sum of squared units in the last place (ulp) of the base values. The last gives the rounding
+floor: the relative error of rounding to the stored precision, sqrt(sum ulp^2 / 12) / ||base||. Nothing larger than a
+piece is ever held, whatever the tensor's size.
 
-The elementwise mean is the measure of the first author's ParamRestore (arXiv 2509.16596), here in single precision. Weights near zero
-rule it: one that moves from 1e-6 to 1e-4 counts as much as a hundred that double.
+The elementwise mean is the measure of the first author's ParamRestore (arXiv 2509.16596), here in single precision.
+Weights near zero rule it: one that moves from 1e-6 to 1e-4 counts as much as a hundred that double.
 
 What the floor means. A weight that training does not move is stored alike, so rounding by itself changes nothing, and a
-change far below the floor is visible. But it is not the true one: a weight that moves by d << ulp is stored as its neighbor with
-probability d / ulp, and then moves by a whole ulp. The stored change is thus about sqrt(true change x ulp), larger than the true one, and
-mostly shows which weights sat near a rounding boundary. Measured in bf16 (normal weights, floor 1.66e-3, normal steps):
+change far below the floor is visible. But it is not the true one: a weight that moves by d << ulp is stored as its
+neighbor with probability d / ulp, and then moves by a whole ulp. The stored change is thus about sqrt(true change x
+ulp), larger than the true one, and mostly shows which weights sat near a rounding boundary. Measured in bf16 (normal
+weights, floor 1.66e-3, normal steps):
 
     true relative change    1e-5     1e-4     1e-3     3e-3     1e-2
     stored                  1.9e-4   6.0e-4   1.9e-3   3.7e-3   1.0e-2
@@ -54,7 +56,9 @@ class Sums:
 
     @property
     def relative(self) -> float:
-        """Relative Frobenius change, ||trained - base|| / ||base||; 0/0 is 0, and a change of an all-zero base is inf."""
+        """Relative Frobenius change, ||trained - base|| / ||base||; 0/0 is 0, and a change of an all-zero base is
+        inf.
+        """
         if self.base_squared == 0:
             return 0.0 if self.change_squared == 0 else float("inf")
         return (
@@ -78,7 +82,9 @@ class Sums:
 
     @property
     def rounding_floor(self) -> float:
-        """Relative error of rounding to the stored precision; below about ROUNDING_MATTERS times it, `relative` overstates."""
+        """Relative error of rounding to the stored precision; below about ROUNDING_MATTERS times it, `relative`
+        overstates.
+        """
         return sqrt(self.ulp_squared / 12 / self.base_squared) if self.base_squared > 0 else 0.0
 
 
@@ -156,7 +162,9 @@ class TensorReader:
         self._buffer = np.empty(0, dtype=np.uint8)
 
     def read(self, tensor: StoredTensor, start: int, count: int) -> np.ndarray:
-        """Elements `start` to `start + count`, valid until the next read: bits as described above, F64 rounded to float32."""
+        """Elements `start` to `start + count`, valid until the next read: bits as described above, F64 rounded to
+        float32.
+        """
         if tensor.path not in self._files:
             self._files[tensor.path] = os.open(tensor.path, os.O_RDONLY)
         size = ITEM_BYTES[tensor.dtype]
@@ -200,8 +208,8 @@ def compare_tensors(
 ) -> list[Sums]:
     """Sums of each `(base, trained)` pair of equal shape. `on_bytes` hears of every piece that was read.
 
-    Pieces are shared out over `threads` (default: the cores, at most 4); sums are added in order, so that the result does
-    not depend on the number of threads.
+    Pieces are shared out over `threads` (default: the cores, at most 4); sums are added in order, so that the result
+    does not depend on the number of threads.
     """
     pairs = list(pairs)
     threads = threads or min(4, os.cpu_count() or 1)

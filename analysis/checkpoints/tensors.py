@@ -1,7 +1,8 @@
 """Where each tensor of a checkpoint lies on disk, without loading any of them.
 
-Reads the headers of a Hugging Face folder's safetensors files, one file or sharded. Format: 8 bytes little-endian header
-length, a JSON header `{name: {dtype, shape, data_offsets}}`, then the data (safetensors specification, "Format").
+Reads the headers of a Hugging Face folder's safetensors files, one file or sharded. Format: 8 bytes little-endian
+header length, a JSON header `{name: {dtype, shape, data_offsets}}`, then the data (safetensors specification,
+"Format").
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def checkpoint_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint folder by name. Raises BadInput, also for a shard that the index names and is absent."""
+    """All tensors of a checkpoint folder by name. Raises BadInput, also for a shard that the index names and is
+    absent.
+    """
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such checkpoint folder")
     index = folder / "model.safetensors.index.json"
@@ -135,7 +138,8 @@ def _head_and_embeddings(tensors: dict[str, StoredTensor]) -> tuple[StoredTensor
 def without_tied_head(tensors: dict[str, StoredTensor], folder: Path) -> dict[str, StoredTensor]:
     """The tensors but for a head that is only a second copy of the embeddings, so that tied weights count once.
 
-    A head is a copy where the folder's config.json ties it (loading then ignores a stored head), or its bytes are those of the embeddings.
+    A head is a copy where the folder's config.json ties it (loading then ignores a stored head), or its bytes are those
+    of the embeddings.
     """
     head, embeddings = _head_and_embeddings(tensors)
     if head is None or embeddings is None or (head.shape, head.dtype) != (embeddings.shape, embeddings.dtype):

@@ -1,7 +1,8 @@
 """What every analysis script makes: a table (CSV), a figure (PNG, SVG and PDF) and a caption (TXT), under one name.
 
-A script has `build(run) -> list[Artifact]`, pure but for reading, and hands it to `script_main`; `analysis.all` calls the
-same `build`. Where the data for it are not there, `build` raises `Missing` with the reason, which is reported, not hidden.
+A script has `build(run) -> list[Artifact]`, pure but for reading, and hands it to `script_main`; `analysis.all` calls
+the same `build`. Where the data for it are not there, `build` raises `Missing` with the reason, which is reported, not
+hidden.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _TEMPLATES = TemplateEnvironment(
 
 
 def caption_text(name: str, **values: Any) -> str:
-    """The caption `name` of templates/captions.j2: what the reader sees and what it means; the script's docstring has the method."""
+    """The caption `name` of templates/captions.j2: what the reader sees and what it means; the script's docstring has
+    the method.
+    """
     module: Any = _TEMPLATES.get_template("captions.j2").module
     return " ".join(str(getattr(module, name)(**values)).split())
 
@@ -51,7 +54,9 @@ class Artifact:
     note: str = ""
 
     def write(self, folder: Path) -> list[Path]:
-        """Write all files of the artifact into `folder`; returns their paths. The caption file: title, caption, footnote."""
+        """Write all files of the artifact into `folder`; returns their paths. The caption file: title, caption,
+        footnote.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / self.name
         written = [write_csv(stem.with_name(self.name + ".csv"), self.rows)]
@@ -108,7 +113,8 @@ def latex_text(text: str) -> str:
 
 
 def latex_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A booktabs table that is as wide as the text at most (packages booktabs and adjustbox); the first column is left-aligned.
+    """A booktabs table that is as wide as the text at most (packages booktabs and adjustbox); the first column is
+    left-aligned.
 
     A cell's interval stands below its value in small print.
     """

@@ -21,7 +21,9 @@ LEAST_CONTRAST = 1.02
 def _ratios(
     cells: Mapping[tuple[int | None, str], Sums], layers: list[int], kinds: list[str], measure: str
 ) -> np.ndarray:
-    """(layers, kinds) changes over their median; over their mean where the median is 0, as where few weights changed."""
+    """(layers, kinds) changes over their median; over their mean where the median is 0, as where few weights
+    changed.
+    """
     grid = np.full((max(1, len(layers)), max(1, len(kinds))), np.nan)
     for (layer, kind), sums in cells.items():
         if layer in layers and kind in kinds:
@@ -34,8 +36,9 @@ def _ratios(
 def delta_figure(cells: Mapping[tuple[int | None, str], Sums]) -> Figure:
     """A heat map per measure: the change of each weight matrix over the median of all of them, so that 1 is usual.
 
-    Norms, embeddings and head are in the table alone: their change is of another size, and would hide that of the layers. A measure
-    that is the same everywhere is left out: if every weight changed, the share of changed weights shows nothing.
+    Norms, embeddings and head are in the table alone: their change is of another size, and would hide that of the
+    layers. A measure that is the same everywhere is left out: if every weight changed, the share of changed weights
+    shows nothing.
     """
     kinds = [kind for kind in BLOCKS if any(found == kind for _, found in cells)]
     layers = sorted({layer for layer, kind in cells if layer is not None and kind in kinds})

@@ -1,9 +1,9 @@
 """The one style of all figures: colors, marks, fonts, axes, and how a figure is saved.
 
-Colors are Okabe and Ito's eight (distinguishable with the common kinds of color blindness). A color stands for one thing in all
-figures: an algorithm, the start, a control, a bound. What is compared inside one policy (modes, matchings, measures) is told by filled
-and hollow marks instead. All figures have one width, so that their fonts stay equal wherever they are scaled alike. Saved files are
-reproducible byte for byte: no dates, and a fixed salt for SVG ids.
+Colors are Okabe and Ito's eight (distinguishable with the common kinds of color blindness). A color stands for one
+thing in all figures: an algorithm, the start, a control, a bound. What is compared inside one policy (modes, matchings,
+measures) is told by filled and hollow marks instead. All figures have one width, so that their fonts stay equal
+wherever they are scaled alike. Saved files are reproducible byte for byte: no dates, and a fixed salt for SVG ids.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def figure_style() -> Iterator[None]:
 
 
 def role_style(role: Role) -> tuple[str, str, str]:
-    """`(color, mark, hatch)` of a policy. The color says the algorithm, or what it is instead; an ablation has its algorithm's color."""
+    """`(color, mark, hatch)` of a policy. The color says the algorithm, or what it is instead; an ablation has its
+    algorithm's color.
+    """
     if role.role in _ROLES:
         return _ROLES[role.role]
     if role.control:

@@ -1,8 +1,9 @@
 """The paper's six claims, each with the verdict that this run's data allow, and the evidence.
 
-Verdicts: `reproduced` (every part holds), `partly` (some parts hold), `not reproduced` (none holds and one is refuted), `inconclusive` (the
-intervals leave it open), `not tested`; analysis.run_data.verdicts has the rule. `scope` says how far a verdict reaches. A tiny model can show that the
-method works as described; it says nothing about the size of the effect on the paper's models.
+Verdicts: `reproduced` (every part holds), `partly` (some parts hold), `not reproduced` (none holds and one is refuted),
+`inconclusive` (the intervals leave it open), `not tested`; analysis.run_data.verdicts has the rule. `scope` says how
+far a verdict reaches. A tiny model can show that the method works as described; it says nothing about the size of the
+effect on the paper's models.
 """
 
 from __future__ import annotations
@@ -183,7 +184,9 @@ def _one_gain(run: Run, name: str, seeds: list[str]) -> tuple[list[int | None], 
 
 
 def _rivals(run: Run, policy: str) -> list[str]:
-    """Controls that share a policy's start, and its algorithm where they have one: what they gain is not the reward's."""
+    """Controls that share a policy's start, and its algorithm where they have one: what they gain is not the
+    reward's.
+    """
     mine = run.roles[policy]
     return [
         name

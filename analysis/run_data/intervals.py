@@ -1,4 +1,5 @@
-"""Estimates as the columns of a table: those of eval.suites.results and eval.compare, so that a table never disagrees with a summary.json.
+"""Estimates as the columns of a table: those of eval.suites.results and eval.compare, so that a table never disagrees
+with a summary.json.
 
 Comparisons of two policies are paired on the case.
 """
@@ -37,7 +38,9 @@ def mean_estimate(rows: Sequence[Row], metric: str) -> Estimate:
 
 
 def paired_difference(after: Sequence[Row], before: Sequence[Row], metric: str) -> Estimate:
-    """Mean over the cases that both have of after - before, trials of a case averaged first; EMPTY without such a case."""
+    """Mean over the cases that both have of after - before, trials of a case averaged first; EMPTY without such a
+    case.
+    """
     found = compare.paired_difference(before, after, metric)
     return Estimate(found["difference"], found["low"], found["high"], found["n"]) if found else EMPTY
 
@@ -47,9 +50,9 @@ def statistics_of_totals(
 ) -> list[Estimate]:
     """Statistics of summed columns (such as ratios of totals), with bootstrap intervals over cases.
 
-    `groups` maps a case to its columns; `statistic` maps (resamples, columns) of per-case means, which are totals up to a common
-    factor, to (resamples, outputs). Returns one estimate per output, EMPTY where the statistic is NaN, without an interval where the
-    cases do not differ.
+    `groups` maps a case to its columns; `statistic` maps (resamples, columns) of per-case means, which are totals up to
+    a common factor, to (resamples, outputs). Returns one estimate per output, EMPTY where the statistic is NaN, without
+    an interval where the cases do not differ.
     """
     if not groups:
         return []

@@ -47,7 +47,9 @@ def model_label(model: str) -> str:
 
 
 def made_here(model: str) -> bool:
-    """Whether the model is one of this repository's own small ones, whose scores say nothing about the paper's models."""
+    """Whether the model is one of this repository's own small ones, whose scores say nothing about the paper's
+    models.
+    """
     known = MODELS.get(model)
     return model in ("tiny", "mini") or (known is not None and not known.start)
 

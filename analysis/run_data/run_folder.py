@@ -1,8 +1,9 @@
 """Read the folder of one run: which policies were evaluated, their rows, the environments, the training logs.
 
-Layout (made by run_all.sh): `policies.json`, `environments/{train,dev,test}.jsonl`, `start/`, `train/<policy>/epoch<k>/`,
-`eval/<policy>/{results.jsonl,summary.json}` (further suites in `eval/<policy>/<suite>/`), `compare/`, `analysis/`.
-What a policy is stands in `policies.json` (train/stages/policy_roles.py); its folder's name means nothing.
+Layout (made by run_all.sh): `policies.json`, `environments/{train,dev,test}.jsonl`, `start/`,
+`train/<policy>/epoch<k>/`, `eval/<policy>/{results.jsonl,summary.json}` (further suites in `eval/<policy>/<suite>/`),
+`compare/`, `analysis/`. What a policy is stands in `policies.json` (train/stages/policy_roles.py); its folder's name
+means nothing.
 """
 
 from __future__ import annotations
@@ -166,7 +167,9 @@ class Run:
         return [folder.name for folder in folders if folder.is_dir() and self._suite_folder(folder.name, suite)]
 
     def policies_of(self, suite: str) -> list[str]:
-        """Policies with results on a suite, in reading order. Raises BadInput for results of other weights than the role's."""
+        """Policies with results on a suite, in reading order. Raises BadInput for results of other weights than the
+        role's.
+        """
         names = [name for name in self._evaluated(suite) if name in self.roles]
         for name in names:
             self._check_content(name, suite)
@@ -174,7 +177,9 @@ class Run:
 
     @property
     def unlisted(self) -> list[str]:
-        """Folders of eval/ and train/ that policies.json does not name: what they are is not known, so they are left out."""
+        """Folders of eval/ and train/ that policies.json does not name: what they are is not known, so they are left
+        out.
+        """
         found = {path.name for part in ("eval", "train") for path in (self.path / part).glob("*/") if path.is_dir()}
         return sorted(found - self.roles.keys()) if found else []
 
@@ -236,7 +241,9 @@ class Run:
         return [name for name in self.roles if name not in self.policies]
 
     def training_seeds(self) -> dict[str, dict[int, str]]:
-        """`{policy of the lowest seed: {training seed: its evaluated repeat}}` of every policy that RL made, controls included."""
+        """`{policy of the lowest seed: {training seed: its evaluated repeat}}` of every policy that RL made, controls
+        included.
+        """
         found: dict[str, dict[int, str]] = {}
         for name in self.policies:
             role = self.roles[name]
@@ -249,7 +256,9 @@ class Run:
         return [name for name in self.same_but(policy, "seed") if self.roles[name].seed < self.roles[policy].seed]
 
     def compared(self) -> dict[str, list[str]]:
-        """`{start: trained policies}`, repeats with other seeds left out; raises Missing when no trained policy stands beside its start."""
+        """`{start: trained policies}`, repeats with other seeds left out; raises Missing when no trained policy stands
+        beside its start.
+        """
         found: dict[str, list[str]] = {}
         for name in self.trained:
             start = self.start_of(name)
@@ -282,7 +291,8 @@ class Run:
         return self._rows[key]
 
     def faults_text(self, suite: str = ENVIRONMENTS_SUITE) -> str:
-        """What each policy's evaluation lost to faults, in the words of train.stages.faults, `. ` at the end; empty if nothing.
+        """What each policy's evaluation lost to faults, in the words of train.stages.faults, `. ` at the end; empty if
+        nothing.
 
         A warning follows for a policy whose comparison with its start lacks episodes that only one of them lost.
         """
@@ -335,7 +345,9 @@ class Run:
         return dict(sorted(found.items(), key=lambda item: self._rank(item[0])))
 
     def checkpoint(self, policy: str) -> Path | None:
-        """Folder with the weights of a policy: the last epoch's checkpoint, or what its role names; None where there is none."""
+        """Folder with the weights of a policy: the last epoch's checkpoint, or what its role names; None where there is
+        none.
+        """
         named = self.roles[policy].policy
         folders = [epoch.path / "checkpoint" for epoch in reversed(self.epochs.get(policy, []))]
         # a run folder may have been moved since, so what lies in it is looked for by its name there

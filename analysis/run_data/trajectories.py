@@ -1,7 +1,7 @@
 """Result rows -> what the report's trajectory viewer shows: turns, calls coloured by what became of them, rewards.
 
-A call is `solved` (it solves a sub-answer), `failed` (the tool raised, was unknown, timed out, or gave an error back) or `useless`
-(it ran and solved nothing). Long texts are cut, and say so.
+A call is `solved` (it solves a sub-answer), `failed` (the tool raised, was unknown, timed out, or gave an error back)
+or `useless` (it ran and solved nothing). Long texts are cut, and say so.
 """
 
 from __future__ import annotations
@@ -127,9 +127,11 @@ def environment_view(environment: Environment) -> dict[str, Any]:
 
 
 def viewer_data(run: Run, limit: int = 120) -> dict[str, Any]:
-    """Everything the viewer needs: at most `limit` test environments, in turn from each scenario, and every policy's episode.
+    """Everything the viewer needs: at most `limit` test environments, in turn from each scenario, and every policy's
+    episode.
 
-    Returns `{"environments": [...], "policies": [{"name", "label", "role", "start"}], "episodes": {policy: {id: episode}}, "of": total}`.
+    Returns `{"environments": [...], "policies": [{"name", "label", "role", "start"}], "episodes": {policy: {id:
+    episode}}, "of": total}`.
     """
     environments = list(run.environments().values())
     queues = [[item for item in environments if item.scenario == scenario] for scenario in (*SCENARIOS, None)]

@@ -1,7 +1,7 @@
 """How parts of a claim become its verdict: one rule for all claims.
 
-A claim has parts (two algorithms, in and out of domain, six benchmarks). Each part holds (+1), is refuted (-1), is left open by
-its interval (0), or was not measured (None). What is open is never called refuted.
+A claim has parts (two algorithms, in and out of domain, six benchmarks). Each part holds (+1), is refuted (-1), is left
+open by its interval (0), or was not measured (None). What is open is never called refuted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ MARGIN = 0.01  # one point: a gain that is shown to be smaller is no gain
 
 
 def direction(gain: Estimate, margin: float = MARGIN) -> int | None:
-    """+1 if a gain is shown, -1 if it is shown to be less than `margin`, 0 if the interval allows both; None without an interval."""
+    """+1 if a gain is shown, -1 if it is shown to be less than `margin`, 0 if the interval allows both; None without an
+    interval.
+    """
     if gain.low is None or gain.high is None:
         return None
     return 1 if gain.low > 0 else -1 if gain.high < margin else 0

@@ -1,7 +1,8 @@
 """What the five stages pass on, and what an author must be able to do. Each stage is written once, against `Author`.
 
-An author only proposes. The stage checks the proposal and, where it breaks a rule, shows the author the message and asks
-again, at most `author.tries` times; then the draft is rejected under the rule's name. Paper section 3.1, five stages.
+An author only proposes. The stage checks the proposal and, where it breaks a rule, shows the author the message and
+asks again, at most `author.tries` times; then the draft is rejected under the rule's name. Paper section 3.1, five
+stages.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Proposal = TypeVar("Proposal")
 
 
 class Step(BaseModel):
-    """A sub-question with its answer. `inputs` are the named values that determine the answer; `function` names what is asked."""
+    """A sub-question with its answer. `inputs` are the named values that determine the answer; `function` names what is
+    asked.
+    """
 
     id: str
     question: str
@@ -55,7 +58,9 @@ class Toolset(BaseModel):
 
 
 class Topic(BaseModel):
-    """What an environment shall be about: a user's question (its scenario may be unknown), or a domain to write one for."""
+    """What an environment shall be about: a user's question (its scenario may be unknown), or a domain to write one
+    for.
+    """
 
     question: str = ""
     scenario: Scenario | None = None
@@ -106,7 +111,9 @@ class Rejected(Exception):
 
 
 class AuthorFault(Exception):
-    """The author did not answer, for a reason outside the draft (an endpoint that is down): the draft may be made again."""
+    """The author did not answer, for a reason outside the draft (an endpoint that is down): the draft may be made
+    again.
+    """
 
 
 class BudgetSpent(Exception):
@@ -145,7 +152,8 @@ def ask_until_valid(
     check: Callable[[Proposal], None],
     problem: str | None = None,
 ) -> Proposal:
-    """Ask `propose` until `check` raises no Rejected. Raises the last Rejected; counts repairs in the draft's provenance.
+    """Ask `propose` until `check` raises no Rejected. Raises the last Rejected; counts repairs in the draft's
+    provenance.
 
     `problem`: what a later look at the stage's former result found wrong with it.
     """

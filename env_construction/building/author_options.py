@@ -1,7 +1,8 @@
-"""Command-line options of the authors, and the author that they make. The same for `build.py` and for the stage scripts.
+"""Command-line options of the authors, and the author that they make. The same for `build.py` and for the stage
+scripts.
 
-The fact author takes none. The LLM author (`author.py`) needs an endpoint and a model, and something to ask about: `--questions` or
-`--domains`. A key comes from the environment variable OPENAI_API_KEY and from nowhere else.
+The fact author takes none. The LLM author (`author.py`) needs an endpoint and a model, and something to ask about:
+`--questions` or `--domains`. A key comes from the environment variable OPENAI_API_KEY and from nowhere else.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ AUTHORS = (FactAuthor.name, WorldAuthor.name, "llm")
 
 @dataclass(frozen=True)
 class LlmOptions:
-    """What `--base-url` and its companions say. `folder` is where the ledger and, unless `cache` is given, the cache are kept."""
+    """What `--base-url` and its companions say. `folder` is where the ledger and, unless `cache` is given, the cache
+    are kept.
+    """
 
     base_url: str
     model: str

@@ -1,7 +1,9 @@
-"""The data set as others take it: Parquet files, and a card (README.md) that `datasets.load_dataset(<folder>)` understands.
+"""The data set as others take it: Parquet files, and a card (README.md) that `datasets.load_dataset(<folder>)`
+understands.
 
 Columns are the JSONL's keys. What has no fixed shape (gold calls' arguments, provenance) stays a JSON string, as the
-authors keep `tools`, `codes` and `unsolved_set`. Written in row groups, so memory does not grow with the number of environments.
+authors keep `tools`, `codes` and `unsolved_set`. Written in row groups, so memory does not grow with the number of
+environments.
 """
 
 from __future__ import annotations

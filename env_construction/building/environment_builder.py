@@ -52,7 +52,9 @@ def scenario_of(index: int) -> Scenario:
 
 
 def is_counterfactual(configuration: BuildConfiguration, split: Split, index: int, attempt: int) -> bool:
-    """`auto`: permuted facts in train and dev; in test every other round of the four scenarios keeps real facts where it can."""
+    """`auto`: permuted facts in train and dev; in test every other round of the four scenarios keeps real facts where
+    it can.
+    """
     if configuration.counterfactual == "auto":
         return split != "test" or (index // len(SCENARIOS)) % 2 == 0 or attempt >= FACTUAL_ATTEMPTS
     return configuration.counterfactual == "on"

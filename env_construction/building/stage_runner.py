@@ -50,7 +50,9 @@ def without_option(parser: argparse.ArgumentParser) -> None:
 
 
 def read_drafts(path: Path) -> Iterable[tuple[dict[str, Any], Draft | None]]:
-    """Yield (record, draft); the draft is None where an earlier stage rejected it. Raises BadInput with file and line."""
+    """Yield (record, draft); the draft is None where an earlier stage rejected it. Raises BadInput with file and
+    line.
+    """
     for number, record in read_jsonl(path, required=("id",)):
         if "rejected" in record:
             yield record, None
@@ -68,7 +70,8 @@ def run_stage(
 ) -> int:
     """Apply `stage` to every draft that is not in `out` yet. Prints what was written; returns the exit code 0.
 
-    Drafts for which the author did not answer are not written, so that the next run tries again; a spent budget ends the run.
+    Drafts for which the author did not answer are not written, so that the next run tries again; a spent budget ends
+    the run.
     """
     counts: Counter[str] = Counter()
     with JsonlWriter(out) as writer:

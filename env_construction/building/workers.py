@@ -1,4 +1,5 @@
-"""Who builds the chunks of a data set: this process, local processes, or a Ray cluster. What they hand back is the same.
+"""Who builds the chunks of a data set: this process, local processes, or a Ray cluster. What they hand back is the
+same.
 
 A chunk comes back as lines of JSONL with what was counted over it, so that the process that writes has little to do.
 """

@@ -1,8 +1,9 @@
 """Text -> tokens that can be compared: words, numbers with their unit, days. What `strict` matching compares.
 
-A token is whole or it is not there: "2023" holds no "2", a date holds its year but not its day as a number, a version or
-a time of day ("1.2.3", "12:30") is one word. Numbers compare by value, thousands separators aside; a known unit behind
-or before a number matters only against another known unit. Case, Unicode compatibility forms and punctuation do not count.
+A token is whole or it is not there: "2023" holds no "2", a date holds its year but not its day as a number, a version
+or a time of day ("1.2.3", "12:30") is one word. Numbers compare by value, thousands separators aside; a known unit
+behind or before a number matters only against another known unit. Case, Unicode compatibility forms and punctuation do
+not count.
 """
 
 from __future__ import annotations

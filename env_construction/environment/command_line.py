@@ -1,4 +1,6 @@
-"""The command line of a script: `--help` begins with an example from the script's docstring, an error says where to look."""
+"""The command line of a script: `--help` begins with an example from the script's docstring, an error says where to
+look.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from typing import NoReturn
 
 
 class ScriptParser(argparse.ArgumentParser):
-    """`command` is how the script is called, such as "python -m reward.score"; the docstring must hold an example of it.
+    """`command` is how the script is called, such as "python -m reward.score"; the docstring must hold an example of
+    it.
 
     A console script (ftrl-...) shows its own name instead. Raises ValueError if there is no example.
     """

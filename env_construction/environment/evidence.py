@@ -1,11 +1,12 @@
-"""Does an output that holds a sub-answer show that the tool found it? What `strict` matching asks beyond the match itself.
+"""Does an output that holds a sub-answer show that the tool found it? What `strict` matching asks beyond the match
+itself.
 
 Three kinds of outputs hold an answer that the tool did not find:
 - an error that the tool *returned*: `{"error": "no data for Oslo"}`, "Error: ...", such an object inside another one or
   inside a text. An error beside real data (`{"value": 4, "error": null}`) takes only its own text away;
 - an echo: the answer stands in the call's arguments. It counts only where the tool chose it among several values of one
-  argument (`max(28, 16)`, a list of names) or of two numbers and left another one out, or took it out of a longer text ("Chamomile" of
-  "Chamomile Tea"). A policy that knows an answer can still have it computed (`8501 + 1`);
+  argument (`max(28, 16)`, a list of names) or of two numbers and left another one out, or took it out of a longer text
+  ("Chamomile" of "Chamomile Tea"). A policy that knows an answer can still have it computed (`8501 + 1`);
 - a list of many values of the answer's kind (more than MOST_VALUES besides what answers a sub-answer): numbers and days
   are counted one by one, texts by leaf and by item of a list written as text.
 
@@ -141,7 +142,9 @@ def answered(answers: Sequence[str], found: Sequence[int], output: str, argument
 
 
 def _argument_leaves(value: Any) -> Iterator[tuple[tuple[Token, ...], list[Any]]]:
-    """The tokens of each leaf of the arguments, keys of nested objects too, with the values of the list it stands in."""
+    """The tokens of each leaf of the arguments, keys of nested objects too, with the values of the list it stands
+    in.
+    """
     stack: list[tuple[Any, list[Any]]] = [(inner, []) for inner in value.values()] if isinstance(value, Mapping) else []
     if isinstance(value, Mapping):
         stack += [(key, []) for key in value]
@@ -186,8 +189,8 @@ def _is_larger_of(
 def _was_chosen(
     part: Sequence[Token], tokens: Sequence[Token], beside: list[Any], segments: Sequence[Sequence[Token]]
 ) -> bool:
-    """The argument held another value of the same kind and the output left it out, or a leaf of the output holds the part of
-    a longer text without the rest."""
+    """The argument held another value of the same kind and the output left it out, or a leaf of the output holds the
+    part of a longer text without the rest."""
     if part[0].number is None and len(tokens) > len(part):
         return any(holds(part, segment) and not holds(tokens, segment) for segment in segments)
     others = [tokens_of(item if isinstance(item, str) else json.dumps(item)) for item in beside]
@@ -226,8 +229,10 @@ def _is_few(
 
 
 def overlapping(answers: Sequence[str], found: Sequence[int], segments: Sequence[Sequence[Token]]) -> list[list[int]]:
-    """The matching sub-answers in groups: two are in one group if they can be read off the same tokens (equal ones, "5" and
-    "5 km", "York" and "New York"). One output answers one of a group, since it stands there once for all of them."""
+    """The matching sub-answers in groups: two are in one group if they can be read off the same tokens (equal ones, "5"
+    and "5 km", "York" and "New York"). One output answers one of a group, since it stands there once for all of
+    them.
+    """
     if len(found) < 2:
         return [list(found)] if found else []
     groups: list[tuple[list[int], set[tuple[int, int]]]] = []

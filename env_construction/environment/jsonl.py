@@ -187,7 +187,9 @@ class JsonlWriter:
 def write_jsonl(
     path: Path | str, records: Iterator[Mapping[str, Any]] | list[Mapping[str, Any]] | list[dict[str, Any]]
 ) -> int:
-    """Write a whole file at once, through a temporary name so that a kill leaves no half file. Returns the line count."""
+    """Write a whole file at once, through a temporary name so that a kill leaves no half file. Returns the line
+    count.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -210,9 +212,10 @@ def keep_configuration(
 ) -> None:
     """Write `configuration.json` into an output folder, or refuse a folder that was made with another one.
 
-    `may_grow` are numbers that may be raised later (None is no limit), never lowered: the folder's results are extended.
-    `noted` are keys that are written down but not a reason to refuse (the path of what is identified by its content). Of the
-    dictionaries `partly_known`, a key that one side does not have is not compared; it is written once it is known.
+    `may_grow` are numbers that may be raised later (None is no limit), never lowered: the folder's results are
+    extended. `noted` are keys that are written down but not a reason to refuse (the path of what is identified by its
+    content). Of the dictionaries `partly_known`, a key that one side does not have is not compared; it is written once
+    it is known.
     Raises BadInput with each key that differs, its old and its new value.
     """
     path = Path(folder) / "configuration.json"
@@ -284,7 +287,9 @@ def file_sha256(path: Path | str) -> str:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a script's `main`; BadInput, and a package that is not installed, become one line on stderr and exit code 2."""
+    """Run a script's `main`; BadInput, and a package that is not installed, become one line on stderr and exit code
+    2.
+    """
     try:
         code = main()
     except BadInput as error:
@@ -315,7 +320,9 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def main() -> int:
-    """`python -m env_construction.environment.jsonl FOLDER key=value ...`: keep a run's configuration, or refuse the folder."""
+    """`python -m env_construction.environment.jsonl FOLDER key=value ...`: keep a run's configuration, or refuse the
+    folder.
+    """
     if len(sys.argv) < 2 or any("=" not in item for item in sys.argv[2:]):
         raise BadInput("usage: python -m env_construction.environment.jsonl FOLDER key=value ...")
     keep_configuration(sys.argv[1], dict(item.split("=", 1) for item in sys.argv[2:]))

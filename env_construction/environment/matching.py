@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -86,8 +86,8 @@ def only_answer_in_text(answer: str, text: str, others: Sequence[str]) -> bool:
     """The strict test of a final text: it states the answer, states no other sub-answer, and is short.
 
     The final statement counts: what follows the last "answer is" or "answer:", or the whole text without one. So an
-    explanation may name earlier sub-answers if it ends in a clear answer. An `others` entry that stands in the answer, or
-    holds it, is not another answer.
+    explanation may name earlier sub-answers if it ends in a clear answer. An `others` entry that stands in the answer,
+    or holds it, is not another answer.
     """
     statement = _ANSWER_MARK.split(text)[-1]
     wanted, said = tokens_of(answer), tokens_of(statement)
@@ -105,13 +105,16 @@ def assign(
     results: Sequence[Result],
     match: str,
     arguments: Sequence[Mapping[str, Any]] | None = None,
+    earlier: Collection[tuple[str, str]] = (),
 ) -> list[tuple[int, ...]]:
     """For the calls of ONE tool, in call order: the indices of the sub-answers that each call solves.
 
-    A sub-answer is solved at most once. published: each call takes the first open sub-answer in list order that matches,
-    error texts included, and never a second one. strict: as many sub-answers as can be solved (a maximum bipartite
-    matching); a call solves each of its answers, but of sub-answers that share a place in its output only one. The calls'
-    `arguments` (strict only) tell an echo and a repeated call; without them both go unseen.
+    A sub-answer is solved at most once. published: each call takes the first open sub-answer in list order that
+    matches, error texts included, and never a second one. strict: as many sub-answers as can be solved (a maximum
+    bipartite matching); a call solves each of its answers, but of sub-answers that share a place in its output only
+    one. The calls' `arguments` (strict only) tell an echo and a repeated call; without them both go unseen. `earlier`
+    holds the `call_key` and output of the tool's calls in earlier turns: the same call with the same output solves
+    nothing again.
     Raises ValueError for an unknown `match`.
     """
     _check(match)
@@ -134,8 +137,8 @@ def assign(
         given: Mapping[str, Any] = {}
         if arguments is not None:
             given = arguments[place]
-            key = json.dumps(given, sort_keys=True)
-            if key in made:
+            key = call_key(given)
+            if key in made or (key, result.output) in earlier:
                 continue
             made.add(key)
         found = answered(answers, found, result.output, given)
@@ -147,6 +150,11 @@ def assign(
         if index is not None:
             solved[owner].append(index)
     return [tuple(sorted(indices)) for indices in solved]
+
+
+def call_key(arguments: Any) -> str:
+    """What two calls of one tool share if they have the same arguments, in whatever order of keys."""
+    return json.dumps(arguments, sort_keys=True)
 
 
 def _segments(output: str) -> tuple[tuple[Token, ...], ...]:
@@ -170,9 +178,11 @@ def _check(match: str) -> None:
 
 
 def _spread_matching(owners: Sequence[int], edges: Sequence[Sequence[int]], right: int) -> list[int | None]:
-    """A maximum matching of `edges` in which as many owners (calls) as possible have a match: left vertex -> right vertex or None.
+    """A maximum matching of `edges` in which as many owners (calls) as possible have a match: left vertex -> right
+    vertex or None.
 
-    The reward counts a call that solves k sub-answers as k, so who solves what must not depend on the order of the calls.
+    The reward counts a call that solves k sub-answers as k, so who solves what must not depend on the order of the
+    calls.
     """
     calls = sorted(set(owners))
     if len(calls) == len(owners):

@@ -2,12 +2,13 @@
 
 | written | read as |
 | --- | --- |
-| `1,234`  `9{,}500`  `11,\\!111`  `10\\,000`, thin and no-break spaces between groups of three | 1234, 9500, 11111, 10000 |
-| U+2212 and the other minus signs and hyphens, in front of a number | a minus |
+| `1,234`  `9{,}500`  `11,\\!111`  `10\\,000`, thin and no-break spaces between groups of three | 1234, 9500, 11111,
+10000 | | U+2212 and the other minus signs and hyphens, in front of a number | a minus |
 | `$18`, `-$18`, `\\$18`, `5\\%`, `.5`, `18.` at the end of a sentence | 18, -18, 18, 5, 0.5, 18 |
 
-A digit that is part of a word (`v2`, `x1`) is no number, and a hyphen behind a digit or a letter (`10-20`, `A-4`) is no sign.
-Used by strict matching (answer_tokens.py) and by the graders of the general benchmarks (eval/graders/answer_rules.py).
+A digit that is part of a word (`v2`, `x1`) is no number, and a hyphen behind a digit or a letter (`10-20`, `A-4`) is no
+sign. Used by strict matching (answer_tokens.py) and by the graders of the general benchmarks
+(eval/graders/answer_rules.py).
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The environment record: typed, validated, and interchangeable with the authors' JSONL.
 
 One environment a line. The authors' keys come first, with `tools`, `codes` and `unsolved_set` as JSON strings, just as
-their files have them; then ours: `id`, `scenario`, `sub_questions`, `gold_plan`, `provenance`. A record without our keys
-(the published data) is valid: it has no gold plan, and its id is made from its content.
+their files have them; then ours: `id`, `scenario`, `sub_questions`, `gold_plan`, `provenance`. A record without our
+keys (the published data) is valid: it has no gold plan, and its id is made from its content.
 
-Files are JSONL or Parquet. What a table has put into a record (null for a key that it lacks, JSON text for an object) is
-taken out again: Parquet, and JSONL that the package `datasets` wrote, give the environments that they were made from.
+Files are JSONL or Parquet. What a table has put into a record (null for a key that it lacks, JSON text for an object)
+is taken out again: Parquet, and JSONL that the package `datasets` wrote, give the environments that they were made
+from.
 
 Source of the format: paper/README.md, "Data format"; scenarios: paper section 3.1.
 """

@@ -1,9 +1,10 @@
 """The JSON Schemas of tool documents: are they valid, does a value fit, and what may a value be.
 
-Schemas are draft 2020-12, which MCP asks for, or draft 7, which many generators still write (only there is `items` a list).
-Documents come as OpenAI and MCP allow them: without parameters, with boolean schemas, references, lists of types, empty
-enums. `parameters_schema` gives all of them one form, `schema_problem` names what is no schema, `plain_schema` says what a
-value may be. A reference is looked up inside its own document only: no file is read and no network asked.
+Schemas are draft 2020-12, which MCP asks for, or draft 7, which many generators still write (only there is `items` a
+list). Documents come as OpenAI and MCP allow them: without parameters, with boolean schemas, references, lists of
+types, empty enums. `parameters_schema` gives all of them one form, `schema_problem` names what is no schema,
+`plain_schema` says what a value may be. A reference is looked up inside its own document only: no file is read and no
+network asked.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ _HINTS = (
 
 
 def parameters_schema(parameters: Any) -> Any:
-    """A tool's `parameters` in one form: nothing, null and `{}` mean none; an object's schema has `type` and `properties`."""
+    """A tool's `parameters` in one form: nothing, null and `{}` mean none; an object's schema has `type` and
+    `properties`.
+    """
     whole = {"type": "object", "properties": {}}
     if parameters is None or parameters == {}:
         return whole
@@ -134,10 +137,11 @@ def _validator(parameters: str) -> Validator:
 
 
 def plain_schema(schema: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema in plain keywords: references followed, `allOf` joined, the first alternative taken, `const` as an enum.
+    """The schema in plain keywords: references followed, `allOf` joined, the first alternative taken, `const` as an
+    enum.
 
-    `type` is one type, the first that is not null; without one, what the other keywords speak of, else a string: so is read
-    what takes any value. `parameters` is the document's whole schema, in which references are looked up.
+    `type` is one type, the first that is not null; without one, what the other keywords speak of, else a string: so is
+    read what takes any value. `parameters` is the document's whole schema, in which references are looked up.
     """
     plain = _joined(schema, parameters, 0)
     if "const" in plain:

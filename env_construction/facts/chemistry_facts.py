@@ -1,4 +1,6 @@
-"""Facts about elements, their discoverers and isotopes, from mendeleev's SQLite file (its import alone would take 3 s)."""
+"""Facts about elements, their discoverers and isotopes, from mendeleev's SQLite file (its import alone would take 3
+s).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Facts about codes and names: ISO countries, currencies, languages, scripts, subdivisions (pycountry), demonyms (countryinfo)."""
+"""Facts about codes and names: ISO countries, currencies, languages, scripts, subdivisions (pycountry), demonyms
+(countryinfo).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _STATUS = {"L": "living", "E": "extinct", "A": "ancient", "H": "historical", "C"
 
 
 def load_codes(tables: Tables) -> None:
-    """Fill the tables of country codes and of currencies, languages, families, scripts, subdivisions and former countries."""
+    """Fill the tables of country codes and of currencies, languages, families, scripts, subdivisions and former
+    countries.
+    """
     _countries(tables)
     for row in pycountry.currencies:
         tables.put("currency_code", row.name, row.alpha_3)

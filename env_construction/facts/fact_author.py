@@ -1,7 +1,8 @@
 """The fact author: environments from real facts, without a language model, deterministic and unlimited.
 
-Questions are random graphs of lookups over the relations of `relations.csv`; tools are lookups over this environment's world
-(`fact_world.py`), real or counterfactual. Every choice comes from `random.Random(f"{seed}:{split}:{index}:{attempt}:{stage}")`.
+Questions are random graphs of lookups over the relations of `relations.csv`; tools are lookups over this environment's
+world (`fact_world.py`), real or counterfactual. Every choice comes from
+`random.Random(f"{seed}:{split}:{index}:{attempt}:{stage}")`.
 Paper section 3.1; stands in for the paper's GPT-4o.
 """
 
@@ -197,7 +198,9 @@ class FactAuthor:
     def _cells(
         self, relation: Relation, key: tuple[str, ...], world: World, rng: random.Random, avoid: list[str]
     ) -> dict[str, str]:
-        """A value in all its units ({"": text} without units); empty where it is missing or would give away an answer."""
+        """A value in all its units ({"": text} without units); empty where it is missing or would give away an
+        answer.
+        """
         if any(name not in world.view.members[relation.name] for name in key):
             return {}
         value = world.value(relation, key, rng)
@@ -225,7 +228,9 @@ def _blueprint(draft: Draft, base: str, relations: list[str], selector: str = ""
 
 
 def _generalized(draft: Draft, blueprint: Blueprint, taken: set[str], rng: random.Random) -> Blueprint:
-    """Functional generalization: the tool serves its relation's whole family, or further facts about the same type of entity."""
+    """Functional generalization: the tool serves its relation's whole family, or further facts about the same type of
+    entity.
+    """
     level, view, relation = LEVELS[draft.level], _view(draft), blueprint.first
     if rng.random() >= level.generalize_share or (relation.pair and not relation.compute):
         return blueprint

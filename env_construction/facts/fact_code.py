@@ -47,7 +47,9 @@ def convert(relation: Relation, value: str) -> dict[str, str]:
 
 
 def write_source(blueprint: Blueprint, document: ToolDocument, rows: dict[str, Any], verbose: bool) -> str:
-    """Source of the tool over `rows`: {entity or "a|b": value, or {option or unit: value}}; arithmetic needs no rows."""
+    """Source of the tool over `rows`: {entity or "a|b": value, or {option or unit: value}}; arithmetic needs no
+    rows.
+    """
     lines = [_signature(blueprint)]
     if verbose:
         lines += _docstring(document)

@@ -1,7 +1,7 @@
 """Questions from relations: a random directed acyclic graph of lookups, grown to a scenario's shape.
 
-A node looks up one relation for an entity, or for what an earlier node found; the last nodes may be arithmetic on what was
-found. `fact_wording.py` puts the graph into English. Paper section 3.1, scenario decomposition.
+A node looks up one relation for an entity, or for what an earlier node found; the last nodes may be arithmetic on what
+was found. `fact_wording.py` puts the graph into English. Paper section 3.1, scenario decomposition.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class Graph:
         return bool(choices) and kind == self.nodes[b].relation.value and self.add(self.rng.choice(choices), [a, b])
 
     def operate(self) -> bool:
-        """Arithmetic on the last number found: with another number found, where there is one of its kind, else with a given one."""
+        """Arithmetic on the last number found: with another number found, where there is one of its kind, else with a
+        given one.
+        """
         numbers = [
             index
             for index, node in enumerate(self.nodes)

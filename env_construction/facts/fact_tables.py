@@ -1,7 +1,7 @@
 """Tables of facts and how values are written: what the loaders of the data packages share.
 
-A table is {entity: value}, one for each relation, all strings. `Tables.put` drops empty values; `usable` says which names can
-be quoted in a question and in a call.
+A table is {entity: value}, one for each relation, all strings. `Tables.put` drops empty values; `usable` says which
+names can be quoted in a question and in a call.
 """
 
 from __future__ import annotations

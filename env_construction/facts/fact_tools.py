@@ -1,7 +1,7 @@
 """Tools of the fact author: what a tool serves, its document, and the parameters that stage 4 adds to it.
 
-A `Blueprint` is all that there is to know about a tool; its document (here) and its source (`fact_code.py`) are functions of
-it, so that both always agree. The optional parameters come from `parameters.csv`.
+A `Blueprint` is all that there is to know about a tool; its document (here) and its source (`fact_code.py`) are
+functions of it, so that both always agree. The optional parameters come from `parameters.csv`.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Parameter(BaseModel):
 class Blueprint(BaseModel):
     """A tool over one or more relations of one subject type.
 
-    `selector` names the parameter that chooses the relation ("" with a single one); `unit_choice` adds a `unit` parameter;
-    `form` is how entities are passed; `words` chooses among the wordings of the description.
+    `selector` names the parameter that chooses the relation ("" with a single one); `unit_choice` adds a `unit`
+    parameter; `form` is how entities are passed; `words` chooses among the wordings of the description.
     """
 
     name: str
@@ -248,7 +248,9 @@ def parameters() -> dict[str, Parameter]:
 
 @lru_cache(maxsize=64)
 def _choices(subject: str) -> dict[str, list[str]]:
-    """{kind: names of parameters} that suit a subject type; "required <kind>" holds those that a call can be asked to give."""
+    """{kind: names of parameters} that suit a subject type; "required <kind>" holds those that a call can be asked to
+    give.
+    """
     found: dict[str, list[str]] = defaultdict(list)
     for parameter in parameters().values():
         if parameter.scope == "any" or subject in SCOPES[parameter.scope]:

@@ -1,7 +1,8 @@
 """Graphs of lookups in English: the question, its sub-questions, and how the final answer follows from the sub-answers.
 
-A node that is used once is nested in the phrase of its user ("the currency of the country of X"); one that is used by several
-gets a sentence and a name of its own ("Take the country of X. ... that country ..."). Paper section 3.1, scenario decomposition.
+A node that is used once is nested in the phrase of its user ("the currency of the country of X"); one that is used by
+several gets a sentence and a name of its own ("Take the country of X. ... that country ..."). Paper section 3.1,
+scenario decomposition.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def _listing(parts: list[str], last: str = "and") -> str:
 
 
 def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
-    """(question, answer, rule) of a question about several entities' values of one numeric relation; None for other graphs."""
+    """(question, answer, rule) of a question about several entities' values of one numeric relation; None for other
+    graphs.
+    """
     relation = graph.nodes[0].relation
     numbers = [number_of(node.value) for node in graph.nodes]
     if (

@@ -102,7 +102,9 @@ class World:
         rng: random.Random,
         accept: Callable[[str], bool] | None = None,
     ) -> str | None:
-        """The value of `relation` for one entity (two, for a pair), or None where this world has none (that `accept` takes)."""
+        """The value of `relation` for one entity (two, for a pair), or None where this world has none (that `accept`
+        takes).
+        """
         key = world_key(relation, subjects)
         rows = self.known.setdefault(relation.name, {})
         if key in rows:
@@ -143,7 +145,9 @@ class World:
         rng: random.Random,
         accept: Callable[[str], bool] | None,
     ) -> str | None:
-        """A value of the same relation that no other entity of this environment has yet (repeats only where values are few)."""
+        """A value of the same relation that no other entity of this environment has yet (repeats only where values are
+        few).
+        """
         taken = set(rows.values())
         candidate: str | None = None
         for draw in range(_DRAWS):

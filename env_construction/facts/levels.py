@@ -1,7 +1,9 @@
-"""How complex environments are, as data: one row a level. `compact` feeds the tiny CPU policy, `paper` follows the published data.
+"""How complex environments are, as data: one row a level. `compact` feeds the tiny CPU policy, `paper` follows the
+published data.
 
-The row `paper` comes from the table "The published data, counted" (paper/README.md): sub-questions, tools, tools that are needed,
-parameters and required parameters a tool, shares of parameter types, enums and defaults, lengths of documents and code.
+The row `paper` comes from the table "The published data, counted" (paper/README.md): sub-questions, tools, tools that
+are needed, parameters and required parameters a tool, shares of parameter types, enums and defaults, lengths of
+documents and code.
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ class Level:
     """One level of complexity. Weights are {number: weight}, shares are probabilities.
 
     `hops`: sub-questions; `tools`: tools in all. `rows`: further entities that a tool knows (lowest, highest).
-    `name_pattern`, `name_length`, `value_length` (characters) limit what entities and values look like. `same_share`: that a
-    parallel question asks one relation of several entities; `distinct`: that the lookups of one question avoid each other's
-    tools; `calculator_share`: that a multi-hop question ends in arithmetic; `derived_share`: that a parallel question's
-    answer is a comparison, pick, sum or count over its sub-answers. `generalize_share`: that a tool serves more relations than the question needs;
-    `unit_share`: that a quantity's unit is a parameter; `array_share` and `object_share`: that an entity is passed in an array or an
-    object. `parameters`: parameters a tool; `kinds`: weights of further parameters by kind; `default_share`: that an optional
-    string has a default; `required_extra`: mean number of required further parameters of an unneeded tool.
-    `loose_share`: that a fictional world's description states a range, a limit or choices instead of a value.
-    `closeness`: share of unneeded tools that are easily mistaken for a needed one. `verbose`: long documents and code.
+    `name_pattern`, `name_length`, `value_length` (characters) limit what entities and values look like. `same_share`:
+    that a parallel question asks one relation of several entities; `distinct`: that the lookups of one question avoid
+    each other's tools; `calculator_share`: that a multi-hop question ends in arithmetic; `derived_share`: that a
+    parallel question's answer is a comparison, pick, sum or count over its sub-answers. `generalize_share`: that a tool
+    serves more relations than the question needs; `unit_share`: that a quantity's unit is a parameter; `array_share`
+    and `object_share`: that an entity is passed in an array or an object. `parameters`: parameters a tool; `kinds`:
+    weights of further parameters by kind; `default_share`: that an optional string has a default; `required_extra`:
+    mean number of required further parameters of an unneeded tool. `loose_share`: that a description in a fictional
+    world states a range, a limit or choices instead of a value. `closeness`: share of unneeded tools that are easily
+    mistaken for a needed one. `verbose`: long documents and code.
     """
 
     name: str

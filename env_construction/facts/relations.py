@@ -1,8 +1,9 @@
 """The relations that the fact author asks about: one row a relation, one source a relation, three wordings each.
 
-The rows stand in `relations.csv`. `facts.py` fills each relation's table from the named package; `fact_author.py` turns rows into questions,
-tool documents and tool code. `{x}` (and `{y}` for a relation of two entities) stands for the entity or for the phrase that
-leads to it, so that `ask` of one relation around `phrase` of another makes a multi-hop question.
+The rows stand in `relations.csv`. `facts.py` fills each relation's table from the named package; `fact_author.py` turns
+rows into questions, tool documents and tool code. `{x}` (and `{y}` for a relation of two entities) stands for the
+entity or for the phrase that leads to it, so that `ask` of one relation around `phrase` of another makes a multi-hop
+question.
 
 Paper section 3.1 (scenario decomposition); what the paper's authors asked GPT-4o for comes from data packages here.
 """

@@ -1,16 +1,19 @@
-"""The LLM author: a language model behind an OpenAI-compatible endpoint writes all five stages, from questions or for domains.
+"""The LLM author: a language model behind an OpenAI-compatible endpoint writes all five stages, from questions or for
+domains.
 
-Paper section 3.1, where GPT-4o is the author. A model proposes; `author.ask_until_valid` checks each proposal by the rules that hold for
-every author, and shows the model the message of the rule that it broke, in the same conversation, at most `tries` times. Its
-code is tried in the sandbox as soon as it is written: the calls that need the tool must return their answers. What the
-final validation finds is mended by `repair.py`. Code that a model wrote never runs anywhere else.
+Paper section 3.1, where GPT-4o is the author. A model proposes; `author.ask_until_valid` checks each proposal by the
+rules that hold for every author, and shows the model the message of the rule that it broke, in the same conversation,
+at most `tries` times. Its code is tried in the sandbox as soon as it is written: the calls that need the tool must
+return their answers. What the final validation finds is mended by `repair.py`. Code that a model wrote never runs
+anywhere else.
 
-Facts are the model's: nothing here tells whether they are true. Where the build is counterfactual (`--counterfactual`: train, dev and
-half of test unless switched off) they are invented on purpose, so that no policy can answer from memory.
+Facts are the model's: nothing here tells whether they are true. Where the build is counterfactual (`--counterfactual`:
+train, dev and half of test unless switched off) they are invented on purpose, so that no policy can answer from memory.
 
 Example (a key, where one is needed, in OPENAI_API_KEY; prices in USD per million tokens):
-    python -m env_construction.build --author llm --base-url https://api.openai.com/v1 --model gpt-4o --questions questions.txt \
-        --level paper --concurrency 16 --budget 20 --price-in 2.5 --price-out 10 --out outputs/mine/environments
+    python -m env_construction.build --author llm --base-url https://api.openai.com/v1 --model gpt-4o \\
+        --questions questions.txt --level paper --concurrency 16 --budget 20 --price-in 2.5 --price-out 10 \\
+        --out outputs/mine/environments
     python -m env_construction.build --author llm --base-url http://localhost:8000/v1 --model Qwen/Qwen3-14B \
         --domains "museums,river ships" --n-train 200 --n-dev 20 --n-test 40 --out outputs/museums/environments
 """
@@ -59,7 +62,9 @@ class LlmNotes(BaseModel):
 
 
 class LlmAuthor:
-    """Implements `Author`. Thread-safe: what belongs to a draft is kept in the draft. The sandbox is the caller's to close."""
+    """Implements `Author`. Thread-safe: what belongs to a draft is kept in the draft. The sandbox is the caller's to
+    close.
+    """
 
     name = "llm"
 

@@ -1,13 +1,14 @@
-"""Build a data set with the LLM author: many environments under way at once, each repaired until it is valid or given up.
+"""Build a data set with the LLM author: many environments under way at once, each repaired until it is valid or given
+up.
 
-`build.py --author llm` comes here. Out, in the output folder: `train.jsonl`, `dev.jsonl`, `test.jsonl` with what is valid;
-`rejected.jsonl` with what could not be repaired, by rule and message; `ledger.json`. Lines are written in the order of the
-questions, whatever the concurrency; only what a fault of the endpoint left out comes later. A run that was stopped (killed,
-budget spent, endpoint down) goes on where it was: finished environments are not made again, and what the model said before
-comes from the cache. A fault of the endpoint is no rejection: the next run tries again.
+`build.py --author llm` comes here. Out, in the output folder: `train.jsonl`, `dev.jsonl`, `test.jsonl` with what is
+valid; `rejected.jsonl` with what could not be repaired, by rule and message; `ledger.json`. Lines are written in the
+order of the questions, whatever the concurrency; only what a fault of the endpoint left out comes later. A run that was
+stopped (killed, budget spent, endpoint down) goes on where it was: finished environments are not made again, and what
+the model said before comes from the cache. A fault of the endpoint is no rejection: the next run tries again.
 
-An environment whose question is there already, or that shares a gold call or sub-question with another split, is given up too; so
-is a domain's question after DOMAIN_ATTEMPTS, a user's question after one.
+An environment whose question is there already, or that shares a gold call or sub-question with another split, is given
+up too; so is a domain's question after DOMAIN_ATTEMPTS, a user's question after one.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def _parts(environment: Environment) -> list[int]:
 
 
 class LlmBuild:
-    """One run over all splits. `faults` counts environments that the endpoint did not answer for, `fault_words` has its words."""
+    """One run over all splits. `faults` counts environments that the endpoint did not answer for, `fault_words` has its
+    words.
+    """
 
     def __init__(self, configuration: BuildConfiguration, options: LlmOptions, out: Path) -> None:
         self.configuration = configuration
@@ -93,7 +96,9 @@ class LlmBuild:
         self._faults_in_a_row = 0
 
     def run(self, sizes: Mapping[Split, int]) -> dict[str, dict[str, Any]]:
-        """Build all splits; returns their statistics. Raises BadInput for too few questions and an endpoint that is down."""
+        """Build all splits; returns their statistics. Raises BadInput for too few questions and an endpoint that is
+        down.
+        """
         if self.by_question and sum(sizes.values()) > len(self.topics):
             raise BadInput(
                 f"{self.options.questions}: {len(self.topics)} questions for {sum(sizes.values())} environments; set --n-train, --n-dev "
@@ -245,7 +250,9 @@ def _rejection(outcome: Outcome) -> dict[str, Any]:
 
 
 def split_statistics(folder: Path, split: Split) -> dict[str, Any]:
-    """What `build.py` counts for a split, and the yield: how many environments were valid at once, after repair, and not at all."""
+    """What `build.py` counts for a split, and the yield: how many environments were valid at once, after repair, and
+    not at all.
+    """
     tally, rejections, flags, repairs = Tally(), Counter[str](), Counter[str](), Counter[str]()
     distinct = {name: DistinctCounter() for name in DISTINCT}
     valid = at_once = 0
@@ -280,7 +287,9 @@ def split_statistics(folder: Path, split: Split) -> dict[str, Any]:
 
 
 def llm_configuration(options: LlmOptions, sizes: Mapping[Split, int]) -> dict[str, Any]:
-    """What the environments depend on besides the build's own configuration; the sizes tell which question goes to which split."""
+    """What the environments depend on besides the build's own configuration; the sizes tell which question goes to
+    which split.
+    """
     return {
         "model": options.model,
         "temperature": options.temperature,

@@ -1,14 +1,14 @@
 """Ask a language model behind an OpenAI-compatible endpoint, at most once for the same request.
 
 The key comes from the environment (OPENAI_API_KEY); it is never written or printed. Rate limits, 5xx answers, broken
-connections and timeouts are retried with growing waits, and `Retry-After` is honoured by all threads at once; what lasts is an
-`AuthorFault`, which says nothing about the model. A key or model that the server refuses is the user's to mend: BadInput.
-A server that does not take an optional field gets its requests without it. What is no completion (`server_replies.py`) is a
-fault in the server's own words.
+connections and timeouts are retried with growing waits, and `Retry-After` is honoured by all threads at once; what
+lasts is an `AuthorFault`, which says nothing about the model. A key or model that the server refuses is the user's to
+mend: BadInput. A server that does not take an optional field gets its requests without it. What is no completion
+(`server_replies.py`) is a fault in the server's own words.
 
-Answers are kept on disk under the hash of the request (model, endpoint, messages, temperature, seed, length), so that a rerun
-costs nothing, whatever cut the first one off. Only what says something is kept, and what was kept is checked again when it
-is read. Issue 4, "LLM author".
+Answers are kept on disk under the hash of the request (model, endpoint, messages, temperature, seed, length), so that a
+rerun costs nothing, whatever cut the first one off. Only what says something is kept, and what was kept is checked
+again when it is read. Issue 4, "LLM author".
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ _ABOUT_THIS_REQUEST = (
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model wrote. `finish` is the API's finish reason ("stop", "length", "content_filter"), `refusal` its refusal."""
+    """What the model wrote. `finish` is the API's finish reason ("stop", "length", "content_filter"), `refusal` its
+    refusal.
+    """
 
     text: str
     finish: str = "stop"
@@ -101,8 +103,8 @@ class Endpoint:
     def ask(self, stage: str, messages: Sequence[dict[str, str]], seed: int, as_json: bool) -> Reply:
         """The model's reply to `messages`. `stage` names the account of the ledger.
 
-        Raises BudgetSpent, AuthorFault, Rejected("request_refused") where the server refuses these messages, and BadInput where it
-        refuses the key or the model.
+        Raises BudgetSpent, AuthorFault, Rejected("request_refused") where the server refuses these messages, and
+        BadInput where it refuses the key or the model.
         """
         request = {
             "endpoint": self.options.host,
@@ -118,7 +120,8 @@ class Endpoint:
         if kept:
             self.ledger.count_cached(stage)
             return kept
-        # Two bytes a token is more tokens than any text has; what is set aside is given back when the true number is known.
+        # Two bytes a token is more tokens than any text has; what is set aside is given back when the true number is
+        # known.
         size = len(json.dumps(request["messages"], ensure_ascii=False).encode("utf-8", "surrogatepass"))
         reserved = self.ledger.reserve(size // 2 + 1, self.options.max_tokens)
         try:
@@ -221,7 +224,9 @@ class Endpoint:
 
 
 def retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds that the server asks to wait (`Retry-After`, seconds or a date), at most LONGEST_RETRY_AFTER_S; None if it does not."""
+    """Seconds that the server asks to wait (`Retry-After`, seconds or a date), at most LONGEST_RETRY_AFTER_S; None if
+    it does not.
+    """
     value = error.response.headers.get("retry-after")
     if value is None:
         return None

@@ -1,11 +1,11 @@
 """What the requests to a language model cost, and a budget that is never overrun.
 
-Out: `ledger.json`, replaced as a whole after every request: requests, tokens and cost, in all and by stage. A second run goes
-on adding to it, so a budget holds for the output folder, however often the run is stopped and continued. Answers from
-the cache cost nothing and are counted apart. Thread-safe.
+Out: `ledger.json`, replaced as a whole after every request: requests, tokens and cost, in all and by stage. A second
+run goes on adding to it, so a budget holds for the output folder, however often the run is stopped and continued.
+Answers from the cache cost nothing and are counted apart. Thread-safe.
 
-Before a request is sent, what it may cost at most is set aside; a request that might go over the budget waits until those
-under way are settled, and if none is, `BudgetSpent` ends the run. Issue 4, "token and cost ledger".
+Before a request is sent, what it may cost at most is set aside; a request that might go over the budget waits until
+those under way are settled, and if none is, `BudgetSpent` ends the run. Issue 4, "token and cost ledger".
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Prices:
 
 @dataclass
 class Account:
-    """Counts of one stage, or of all. `estimated`: requests whose tokens the server did not tell; `retries`: sent again."""
+    """Counts of one stage, or of all. `estimated`: requests whose tokens the server did not tell; `retries`: sent
+    again.
+    """
 
     requests: int = 0
     cached: int = 0

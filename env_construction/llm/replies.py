@@ -1,7 +1,7 @@
 """What goes to the language model and what comes back: prompt templates by stage, and replies read as JSON or as code.
 
-Templates are `prompts/<name>.md` (jinja2). A template's version is a hash of its text, which goes into the provenance of every
-environment. Values are inserted, never rendered: a question that contains `{{ ... }}` stays text.
+Templates are `prompts/<name>.md` (jinja2). A template's version is a hash of its text, which goes into the provenance
+of every environment. Values are inserted, never rendered: a question that contains `{{ ... }}` stays text.
 A reply that cannot be read is `Rejected` with a message that tells the model what to mend.
 """
 

@@ -1,7 +1,7 @@
 """The content of a chat message: a text, a list of typed parts, or nothing -> its text, and its thinking apart from it.
 
-Servers answer so and files hold such messages. Only text is read; a part of another kind (an image, a document) is refused by
-its name, and nothing is ever turned into text by `str()`.
+Servers answer so and files hold such messages. Only text is read; a part of another kind (an image, a document) is
+refused by its name, and nothing is ever turned into text by `str()`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class MessageContent(NamedTuple):
 
 
 def read_content(value: Any, between: str = "") -> MessageContent:
-    """The content of a message. `between` joins text parts: a server's reply is cut into pieces, a user writes paragraphs.
+    """The content of a message. `between` joins text parts: a server's reply is cut into pieces, a user writes
+    paragraphs.
 
     Raises ValueError, naming the part, for what holds no text.
     """

@@ -2,12 +2,12 @@
 
 All that read a model's text use it: the LLM author, the strict reading of turns, the graders of answers and programs.
 
-- Thinking: `<think>...</think>`. A `</think>` that nothing opened closes thinking that the prompt opened: all before it is
-  thinking. Thinking that nothing closes runs to the end.
+- Thinking: `<think>...</think>`. A `</think>` that nothing opened closes thinking that the prompt opened: all before it
+  is thinking. Thinking that nothing closes runs to the end.
 - JSON: objects delimit themselves, so fences play no part, and a fence or a tag inside a JSON string is text.
-- Python: fenced blocks as CommonMark has them, and as models write them: behind a sentence, inside a list, indented, unclosed,
-  closed at the end of a code line. A block ends at the first fence where its code parses, so that a fence in a docstring is
-  text. Without a block that has the code, the lines between the sentences count.
+- Python: fenced blocks as CommonMark has them, and as models write them: behind a sentence, inside a list, indented,
+  unclosed, closed at the end of a code line. A block ends at the first fence where its code parses, so that a fence in
+  a docstring is text. Without a block that has the code, the lines between the sentences count.
 
 Of several candidates the last complete one counts: models draft, then correct, and show what they settled on last.
 A Markdown parser is not used: it ends a block at a fence in a docstring and sees no fence behind a sentence.
@@ -253,7 +253,9 @@ def _defines(code: str, names: Sequence[str]) -> bool:
 
 
 def _unfenced_code(text: str, names: Sequence[str]) -> str | None:
-    """The lines from one that can begin a module up to the last that parses with it, if they define a wanted function."""
+    """The lines from one that can begin a module up to the last that parses with it, if they define a wanted
+    function.
+    """
     lines = re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff"))
     beginnings = [(number, found["indent"]) for number, line in enumerate(lines) if (found := _CODE_BEGINS.match(line))]
     read_to = 0

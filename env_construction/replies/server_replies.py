@@ -1,10 +1,11 @@
-"""What an OpenAI-compatible server sends back, checked where it enters: policies, simulated users and the LLM author all ask here.
+"""What an OpenAI-compatible server sends back, checked where it enters: policies, simulated users and the LLM author
+all ask here.
 
-The openai client builds its objects without checking them, so that a page, a null or an object in the wrong place would surface far
-from here. `ask` sends one request and reads the bytes of the answer itself. What servers are known to do is read: content as
-a text, as parts or null; thinking in a field or in parts of its own; arguments as JSON text, as an object or null; token counts
-that are missing; lists that are null. What is no chat completion is a `BadReply` with the server's own words, and says whether
-another try may help: a rate limit or an overload can come with status 200.
+The openai client builds its objects without checking them, so that a page, a null or an object in the wrong place would
+surface far from here. `ask` sends one request and reads the bytes of the answer itself. What servers are known to do is
+read: content as a text, as parts or null; thinking in a field or in parts of its own; arguments as JSON text, as an
+object or null; token counts that are missing; lists that are null. What is no chat completion is a `BadReply` with the
+server's own words, and says whether another try may help: a rate limit or an overload can come with status 200.
 
 Example, as all three users do it:
     Retrying(retry=retry_if_exception(may_pass), ...)(ask, client, model="m", messages=[...])
@@ -40,7 +41,8 @@ _CUT_OFF = ("length", "max_tokens", "model_length")  # finish reasons
 
 
 class BadReply(Exception):
-    """The server answered with status 200, and it is no chat completion. The message says what it is, in the server's words.
+    """The server answered with status 200, and it is no chat completion. The message says what it is, in the server's
+    words.
 
     `passing`: another try may help.
     """
@@ -84,7 +86,9 @@ class _Call(BaseModel):
 
 
 class ReplyMessage(BaseModel):
-    """The message of a reply. Read `text`, `thinking`, `calls` and `refusal`; the other fields are as servers send them."""
+    """The message of a reply. Read `text`, `thinking`, `calls` and `refusal`; the other fields are as servers send
+    them.
+    """
 
     content: Content = MessageContent()
     reasoning_content: Content = MessageContent()
@@ -112,7 +116,9 @@ class ReplyMessage(BaseModel):
 
 
 class Completion(BaseModel):
-    """One chat completion. `finish`: the server's finish reason, or empty; token counts are None where it does not say."""
+    """One chat completion. `finish`: the server's finish reason, or empty; token counts are None where it does not
+    say.
+    """
 
     message: ReplyMessage
     finish: str = ""

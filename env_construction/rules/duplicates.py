@@ -1,7 +1,7 @@
 """Hashes of environments: a set of 8-byte hashes that grows by 16 bytes an environment, and counts of distinct things.
 
-Two environments with one question are duplicates. How many distinct sources, question templates, entity chains and tool sets there are
-is estimated in constant memory (HyperLogLog, 2^14 registers, standard error 0.8%).
+Two environments with one question are duplicates. How many distinct sources, question templates, entity chains and tool
+sets there are is estimated in constant memory (HyperLogLog, 2^14 registers, standard error 0.8%).
 """
 
 from __future__ import annotations

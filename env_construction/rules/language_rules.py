@@ -67,8 +67,8 @@ def wrong_number(text: str, question: bool) -> Iterator[str]:
     """ "how many page", "this poets"."""
     plain = _QUOTED.sub('""', text)
     for found in _COUNTED.finditer(plain):
-        word = found[1]
-        if not word.endswith("s") and word not in _PLURALS and not _is_adjective(plain, found.end()):
+        word, named = found[1], re.search(r"[A-Z][\w\-]* $", plain[: found.start()])  # "Helimont 43 and"
+        if not named and not word.endswith("s") and word not in _PLURALS and not _is_adjective(plain, found.end()):
             yield found[0]
     for found in _SINGULAR_AFTER_THIS.finditer(plain):
         word = found[1]

@@ -1,6 +1,8 @@
-"""What a question and its sub-questions must fulfil, whoever wrote them: shape, real dependencies, an answer that follows.
+"""What a question and its sub-questions must fulfil, whoever wrote them: shape, real dependencies, an answer that
+follows.
 
-Stage 1 checks an author's proposal with these rules, and the validator the record of any origin with those that a record allows.
+Stage 1 checks an author's proposal with these rules, and the validator the record of any origin with those that a
+record allows.
 """
 
 from __future__ import annotations
@@ -67,8 +69,8 @@ def is_trivial(answer: str) -> bool:
 
 
 def _derived_answer_follows(plan: Decomposition) -> bool:
-    """pick: an entity or a sub-answer; compare: one of these, or the difference of two sub-answers; count: at most as many
-    as there are sub-questions; sum: of all sub-answers, or of those that no other sub-question needs."""
+    """pick: an entity or a sub-answer; compare: one of these, or the difference of two sub-answers; count: at most as
+    many as there are sub-questions; sum: of all sub-answers, or of those that no other sub-question needs."""
     needed = {name for step in plan.steps for name in step.depends_on}
     named = {step.answer for step in plan.steps} | {str(value) for step in plan.steps for value in step.inputs.values()}
     result = _first_number(plan.answer)

@@ -1,8 +1,10 @@
-"""Mend what the final validation finds: the message of each broken rule goes to the stage that can mend it, in bounded rounds.
+"""Mend what the final validation finds: the message of each broken rule goes to the stage that can mend it, in bounded
+rounds.
 
 Rules that a run of a tool broke go back to stage 5 for that tool; all others begin anew at stage 1, with the message.
-Both count as repairs in the provenance. An environment that still breaks a fatal rule after `author.tries` validations is rejected
-under that rule's name. For authors that can learn from a message (the fact author cannot: its drafts are made anew).
+Both count as repairs in the provenance. An environment that still breaks a fatal rule after `author.tries` validations
+is rejected under that rule's name. For authors that can learn from a message (the fact author cannot: its drafts are
+made anew).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Replaying an environment's gold plan in the sandbox: which calls the validator makes, and what came back.
 
-Three times the gold plan, each in another order that respects the dependencies; each gold call with a wrong entity and with
-another choice of an enum; every other tool with the entities of each gold call. Gold answers stay here: the sandbox gets
-source and arguments only.
+Three times the gold plan, each in another order that respects the dependencies; each gold call with a wrong entity and
+with another choice of an enum; every other tool with the entities of each gold call. Gold answers stay here: the
+sandbox gets source and arguments only.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ UNKNOWN = "Qwxzvu"
 class Replay:
     """What the sandbox returned.
 
-    `runs` holds the gold plan's results by sub-question id, in the order of the calls, once for each order; `wrong` the results of each
-    sub-question's call with a wrong entity or a wrong choice; `elsewhere` those of other tools that got the call's arguments.
+    `runs` holds the gold plan's results by sub-question id, in the order of the calls, once for each order; `wrong` the
+    results of each sub-question's call with a wrong entity or a wrong choice; `elsewhere` those of other tools that got
+    the call's arguments.
     """
 
     runs: list[dict[str, ToolResult]] = field(default_factory=list)

@@ -1,4 +1,5 @@
-"""What a tool must fulfil, whoever wrote it: its document, the calls to it, and what can be seen of its source without running it.
+"""What a tool must fulfil, whoever wrote it: its document, the calls to it, and what can be seen of its source without
+running it.
 
 The stages check an author's proposals with these rules, and the validator the records of any origin.
 """
@@ -122,7 +123,9 @@ def check_arguments(document: ToolDocument, arguments: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=4096)
 def source_problem(source: str, name: str) -> tuple[str, str] | None:
-    """(rule, message) of what is wrong with a tool's source, None if nothing: it parses, defines `name`, does no I/O."""
+    """(rule, message) of what is wrong with a tool's source, None if nothing: it parses, defines `name`, does no
+    I/O.
+    """
     try:
         module = compile(source, name, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -5,7 +5,8 @@ orders) and for calls about a wrong entity. Probe rules (`probe_rules.py`) read 
 does not know what to ask. No policy and no model is needed. Records without a gold plan (the published data) are
 judged by the static rules and flagged by the probe rules, and what cannot be judged is said so (`gold_plan_absent`).
 
-A finding is an `error` (the environment is rejected) or a `flag` (kept, counted). Issue 4, "What every environment must pass".
+A finding is an `error` (the environment is rejected) or a `flag` (kept, counted). Issue 4, "What every environment must
+pass".
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ def scenario_shape(environment: Environment) -> Finding | None:
 
 
 def dependency_is_real(environment: Environment) -> Finding | None:
-    """The later call cannot be written without the earlier answer: it is among the arguments, and not in the question."""
+    """The later call cannot be written without the earlier answer: it is among the arguments, and not in the
+    question.
+    """
     answers = {item.id: item.answer for item in environment.sub_questions}
     calls = {call.sub_question: call for call in environment.gold_plan}
     for item in environment.sub_questions:
@@ -218,7 +221,8 @@ def calls_are_fast(environment: Environment, replay: Replay) -> Finding | None:
 
 
 def gold_plan_scores_one(environment: Environment, replay: Replay) -> Finding | None:
-    """Replaying the gold plan in any order solves all sub-answers with as many calls: Solve-F1 = 1.0, under either matching.
+    """Replaying the gold plan in any order solves all sub-answers with as many calls: Solve-F1 = 1.0, under either
+    matching.
 
     A call solves at most one answer of its own tool, the first that matches, as in the reward.
     """
@@ -296,7 +300,8 @@ class _Trial:
 def validate_environments(environments: Sequence[Environment], sandbox: ToolSandbox) -> list[list[Finding]]:
     """Findings of every environment, in order. All runs of all environments go to the sandbox in one batch.
 
-    What may be this machine's fault rather than the tool's (a slow call, a sandbox fault) is run again before it counts.
+    What may be this machine's fault rather than the tool's (a slow call, a sandbox fault) is run again before it
+    counts.
     """
     findings = [_broken_static(environment) for environment in environments]
     trials = [

@@ -1,17 +1,18 @@
 """Prove from its source that a tool's call cannot affect another call, so that it may share a process with others.
 
-A process per call isolates anything but costs about a millisecond. `why_unproven(tree)` returns None for code that needs
-none, and a reason for all other code. The proof is an allow-list, and it rests on five points:
+A process per call isolates anything but costs about a millisecond. `why_unproven(tree)` returns None for code that
+needs none, and a reason for all other code. The proof is an allow-list, and it rests on five points:
 
 1. No classes: no `class`, no `type` as a value, nothing imported that makes a class. So every object that tool code can
    reach has a type of the standard library, and no special method is the tool's own.
 2. Attributes are only read, and only by the public names in ATTRIBUTES. No name with two leading underscores is used.
    `format` is called on literals whose fields read no attribute.
-3. Imports name listed modules, or packages that are not installed, which raises. Every function in BUILTINS and MODULES changes nothing but its arguments and its result, for any arguments that such
-   code can pass. `random` is the exception: the runner seeds it before each call of code that imports it. A module is
-   never a value; it only stands in front of a listed attribute.
-4. Nothing runs later: no `yield`, `with`, coroutine, thread or finalizer. A generator expression that is left behind runs no code
-   when it is collected.
+3. Imports name listed modules, or packages that are not installed, which raises. Every function in BUILTINS and MODULES
+   changes nothing but its arguments and its result, for any arguments that such code can pass. `random` is the
+   exception: the runner seeds it before each call of code that imports it. A module is never a value; it only stands in
+   front of a listed attribute.
+4. Nothing runs later: no `yield`, `with`, coroutine, thread or finalizer. A generator expression that is left behind
+   runs no code when it is collected.
 5. Results do not depend on addresses: no `id`, `hash` or `object`; the runner repeats a call whose text holds one.
 
 Proven code can still loop, recurse and fill memory: limits, and running the call again by itself, take care of that.
@@ -65,7 +66,9 @@ rotate maxlen move_to_end default_factory quantize normalize to_integral_value s
 is_finite is_signed is_zero as_tuple limit_denominator args msg lineno colno
 """
 ATTRIBUTES = frozenset(PUBLIC.split())
-"""Methods and values of text, numbers, containers, dates, matches, Counter, deque, Decimal, Fraction, and exceptions."""
+"""Methods and values of text, numbers, containers, dates, matches, Counter, deque, Decimal, Fraction, and
+exceptions.
+"""
 
 MODULES: dict[str, frozenset[str]] = {
     module: frozenset(names.split())
@@ -108,8 +111,8 @@ ANNOTATION_MODULES = ("typing",)
 
 
 CALLED_ONLY = frozenset({"Counter", "Fraction"})
-"""Classes written in Python. They may be called and nothing else: `Counter.copy(int)` would return `type(int)`. The methods of
-all other listed classes are written in C and refuse a foreign `self`."""
+"""Classes written in Python. They may be called and nothing else: `Counter.copy(int)` would return `type(int)`. The
+methods of all other listed classes are written in C and refuse a foreign `self`."""
 
 
 class _Unproven(Exception):
@@ -120,7 +123,8 @@ def why_unproven(tree: ast.Module | ast.Expression) -> str | None:
     """None if the code is proven, else the first reason against it.
 
     A direct call of `eval` counts as proven in a module, because the runner replaces it by one that judges its text by
-    this same function. In an expression, that is in such a text, it does not, nor do attributes, lambdas and assignments.
+    this same function. In an expression, that is in such a text, it does not, nor do attributes, lambdas and
+    assignments.
     """
     try:
         _check(tree)
@@ -185,7 +189,9 @@ def _check(tree: ast.Module | ast.Expression) -> None:
 
 
 def _walk(tree: ast.AST) -> tuple[list[ast.AST], dict[int, ast.AST]]:
-    """All nodes and the parent of each by id, without the constants and the marks of reading: most nodes, and always fine."""
+    """All nodes and the parent of each by id, without the constants and the marks of reading: most nodes, and always
+    fine.
+    """
     nodes, parents = [tree], {}
     for node in nodes:
         for name in node._fields:

@@ -87,8 +87,8 @@ class Executor:
     def take(self, idle: bool, wait: bool) -> list[Work] | None:
         """What a lane executes next. None at the end.
 
-        An idle lane takes its share of the responses that were handed in one by one, and waits for work if `wait`. A busy
-        lane takes only a group more, if there are enough for the others too.
+        An idle lane takes its share of the responses that were handed in one by one, and waits for work if `wait`. A
+        busy lane takes only a group more, if there are enough for the others too.
         """
         if not idle and len(self._groups) < self.workers:
             return []
@@ -118,7 +118,9 @@ class Executor:
                     return waiting.popleft()
 
     def fork(self, kind: bytes, cpu_seconds: float = 0.0) -> Process:
-        """A fresh process; a zygote that has died is replaced. Raises SandboxFault if that fails START_ATTEMPTS times."""
+        """A fresh process; a zygote that has died is replaced. Raises SandboxFault if that fails START_ATTEMPTS
+        times.
+        """
         isolated = kind == ISOLATED
         cpu_seconds = self.limits.cpu_s if isolated else cpu_seconds
         wall_seconds = self.limits.timeout_s + KILL_SLACK_SECONDS if isolated else 0.0

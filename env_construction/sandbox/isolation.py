@@ -3,12 +3,13 @@
 Two stages, since a zygote has to fork and its runners must not:
 
 - `lock_zygote()`: resource limits, no new privileges, no capabilities, a network and user namespace where the kernel
-  allows it, Landlock (read the Python installation and nothing else; no TCP, no signals out), and a seccomp filter that allows a
-  list of harmless system calls and refuses all others.
-- `runner_lock()`: a runner dies with the zygote; a second seccomp filter takes fork, signals, prctl and descriptor passing away.
+  allows it, Landlock (read the Python installation and nothing else; no TCP, no signals out), and a seccomp filter that
+  allows a list of harmless system calls and refuses all others.
+- `runner_lock()`: a runner dies with the zygote; a second seccomp filter takes fork, signals, prctl and descriptor
+  passing away.
 
-Both are inherited by everything that a process starts, and none can be undone. The filters are built here as BPF, so that
-libseccomp is not needed; a test compares the call numbers with libseccomp's where it is installed.
+Both are inherited by everything that a process starts, and none can be undone. The filters are built here as BPF, so
+that libseccomp is not needed; a test compares the call numbers with libseccomp's where it is installed.
 """
 
 from __future__ import annotations
@@ -371,7 +372,9 @@ def install_filter(program: bytes) -> None:
 
 
 def die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies (a change of credentials takes this back: call it after)."""
+    """Have the kernel kill this process when its parent dies (a change of credentials takes this back: call it
+    after).
+    """
     _prctl(PR_SET_PDEATHSIG, KILL_SIGNAL)
     if os.getppid() != parent_pid:
         os._exit(0)

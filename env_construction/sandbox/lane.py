@@ -1,9 +1,10 @@
 """A lane executes calls: proven code in one pool runner, every other call in a process of its own.
 
-One lane (a thread) per worker, one event loop per lane. The pool runner gets the next message while it still works on the last.
-A call is run again in isolation if the pool runner says so, and if that runner dies, stalls, or finds itself changed before it
-has reported the call. Isolated calls run one or two at a time; those that take long move aside, so that a slow
-tool holds up nobody else. Time limits apply to isolated calls only, since no call stays in a pool runner for longer.
+One lane (a thread) per worker, one event loop per lane. The pool runner gets the next message while it still works on
+the last. A call is run again in isolation if the pool runner says so, and if that runner dies, stalls, or finds itself
+changed before it has reported the call. Isolated calls run one or two at a time; those that take long move aside, so
+that a slow tool holds up nobody else. Time limits apply to isolated calls only, since no call stays in a pool runner
+for longer.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ STALL_SECONDS = 0.5
 MOST_OUTSTANDING = 1024
 """Calls that a lane sends ahead to its runner, at most; a few milliseconds of work, so that the runner never waits."""
 ISOLATED_AFTER_STALL = 64
-"""With more unreported calls after a stall, a new runner reports each call at once, so that the next stall names one."""
+"""With more unreported calls after a stall, a new runner reports each call at once, so that the next stall names
+one.
+"""
 SHORT_SECONDS = 0.05
 SHORT_CALLS, MOST_CALLS = 2, 10
 """Isolated calls side by side: those younger than SHORT_SECONDS, and all."""

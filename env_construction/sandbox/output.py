@@ -1,4 +1,6 @@
-"""Worker side of the sandbox: reading and writing frames, and the text of what a tool returned. Bound before tool code runs."""
+"""Worker side of the sandbox: reading and writing frames, and the text of what a tool returned. Bound before tool code
+runs.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The pool runner: executes proven code of many environments in one process. Part of the worker (`tool_worker.py`).
 
-The proof (`code_proof.py`) says that no call can affect another. Behind it stands a second line: tool code gets its own few
-builtins and a guarded import; the cycle collector only runs between calls; and before anything is reported, the
-runner checks that what it shares is as it was. If not, it exits, and whatever it had not reported is run again in isolation.
+The proof (`code_proof.py`) says that no call can affect another. Behind it stands a second line: tool code gets its own
+few builtins and a guarded import; the cycle collector only runs between calls; and before anything is reported, the
+runner checks that what it shares is as it was. If not, it exits, and whatever it had not reported is run again in
+isolation.
 """
 
 from __future__ import annotations
@@ -40,11 +41,15 @@ from env_construction.sandbox.protocol import EXIT_DIRTY
 FLUSH_SECONDS = 0.005
 FLUSH_CHARACTERS = 1 << 18
 GROWTH_KIB = 48 << 10
-"""Peak memory that the calls of a pool runner may add before it is replaced, and what it has not reported is run again."""
+"""Peak memory that the calls of a pool runner may add before it is replaced, and what it has not reported is run
+again.
+"""
 
 HEAP_TYPE = 1 << 9
 HELPERS = frozenset({"_strptime", "json.decoder", "numbers"})
-"""What functions of the library written in C import by themselves, with the import function of the code that calls them."""
+"""What functions of the library written in C import by themselves, with the import function of the code that calls
+them.
+"""
 
 
 class Retry(BaseException):
@@ -215,7 +220,9 @@ class Pool:
         return sys.modules[name]
 
     def _eval(self, text: Any, global_names: Any = None, local_names: Any = None, /) -> Any:
-        """`eval` for proven code (calculators): a text that is proven itself is evaluated, any other ends the call here."""
+        """`eval` for proven code (calculators): a text that is proven itself is evaluated, any other ends the call
+        here.
+        """
         if type(text) is not str or any(
             type(names) not in (dict, types.NoneType) for names in (global_names, local_names)
         ):

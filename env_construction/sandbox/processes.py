@@ -1,7 +1,7 @@
 """The parent's side of the sandbox processes: start a zygote, have it fork, talk to what it forked, kill it.
 
-Nothing that arrives from a process is trusted: frames are bounded in size, parsed as JSON (never unpickled), and checked
-field by field. A frame belongs to the process at whose channel it arrives, never to one that it names.
+Nothing that arrives from a process is trusted: frames are bounded in size, parsed as JSON (never unpickled), and
+checked field by field. A frame belongs to the process at whose channel it arrives, never to one that it names.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class RunnerDied(Exception):
 
 class Zygote:
     """A process that forks others. Started from a thread that lives as long as it, since the kernel's parent-death
-    signal follows the starting *thread*. Raises SandboxFault, with the worker's own last words, if it does not start."""
+    signal follows the starting *thread*. Raises SandboxFault, with the worker's own last words, if it does not
+    start.
+    """
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings

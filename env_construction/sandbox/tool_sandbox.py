@@ -6,39 +6,41 @@ Example:
 
 Call semantics as published (paper/README.md, Reward): the function is called with `**arguments`; the output is JSON
 (`ensure_ascii=False`) of a returned dict or list, else `str()`; a failure reads
-`an error occured when call <tool name>: <exception text>`. Where it deviates: the source runs as a module of its own, so that
-imports, helpers and recursion work; it runs in another process, which is killed when its time is up; `random` starts
-from the same seed and sets iterate in the same order in every call, so that a result depends on source, arguments and
-the date alone. `other_surroundings` finds what depends on the date or on the order of sets.
+`an error occured when call <tool name>: <exception text>`. Where it deviates: the source runs as a module of its own,
+so that imports, helpers and recursion work; it runs in another process, which is killed when its time is up; `random`
+starts from the same seed and sets iterate in the same order in every call, so that a result depends on source,
+arguments and the date alone. `other_surroundings` finds what depends on the date or on the order of sets.
 
-A coroutine that a tool returns is awaited. A generator, a function, a module, and any text that holds an object's address is no
-value: such a call is an error that says so.
+A coroutine that a tool returns is awaited. A generator, a function, a module, and any text that holds an object's
+address is no value: such a call is an error that says so.
 
 How calls are kept apart
-- Isolated: by default every call runs in a process of its own, forked from one that has never seen tool code. It can write to
-  one channel only, and what arrives there is the result of this call, whatever it says.
+- Isolated: by default every call runs in a process of its own, forked from one that has never seen tool code. It can
+  write to one channel only, and what arrives there is the result of this call, whatever it says.
 - Proven: code that passes `code_proof.py` (an allow-list: no classes, no attribute is set, nothing runs later, and only
-  functions that change nothing but their arguments and result) shares a process with other proven code. That process checks itself
-  (`pool.py`); if it dies, stalls or is not as it was, what it has not reported runs again in isolation.
+  functions that change nothing but their arguments and result) shares a process with other proven code. That process
+  checks itself (`pool.py`); if it dies, stalls or is not as it was, what it has not reported runs again in isolation.
 
 Covered (Linux, x86-64 and ARM64, no root needed; `isolation` lists the active layers)
-- Time (wall clock and CPU), memory, output size: the process is killed, its call fails with the kind of failure, others go on.
-- Files: nothing can be written; only the Python installation, its shared libraries and time zones can be read (Landlock,
-  seccomp). So no project data, no /proc, no home folder.
-- Network, new processes, other programs, signals, ptrace, mounts, keys, shared memory: refused (seccomp allow-list, empty network
-  namespace where the kernel allows one, Landlock).
-- Environment variables, weights, gold answers: never in the process. Codes and calls are all that goes in; text comes out,
-  as JSON with its size and shape checked.
+- Time (wall clock and CPU), memory, output size: the process is killed, its call fails with the kind of failure, others
+  go on.
+- Files: nothing can be written; only the Python installation, its shared libraries and time zones can be read
+  (Landlock, seccomp). So no project data, no /proc, no home folder.
+- Network, new processes, other programs, signals, ptrace, mounts, keys, shared memory: refused (seccomp allow-list,
+  empty network namespace where the kernel allows one, Landlock).
+- Environment variables, weights, gold answers: never in the process. Codes and calls are all that goes in; text comes
+  out, as JSON with its size and shape checked.
 - The end: processes die with this one, even if it is killed (parent-death signal, closed channel). A sandbox whose
   processes were killed starts new ones; SandboxFault or the status "fault" says why if that fails.
 
 Not covered
 - A call can lie about its own result: that is what a tool does, it says something.
 - Kernel bugs, and side channels such as timing between processes on one machine.
-- Third-party packages: tools cannot import them, though a base interpreter's site-packages may lie where files can be read.
+- Third-party packages: tools cannot import them, though a base interpreter's site-packages may lie where files can be
+  read.
 - A session (`open_session`) shares state between the calls of one episode, by design.
-- Where there is no Landlock or seccomp (macOS, old kernels), limits and processes remain, but files and network are open: a warning
-  says so once, and `require_isolation=True` refuses.
+- Where there is no Landlock or seccomp (macOS, old kernels), limits and processes remain, but files and network are
+  open: a warning says so once, and `require_isolation=True` refuses.
 """
 
 from __future__ import annotations
@@ -81,9 +83,9 @@ MOST_WORKERS = 8
 class ToolSandbox:
     """Executes tool calls in worker processes. Thread-safe; a context manager.
 
-    `workers`: how many processes execute at the same time. `timeout_s`, `cpu_s`: wall-clock and CPU seconds that a call may
-    take before its process is killed. `memory_mb`: address space of a process, MiB. `output_bytes`: longest output of
-    a call, bytes of UTF-8. `require_isolation`: raise SandboxFault if a layer of isolation is missing here.
+    `workers`: how many processes execute at the same time. `timeout_s`, `cpu_s`: wall-clock and CPU seconds that a call
+    may take before its process is killed. `memory_mb`: address space of a process, MiB. `output_bytes`: longest output
+    of a call, bytes of UTF-8. `require_isolation`: raise SandboxFault if a layer of isolation is missing here.
     `surroundings`: hash seed and date that tools see. `isolation`: the layers that are active.
     """
 

@@ -5,12 +5,12 @@ Example:
         result = session.call("book", {"flight": "F1"})
         database = session.state()
 
-With a state, a tool's function is called as `function(state, **arguments)` and may change the state; module globals live as long as
-the session. The state is copied in as JSON and lives in a process of this session alone. A call that hangs or
-crashes fails, and its process is replaced: the earlier calls are replayed on the first state, so that the
+With a state, a tool's function is called as `function(state, **arguments)` and may change the state; module globals
+live as long as the session. The state is copied in as JSON and lives in a process of this session alone. A call that
+hangs or crashes fails, and its process is replaced: the earlier calls are replayed on the first state, so that the
 session stands where it stood before the failing call (exactly so for tools that use neither clock nor threads).
-The tools of an episode share this process: one of them can spoil the session's later calls, but no other session and no other
-call of the sandbox. Results are written by functions bound before tool code runs, with a nonce per request.
+The tools of an episode share this process: one of them can spoil the session's later calls, but no other session and no
+other call of the sandbox. Results are written by functions bound before tool code runs, with a nonce per request.
 """
 
 from __future__ import annotations

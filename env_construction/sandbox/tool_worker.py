@@ -2,13 +2,15 @@
 
 Started by `processes.py` with a clean environment; nothing here knows a gold answer, a reward or a policy.
 
-The *zygote* imports a few standard modules, locks itself down (`isolation.py`), and then only forks and reaps. It never reads
-tool code or arguments, so what a fork inherits is the same every time. A forked process closes every descriptor but its own
-channel, locks itself, reads source and arguments from the channel, and answers with text. There are three kinds:
+The *zygote* imports a few standard modules, locks itself down (`isolation.py`), and then only forks and reaps. It never
+reads tool code or arguments, so what a fork inherits is the same every time. A forked process closes every descriptor
+but its own channel, locks itself, reads source and arguments from the channel, and answers with text. There are three
+kinds:
 
 - isolated: one call of any code, then the process exits. What it writes can only concern that call.
-- pool: many calls of code that `code_proof.py` proves unable to affect another call. Other code is reported as `unproven`
-  and not executed; calls that a shared process might answer differently (memory, deep recursion, addresses) as `retry`.
+- pool: many calls of code that `code_proof.py` proves unable to affect another call. Other code is reported as
+  `unproven` and not executed; calls that a shared process might answer differently (memory, deep recursion, addresses)
+  as `retry`.
 - session: the calls of one episode on one shared state.
 
 A channel is written by one process only, and by the zygote after that process has died (`protocol.py`).
@@ -65,7 +67,9 @@ PRELOAD = "collections datetime functools itertools json math operator re string
 
 
 def run_isolated(settings: dict[str, Any]) -> None:
-    """One call, then the end of the process. The first frame (the compiled code, or nothing) goes out before tool code runs."""
+    """One call, then the end of the process. The first frame (the compiled code, or nothing) goes out before tool code
+    runs.
+    """
     request = decoded(read_frame(CHANNEL))
     source = read_frame(CHANNEL)
     leave = os._exit

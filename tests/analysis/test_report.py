@@ -335,7 +335,9 @@ def changed_rows(made_run: Path, run: Run, policy: str, change: Callable[[int, d
 
 
 def many_cases(run: Run, copies: int = 12) -> Run:
-    """Every case of the run several times over: 288, enough to rule out a difference of one point where nothing differs."""
+    """Every case of the run several times over: 288, enough to rule out a difference of one point where nothing
+    differs.
+    """
     for policy in run.policies:
         path = run.path / "eval" / policy / "results.jsonl"
         rows = [row for _, row in read_jsonl(path)]

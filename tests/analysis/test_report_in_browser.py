@@ -1,7 +1,7 @@
 """report.html in a real headless Chromium: layout, sorting, viewer, keyboard, and no console errors.
 
-Driven through Chromium's own debugging pipe (file descriptors 3 and 4, messages of JSON ended by a zero byte), so that no
-driver has to be installed. Skipped where there is no Chromium.
+Driven through Chromium's own debugging pipe (file descriptors 3 and 4, messages of JSON ended by a zero byte), so that
+no driver has to be installed. Skipped where there is no Chromium.
 """
 
 from __future__ import annotations

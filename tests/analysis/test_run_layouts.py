@@ -1,4 +1,6 @@
-"""Whole runs of several models, modes and algorithms, with made results: everything is made, paired and named by the roles."""
+"""Whole runs of several models, modes and algorithms, with made results: everything is made, paired and named by the
+roles.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ SOURCES = {
 
 
 def copy_results(made_run: Path, run: Path, name: str, role: Role) -> None:
-    """Give a policy the made run's results of its role. A small model's start plays at random, so that pairing with a start of
-    another model would change the numbers.
+    """Give a policy the made run's results of its role. A small model's start plays at random, so that pairing with a
+    start of another model would change the numbers.
     """
     source = SOURCES.get(role.role, role.algorithm)
     if role.role == "start" and role.model in ("qwen2.5-7b", "tiny"):

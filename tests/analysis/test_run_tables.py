@@ -1,4 +1,6 @@
-"""The tables of a run hold what its result files hold: means, intervals, pairing, splits, and the paper's own numbers."""
+"""The tables of a run hold what its result files hold: means, intervals, pairing, splits, and the paper's own
+numbers.
+"""
 
 from __future__ import annotations
 

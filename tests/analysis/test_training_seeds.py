@@ -17,7 +17,9 @@ from train.stages.policy_roles import read_roles, write_roles
 
 @pytest.fixture
 def repeated(made_run: Path, tmp_path: Path) -> Run:
-    """The made-up run, where GRPO was trained with three seeds: the second does nothing, the third is the first again."""
+    """The made-up run, where GRPO was trained with three seeds: the second does nothing, the third is the first
+    again.
+    """
     run = tmp_path / "repeated"
     shutil.copytree(made_run, run)
     for source, name in (("start", "grpo-seed1"), ("grpo", "grpo-seed2")):

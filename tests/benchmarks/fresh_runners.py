@@ -1,8 +1,9 @@
 """Fresh processes under load: is any call of theirs timed out, or given a time that is impossible? Run by hand.
 
-Load: as many busy processes as there are CPUs, twice. Under it, `--processes` isolated calls (each a fresh process, 32 at a
-time), and for each 20 of them a fresh sandbox, so a fresh zygote and pool runner, whose first call comes after a pause. The limit of a
-call is 10 s. Output: counts and the slowest call; exit code 1 if a call failed or took longer than its batch.
+Load: as many busy processes as there are CPUs, twice. Under it, `--processes` isolated calls (each a fresh process, 32
+at a time), and for each 20 of them a fresh sandbox, so a fresh zygote and pool runner, whose first call comes after a
+pause. The limit of a call is 10 s. Output: counts and the slowest call; exit code 1 if a call failed or took longer
+than its batch.
 
 Example:
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/fresh_runners.py --processes 2000

@@ -1,10 +1,10 @@
 """Memory and time of the parameter analysis against a plain sequential read of the same two checkpoints.
 
-Makes a pair of checkpoints with a Qwen3-like layout in --folder (bf16, --gigabytes in all, every element drawn at random, the
-trained one changed by about 1%), then, with a warm page cache and alternating, `--repeats` times each: reads both files front
-to back into one buffer, and compares them with analysis.parameter_deltas. Reports both times and their ratio, the peak
-resident memory above that of the idle process beside the limit of 3 times the largest tensor plus 500 MB, and the time for a
-pair of 14B models. Run by hand; not part of the tests.
+Makes a pair of checkpoints with a Qwen3-like layout in --folder (bf16, --gigabytes in all, every element drawn at
+random, the trained one changed by about 1%), then, with a warm page cache and alternating, `--repeats` times each:
+reads both files front to back into one buffer, and compares them with analysis.parameter_deltas. Reports both times and
+their ratio, the peak resident memory above that of the idle process beside the limit of 3 times the largest tensor plus
+500 MB, and the time for a pair of 14B models. Run by hand; not part of the tests.
 
 Example: PYTHONPATH=. python tests/benchmarks/parameter_deltas.py --folder /tmp/pair --gigabytes 4
 """

@@ -1,15 +1,16 @@
 """Every published tool under random calls: does it load, survive, and give the same twice? Run by hand.
 
 Inputs: environments (JSONL, the authors' format). Output: a summary on stdout and, with --out, one JSON line per tool:
-`environment`, `tool`, `loads`, `plain` (shares a process, see code_proof.py; packages installed here count as present), `clock`
-(reads the date or time, so that another day may give another result), statuses of conforming and of broken calls, `differing`
-(calls that gave another result when made again in another order).
+`environment`, `tool`, `loads`, `plain` (shares a process, see code_proof.py; packages installed here count as present),
+`clock` (reads the date or time, so that another day may give another result), statuses of conforming and of broken
+calls, `differing` (calls that gave another result when made again in another order).
 
-A conforming call has arguments drawn from the tool's JSON Schema with words of its question and its source; a broken one
-leaves out, adds, retypes or nests, or is no object at all.
+A conforming call has arguments drawn from the tool's JSON Schema with words of its question and its source; a broken
+one leaves out, adds, retypes or nests, or is no object at all.
 
 Example (200 conforming and 200 broken calls per tool):
-    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/real_tools.py --environments ../shared/data/ftrl_test_sample.jsonl
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/real_tools.py --environments
+    ../shared/data/ftrl_test_sample.jsonl
 """
 
 from __future__ import annotations

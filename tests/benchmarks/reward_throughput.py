@@ -5,16 +5,17 @@ Inputs: environments (JSONL, the authors' format). Output: a table on stdout and
 The baseline does what the published code does: one response after the other, and for every call `compile` and `exec` of
 the source in this very process, in a new thread that is joined for at most 10 s. It shares the parsing, matching and
 reward code with ours, so that the ratio is about running tools alone, and its results are compared with ours.
-Workloads, each of `--responses` responses with 1-4 calls: `made` (100 tools of about 2 KB), `published` (the environments of
---environments), and `shuffled` (SHUFFLED of them, copies under other tool names where there are fewer, so that each has sources
-of its own; responses in random order). Start-up of workers is apart: a first pass over the tools brings every worker to the point where it
-stays during training; the first pass itself is reported as `cold`.
+Workloads, each of `--responses` responses with 1-4 calls: `made` (100 tools of about 2 KB), `published` (the
+environments of --environments), and `shuffled` (SHUFFLED of them, copies under other tool names where there are fewer,
+so that each has sources of its own; responses in random order). Start-up of workers is apart: a first pass over the
+tools brings every worker to the point where it stays during training; the first pass itself is reported as `cold`.
 
 Figures: responses/s of wall time; responses per second of CPU time of all processes (`per core`); one response per call
 from 64 threads, as OpenRLHF calls a reward function; latency of one call; cost of a kill; memory of a worker.
 
 Example:
-    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/reward_throughput.py --environments ../shared/data/ftrl_test_sample.jsonl
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/reward_throughput.py --environments
+    ../shared/data/ftrl_test_sample.jsonl
 """
 
 from __future__ import annotations
@@ -155,7 +156,9 @@ def _made_document(name: str) -> ToolDocument:
 
 
 def renamed_environments(environments: Sequence[Environment], count: int) -> list[Environment]:
-    """`count` environments; from the second round on, tools are called by other names, in documents, sources and gold alike."""
+    """`count` environments; from the second round on, tools are called by other names, in documents, sources and gold
+    alike.
+    """
     made = []
     for number in range(count):
         environment, turn = environments[number % len(environments)], number // len(environments)

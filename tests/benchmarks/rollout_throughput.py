@@ -8,12 +8,13 @@ Compared, each on the same environments, greedy (evaluation) or with --temperatu
 - `batched-generate`: all episodes in flight, `model.generate` on left-padded batches
 - `batched`: all episodes in flight, the loop of train/policies/packed_decoding.py, in one thread
 - `batched-workers`: the same in as many threads as there are cores (what every script here does)
-Tokens are counted as generated; the time is the process's own CPU time of the whole rollout (prefill, scoring and rendering
-included; on one thread that is wall time without what other processes take), and wall time beside it. Greedy scores are
-compared too: batching must not change them (sampled ones differ: the two engines draw differently).
+Tokens are counted as generated; the time is the process's own CPU time of the whole rollout (prefill, scoring and
+rendering included; on one thread that is wall time without what other processes take), and wall time beside it. Greedy
+scores are compared too: batching must not change them (sampled ones differ: the two engines draw differently).
 
 Example:
-    PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/rollout_throughput.py --model outputs/cpu/start --data outputs/cpu/environments/test.jsonl
+    PYTHONPATH=. OMP_NUM_THREADS=1 python tests/benchmarks/rollout_throughput.py --model outputs/cpu/start --data
+    outputs/cpu/environments/test.jsonl
 """
 
 from __future__ import annotations

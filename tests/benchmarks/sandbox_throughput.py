@@ -1,10 +1,13 @@
 """Calls per second of real tools that import something, as they are and each in a process of its own. Run by hand.
 
-Inputs: environments (JSONL, the authors' format). Conforming calls with random arguments, in random order, one per response, one worker.
-Output: how many of these tools are proven (code_proof.py), calls/s of wall time, and calls per second of CPU time of all processes.
+Inputs: environments (JSONL, the authors' format). Conforming calls with random arguments, in random order, one per
+response, one worker.
+Output: how many of these tools are proven (code_proof.py), calls/s of wall time, and calls per second of CPU time of
+all processes.
 
 Example:
-    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/sandbox_throughput.py --environments ../shared/data/ftrl_test_sample.jsonl
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/sandbox_throughput.py --environments
+    ../shared/data/ftrl_test_sample.jsonl
 """
 
 from __future__ import annotations

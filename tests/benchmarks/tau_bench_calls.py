@@ -1,6 +1,8 @@
-"""What a call costs in a tau-bench episode: in a session that holds the database, against reading or copying it for every call.
+"""What a call costs in a tau-bench episode: in a session that holds the database, against reading or copying it for
+every call.
 
-The database is made here, as large as the airline's (5 MB), or is a real domain's (--domain-folder). Three ways, in the same run:
+The database is made here, as large as the airline's (5 MB), or is a real domain's (--domain-folder). Three ways, in the
+same run:
 - session: the database goes to the sandbox once, calls run on it there (what eval/tau_bench.py does)
 - copied: the database is deep-copied for every call, in this process, without any isolation
 - re-read: its JSON is read for every call, in this process, without any isolation
@@ -9,7 +11,8 @@ Prints milliseconds a call and the ratio to the session. Run by hand.
 
 Example:
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/tau_bench_calls.py --calls 200
-    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/tau_bench_calls.py --domain-folder data/ftrl/tau-bench/airline
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/tau_bench_calls.py --domain-folder
+    data/ftrl/tau-bench/airline
 """
 
 from __future__ import annotations

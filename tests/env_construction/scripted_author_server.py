@@ -1,8 +1,8 @@
 """A real local HTTP server that speaks the chat completion API and authors environments about made-up islands.
 
-It reads the prompts of `env_construction/llm/prompts` as a model would: the stage from the first line, the data from the JSON in it. What it
-knows is a world of islands, harbors, keepers and ships. Misbehaviour is put on per conversation and reply (`spoil`), or per
-request (`transport`): it then answers as real servers and models do when they fail.
+It reads the prompts of `env_construction/llm/prompts` as a model would: the stage from the first line, the data from
+the JSON in it. What it knows is a world of islands, harbors, keepers and ships. Misbehaviour is put on per conversation
+and reply (`spoil`), or per request (`transport`): it then answers as real servers and models do when they fail.
 """
 
 from __future__ import annotations
@@ -189,9 +189,11 @@ Spoiler = Callable[[str], str | dict[str, Any]]
 
 
 class ScriptedAuthorServer:
-    """`spoil(marker, stage, *spoilers)`: replies 1, 2, ... of each conversation of a stage whose first message holds `marker` are
-    spoilt by the spoilers in turn; "stage" is its number. `transport(number)`: (status, headers, seconds to hang) or None for a request.
-    `mangle(number, payload)`: what is sent in place of an answer, an object or bytes."""
+    """`spoil(marker, stage, *spoilers)`: replies 1, 2, ... of each conversation of a stage whose first message holds
+    `marker` are spoilt by the spoilers in turn; "stage" is its number. `transport(number)`: (status, headers, seconds
+    to hang) or None for a request. `mangle(number, payload)`: what is sent in place of an answer, an object or
+    bytes.
+    """
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []

@@ -1,4 +1,6 @@
-"""Building: splits share nothing for any seeds, bytes depend on the seed alone, a killed build goes on as if nothing had happened."""
+"""Building: splits share nothing for any seeds, bytes depend on the seed alone, a killed build goes on as if nothing
+had happened.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The published environments: read and written without loss, judged by the validator, and matched by the level `paper`."""
+"""The published environments: read and written without loss, judged by the validator, and matched by the level
+`paper`.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def test_the_sample_counts_like_the_whole_published_split() -> None:
 
 
 def test_level_paper_matches_the_published_table(built) -> None:
-    """24 environments: only what varies little is checked here; the 10% comparison over thousands is in the benchmark."""
+    """24 environments: only what varies little is checked here; the 10% comparison over thousands is in the
+    benchmark.
+    """
     rows = tally(built("paper")).rows()
     for name, reference, here, _ in comparison(rows, PUBLISHED):
         if "a tool" in name or "document" in name or name in ("parameter type string", "parameters with enum"):

@@ -1,4 +1,6 @@
-"""A machine with a GPU: the sandbox's isolation in its kernel, the route that was asked for, engines that agree, rewards in Ray."""
+"""A machine with a GPU: the sandbox's isolation in its kernel, the route that was asked for, engines that agree,
+rewards in Ray.
+"""
 
 import json
 import os
@@ -35,9 +37,7 @@ def test_the_sandbox_is_isolated_in_this_kernel() -> None:
 
 def test_the_route_that_is_asked_for_wins() -> None:
     assert visible_gpus() and choose_device("auto") == "cuda" and choose_device("cpu") == "cpu"
-    code = (
-        "import torch; from train.trainer.devices import choose_device; print(choose_device('auto'), torch.cuda.is_available())"
-    )
+    code = "import torch; from train.trainer.devices import choose_device; print(choose_device('auto'), torch.cuda.is_available())"
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=hidden, capture_output=True, text=True, check=True
@@ -60,7 +60,9 @@ def test_vllm_and_transformers_write_the_same_greedy_tokens(environments: list[E
 
 
 def test_the_reward_scores_in_a_ray_worker_with_the_settings_that_were_asked_for(tmp_path: Path) -> None:
-    """The real launcher's Ray, an actor that shares the GPU, and a recall reward: two solved by two calls pay 2, not 4/3."""
+    """The real launcher's Ray, an actor that shares the GPU, and a recall reward: two solved by two calls pay 2, not
+    4/3.
+    """
     code = """
 import json, os, sys
 os.environ.update(FTRL_REWARD_VARIANT="solve_recall", FTRL_REWARD_MATCH="published", FTRL_REWARD_CONTROL="", FTRL_REWARD_SEED="0")

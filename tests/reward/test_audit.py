@@ -1,4 +1,6 @@
-"""The reward-hacking report: each attack earns what the defects say under `published`, and what is left under `strict`."""
+"""The reward-hacking report: each attack earns what the defects say under `published`, and what is left under
+`strict`.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""The reward's settings in the log: read back by name, and a mean over different settings is never taken for one of them."""
+"""The reward's settings in the log: read back by name, and a mean over different settings is never taken for one of
+them.
+"""
 
 import itertools
 

@@ -165,6 +165,26 @@ def test_an_episode_from_question_to_answer(sandbox):
     assert episode.answer_correct
 
 
+@pytest.mark.parametrize(("match", "again"), [("published", 1), ("strict", 0)])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_call_repeated_in_a_later_turn_solves_an_equal_sub_answer_as_published_only(sandbox, match, again, as_text):
+    start = environment({"say": ["Paris", "Paris"]})
+    state = advance(start, score_turn(start, say("Paris"), match=match, sandbox=sandbox))
+    if as_text:  # what an OpenAI server's conversation holds
+        function = state.messages[-2]["tool_calls"][0]["function"]
+        function["arguments"] = json.dumps(function["arguments"])
+    assert score_turn(state, say("Paris"), match=match, sandbox=sandbox).q == again
+    assert score_turn(state, say("to Paris"), match=match, sandbox=sandbox).q == 1, "another call earns its own"
+
+
+def test_a_call_that_failed_before_earns_when_its_repetition_works(sandbox):
+    start = environment({"say": ["Paris"]})
+    state = advance(start, score_turn(start, say("Paris"), match="published", sandbox=sandbox))
+    state.messages[-1]["content"] = "the service is busy"
+    state.unsolved_set = {"say": ["Paris"]}
+    assert score_turn(state, say("Paris"), match="strict", sandbox=sandbox).q == 1
+
+
 def test_an_episode_without_calls_has_precision_one():
     episode = score_episode(4, [], None, "", "published")
     assert (episode.solve_p, episode.solve_r, episode.solve_f1, episode.answer_correct) == (1.0, 0.0, 0.0, False)

@@ -98,9 +98,13 @@ def test_thinking_and_plain_runs_of_one_model_have_their_own_folders() -> None:
 
 def test_downloaded_models_need_a_run_each_outside_the_paper_profile() -> None:
     with pytest.raises(BadInput, match="one model per run"):
-        Pipeline(parse_options("Example: bash run_all.sh", ["--experiment=qwen3-4b-plain-grpo smollm2-135m-plain-grpo"]))
+        Pipeline(
+            parse_options("Example: bash run_all.sh", ["--experiment=qwen3-4b-plain-grpo smollm2-135m-plain-grpo"])
+        )
     with pytest.raises(BadInput, match="start from 2 models"):
-        Pipeline(parse_options("Example: bash run_all.sh", ["--experiment=tiny-plain-grpo mini-plain-grpo", "--model=mine"]))
+        Pipeline(
+            parse_options("Example: bash run_all.sh", ["--experiment=tiny-plain-grpo mini-plain-grpo", "--model=mine"])
+        )
 
 
 def test_our_own_sizes_share_a_run_under_their_whole_names() -> None:
@@ -141,7 +145,9 @@ def test_the_default_run_has_what_each_claim_needs() -> None:
     _, recorder = play()
     roles = read_roles(Path("outputs/cpu"))
     main = {(role.model, role.mode, role.algorithm) for role in roles.values() if role.role == "trained"}
-    assert main == {("tiny", mode, algorithm) for mode in ("plain", "thinking") for algorithm in ("grpo", "reinforce++")}
+    assert main == {
+        ("tiny", mode, algorithm) for mode in ("plain", "thinking") for algorithm in ("grpo", "reinforce++")
+    }
     assert {role.variant for role in roles.values() if role.role == "ablation"} == {
         "solve_precision", "solve_recall", "solve_pr",
     }  # fmt: skip

@@ -1,4 +1,6 @@
-"""Matching decides what counts as solved: `published` must be the authors' rule, `strict` must mend defects 4, 5 and 7."""
+"""Matching decides what counts as solved: `published` must be the authors' rule, `strict` must mend defects 4, 5 and
+7.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,6 @@
-"""Tool documents as OpenAI and MCP allow them are read, what is no schema is refused by name, and made-up arguments fit."""
+"""Tool documents as OpenAI and MCP allow them are read, what is no schema is refused by name, and made-up arguments
+fit.
+"""
 
 from __future__ import annotations
 

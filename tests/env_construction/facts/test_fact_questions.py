@@ -1,4 +1,6 @@
-"""Questions: graphs have the scenario's shape, dependencies are real, real facts stay real, permuted ones are consistent."""
+"""Questions: graphs have the scenario's shape, dependencies are real, real facts stay real, permuted ones are
+consistent.
+"""
 
 from __future__ import annotations
 

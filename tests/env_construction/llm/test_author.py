@@ -1,4 +1,5 @@
-"""The LLM author against a server that misbehaves: each failure is shown to the model and mended, or rejected under its rule's name.
+"""The LLM author against a server that misbehaves: each failure is shown to the model and mended, or rejected under its
+rule's name.
 
 Code that attacks runs in the sandbox alone; text in questions and facts that gives orders changes nothing.
 """

@@ -1,4 +1,6 @@
-"""Data sets by a language model: yield before and after repair, budget, faults, resuming, splits, and what the user may get wrong."""
+"""Data sets by a language model: yield before and after repair, budget, faults, resuming, splits, and what the user may
+get wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The endpoint: retries that honour Retry-After, faults, refused fields, answers kept on disk, and a budget that is never overrun."""
+"""The endpoint: retries that honour Retry-After, faults, refused fields, answers kept on disk, and a budget that is
+never overrun.
+"""
 
 from __future__ import annotations
 

@@ -169,7 +169,9 @@ def test_a_broken_environment_is_found_under_the_rules_name(
 
 
 def test_a_tool_that_confuses_its_answers_fails_the_replay_of_the_plan(construction_sandbox: ToolSandbox) -> None:
-    """Published matching solves "12" with the call that was meant for "4 12", and then nothing is left for the other one."""
+    """Published matching solves "12" with the call that was meant for "4 12", and then nothing is left for the other
+    one.
+    """
     environment = _sound()
     environment.tools = [_document("code", "name")]
     environment.codes = {"code": 'def code(name):\n    return {"a": {"v": "12"}, "b": {"v": "4 12"}}[name]\n'}

@@ -1,7 +1,7 @@
 """Small random programs against the sandbox: honest calls around them must not change. Deterministic for a seed.
 
-A program is made of allowed syntax and of what gadgets are built from (classes by `type`, special methods, patched modules,
-generators left open, finalizers, cycles, frames, texts for `eval`). For each batch of programs:
+A program is made of allowed syntax and of what gadgets are built from (classes by `type`, special methods, patched
+modules, generators left open, finalizers, cycles, frames, texts for `eval`). For each batch of programs:
 
 - honest calls before, beside (same response) and after it give what a clean sandbox gives;
 - every result has one of the statuses and a text;
@@ -267,7 +267,9 @@ def proven(source: str) -> bool:
 
 
 def fuzz(seconds: float, seed: int, batch: int = 24) -> Counter[str]:
-    """Run programs for `seconds`; how many were proven and not, and their statuses. Raises AssertionError with the program."""
+    """Run programs for `seconds`; how many were proven and not, and their statuses. Raises AssertionError with the
+    program.
+    """
     counts: Counter[str] = Counter()
     deadline = time.monotonic() + seconds
     number = 0

@@ -1,7 +1,7 @@
 """Tools that use Python's data model against other calls: each row of GADGETS is a tool `evil` of one environment.
 
-Whatever it does, honest calls before it, beside it (the same response), and after it (its own environment, another one, later
-batches) give what they give in a sandbox that has never seen it.
+Whatever it does, honest calls before it, beside it (the same response), and after it (its own environment, another one,
+later batches) give what they give in a sandbox that has never seen it.
 """
 
 from __future__ import annotations

@@ -555,7 +555,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     secret = folder / "secret.txt"
     secret.write_text(FILE_SECRET)
     root = Path(__file__).resolve().parents[3]
-    return {"TMP": folder, "SECRET": secret, "ROOT": root, "WORKER": root / "env_construction" / "sandbox" / "tool_worker.py"}
+    return {
+        "TMP": folder,
+        "SECRET": secret,
+        "ROOT": root,
+        "WORKER": root / "env_construction" / "sandbox" / "tool_worker.py",
+    }
 
 
 def placed(arguments: dict[str, Any], places: dict[str, Path]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Proven code can only call what is listed and read listed attributes: a random search through all that this reaches.
 
 From the listed builtins and module attributes, values of every kind and a few functions, it applies calls, attributes,
-subscripts and operators to what it has found so far. It must never reach a class that makes classes, a module, a frame, code or the
-namespace of a module, and it must leave the interpreter as it was.
+subscripts and operators to what it has found so far. It must never reach a class that makes classes, a module, a frame,
+code or the namespace of a module, and it must leave the interpreter as it was.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def reached(value: Any) -> list[Any]:
 
 
 def module_namespaces() -> dict[int, Any]:
-    """Every module's namespace by its id. They are kept: the id of one that is gone can come again for any other dictionary."""
+    """Every module's namespace by its id. They are kept: the id of one that is gone can come again for any other
+    dictionary.
+    """
     modules = [module for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)]
     return {id(namespace): namespace for namespace in map(vars, modules)}
 
@@ -177,7 +179,9 @@ def test_nothing_that_proven_code_can_reach_makes_classes_or_changes_the_interpr
 
 
 def sweep(start: list[tuple[str, Any]]) -> list[str]:
-    """Every value and every listed attribute of it, called with up to two arguments: the paths that reach what is forbidden."""
+    """Every value and every listed attribute of it, called with up to two arguments: the paths that reach what is
+    forbidden.
+    """
     namespaces = module_namespaces()
     given: list[Any] = [int, dict, "a", [1], lambda *a, **k: int, re.I]
     found = []

@@ -218,7 +218,9 @@ def test_conversation_takes_tools_in_each_usual_shape() -> None:
 
 
 def arguments_of(out: Path, *flags: str) -> argparse.Namespace:
-    return suite_parser("Example: python -m p", "python -m p", data="d").parse_args(["--policy", "random", "--out", str(out), *flags])
+    return suite_parser("Example: python -m p", "python -m p", data="d").parse_args(
+        ["--policy", "random", "--out", str(out), *flags]
+    )
 
 
 def countdown_suite(
