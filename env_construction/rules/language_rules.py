@@ -19,7 +19,7 @@ _ASKS = re.compile(
 )
 _ORDERS = re.compile(r"(?:Tell me|Name|Find|Look up|Please|I need|Identify|Consider|Take)\b")
 _COUNTED = re.compile(
-    r"\b(?:[Hh]ow many|many|several|few|these|those|(?<!\S)(?<!between )(?:[2-9]|\d\d|\d\d\d|[1-9][\d,]*,\d{3})) ([a-z]+)\b"
+    r"\b(?:[Hh]ow many|many|several|few|(?:these|those)(?! (?:who|that|which|of|in|whose|are|were)\b)|(?<!\S)(?<!between )(?:[2-9]|\d\d|\d\d\d|[1-9][\d,]*,\d{3})) ([a-z]+)\b"
 )
 _SINGULAR_AFTER_THIS = re.compile(r"\b(?:this|that|each|every) (?!is\b|was\b|has\b|does\b)([a-z]+s)\b")
 _PLURALS = frozenset(

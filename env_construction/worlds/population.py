@@ -55,6 +55,10 @@ class Population:
                     for condition in node.conditions
                     if (other := self._near_miss(entity, node.conditions, condition, node.subject is not None))
                 ]
+                if node.subject is not None and node.conditions:  # of whom the qualifiers hold as well
+                    twin = self.world.new(kind)
+                    twin.values.update({item.attribute.name: item.value for item in node.conditions})
+                    members.append(twin)
         members += [self.world.new(kind) for _ in range(rng.randint(*self.size))]
         for node in self.graph.nodes:
             if node.kind is kind and any(condition.style != "equal" for condition in node.conditions):
