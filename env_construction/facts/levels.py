@@ -35,6 +35,7 @@ class Level:
     - `unit_share`: a quantity's unit is a parameter;
     - `array_share`, `object_share`: an entity is passed in an array or an object;
     - `default_share`: an optional string has a default;
+    - `loose_share`: a description in a fictional world states a range, a limit or choices instead of a value;
     - `closeness`: an unneeded tool is easily confused with a needed one.
     """
 
@@ -59,6 +60,7 @@ class Level:
     default_share: float = 0.0
     required_extra: dict[Scenario, float] = field(default_factory=lambda: dict.fromkeys(SCENARIOS, 0.0))
     closeness: float = 0.7
+    loose_share: float = 0.25
     verbose: bool = True
 
     def accepts_name(self, name: str) -> bool:
@@ -97,6 +99,7 @@ LEVELS: dict[str, Level] = {
         name_pattern=r"[A-Z][a-z]{2,9}(?: Airport|-\d+)?",
         name_length=18,
         value_length=24,
+        loose_share=0.0,
         verbose=False,
     ),
     "medium": Level(

@@ -1,0 +1,217 @@
+"""The world author: environments from fictional worlds of many domains, without a language model, deterministic and unlimited.
+
+Domains are data (`domains/*.yaml`, see `domains.py`). Each environment gets a world of its own (`world.py`), a question about it
+(`graphs.py`, `wording.py`), and tools that search its records (`tools.py`, `toolsmith.py`, `tool_code.py`). Every choice comes from
+`random.Random(f"{seed}:{split}:{index}:{attempt}:{stage}")`. Opt-in: `--author worlds`. Paper section 3.1.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from pydantic import BaseModel, Field, PrivateAttr
+
+from env_construction.building.author import Decomposition, Draft, Step, Toolset, WrittenDocument, stage_rng
+from env_construction.environment.schema import GoldCall, ToolDocument
+from env_construction.facts.levels import LEVELS, draw_weighted
+from env_construction.worlds.domains import catalog
+from env_construction.worlds.graphs import Graph, Node, grow_graph
+from env_construction.worlds.population import Population
+from env_construction.worlds.tool_code import write_source
+from env_construction.worlds.tools import Tool, describe
+from env_construction.worlds.toolsmith import (
+    Unneeded,
+    arguments_of,
+    change_types,
+    expand_tool,
+    generalize,
+    serves,
+    tool_for,
+)
+from env_construction.worlds.wording import write_decomposition
+from env_construction.worlds.world import World
+
+_PICKS = 80
+
+
+class WorldNotes(BaseModel):
+    """What the author remembers between stages: its tools. The world is made again from the seed where a stage reads a file."""
+
+    tools: dict[str, Tool] = Field(default_factory=dict)
+    _graph: Graph | None = PrivateAttr(None)
+    _population: Population | None = PrivateAttr(None)
+
+
+class WorldAuthor:
+    """Implements `Author`. A draft that fails a check is made anew with the next attempt's choices."""
+
+    name = "worlds"
+    tries = 1
+
+    def decompose(self, draft: Draft, problem: str | None) -> Decomposition:
+        notes = WorldNotes()
+        notes._graph, plan = _imagine(draft)
+        draft.notes = notes
+        draft.provenance["labels"] = _labels(notes._graph)
+        return plan
+
+    def write_document(self, draft: Draft, step: Step, problem: str | None) -> WrittenDocument:
+        notes = _notes(draft)
+        node = _node(draft, notes, step.id)
+        rng = stage_rng(draft, f"document:{step.id}")
+        tool = tool_for(node, LEVELS[draft.level], rng, set(notes.tools))
+        notes.tools[tool.name] = tool
+        draft.notes = notes
+        return WrittenDocument(document=describe(tool, LEVELS[draft.level].verbose), arguments=arguments_of(tool, node))
+
+    def integrate(self, draft: Draft, problem: str | None) -> Toolset:
+        """One tool a relation; lookups about one type with the same keys may share a tool with a selector."""
+        notes = _notes(draft)
+        rng = stage_rng(draft, "integration")
+        kept: list[Tool] = []
+        for node, tool in zip(_graph(draft, notes).nodes, notes.tools.values(), strict=True):
+            if any(serves(other, node) for other in kept):
+                continue
+            partner = next((other for other in kept if _mergeable(other, tool)), None)
+            if partner is not None and rng.random() < 0.5:
+                _merge(partner, tool, rng)
+            else:
+                kept.append(tool)
+        return self._toolset(draft, kept)
+
+    def scale(self, draft: Draft, strategy: str, problem: str | None) -> Toolset:
+        rng = stage_rng(draft, strategy)
+        level = LEVELS[draft.level]
+        notes = _notes(draft)
+        tools = list(notes.tools.values())
+        if strategy == "functional_generalization":
+            needed = {f"{tool.kind}.{output}" for tool in tools for output in tool.outputs}
+            for tool in tools:
+                if rng.random() < level.generalize_share:
+                    generalize(tool, needed, rng, {other.name for other in tools})
+        elif strategy == "parameter_expansion":
+            for tool in tools:
+                expand_tool(tool, draw_weighted(rng, level.parameters), level, rng)
+        elif strategy == "parameter_type_generalization":
+            for tool in tools:
+                change_types(tool, level, rng)
+        elif strategy == "toolset_extension":
+            tools += self._unneeded(draft, notes, tools, rng)
+        return self._toolset(draft, tools)
+
+    def deploy(self, draft: Draft, tool: ToolDocument, problem: str | None) -> str:
+        notes = _notes(draft)
+        level = LEVELS[draft.level]
+        mine = notes.tools[tool.name]
+        if mine.function == "calculate":
+            return write_source(mine, tool, [], level.verbose)
+        if notes._population is None:
+            graph = _graph(draft, notes)
+            graph.world.rng = stage_rng(draft, "population")
+            notes._population = Population(graph, level.rows)
+            draft.notes = notes
+        return write_source(mine, tool, notes._population.rows(mine), level.verbose)
+
+    def instruction(self, draft: Draft) -> str:
+        return stage_rng(draft, "instruction").choice(LEVELS[draft.level].instruction)
+
+    # what the stages share
+
+    def _toolset(self, draft: Draft, tools: list[Tool]) -> Toolset:
+        notes = _notes(draft)
+        notes.tools = {tool.name: tool for tool in tools}
+        draft.notes = notes
+        verbose = LEVELS[draft.level].verbose
+        calls = []
+        for step, node in zip(draft.plan.steps, _graph(draft, notes).nodes, strict=True):
+            tool = next(tool for tool in tools if tool.needed and serves(tool, node))
+            calls.append(GoldCall(sub_question=step.id, name=tool.name, arguments=arguments_of(tool, node)))
+        draft.provenance["tools"] = {tool.name: _tool_labels(tool) for tool in tools}
+        return Toolset(tools=[describe(tool, verbose) for tool in tools], calls=calls)
+
+    def _unneeded(self, draft: Draft, notes: WorldNotes, tools: list[Tool], rng: random.Random) -> list[Tool]:
+        """Plausible tools that the question does not need, treated by the other strategies like the needed ones."""
+        level = LEVELS[draft.level]
+        count = draw_weighted(rng, level.tools[draft.scenario]) - len(tools)
+        draws = Unneeded(_graph(draft, notes).nodes, tools, level, draft.split, draft.split_relations, rng)
+        needed = {f"{kind}.{output}" for kind, output in draws.served}
+        added: list[Tool] = []
+        for _ in range(_PICKS):
+            if len(added) >= count:
+                break
+            tool = draws.draw()
+            if tool is None:
+                continue
+            if "functional_generalization" in draft.strategies and rng.random() < level.generalize_share:
+                generalize(tool, needed, rng, draws.taken)
+                draws.taken.add(tool.name)
+            if "parameter_type_generalization" in draft.strategies:
+                change_types(tool, level, rng)
+            if "parameter_expansion" in draft.strategies:
+                draws.expand(tool, draw_weighted(rng, level.parameters))
+            added.append(tool)
+        return added
+
+
+def _imagine(draft: Draft) -> tuple[Graph, Decomposition]:
+    """The world, the question graph and its wording: a function of the draft's seed, split, index and attempt."""
+    rng = stage_rng(draft, "decomposition")
+    level = LEVELS[draft.level]
+    world = World(catalog(), draft.split, rng)
+    graph = grow_graph(
+        draft.scenario, draw_weighted(rng, level.hops[draft.scenario]), world, level, rng, draft.split_relations
+    )
+    return graph, write_decomposition(graph, level, rng)
+
+
+def _notes(draft: Draft) -> WorldNotes:
+    return draft.notes if isinstance(draft.notes, WorldNotes) else WorldNotes.model_validate(draft.notes)
+
+
+def _graph(draft: Draft, notes: WorldNotes) -> Graph:
+    if notes._graph is None:
+        notes._graph, _ = _imagine(draft)
+        draft.notes = notes
+    return notes._graph
+
+
+def _node(draft: Draft, notes: WorldNotes, step_id: str) -> Node:
+    return _graph(draft, notes).nodes[int(step_id[1:]) - 1]
+
+
+def _mergeable(first: Tool, second: Tool) -> bool:
+    keys = [{(param.attribute, param.style) for param in tool.params} for tool in (first, second)]
+    return (
+        first.function == second.function == "lookup"
+        and first.kind == second.kind
+        and keys[0] == keys[1]
+        and not (first.unit_choice or second.unit_choice)
+        and not {param.attribute for param in first.params} & set(second.outputs)
+    )
+
+
+def _merge(into: Tool, tool: Tool, rng: random.Random) -> None:
+    into.outputs = sorted({*into.outputs, *tool.outputs})
+    into.selector = into.selector or rng.choice(("detail", "field", "information_type"))
+
+
+def _labels(graph: Graph) -> dict[str, Any]:
+    """Difficulty and origin of the question, for splits and analyses."""
+    depth: list[int] = []
+    for node in graph.nodes:
+        depth.append(1 + max((depth[source] for source in node.sources), default=0))
+    kinds = [node.kind for node in graph.nodes if node.kind]
+    return {
+        "domains": sorted({kind.domain for kind in kinds}),
+        "relations": [node.relation for node in graph.nodes],
+        "function_classes": [node.function for node in graph.nodes],
+        "hops": len(graph.nodes),
+        "depth": max(depth),
+        "conditions": max((len(node.conditions) for node in graph.nodes), default=0),
+    }
+
+
+def _tool_labels(tool: Tool) -> dict[str, Any]:
+    domain = tool.type.domain if tool.kind else "arithmetic"
+    return {"function_class": tool.function, "domain": domain, "needed": tool.needed}
