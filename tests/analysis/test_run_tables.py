@@ -140,7 +140,10 @@ def test_every_table_reports_losses_to_faults_alike_and_warns_of_lost_pairs(
         compare_runs.compare([run, Run.open(synthetic_run)]).note
     ]:
         assert "GRPO: 1 of 24 episodes was lost to faults and is not scored (1 x server gone). " in note
-        assert "Warning: Start lost 0 episodes to faults that GRPO completed, and GRPO lost 1 that Start completed." in note
+        assert (
+            "Warning: Start lost 0 episodes to faults that GRPO completed, and GRPO lost 1 that Start completed."
+            in note
+        )
 
 
 def test_breakdown_pairs_within_each_scenario_and_size(run: Run) -> None:
