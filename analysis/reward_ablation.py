@@ -15,7 +15,7 @@ from typing import Any
 from analysis.figures.artifact import Artifact, caption_text, script_main
 from analysis.figures.style import figure_style, new_figure, role_style
 from analysis.run_data.intervals import estimate_row, mean_estimate, paired_difference
-from analysis.run_data.labels import METRICS, REWARDS
+from analysis.run_data.labels import METRICS, OWN_REWARDS, REWARDS
 from analysis.run_data.run_folder import Missing, NotPlanned, Run
 from env_construction.environment.jsonl import run_main
 
@@ -28,7 +28,7 @@ def variants(run: Run) -> dict[str, dict[str, str]]:
     for base in run.trained:
         others = {run.roles[name].variant: name for name in run.same_but(base, "variant")}
         if others:
-            found[base] = {variant: others[variant] for variant in REWARDS if variant in others}
+            found[base] = {variant: others[variant] for variant in (*REWARDS, *OWN_REWARDS) if variant in others}
     return found
 
 
@@ -43,7 +43,7 @@ def build(run: Run) -> list[Artifact]:
     for base, others in found.items():
         for variant, policy in ({"solve_f1": base} | others).items():
             row: dict[str, Any] = {"base": base, "policy": policy, "label": run.label(policy)}
-            row["reward"] = REWARDS[variant].removesuffix(" reward")
+            row["reward"] = (REWARDS | OWN_REWARDS)[variant].removesuffix(" reward")
             for metric in METRICS:
                 row |= estimate_row(metric, mean_estimate(run.rows(policy), metric))
                 if policy != base:

@@ -154,6 +154,7 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "solve-precision": {"variant": "solve_precision"},
     "solve-recall": {"variant": "solve_recall"},
     "solve-pr": {"variant": "solve_pr"},
+    "stop-penalty": {"variant": "solve_f1_stop_penalty"},
     "strict": {"match": "strict"},
     "shuffled": {"control": "shuffled"},
     "constant": {"control": "constant"},

@@ -8,8 +8,9 @@ Input: trajectories of the policy (train.collect_trajectories). Their prefixes a
 Outputs, in --out: `checkpoint/`, `best.jsonl` (the kept responses with their rewards) and `done.json` (counts, losses,
 seconds).
 
-Training stops after --minutes, or earlier if the loss on a held-out tenth of the kept responses stops falling. More
-passes over so few responses would only weaken the control.
+Training makes --passes over the kept responses and stops early after --minutes. There is no held-out loss: the
+responses are the policy's own samples, so at its start the policy already predicts unseen ones as well as it can, and
+stopping by such a loss would learn nothing.
 
 Example:
     python -m train.rejection_sampling --policy-dir outputs/cpu/start --out outputs/cpu/rejection-sampling/epoch1/learned \\
@@ -19,7 +20,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import random
 import time
@@ -41,9 +41,7 @@ from train.rl_prompts import PromptCounts, training_states
 from train.teaching.learner import Learner
 from train.teaching.sequences import Sequence, batches
 
-HELD_OUT = 0.1
-PATIENCE = 2
-"""Training stops after this many passes without a lower held-out loss."""
+PASSES = 3
 TOKENS_A_BATCH = 4096
 
 
@@ -91,34 +89,30 @@ def weighted_sequence(row: dict[str, Any], tokenizer: Any) -> Sequence:
 
 
 def learn(model: Any, pad: int, sequences: list[Sequence], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train until the time is over or the held-out loss stops falling. The model keeps the weights of its best pass."""
+    """Train for --passes over the sequences or until the time is over. Raises BadInput without a sequence."""
+    if not sequences:
+        raise BadInput("no response beat its group's mean, so there is nothing to learn; collect more trajectories")
     started, rng = time.monotonic(), random.Random(f"{arguments.seed}:rejection_sampling")
-    shuffled = rng.sample(sequences, len(sequences))
-    held_out = max(1, round(HELD_OUT * len(shuffled)))
-    kept, watched = shuffled[held_out:], shuffled[:held_out]
-    if not kept:
-        raise BadInput(
-            f"{len(sequences)} responses beat their group's mean, too few to learn from; collect more trajectories"
-        )
     learner = Learner(model, pad, arguments.learning_rate, "adamw")
-    stream = batches(kept, TOKENS_A_BATCH, rng)
-    losses = [learner.loss(watched)]
-    best = copy.deepcopy(model.state_dict())
-    in_a_pass = sum(len(item.tokens) for item in kept)
-    while time.monotonic() - started < 60 * arguments.minutes:
-        seen = 0
+    stream = batches(sequences, TOKENS_A_BATCH, rng)
+    in_a_pass = sum(len(item.tokens) for item in sequences)
+    losses: list[float] = []
+    updates = 0
+    for _ in range(arguments.passes):
+        seen, total = 0, 0.0
         while seen < in_a_pass and time.monotonic() - started < 60 * arguments.minutes:
             batch = next(stream)
-            learner.step(batch, 1.0)
-            seen += sum(len(item.tokens) for item in batch)
-        losses.append(learner.loss(watched))
-        print(f"pass {len(losses) - 1}: held-out loss {losses[-1]:.4f} nats per token", flush=True)
-        if losses[-1] <= min(losses):
-            best = copy.deepcopy(model.state_dict())
-        elif min(losses) < min(losses[-PATIENCE:]):
+            tokens = sum(len(item.tokens) for item in batch)
+            total += tokens * learner.step(batch, 1.0)
+            seen += tokens
+            updates += 1
+        if not seen:
             break
-    model.load_state_dict(best)
-    return {"learned": len(kept), "held_out": held_out, "held_out_losses": [round(loss, 5) for loss in losses]}
+        losses.append(round(total / seen, 5))
+        print(f"pass {len(losses)}: loss {losses[-1]:.4f} nats per token", flush=True)
+    if not updates:
+        raise BadInput(f"--minutes {arguments.minutes:g}: no time was left to learn after sampling; allow more")
+    return {"learned": len(sequences), "updates": updates, "losses": losses}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -132,6 +126,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-prompt-tokens", type=int, default=16384, help="skip longer prompts")
     parser.add_argument("--max-new-tokens", type=int, default=1024, help="token limit of a response")
     parser.add_argument("--minutes", type=float, default=10, help="time limit of sampling and training together")
+    parser.add_argument("--passes", type=int, default=PASSES, help="over the kept responses (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--variant", choices=sorted(REWARDS), default="solve_f1", help="reward")
     parser.add_argument("--match", default="published", help="how sub-answers are matched")

@@ -43,7 +43,12 @@ _CONTROLS = {
     "constant": (YELLOW, "X", "++"),
 }
 _ALGORITHMS = {"grpo": (BLUE, "s", ""), "reinforce++": (VERMILION, "^", "///")}
-_VARIANTS = {"solve_precision": ("D", "..."), "solve_recall": ("v", "\\\\\\"), "solve_pr": ("p", "---")}
+_VARIANTS = {
+    "solve_precision": ("D", "..."),
+    "solve_recall": ("v", "\\\\\\"),
+    "solve_pr": ("p", "---"),
+    "solve_f1_stop_penalty": ("h", "++"),
+}
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,

@@ -22,6 +22,7 @@ REWARDS = {
     "solve_recall": "Solve-R reward",
     "solve_pr": "Solve-PR reward",
 }
+OWN_REWARDS = {"solve_f1_stop_penalty": "Solve-F1 reward with stop penalty"}
 EPISODES = {"turns": "whole episodes", "answer": "answer reward", "solve_f1": "episode Solve-F1 reward"}
 CONTROLS = {"shuffled": "shuffled rewards", "constant": "constant rewards", "more-supervised": "More supervised steps"}
 SCENARIOS = {
@@ -65,7 +66,9 @@ def method_label(role: Role) -> str:
         parts = [control[:1].upper() + control[1:] or "Control"]
     else:
         parts = [ALGORITHMS.get(role.algorithm, role.algorithm), control]
-        parts.append(REWARDS.get(role.variant, role.variant) if role.variant not in ("", "solve_f1") else "")
+        parts.append(
+            (REWARDS | OWN_REWARDS).get(role.variant, role.variant) if role.variant not in ("", "solve_f1") else ""
+        )
         parts.append("strict matching" if role.match == "strict" else "")
         parts.append(EPISODES.get(role.episode, role.episode))
         parts.append(f"credit {role.credit}" if role.credit else "")
