@@ -64,8 +64,8 @@ class LocalServer:
 
     @property
     def bodies(self) -> list[Any]:
-        """The bodies of all requests so far."""
-        return [asked.body for asked in self.asked]
+        """The bodies of all requests so far that had one."""
+        return [asked.body for asked in self.asked if asked.body is not None]
 
     def close(self) -> None:
         self._server.shutdown()

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,18 +34,22 @@ def test_scripts_are_found() -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_begins_with_an_example_that_the_script_accepts(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(parser: ScriptParser, *_: object) -> None:
-        raise Asked(parser)
+    def stopping(method: str) -> Callable[..., None]:
+        def stop(parser: ScriptParser, *_: object) -> None:
+            raise Asked(parser, method)
+
+        return stop
 
     with monkeypatch.context() as patch, pytest.raises(Asked) as asked:
-        patch.setattr(ScriptParser, "parse_args", stop)
+        for method in ("parse_args", "parse_known_args"):
+            patch.setattr(ScriptParser, method, stopping(method))
         importlib.import_module(script).main()
-    parser = asked.value.args[0]
+    parser, method = asked.value.args
     command = COMMANDS[script]
     assert parser.example.startswith(command)
     head, example, *_ = parser.format_help().splitlines()
     assert head == "example:" and example.startswith(f"  {command}")
-    parser.parse_args(shlex.split(parser.example.removeprefix(command)))
+    getattr(parser, method)(shlex.split(parser.example.removeprefix(command)))
 
 
 def test_an_error_is_one_line_and_the_next_step(run_script) -> None:

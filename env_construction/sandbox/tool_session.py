@@ -107,13 +107,24 @@ class ToolSession:
             if self._state is NO_STATE:
                 raise SandboxFault("the session was opened without a state")
             try:
-                [report] = self._ask(self._running(), [], want_state=True)
-                if report.status != "ok":
-                    raise SandboxFault(f"the state is no longer JSON: {report.output}")
+                report = self._report_state()
+            except SandboxFault:  # its process may have died with the zygote: try once more in a new one
+                self._runner = None
+                report = self._report_state()
+            if report.status != "ok":
+                raise SandboxFault(f"the state is no longer JSON: {report.output}")
+            try:
                 return json.loads(report.output)
-            except (RunnerDied, TimeoutError, ValueError, RecursionError) as error:
-                self._end_process()
+            except (ValueError, RecursionError) as error:
                 raise SandboxFault(f"the state cannot be read: {error}") from None
+
+    def _report_state(self) -> Report:
+        try:
+            [report] = self._ask(self._running(), [], want_state=True)
+        except (RunnerDied, TimeoutError) as error:
+            self._end_process()
+            raise SandboxFault(f"the state cannot be read: {error}") from None
+        return report
 
     def close(self) -> None:
         """End the session's process."""

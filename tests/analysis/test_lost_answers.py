@@ -33,8 +33,8 @@ def test_a_lost_answer_gets_its_reason(episode: dict[str, Any], expected: str) -
     assert loss(episode, NEEDED) == expected
 
 
-def test_won_minus_lost_is_the_change_and_the_reasons_add_up(made_run: Path) -> None:
-    (artifact,) = lost_answers.build(Run.open(made_run))
+def test_won_minus_lost_is_the_change_and_the_reasons_add_up(synthetic_run: Path) -> None:
+    (artifact,) = lost_answers.build(Run.open(synthetic_run))
     assert {item["policy"] for item in artifact.rows} >= {"grpo", "reinforce++"}
     for item in artifact.rows:
         assert item["won"] - item["lost"] == pytest.approx(item["after"] - item["before"])

@@ -55,8 +55,8 @@ def test_a_better_policy_is_moved_to_the_mean_of_all():
     assert centered_scores([rows([1.0]), [{"id": "other", "trial": 0, "x": 1.0}]], "x") == []
 
 
-def test_the_run_has_a_table_and_a_figure(made_run: Path, tmp_path: Path):
-    run = Run.open(made_run)
+def test_the_run_has_a_table_and_a_figure(synthetic_run: Path, tmp_path: Path):
+    run = Run.open(synthetic_run)
     assert candidates_of(run) == ["grpo", "reinforce++", "grpo-solve-pr", "grpo-shuffled"]
     [artifact] = build(run)
     f1 = [row for row in artifact.rows if row["metric"] == "solve_f1"]
@@ -69,12 +69,12 @@ def test_the_run_has_a_table_and_a_figure(made_run: Path, tmp_path: Path):
     assert names == {".csv", ".txt", ".png", ".svg", ".pdf"}
 
 
-def test_one_policy_is_no_choice(made_run: Path, tmp_path: Path):
+def test_one_policy_is_no_choice(synthetic_run: Path, tmp_path: Path):
     import shutil
 
     from train.stages.policy_roles import read_roles, write_roles
 
-    shutil.copytree(made_run / "eval" / "grpo", tmp_path / "run" / "eval" / "start")
-    write_roles(tmp_path / "run", {"start": read_roles(made_run)["start"]})
+    shutil.copytree(synthetic_run / "eval" / "grpo", tmp_path / "run" / "eval" / "start")
+    write_roles(tmp_path / "run", {"start": read_roles(synthetic_run)["start"]})
     with pytest.raises(NotPlanned, match="fewer than two policies"):
         build(Run.open(tmp_path / "run"))

@@ -350,9 +350,9 @@ def test_a_step_with_another_reward_than_asked_for_stops_the_run(
     prompts = write_prompts(tmp_path, template_sha256(load_tokenizer(tiny_checkpoint)))
     parsed(monkeypatch, arguments(tiny_checkpoint, prompts, tmp_path / "out"))
     for environ, wrong in (
-        ({"FTRL_REWARD_VARIANT": "solve_recall"}, "reward_variant is 'solve_recall', asked 'solve_f1'"),
-        ({"FTRL_REWARD_CONTROL": "shuffled"}, "reward_control is 'shuffled', asked ''"),
-        ({"FTRL_REWARD_SEED": "3"}, "reward_seed is 3, asked 0"),
+        ({"FTRL_REWARD_VARIANT": "solve_recall"}, "reward_variant is 'solve_recall', expected 'solve_f1'"),
+        ({"FTRL_REWARD_CONTROL": "shuffled"}, "reward_control is 'shuffled', expected ''"),
+        ({"FTRL_REWARD_SEED": "3"}, "reward_seed is 3, expected 0"),
     ):
         monkeypatch.setattr(run_openrlhf, "build_command", lambda *_, environ=environ: trainer(1, 1, **environ))
         with pytest.raises(BadInput, match=f"stopped at step 1: it was trained with another reward: {wrong}"):
@@ -367,7 +367,7 @@ def test_a_log_without_the_rewards_settings_is_no_proof(
     parsed(monkeypatch, arguments(tiny_checkpoint, prompts, tmp_path / "out"))
     script = STEPS.replace(", SETTINGS", "")
     monkeypatch.setattr(run_openrlhf, "build_command", lambda *_: [sys.executable, "-c", script, "1", "1", "end", "0"])
-    with pytest.raises(BadInput, match="reward_variant is 'not logged', asked 'solve_f1'"):
+    with pytest.raises(BadInput, match="reward_variant is 'not logged', expected 'solve_f1'"):
         run_openrlhf.main()
 
 

@@ -132,8 +132,14 @@ def test_killed_processes_are_replaced() -> None:
             assert sandbox.run(CODES, [ADD])[0].output == "3"
 
 
-def workers_of_ours() -> list[int]:
-    return [pid for pid in below(os.getpid()) if b"tool_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+def zygotes() -> list[int]:
+    """Our direct children. All other worker processes are theirs, and may end at any moment."""
+    children = {
+        int(child)
+        for task in Path(f"/proc/{os.getpid()}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    }
+    return [pid for pid in children if b"tool_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_processes_killed_while_they_work_are_replaced_and_no_result_is_lost() -> None:
@@ -144,8 +150,7 @@ def test_processes_killed_while_they_work_are_replaced_and_no_result_is_lost() -
         thread = threading.Thread(target=lambda: results.extend(sandbox.run_batch(jobs)))
         thread.start()
         time.sleep(0.3)
-        zygote = min(workers_of_ours())
-        os.kill(zygote, signal.SIGKILL)
+        os.kill(zygotes()[0], signal.SIGKILL)
         thread.join(60)
         assert [[result.output for result in row] for row in results] == [[str(i), str(i + 1)] for i in range(60)]
         assert sandbox.run(CODES, [ADD])[0].output == "3"
@@ -155,9 +160,10 @@ def test_a_session_whose_zygote_was_killed_resumes_from_its_state() -> None:
     codes = {"add": "def add(state, n):\n    state['n'] += n\n    return state['n']"}
     with ToolSandbox() as sandbox, sandbox.open_session(codes, {"n": 1}) as session:
         assert session.call("add", {"n": 2}).output == "3"
-        for pid in workers_of_ours():
-            os.kill(pid, signal.SIGKILL)
+        os.kill(zygotes()[0], signal.SIGKILL)  # its child dies with it
         assert session.call("add", {"n": 3}).output == "6"
+        assert session.state() == {"n": 6}
+        os.kill(zygotes()[0], signal.SIGKILL)
         assert session.state() == {"n": 6}
 
 

@@ -130,7 +130,7 @@ def test_the_merged_checkpoint_is_whole(
 
 
 def test_what_does_not_fit_is_refused(adapter: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"there is no adapter_config\.json"):
+    with pytest.raises(BadInput, match=r"it has no adapter_config\.json"):
         merge_adapter(tiny_checkpoint, tiny_checkpoint, tmp_path / "out")
     from train.teaching.tiny_policy import new_model
 
