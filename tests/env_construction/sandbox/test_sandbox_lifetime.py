@@ -132,14 +132,15 @@ def test_killed_processes_are_replaced() -> None:
             assert sandbox.run(CODES, [ADD])[0].output == "3"
 
 
-def zygotes() -> list[int]:
-    """Our direct children. All other worker processes are theirs, and may end at any moment."""
-    children = {
-        int(child)
-        for task in Path(f"/proc/{os.getpid()}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    }
-    return [pid for pid in children if b"tool_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+def kill_zygotes() -> None:
+    """Kill our direct children, the zygotes, and wait until all of their children have ended with them."""
+    started = below(os.getpid())
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        for pid in map(int, (task / "children").read_text().split()):
+            if b"tool_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+    while started & below(os.getpid()):
+        time.sleep(0.01)
 
 
 def test_processes_killed_while_they_work_are_replaced_and_no_result_is_lost() -> None:
@@ -150,7 +151,7 @@ def test_processes_killed_while_they_work_are_replaced_and_no_result_is_lost() -
         thread = threading.Thread(target=lambda: results.extend(sandbox.run_batch(jobs)))
         thread.start()
         time.sleep(0.3)
-        os.kill(zygotes()[0], signal.SIGKILL)
+        kill_zygotes()
         thread.join(60)
         assert [[result.output for result in row] for row in results] == [[str(i), str(i + 1)] for i in range(60)]
         assert sandbox.run(CODES, [ADD])[0].output == "3"
@@ -160,10 +161,10 @@ def test_a_session_whose_zygote_was_killed_resumes_from_its_state() -> None:
     codes = {"add": "def add(state, n):\n    state['n'] += n\n    return state['n']"}
     with ToolSandbox() as sandbox, sandbox.open_session(codes, {"n": 1}) as session:
         assert session.call("add", {"n": 2}).output == "3"
-        os.kill(zygotes()[0], signal.SIGKILL)  # its child dies with it
+        kill_zygotes()
         assert session.call("add", {"n": 3}).output == "6"
         assert session.state() == {"n": 6}
-        os.kill(zygotes()[0], signal.SIGKILL)
+        kill_zygotes()
         assert session.state() == {"n": 6}
 
 
@@ -191,8 +192,7 @@ def test_a_failed_restart_is_a_fault_with_the_reason_and_the_sandbox_works_again
         assert sandbox.run(CODES, [ADD])[0].output == "3"
         with monkeypatch.context() as patch:
             patch.setattr(sandbox_processes, "WORKER", broken)
-            for pid in workers_of_ours():
-                os.kill(pid, signal.SIGKILL)
+            kill_zygotes()
             [result] = sandbox.run(CODES, [ADD])
             assert result.status == "fault"
             assert "RuntimeError: no memory left" in result.output
