@@ -8,7 +8,7 @@ margin of 1 point. Its p-value is Holm-corrected over all benchmarks and policie
 by chance.
 
 Inputs:  RUN/policies.json and RUN/eval/<policy>/general/results.jsonl: one row per problem with `id`, `task` and
-         `correct`. The tasks are the paper's six benchmarks, or six synthetic skills for this repository's models.
+         `correct`. The tasks are the paper's six benchmarks, or six made skills for this repository's models.
 Outputs: RUN/analysis/general_retention.{csv,txt,png,svg,pdf}.
 Paper:   section 4.5 (general capability: MMLU, BBH, GSM8K, MATH, HumanEval, MBPP).
 

@@ -73,7 +73,7 @@ MAX_TURNS = 20  # paper section "Evaluation"
 SUITES = "toolhop,tau_bench,rotbench,bfcl,general"
 LEVEL_ABOVE = {"compact": "medium", "medium": "paper", "paper": "paper"}
 SKILL_TOKENS = 192
-"""Token limit of an answer to a synthetic skill item. The longest answer is a short program."""
+"""Token limit of an answer to a made skill item. The longest answer is a short program."""
 
 
 class Pipeline(Plan):
@@ -116,7 +116,7 @@ class Pipeline(Plan):
                 record_content(self.out, name)
 
     def measure_all(self, name: str, policy: str, row: Experiment) -> None:
-        """Measure on the run's environments, the out-of-domain environments and the synthetic skills."""
+        """Measure on the run's environments, the out-of-domain environments and the made skills."""
         self.measure(name, policy, row)
         for suite, data in self.outside.items():
             self.measure(name, policy, row, suite, data)

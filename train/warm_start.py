@@ -58,7 +58,7 @@ OWN_MODELS = sorted(name for name, model in MODELS.items() if not model.start)
 
 
 def read_lessons(arguments: argparse.Namespace, thinking: bool) -> list[Lesson]:
-    """Lessons of tool use without thinking, tool use with thinking (if the model has the mode), and synthetic skills."""
+    """Lessons of tool use without thinking, tool use with thinking (if the model has the mode), and made skills."""
     environments = list(read_environments(arguments.environments))
     if not environments:
         raise BadInput(f"{arguments.environments}: no environments; expected at least one")
@@ -187,8 +187,8 @@ def parse_arguments() -> argparse.Namespace:
         "--evaluate-every", type=float, default=60.0, help="seconds of training between dev evaluations"
     )
     parser.add_argument("--dev-cases", type=int, default=60, help="environments per dev evaluation")
-    parser.add_argument("--dev-items", type=int, default=40, help="items of each synthetic skill per dev evaluation")
-    parser.add_argument("--skill-items", type=int, default=16000, help="train items of all synthetic skills together")
+    parser.add_argument("--dev-items", type=int, default=40, help="items of each made skill per dev evaluation")
+    parser.add_argument("--skill-items", type=int, default=16000, help="train items of all made skills together")
     parser.add_argument("--thinking-share", type=float, default=0.5, help="share of lessons in thinking mode")
     parser.add_argument(
         "--optimizer", choices=("muon", "adamw"), default="muon", help="adamw: the optimizer of pretrained models"

@@ -38,7 +38,7 @@ from env_construction.environment.schema import read_environments, write_environ
 from env_construction.sandbox.tool_sandbox import ToolCall, ToolSandbox
 from env_construction.validate import judge
 from eval.suites.results import Estimate
-from train.stages.policy_roles import read_roles, write_roles
+from train.stages.policy_roles import Role, read_roles, write_roles
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -365,6 +365,18 @@ def test_gain_that_a_control_matches_is_not_credited_to_the_reward(synthetic_run
     assert "a control does as well as GRPO" in claim.evidence
 
 
+def test_oracle_demonstrations_are_an_upper_reference_and_no_rival(synthetic_run: Path, tmp_path: Path) -> None:
+    names = {"start": "start", "grpo": "grpo", "reinforce++": "reinforce++"}
+    run = copy_policies(synthetic_run, tmp_path, names)
+    alone = claims(run, tmp_path)[2].verdict
+    shutil.copytree(synthetic_run / "eval" / "oracle", tmp_path / "eval" / "oracle-demonstrations")
+    demonstrated = Role("control", "tiny", "plain", "outputs/x", "start", control="oracle-demonstrations")
+    write_roles(tmp_path, read_roles(tmp_path) | {"oracle-demonstrations": demonstrated})
+    claim = claims(Run.open(tmp_path), tmp_path)[2]
+    assert claim.verdict == alone == PARTLY  # no suite is out of domain here
+    assert "a control" not in claim.evidence and "Oracle demonstrations − start" in claim.evidence
+
+
 def test_gain_that_a_control_may_match_is_inconclusive_not_refuted(synthetic_run: Path, tmp_path: Path) -> None:
     policies = {"start": "start", "grpo": "grpo", "reinforce++": "grpo", "more-supervised": "grpo"}
     run = copy_policies(synthetic_run, tmp_path, policies)
@@ -413,6 +425,18 @@ def test_out_of_domain_suites_are_parts_of_the_third_claim(synthetic_run: Path, 
     claim = claims(Run.open(run.path), tmp_path)[2]
     assert claim.verdict == REPRODUCED
     assert "GRPO − start on toolhop: answer correctness +1.000 [+0.773, +1.000]" in claim.evidence
+
+
+def test_a_suite_on_which_nobody_scores_is_no_evidence(synthetic_run: Path, tmp_path: Path) -> None:
+    names = ("start", "grpo", "reinforce++")
+    run = copy_policies(synthetic_run, tmp_path, {name: name for name in names})
+    for name in names:
+        folder = tmp_path / "eval" / name / "toolhop"
+        write_jsonl(folder / "results.jsonl", [{"id": str(i), "trial": 0, "ac_published": 0} for i in range(30)])
+        (folder / "summary.json").write_text("{}")
+    claim = claims(Run.open(run.path), tmp_path)[2]
+    assert claim.verdict == PARTLY
+    assert "GRPO and its start score 0 on toolhop" in claim.evidence and "+0.000" not in claim.evidence
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def test_claims_of_the_small_layout_are_limited_to_small_scale(small: Run) -> No
     assert all("at small scale (" in found[number].scope for number in range(2, 7))
     assert found[2].evidence.count("with the Solve-F1 reward −") == 6  # three other rewards of both algorithms
     assert "control tiny, plain: More supervised steps − start" in found[3].evidence and "seeds each" in found[3].scope
-    assert "synthetic skills" in found[4].evidence and "synthetic skills" in found[4].scope
+    assert "made skills" in found[4].evidence and "made skills" in found[4].scope
     assert "restoring the top 20% of the weights" in found[5].evidence and "relative norm" in found[5].evidence
     for number in (2, 3):
         assert "answer accuracy" in found[number].evidence and "calls per case" in found[number].evidence

@@ -48,7 +48,7 @@ class Profile:
     outside: int = 0
     """Environments of each out-of-domain suite: unseen relations, the next level up, disturbed names."""
     skills: int = 0
-    """Items per synthetic skill. The skills replace the general benchmarks."""
+    """Items per made skill. The skills replace the general benchmarks."""
     restored: int = 0
     """Test environments of the two restoration tests, which measure 20 mixtures of the first training and its start."""
     suites: bool = False
