@@ -37,9 +37,9 @@ ADD = ToolCall("add", {"a": 1, "b": 2})
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts processes in /proc")
 
 
-def below(pid: int) -> set[int]:
-    """All descendants of `pid`."""
-    parents = {}
+def parents() -> dict[int, int]:
+    """The parent of every running process. Processes may end while they are listed."""
+    found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -47,21 +47,24 @@ def below(pid: int) -> set[int]:
             except OSError:
                 continue
             if ") Z " not in stat:
-                parents[int(folder.name)] = int(stat.rsplit(")", 1)[1].split()[1])
+                found[int(folder.name)] = int(stat.rsplit(")", 1)[1].split()[1])
+    return found
+
+
+def below(pid: int) -> set[int]:
+    """All descendants of `pid`."""
+    listed = parents()
     found: set[int] = set()
     level = {pid}
     while level:
-        level = {child for child, parent in parents.items() if parent in level} - found
+        level = {child for child, parent in listed.items() if parent in level} - found
         found |= level
     return found
 
 
 def gone(pids: set[int]) -> bool:
     for _ in range(100):
-        alive = {
-            pid for pid in pids if Path(f"/proc/{pid}").exists() and ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-        }
-        if not alive:
+        if not pids & parents().keys():
             return True
         time.sleep(0.05)
     return False
@@ -133,14 +136,14 @@ def test_killed_processes_are_replaced() -> None:
 
 
 def kill_zygotes() -> None:
-    """Kill our direct children, the zygotes, and wait until all of their children have ended with them."""
-    started = below(os.getpid())
+    """Kill our direct children that are zygotes, and wait until all of their children have ended with them."""
+    ending: set[int] = set()
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
         for pid in map(int, (task / "children").read_text().split()):
             if b"tool_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                ending |= {pid, *below(pid)}
                 os.kill(pid, signal.SIGKILL)
-    while started & below(os.getpid()):
-        time.sleep(0.01)
+    assert gone(ending)
 
 
 def test_processes_killed_while_they_work_are_replaced_and_no_result_is_lost() -> None:
