@@ -23,7 +23,7 @@ from env_construction.environment.jsonl import run_main
 
 LOSSES = {
     "never called": "it answered although it had never called a tool that was still needed",
-    "called in vain": "every tool that was still needed had been called, without the sub-answer",
+    "called without success": "every tool that was still needed had been called, without the sub-answer",
     "wrong answer": "it solved every sub-question and gave another answer",
     "no answer": "the last turn is malformed, empty or cut off, or the turns ran out",
 }
@@ -47,7 +47,7 @@ def loss(row: Mapping[str, Any], needed: Mapping[str, int]) -> str:
         made = [solved for _, solved, name in calls if name == tool]
         if sum(made) < answers and len(made) < answers:
             return "never called"
-    return "called in vain"
+    return "called without success"
 
 
 def build(run: Run) -> list[Artifact]:
@@ -99,7 +99,8 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
                 left += width
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks([-place for place in range(len(shown))], [row["label"] for row in shown])
-        axes.set_xlabel("lost  |  won: share of all test cases (%)")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+        axes.set_xlabel("share of test environments (%): lost to the left, won to the right")
         axes.grid(axis="y", visible=False)
         shared_legend(figure, [axes], columns=2)
     return figure

@@ -21,7 +21,7 @@ from tests.analysis.test_failure_modes import DONE, NEEDED, row
         # both capitals were asked for, one in vain, and the population too
         (
             row([("capital", "a", True), ("capital", "z", False), ("population", "c", True)], "The answer is Lima."),
-            "called in vain",
+            "called without success",
         ),
         (row(DONE, "The answer is Quito."), "wrong answer"),
         (row(DONE, "<tool_call>", "malformed"), "no answer"),
