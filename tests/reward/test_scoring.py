@@ -132,7 +132,9 @@ def test_kinds_and_counts(name, match, sandbox):
 def test_all_variants_score_the_same_turn(sandbox):
     text = say("Paris") + say("4478") + say("no")
     rewards = {v: score_turn(environment(TWO), text, variant=v, sandbox=sandbox).reward for v in REWARDS}
-    assert rewards == {"solve_f1": 1.0, "solve_precision": 2 / 3, "solve_recall": 2.0, "solve_pr": 4 / 3}
+    assert rewards == {
+        "solve_f1": 1.0, "solve_precision": 2 / 3, "solve_recall": 2.0, "solve_pr": 4 / 3, "solve_f1_stop_penalty": 1.0,
+    }  # fmt: skip
 
 
 def test_what_each_call_solved_and_what_is_left(sandbox):
