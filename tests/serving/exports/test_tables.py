@@ -157,7 +157,7 @@ def test_a_text_that_llama_factory_would_read_as_a_call_is_left_out():
 
 def test_a_folder_that_exists_and_an_empty_export_are_one_line(data, environments, tmp_path):
     write_environments(data, [item.model_copy(update={"gold_plan": []}) for item in environments])
-    for out, words in ((tmp_path, "expected a new folder"), (tmp_path / "out", "no row is left")):
+    for out, words in ((tmp_path, "expected a new folder"), (tmp_path / "out", "no rows to export")):
         said = export("sft", data, out)
         assert said.returncode == 2 and words in said.stderr and said.stderr.splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "out").exists()
