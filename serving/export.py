@@ -1,4 +1,4 @@
-"""Export environments for other trainers: data with its reward, or a whole environment folder.
+"""Export environments for other trainers: data with its reward, or an environment package.
 
 In:  --data FILE   environments, JSONL or Parquet
 Out: --out DIR, a new folder with a README.md on how to use and publish it
