@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# The environments as others use them: each server's and trainer's own package on what we serve and export, in an environment of its own,
-# since they disagree with each other and with ours. .ci/faces.txt lists them; with names as arguments, only those run.
+# Tests the released packages of other servers and trainers on what we serve and export. Each package has a separate
+# virtual environment, because their dependencies conflict with each other and with ours. .ci/faces.txt lists them.
 #
-#   bash .ci/faces.sh                 all, on all cores; seconds of each at the end of its part
-#   bash .ci/faces.sh verl trl        some
+#   bash .ci/faces.sh                 all packages, on all cores; prints the seconds of each
+#   bash .ci/faces.sh verl trl        only these packages
 #
-# To be quick: uv links packages from its cache, which setup.sh has filled. openenv, verifiers and http get every package that they ask for;
-# they need no torch. The others come onto the project's own torch, transformers and ray, and bring only what is missing there (a .pth file
-# names .venv): their code is what they released, versions of what lies below may differ from what they pin.
-# Not here: trainers' own loops on GPUs (verl, Axolotl, LLaMA-Factory); TRL's runs, on the tiny policy.
+# For speed, uv links packages from its cache, which setup.sh has filled. openenv, verifiers and http need no torch and get
+# all of their dependencies. The others use the project's torch, transformers and ray (a .pth file points to .venv) and
+# install only what is missing there. Their own code is the release; the versions of their dependencies may differ from
+# their pins.
+# Not tested: the GPU training loops of verl, Axolotl and LLaMA-Factory. TRL's loop runs on the tiny policy.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD work=$(mktemp -d) uv=$PWD/.venv/bin/uv
 trap 'rm -rf "$work"' EXIT
 export root work uv OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HOME=$work/hub DISABLE_VERSION_CHECK=1
 
-# uv does not read pip's configuration, which says where packages come from; setup.sh hands it over in the same way
+# uv does not read pip's configuration, which names the package index; setup.sh passes it to uv in the same way
 configured() { printenv "PIP_$(tr 'a-z-' 'A-Z_' <<<"$1")" || .venv/bin/python -m pip config get "global.$1" 2>/dev/null | tr '\n' ' ' || true; }
 index=$(configured index-url) extra=$(configured extra-index-url)
 export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match} UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
@@ -23,19 +24,19 @@ export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match} UV_HTTP_TIMEOUT
 [ -z "$extra" ] || export UV_EXTRA_INDEX_URL=${UV_EXTRA_INDEX_URL:-$extra}
 
 pins() { sed -n "s/^$1: //p" .ci/faces.txt; }
-install_face() { # install_face NAME [uv's options and more packages]
+install_face() { # install_face NAME [uv options and more packages]
     local name=$1
     shift
     "$uv" venv --quiet --python "$root/.venv/bin/python" "$work/$name"
     # shellcheck disable=SC2046
     "$uv" pip install --quiet --python "$work/$name/bin/python" "$@" $(pins "$name")
 }
-face() { # face NAME: install it and test with it
+face() { # face NAME: install the package and run its test
     local name=$1 server port
     case "$name" in
         openenv | verifiers)
             .venv/bin/python -m serving.export --to "$name" --data "$work/environments.jsonl" --out "$work/$name-package"
-            cp -r "$work/$name-package" "$work/$name-source" # it is built in the folder that is installed
+            cp -r "$work/$name-package" "$work/$name-source" # a copy, because the build leaves files in the source folder
             install_face "$name" pytest==9.2.0 "$work/$name-source"
             export "FTRL_${name^^}_PACKAGE=$work/$name-package"
             ;;
@@ -46,7 +47,7 @@ face() { # face NAME: install it and test with it
             server=$!
             # shellcheck disable=SC2064
             trap "kill $server" EXIT
-            cd "$work" # schemathesis leaves a cache where it runs
+            cd "$work" # schemathesis leaves a cache in the working directory
             "$work/http/bin/schemathesis" run "http://127.0.0.1:$port/openapi.json" --wait-for-schema 120 --max-examples 50
             return
             ;;
@@ -60,7 +61,7 @@ face() { # face NAME: install it and test with it
 timed_face() {
     local name=$1 log=$work/$1.log code=0
     SECONDS=0
-    bash -c 'set -euo pipefail; face "$1"' face "$name" >"$log" 2>&1 || code=$? # "set -e" holds in a process of its own alone
+    bash -c 'set -euo pipefail; face "$1"' face "$name" >"$log" 2>&1 || code=$? # "set -e" works only in a separate process
     if [ "$code" = 0 ]; then tail -n 1 "$log"; else cat "$log"; fi
     printf 'faces: %4d s  %s%s\n' "$SECONDS" "$name" "$([ "$code" = 0 ] || echo ' (failed)')"
     return "$code"

@@ -1,8 +1,9 @@
-"""Say what is missing or inconsistent in domain files of the world author: file, key, what is wrong, what to do.
+"""Check domain files of the world author: report the file, the key, the problem and its solution.
 
-In: YAML files in the form that the head of `env_construction/worlds/domains.py` describes; without any, all shipped ones. A file outside
-of `env_construction/worlds/domains/` is checked together with the shipped ones, to whose types it may refer. Out: one line for
-each finding, then how many types and relations the files have and how many relations lead into other domains. Exit code 1 if anything is found.
+In: YAML files (default: all shipped ones). The docstring of `env_construction/worlds/domains.py` describes the format.
+Your own file may refer to types of the shipped domains.
+Out: one line for each finding, then the number of types and relations, and of relations that lead into other domains.
+The exit code is 1 if there are findings.
 
 Example:
     python -m env_construction.check_domain env_construction/worlds/domains/literature.yaml
@@ -20,7 +21,7 @@ from env_construction.worlds.domains import Catalog, read_catalog, shipped_domai
 
 
 def check_domains(paths: Sequence[Path]) -> tuple[Catalog, list[str]]:
-    """All domains, and one line for each finding in these files. Raises BadInput for what cannot be read at all."""
+    """All domains, and one line for each finding in these files. Raises BadInput for an unreadable file."""
     shipped = [path for path in shipped_domains() if path.resolve() not in {other.resolve() for other in paths}]
     catalog = read_catalog([*shipped, *paths])
     findings = []
@@ -36,7 +37,7 @@ def main() -> int:
     paths = parser.parse_args().files or shipped_domains()
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
-        raise BadInput(f"{missing[0]}: no such file; give a domain file, for example {shipped_domains()[0]}")
+        raise BadInput(f"{missing[0]}: no such file; pass a domain file, for example {shipped_domains()[0]}")
     catalog, findings = check_domains(paths)
     print("\n".join(findings), end="\n" if findings else "")
     types = [kind for path in paths for kind in catalog.domains[path.stem].types.values()]
@@ -48,8 +49,8 @@ def main() -> int:
         and catalog.types[attribute.generator.target].domain != catalog.types[attribute.owner].domain
     ]
     print(
-        f"{len(paths)} domains, {len(types)} types, {len(relations)} relations, {len(leaving)} of them into other domains; "
-        f"{len(findings)} findings"
+        f"{len(paths)} domains, {len(types)} types, {len(relations)} relations, {len(leaving)} of them into other "
+        f"domains; {len(findings)} findings"
     )
     return 1 if findings else 0
 

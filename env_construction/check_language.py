@@ -1,8 +1,9 @@
-"""Read questions and tool documents by a list of language rules, and report how often each rule finds something.
+"""Check questions and tool documents against a list of language rules, and report how often each rule is broken.
 
-In: environments in the authors' format or ours (JSONL or Parquet). Out: a table on the screen, for questions, sub-questions, and
-descriptions of tools and parameters: texts, texts with a finding, then each rule's findings with examples; with --out, all findings
-as JSON lines. Exit code 1 if more than --most of the questions have a finding.
+In: environments in the authors' format or ours (JSONL or Parquet).
+Out: a table on stdout for questions, sub-questions, and descriptions of tools and parameters. It has the number of
+texts, of texts with a finding, and each rule's findings with examples. With --out, all findings as JSON lines. The exit
+code is 1 if the share of questions with a finding exceeds --most.
 
 Example:
     python -m env_construction.check_language outputs/demo/environments/train.jsonl --out outputs/demo/language.jsonl

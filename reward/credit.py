@@ -1,17 +1,17 @@
-"""Credit for each turn of an episode, in two tables: what a turn earns, and what its earnings are compared with. Pure
-NumPy.
+"""Credit for each turn of an episode, in two tables: the reward of a turn, and the values that it is compared with.
 
-A trainer with one scalar per sample gives every turn of an episode the same advantage. Here a turn has its own:
+A trainer with one scalar per sample gives every turn of an episode the same advantage. Here each turn has its own
+(pure NumPy):
 
-| credit | reward r of turn k | its worth | compared with, in its group of samples of one prompt |
+| credit | reward r of turn k | its value | compared with, in its group of samples of one prompt |
 | --- | --- | --- | --- |
-| `outcome` | the episode's reward at the last turn, else 0 | sum of all r | the other samples' (plain GRPO on episodes) |
+| `outcome` | episode reward at the last turn, else 0 | sum of all r | the other samples (plain GRPO on episodes) |
 | `turn-reward` | FTRL's reward of the turn | r | all turns of all samples |
 | `discounted` | FTRL's | sum over later turns of GAMMA^(j-k) r_j | all turns of all samples |
 | `turn-index` | FTRL's | the same | turn k of the samples that have one |
 | `dual-level` | FTRL's | both the sum and the discounted sum | samples, and turn k: the two advantages added |
-| `matchtir-hard`, `matchtir-soft` | its calls' mean match with the gold calls; the answer at the last turn | as `dual-level` | as `dual-level` |
-| `turnsight` | as `matchtir-hard` | as `dual-level` | then weighted by hindsight |
+| `matchtir-hard`, `-soft` | mean match of its calls with the gold calls; last turn: answer | as `dual-level` | same |
+| `turnsight` | as `matchtir-hard` | as `dual-level` | same, then weighted by hindsight |
 
 Each row differs from one above it in one thing, so that a gain has one cause. How a value is compared is the
 algorithm's own: GRPO subtracts the mean and divides by the standard deviation, RLOO subtracts the mean of the others,
@@ -121,7 +121,7 @@ def compare(values: Array, estimator: str, lone: bool = False) -> Array:
 
 
 def discounted_sums(rewards: Array, gamma: float = GAMMA) -> Array:
-    """For each turn, its reward and those of later turns, each turn later worth gamma as much. Shape (turns,) as given."""
+    """For each turn k, the sum of gamma^(j-k) r_j over j >= k. Shape (turns,), like `rewards`."""
     sums, later = np.zeros_like(rewards), 0.0
     for turn in reversed(range(len(rewards))):
         later = sums[turn] = rewards[turn] + gamma * later

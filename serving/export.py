@@ -1,21 +1,22 @@
-"""Export environments for other trainers: data with its reward, or a whole environment folder.
+"""Export environments for other trainers: data with its reward, or an environment package.
 
 In:  --data FILE   environments, JSONL or Parquet
-Out: --out DIR, a new folder with a README.md that says how to use and how to publish it
+Out: --out DIR, a new folder with a README.md on how to use and publish it
 
-| --to | what | trainer |
+| --to | content | trainer |
 | --- | --- | --- |
 | `trl` | prompts with labels; reward: `serving/trl_reward.py` | TRL |
 | `verl` | prompts with labels; reward: `serving/verl_reward.py` | verl |
-| `sft` | conversations, `messages` and `tools`: the oracle's, or --trajectories filtered by their scores | TRL, Axolotl, LLaMA-Factory: --reader |
+| `sft` | conversations of the oracle, or --trajectories filtered by score | --reader: TRL, Axolotl, LLaMA-Factory |
 | `openenv` | an environment server as a package | TRL, Unsloth, SkyRL, ... through OpenEnv |
 | `verifiers` | a taskset as a package | prime-rl, ... through verifiers |
 
-`trl` and `verl` write the starts of the environments, or with --trajectories every prefix, on which the paper trains.
+`trl` and `verl` write the initial state of each environment. With --trajectories they write every prefix, as in the
+paper. `sft` rows have the columns `messages` and `tools`.
 
 Examples:
     python -m serving.export --to trl --data env.jsonl --out exported
-    python -m serving.export --to sft --data env.jsonl --trajectories trajectories.jsonl --min-solve-f1 1.0 --out exported
+    python -m serving.export --to sft --data env.jsonl --trajectories trajectories.jsonl --min-solve-f1 1 --out exported
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ EPISODE = "turns"
 def main() -> int:
     arguments = _parser().parse_args()
     if arguments.trajectories and arguments.to in PACKAGES:
-        raise BadInput(f"--trajectories: --to {arguments.to} exports environments, not conversations")
+        raise BadInput(f"--trajectories: --to {arguments.to} exports environments, not conversations; omit the option")
     if arguments.reader != "trl" and arguments.to != "sft":
-        raise BadInput(f"--reader {arguments.reader}: expected --to sft beside it")
+        raise BadInput(f"--reader {arguments.reader}: only valid with --to sft")
     if arguments.out.exists():
-        raise BadInput(f"--out {arguments.out}: expected a new folder")
+        raise BadInput(f"--out {arguments.out}: expected a new folder, but it exists; delete it or choose another one")
     environments = read_gold(arguments.data, "strict")
     reward = arguments.reward or (EPISODE if arguments.to in PACKAGES else TURN)
     settings = LabelSettings(arguments.variant, arguments.match, reward)
@@ -73,7 +74,10 @@ def main() -> int:
         rows = _rows(arguments, environments, settings)
         counts = write_tables(partial, rows, features_of(arguments.to, arguments.reader))
         if not counts:
-            raise BadInput("no row is left: no environment has a gold plan, or no trajectory passes the filter")
+            raise BadInput(
+                "no rows to export: no environment has a gold plan, or no trajectory passes the filter; "
+                "lower --min-solve-f1, or omit --answer-correct"
+            )
         write_card(partial, arguments.to, counts, settings, arguments.reader)
     partial.rename(arguments.out)
     print(f"wrote {arguments.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
@@ -94,7 +98,7 @@ def _rows(
                     yield written
         if left_out:
             print(
-                f"left out: {left_out} conversations whose text holds <tool_call>, where LLaMA-Factory would read a call"
+                f"skipped {left_out} conversations: LLaMA-Factory would parse the <tool_call> in their text as a call"
             )
         return
     states = list(environments.values())
@@ -106,14 +110,14 @@ def _rows(
 def _recorded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for where, row in read_trajectories(arguments.trajectories):
         if not isinstance(row.get("solve_f1"), float) or not isinstance(row.get("answer_correct"), bool):
-            raise BadInput(f"{where}: expected a row of train.collect_trajectories with its scores")
+            raise BadInput(f"{where}: expected a row of train.collect_trajectories with solve_f1 and answer_correct")
         start = Environment.from_record(row["environment"], where)
         scores = {"solve_f1": row["solve_f1"], "answer_correct": row["answer_correct"]}
         yield sft_row(start, row["messages"], "trajectory", **scores)
 
 
 def _oracle(environments: dict[str, Environment], match: str) -> Iterator[dict[str, Any]]:
-    """The gold plan, played: the tools' outputs are real. Environments without a plan are left out."""
+    """Conversations that follow the gold plan, with real tool outputs. Skips environments without a plan."""
     planned = [environment for environment in environments.values() if environment.gold_plan]
     played: dict[str, Episode] = {}
     play(OraclePolicy(), planned, match=match, on_episode=lambda episode: played.update({episode.id: episode}))
@@ -133,19 +137,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = ScriptParser(__doc__, "python -m serving.export")
     parser.add_argument("--to", choices=(*FORMATS, *PACKAGES), required=True)
     parser.add_argument("--data", type=Path, required=True, help="environments, JSONL or Parquet")
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the export")
     parser.add_argument("--trajectories", type=Path, help="trajectories.jsonl of train.collect_trajectories")
     parser.add_argument("--variant", choices=list(REWARDS), default="solve_f1", help="row of the reward table")
-    parser.add_argument("--match", choices=list(MATCHES), default="published", help="how outputs are matched")
+    parser.add_argument("--match", choices=list(MATCHES), default="published", help="how to match outputs")
     parser.add_argument(
         "--reward",
         choices=LABEL_REWARDS,
-        help=f"of one turn, or of whole episodes (default: {TURN}, for environment packages {EPISODE})",
+        help=f"reward of one turn, or of complete episodes (default: {TURN}; for openenv and verifiers: {EPISODE})",
     )
-    parser.add_argument("--min-solve-f1", type=float, default=0.0, help="sft: keep conversations from this Solve-F1 on")
-    parser.add_argument("--answer-correct", action="store_true", help="sft: keep conversations with the right answer")
+    parser.add_argument("--min-solve-f1", type=float, default=0.0, help="sft: minimum Solve-F1 of a conversation")
     parser.add_argument(
-        "--reader", choices=READERS, default="trl", help="sft: who will read it (Axolotl reads what TRL does)"
+        "--answer-correct", action="store_true", help="sft: keep only conversations with a correct answer"
+    )
+    parser.add_argument(
+        "--reader", choices=READERS, default="trl", help="sft: trainer that will read it (trl also fits Axolotl)"
     )
     return parser
 

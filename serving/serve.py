@@ -1,10 +1,12 @@
 """Serve environments: to trainers over HTTP, to agents over MCP.
 
 In:  --data FILE   environments, JSONL or Parquet
-Out: a server on --host and --port (HTTP with /docs, and /mcp with --mcp), or one episode on stdin and stdout with --mcp --stdio
+Out: a server on --host and --port: HTTP with /docs, and with --mcp also /mcp
+     with --mcp --stdio: one episode on stdin and stdout
 
-It binds to this machine alone. To serve others, give --host and a token in the variable FTRL_SERVE_TOKEN, and put TLS in front.
-With --log FOLDER episodes outlive the server: started again with the same folder, it goes on where it was.
+By default it accepts connections from this machine only. To serve other machines, pass --host, set a token in the
+variable FTRL_SERVE_TOKEN, and put a TLS proxy in front. With --log FOLDER, a restarted server resumes its live
+episodes.
 
 Examples:
     python -m serving.serve --data env.jsonl
@@ -42,11 +44,11 @@ def main() -> int:
     arguments = _parser().parse_args()
     token = os.environ.get(TOKEN_VARIABLE, "")
     if arguments.stdio and not arguments.mcp:
-        raise BadInput("--stdio: expected --mcp beside it")
+        raise BadInput("--stdio: add --mcp; only MCP runs on stdin and stdout")
     if arguments.host not in LOCAL and not token:
         raise BadInput(f"--host {arguments.host}: set {TOKEN_VARIABLE} before serving other machines")
     if token and not token.isascii():
-        raise BadInput(f"{TOKEN_VARIABLE}: expected ASCII letters and digits")
+        raise BadInput(f"{TOKEN_VARIABLE}: expected ASCII characters only; choose another token")
     environments = read_gold(arguments.data, "strict")
     limits = Limits(
         calls=arguments.max_calls,
@@ -92,22 +94,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="environments, JSONL or Parquet")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765)
-    parser.add_argument("--mcp", action="store_true", help="serve MCP too, at /mcp")
+    parser.add_argument("--mcp", action="store_true", help="also serve MCP, at /mcp")
     parser.add_argument("--stdio", action="store_true", help="MCP on stdin and stdout instead of HTTP")
-    parser.add_argument("--id", help="the environment that MCP plays where the URL says nothing")
-    parser.add_argument("--split", help="choose from this split")
-    parser.add_argument("--index", type=int, help="the number of the environment in its split, or in the file")
-    parser.add_argument("--seed", type=int, help="chooses where neither --id nor --index does")
+    parser.add_argument("--id", help="MCP: environment to play if the URL names none")
+    parser.add_argument("--split", help="MCP: choose from this split")
+    parser.add_argument("--index", type=int, help="MCP: position of the environment in --split, or in the file")
+    parser.add_argument("--seed", type=int, help="MCP: seed for a random choice without --id and --index")
     parser.add_argument("--variant", choices=list(REWARDS), default="solve_f1", help="row of the reward table")
-    parser.add_argument("--match", choices=list(MATCHES), default="published", help="how turns of text are read")
+    parser.add_argument(
+        "--match", choices=list(MATCHES), default="published", help="how to parse calls in turns of text"
+    )
     parser.add_argument("--log", type=Path, metavar="FOLDER", help="keep episodes across restarts")
-    parser.add_argument("--episodes", type=int, default=Limits.episodes, help="live episodes at most")
-    parser.add_argument("--max-calls", type=int, default=Limits.calls, help="calls that an episode may make")
-    parser.add_argument("--seconds", type=float, default=Limits.seconds, help="seconds that an episode may last")
-    parser.add_argument("--idle-seconds", type=float, default=Limits.idle_seconds, help="seconds without a request")
+    parser.add_argument("--episodes", type=int, default=Limits.episodes, help="maximum number of live episodes")
+    parser.add_argument("--max-calls", type=int, default=Limits.calls, help="maximum calls per episode")
+    parser.add_argument("--seconds", type=float, default=Limits.seconds, help="maximum seconds per episode")
+    parser.add_argument(
+        "--idle-seconds",
+        type=float,
+        default=Limits.idle_seconds,
+        help="an episode expires after this many seconds without a request",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="sandbox processes")
     parser.add_argument(
-        "--require-isolation", action="store_true", help="refuse to run where a sandbox layer is missing"
+        "--require-isolation", action="store_true", help="exit with an error if a sandbox layer is missing"
     )
     return parser
 

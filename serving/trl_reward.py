@@ -1,7 +1,8 @@
-"""The reward for TRL: pass `reward_func` to a trainer whose dataset `serving.export --to trl` wrote.
+"""The reward for TRL: pass `reward_func` to a trainer together with a dataset from `serving.export --to trl`.
 
-In: `prompts`, `completions` (texts, or lists of messages with calls in text or in `tool_calls`), and the column `label`.
-Out: one reward for each completion; None, which TRL leaves out, where the sandbox broke.
+In: `prompts`, `completions` and the column `label`. A completion is a text, or a list of messages with calls in the
+text or in `tool_calls`.
+Out: one reward for each completion. After a sandbox failure it is None, which TRL ignores.
 
 Example:
     trainer = GRPOTrainer(model, reward_funcs=reward_func, train_dataset=load_dataset("exported")["train"], args=...)
@@ -23,7 +24,7 @@ def reward_func(
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """Score completions in one batch of the sandbox. Raises BadInput for a label of another origin."""
+    """Score all completions in one sandbox batch. Raises BadInput for a label that `serving.export` did not write."""
     scored = score_labels([(text, turns_of(completion)) for text, completion in zip(label, completions, strict=True)])
     if log_metric is not None and scored:
         outcomes = [outcome for _, outcome in scored]
@@ -33,7 +34,7 @@ def reward_func(
 
 
 def turns_of(completion: Any) -> list[str]:
-    """The model's own turns in a completion; tool messages are left out."""
+    """The model's turns in a completion, without the tool messages."""
     if isinstance(completion, str):
         return [completion]
     return [turn_text(message) for message in completion if message["role"] == "assistant"]

@@ -1,8 +1,8 @@
-"""The reward for verl: `custom_reward_function.path=serving/verl_reward.py`, with data that `serving.export --to verl` wrote.
+"""The reward for verl: `custom_reward_function.path=serving/verl_reward.py`, for data from `serving.export --to verl`.
 
-In: the response as verl decodes it. In a multi-turn rollout it holds the tools' messages too; it is cut where ChatML begins another role's
-message, with the special tokens or without them.
-Out: {"score", "solve_f1", "calls", "solved", "fault"}; the score is 0 and `fault` 1 where the sandbox broke.
+In: the response as verl decodes it. In a multi-turn rollout it also contains the tool messages. The response is split
+at the ChatML headers of other roles, with or without special tokens.
+Out: {"score", "solve_f1", "calls", "solved", "fault"}. After a sandbox failure, the score is 0 and `fault` is 1.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# verl executes this file by its path, in a process that need not have been started in the repository
+# verl loads this file by its path; the process may run in another folder than the repository
 if (_ROOT := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(0, _ROOT)
 
 from serving.exports.labels import score_labels
 
-# everything between two turns of the model: the end of the first, the tools' messages, the head of the second
+# everything between two model turns: the end of the first, the tool messages, and the header of the second
 _BETWEEN = re.compile(
     r"(?:<\|im_end\|>)?\s*\n?(?:<\|im_start\|>)?(?:user|tool)\n<tool_response>\n.*?\n</tool_response>(?:<\|im_end\|>)?\n"
     r"(?:<\|im_start\|>)?assistant\n",
@@ -41,5 +41,5 @@ def compute_score(
 
 
 def turns_of(solution: str) -> list[str]:
-    """The model's own turns in a response."""
+    """The model's turns in a response."""
     return _BETWEEN.split(solution)

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of train and eval: four small environments, a sandbox, and a tiny random checkpoint."""
+"""Fixtures for all tests: four small environments, a sandbox, a script runner, and a tiny random checkpoint."""
 
 import importlib
 import os
@@ -13,7 +13,7 @@ from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, GoldCall, SubQuestion, ToolDocument
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 
-# the reward's file refuses to load without its settings; tests of other settings set their own
+# reward/openrlhf_reward.py does not load without these settings; tests of other settings set their own
 os.environ.update(
     FTRL_REWARD_VARIANT="solve_f1", FTRL_REWARD_MATCH="published", FTRL_REWARD_CONTROL="", FTRL_REWARD_SEED="0"
 )
@@ -67,7 +67,7 @@ TOOLS = [
 
 
 def _environment(name: str, question: str, answer: str, steps: list[tuple[str, dict, str, list[str]]]) -> Environment:
-    """`steps`: (tool, arguments, sub-answer, ids of the steps that it needs). Step i has the id `s<i>`."""
+    """`steps`: (tool, arguments, sub-answer, ids of required steps). Step i has the id `s<i>`."""
     unsolved: dict[str, list[str]] = {}
     for tool, _, sub_answer, _ in steps:
         unsolved.setdefault(tool, []).append(sub_answer)

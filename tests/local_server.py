@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine, in the place of a remote one."""
+"""A real HTTP server on this machine that replaces a remote one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 Said = tuple[int, Any, dict[str, str]]
-"""A status, what is sent (bytes as they are, all else as JSON), and headers of the reply's own."""
+"""A reply: the status, the body (bytes unchanged, everything else as JSON), and additional headers."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request. `number`: how many came before; `headers` by name in lower case; `body`: None where none came."""
+    """A request. `number`: its position, from 0; `headers`: by lower-case name; `body`: parsed JSON, or None."""
 
     number: int
     path: str
@@ -23,7 +23,7 @@ class Asked:
 
 
 class LocalServer:
-    """Answers each request by `reply`, in a thread of its own, from its making to `close`. Keeps what it was asked."""
+    """Answers each request with `reply`, in a separate thread, until `close`. Keeps all requests in `asked`."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
@@ -47,7 +47,7 @@ class LocalServer:
                     self.end_headers()
                     self.wfile.write(sent)
                 except OSError:
-                    pass  # the client has given up waiting
+                    pass  # the client timed out
 
             do_POST = do_GET
 
@@ -59,12 +59,12 @@ class LocalServer:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def reply(self, asked: Asked) -> Said:
-        """What is said to a request."""
+        """The reply to a request; subclasses implement it."""
         raise NotImplementedError
 
     @property
     def bodies(self) -> list[Any]:
-        """The bodies of all requests so far that had one."""
+        """The bodies of all requests so far, without empty ones."""
         return [asked.body for asked in self.asked if asked.body is not None]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The Dockerfiles and SLURM examples, as far as possible without Docker and SLURM: every file and command in them."""
+"""The Dockerfiles and SLURM examples: every file and command that can be tested without Docker and SLURM."""
 
 import os
 import re
@@ -16,14 +16,14 @@ INSTRUCTIONS = {"FROM", "RUN", "WORKDIR", "COPY", "CMD", "ARG"}
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
-    """(instruction, its text) of a Dockerfile, with continued lines joined."""
+    """(instruction, arguments) of each line of a Dockerfile, with continuation lines joined."""
     text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return [(word, rest) for word, rest in lines]
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_what_a_dockerfile_copies_exists_and_what_setup_reads_is_copied_before_it(name) -> None:
+def test_copied_files_exist_and_setup_inputs_are_copied_before_setup(name) -> None:
     found = instructions(name)
     assert {word for word, _ in found} <= INSTRUCTIONS and found[0][0] == "FROM"
     copied = [source for word, rest in found if word == "COPY" for source in rest.split()[:-1]]
@@ -56,7 +56,7 @@ def test_the_cuda_image_has_the_toolkit_that_torch_was_built_with_and_pythons_he
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.name for script in SCRIPTS])
 def test_a_slurm_example_runs_up_to_the_commands_of_its_training(tmp_path, script) -> None:
-    """srun, scontrol and Ray are stand-ins that record their calls. run_all.sh is the real one, as a dry run."""
+    """srun, scontrol and Ray are replaced by scripts that record their calls. run_all.sh is real, as a dry run."""
     calls = tmp_path / "calls"
     for name in ("srun", "sleep"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{calls}\n')

@@ -1,4 +1,4 @@
-"""The scripts that users run: `--help` starts with an example, the parser accepts it, errors name the next step."""
+"""All scripts: `--help` starts with an example that the parser accepts, and errors name the next step."""
 
 import ast
 import importlib
@@ -78,10 +78,10 @@ def test_a_console_script_shows_its_own_name(monkeypatch: pytest.MonkeyPatch) ->
         ("    python -m a.b                    # all of it", "python -m a.b"),
     ],
 )  # fmt: skip
-def test_the_first_command_of_a_docstring_is_its_example(docstring: str, example: str) -> None:
+def test_first_example_is_the_first_command_of_a_docstring(docstring: str, example: str) -> None:
     assert first_example(docstring, "python -m a.b") == example
 
 
-def test_a_script_without_an_example_has_no_parser() -> None:
+def test_a_script_without_an_example_raises() -> None:
     with pytest.raises(ValueError, match=r"holds no example of python -m a\.b"):
         ScriptParser("Does it.", "python -m a.b")

@@ -1,4 +1,4 @@
-"""`pip install .`: the wheel holds every package and data file, and its few dependencies are what the code imports."""
+"""`pip install .`: the wheel has every package and data file, and its dependencies match the imports of the code."""
 
 import ast
 import configparser
@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("env_construction", "reward", "train", "serving", "eval", "analysis")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SET_UP_ONLY = {"openrlhf", "vllm", "deepspeed", "bfcl-eval"}
-"""What pip alone cannot install with the others; setup.sh does."""
+"""Packages that pip cannot install together with the others; setup.sh installs them."""
 OTHER_NAMES = {"yaml": "pyyaml"}
-"""Distributions of modules that have another name."""
+"""{module: distribution} for modules whose distribution has another name."""
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel of this checkout, built without network from a copy, because setuptools leaves files behind."""
+    """The wheel of this checkout. It is built offline from a copy, because setuptools leaves files behind."""
     folder = tmp_path_factory.mktemp("installation")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, folder / "copy" / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -74,7 +74,7 @@ def declared(*extras: str) -> frozenset[str]:
 
 @cache
 def with_dependencies(names: frozenset[str]) -> set[str]:
-    """The packages, and their installed dependencies."""
+    """The packages and their transitive dependencies, as far as installed."""
     found, left = set[str](), set(names)
     while left:
         name = left.pop()
@@ -116,7 +116,7 @@ def imported(folder: str) -> dict[str, set[str]]:
     ],
 )
 def test_each_folder_imports_only_what_its_extra_installs(folder: str, extras: tuple[str, ...]) -> None:
-    """Two files are exceptions: Ray builds on a cluster, and OpenRLHF itself loads the reward's file."""
+    """Two files are exceptions: one runs only on Ray clusters, and OpenRLHF itself loads the other."""
     missing = {
         name: files - {"env_construction/building/workers.py", "reward/openrlhf_reward.py"}
         for name, files in imported(folder).items()

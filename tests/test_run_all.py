@@ -18,7 +18,7 @@ def dry(*arguments: str, code: int = 0) -> str:
     return result.stdout + result.stderr
 
 
-def test_small_teaches_smollm2_first_and_starts_others_from_published_weights() -> None:
+def test_small_warm_starts_only_smollm2() -> None:
     shown = dry("--profile", "small")
     assert "--continue-from HuggingFaceTB/SmolLM2-135M-Instruct" in shown
     assert "--policy vllm:outputs/small/start" in shown

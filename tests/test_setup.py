@@ -1,4 +1,4 @@
-"""setup.sh --check: its decisions for machines with and without GPU, compiler, Python and disk, before any download."""
+"""setup.sh --check: its decisions on machines with different GPUs, compilers, Python versions and disk space."""
 
 import shutil
 import subprocess
@@ -36,7 +36,7 @@ PYTHON = str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.
 
 
 class Machine:
-    """A folder with the files of setup.sh, and a PATH that holds only what a test puts there."""
+    """A folder with the files of setup.sh, and a PATH that has only the programs of a test."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin = folder / "clone", folder / "bin"
@@ -102,13 +102,13 @@ def test_route_of_the_venv_is_kept_on_any_machine(machine, route) -> None:
     assert "route: CPU, as requested" in machine.check("cpu")
 
 
-def test_driver_that_cannot_run_this_torch_is_refused_with_both_versions(machine) -> None:
+def test_driver_that_cannot_run_this_torch_is_rejected_with_both_versions(machine) -> None:
     shown = machine.with_gpus(driver="570.124.06").check(code=2)
     assert "error: driver 570.124.06 is too old" in shown and "needs driver 580 or newer" in shown
     assert "8 x NVIDIA H100" in machine.with_gpus(gpus=8).check()
 
 
-def test_cuda_route_without_a_driver_is_refused_except_for_images(machine) -> None:
+def test_cuda_route_without_a_driver_is_rejected_except_for_images(machine) -> None:
     machine.has("g++", "exit 0")
     assert "error: nvidia-smi does not answer" in machine.check("cuda", code=2)
     assert "nothing can be tested on a GPU now" in machine.check("cuda", "--without-driver")
@@ -126,7 +126,7 @@ def test_flash_attention_is_built_for_the_gpus_of_the_machine(machine, capabilit
         assert f"built once with nvcc 13.0 for {architectures} by 10 compilers; estimate: 30 minutes" in shown
 
 
-def test_architectures_named_by_the_user_win(machine) -> None:
+def test_architectures_set_by_the_user_take_precedence(machine) -> None:
     shown = machine.with_gpus("9.0").with_nvcc("13.0").check(TORCH_CUDA_ARCH_LIST="8.0;8.6 9.0+PTX", MAX_JOBS="10")
     assert "for sm_80, sm_90 by 10 compilers; estimate: 60 minutes" in shown
 
@@ -141,7 +141,7 @@ def test_nvcc_of_another_cuda_is_not_used_and_deepspeeds_limit_is_reported(machi
     assert ("DeepSpeed compiles its optimizer with 13.0 only" in shown) == noted
 
 
-def test_without_nvcc_flash_attention_is_left_out_and_the_other_route_is_named(machine) -> None:
+def test_without_nvcc_flash_attention_is_skipped_and_the_alternative_is_named(machine) -> None:
     assert "found no nvcc, so it is left out: training uses sdpa attention" in machine.with_gpus().check()
 
 
@@ -171,5 +171,5 @@ def test_python_comes_from_uv_only_if_none_fits(machine) -> None:
     assert "error: PYTHON=python3.9: expected" in machine.check(code=2, PYTHON="python3.9")
 
 
-def test_unknown_arguments_are_refused(machine) -> None:
+def test_unknown_arguments_are_rejected(machine) -> None:
     assert "unknown argument 'rocm'; valid: cpu, cuda" in machine.check("rocm", code=2)

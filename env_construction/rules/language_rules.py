@@ -1,7 +1,7 @@
-"""English that a rule can judge: doubled words, articles, number, marks, capitals, length, repetition, nesting.
+"""Language rules: doubled words, articles, singular and plural, punctuation, capitals, length, repetition, nesting.
 
-The rules know no grammar; each is a pattern that is nearly always a fault in questions and tool documents. A text without a finding may
-still read badly.
+The rules do not parse grammar. Each is a pattern that is almost always an error in questions and tool documents. A text
+without findings may still be bad English.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ _DOUBLED = re.compile(r"\b([A-Za-z]+) \1\b", re.IGNORECASE)
 _TWO_ARTICLES = re.compile(r"\b(?:the|an?) (?:the|an?|this|that|its)\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"\b(an?) (\w[\w\-]*)", re.IGNORECASE)
 _ASKS = re.compile(
-    r"(?:What|Which|Who|Whose|When|Where|Why|How|(?:In|On|At|To|From|For|Under|Near|By|With|Against|Into|Since) (?:what|which|whom|how))\b"
+    r"(?:What|Which|Who|Whose|When|Where|Why|How"
+    r"|(?:In|On|At|To|From|For|Under|Near|By|With|Against|Into|Since) (?:what|which|whom|how))\b"
 )
 _ORDERS = re.compile(r"(?:Tell me|Name|Find|Look up|Please|I need|Identify|Consider|Take)\b")
 _COUNTED = re.compile(
-    r"\b(?:[Hh]ow many|many|several|few|(?:these|those)(?! (?:who|that|which|of|in|whose|are|were)\b)|(?<!\S)(?<!between )(?:[2-9]|\d\d|\d\d\d|[1-9][\d,]*,\d{3})) ([a-z]+)\b"
+    r"\b(?:[Hh]ow many|many|several|few|(?:these|those)(?! (?:who|that|which|of|in|whose|are|were)\b)"
+    r"|(?<!\S)(?<!between )(?:[2-9]|\d\d|\d\d\d|[1-9][\d,]*,\d{3})) ([a-z]+)\b"
 )
 _SINGULAR_AFTER_THIS = re.compile(r"\b(?:this|that|each|every) (?!is\b|was\b|has\b|does\b)([a-z]+s)\b")
 _PLURALS = frozenset(
-    ["people", "children", "women", "men", "feet", "mice", "geese", "teeth", "aircraft", "spacecraft", "species", "series",
-     "sheep", "fish", "hertz", "percent", "more", "fewer"]
+    ["people", "children", "women", "men", "feet", "mice", "geese", "teeth", "aircraft", "spacecraft", "species",
+     "series", "sheep", "fish", "hertz", "percent", "more", "fewer"]
 )  # fmt: skip
 _ENDS_LIKE_A_PLURAL = frozenset(
     ["species", "series", "lens", "gas", "canvas", "atlas", "news", "was", "has", "as", "always", "perhaps", "towards",
@@ -38,7 +40,7 @@ MOST_RELATIVE_CLAUSES = 7
 REPEATED_WORDS = 8
 
 Rule = Callable[[str, bool], Iterator[str]]
-"""From a text and whether it is a question, to the places that break the rule."""
+"""(text, whether it is a question) -> the places that break the rule."""
 
 
 def doubled_word(text: str, question: bool) -> Iterator[str]:
@@ -49,7 +51,7 @@ def doubled_word(text: str, question: bool) -> Iterator[str]:
 
 
 def wrong_article(text: str, question: bool) -> Iterator[str]:
-    """ "a opera", "an university"; a word in capitals is judged by the name of its first letter."""
+    """Finds "a opera" and "an university". For a word in capitals, the name of its first letter counts."""
     for found in _ARTICLE.finditer(text):
         word, article = found[2], found[1].lower()
         named = found[1] == "A" and not re.search(r"(?:^|[.?!\"] )$", text[: found.start()])  # "town A and"
@@ -64,7 +66,7 @@ def wrong_article(text: str, question: bool) -> Iterator[str]:
 
 
 def wrong_number(text: str, question: bool) -> Iterator[str]:
-    """ "how many page", "this poets"."""
+    """Finds "how many page" and "this poets"."""
     plain = _QUOTED.sub('""', text)
     for found in _COUNTED.finditer(plain):
         word, named = found[1], re.search(r"[A-Z][\w\-]* $", plain[: found.start()])  # "Helimont 43 and"
@@ -77,7 +79,7 @@ def wrong_number(text: str, question: bool) -> Iterator[str]:
 
 
 def _is_adjective(text: str, end: int) -> bool:
-    """Whether a plural follows within the next four words, before any mark: "3 new yellow buses", "12 gold crowns"."""
+    """Whether a plural is among the next four words, before any punctuation: "3 new yellow buses", "12 gold crowns"."""
     following = re.split(r"[,.?;:]", text[end:], maxsplit=1)[0].split()[:4]
     return any(word.endswith("s") or word in _PLURALS for word in following)
 
@@ -102,7 +104,7 @@ def missing_capital(text: str, question: bool) -> Iterator[str]:
 
 
 def wrong_end(text: str, question: bool) -> Iterator[str]:
-    """Questions end with a question mark, requests and statements with a period."""
+    """Finds questions without a question mark, and requests or statements that do not end with a period."""
     if not text.rstrip().endswith((".", "?", "!", ".)", '."', '?"')):
         yield f"...{text.rstrip()[-20:]}"
     if question:
@@ -119,7 +121,7 @@ def bad_length(text: str, question: bool) -> Iterator[str]:
 
 
 def repeated_phrase(text: str, question: bool) -> Iterator[str]:
-    """A sentence twice, or the same run of words in one sentence."""
+    """Finds repeated sentences, and repeated runs of REPEATED_WORDS words in one sentence."""
     sentences = _SENTENCE.split(text.strip())
     for sentence in {item for item in sentences if sentences.count(item) > 1 and len(item.split()) > 5}:
         yield sentence[:40]
@@ -131,7 +133,7 @@ def repeated_phrase(text: str, question: bool) -> Iterator[str]:
 
 
 def nested_too_deeply(text: str, question: bool) -> Iterator[str]:
-    """So many relative clauses in one sentence that nobody would say it."""
+    """Finds sentences with more than MOST_RELATIVE_CLAUSES relative clauses."""
     for sentence in _SENTENCE.split(_QUOTED.sub('""', text)):
         count = len(
             re.findall(r"\b(?:who|which|(?<=[a-z] )that|where) (?:is|was|has|had|[a-z]+ed|[a-z]+s)\b", sentence)
@@ -150,5 +152,5 @@ RULES: dict[str, Rule] = {
 
 
 def language_findings(text: str, question: bool) -> list[tuple[str, str]]:
-    """(rule, place) for all that is wrong with a question or, where `question` is false, with a tool's description."""
+    """(rule, place) for each finding in a question or, if `question` is false, in a tool's description."""
     return [(name, place) for name, rule in RULES.items() for place in rule(text, question)]

@@ -1,4 +1,4 @@
-"""The world author: environments from fictional worlds, drawn from data files.
+"""The world author: environments from fictional worlds, sampled from data files.
 
-Each file in `domains/` describes one domain; `names.yaml` holds the parts of which all names are made. No model writes anything here.
+Each file in `domains/` describes one domain. `names.yaml` has the parts of all names. No language model is involved.
 """

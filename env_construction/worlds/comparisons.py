@@ -1,4 +1,4 @@
-"""Parallel questions whose answer is derived from one relation's values of several entities: which has more, how far apart, how much in all."""
+"""Parallel questions that compare or add one attribute of several entities: which has more, the difference, the sum."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RATED = ("USD", "%", "C", "hPa", "ppm", "")
 
 
 def compare(nodes: list[Node], rng: random.Random) -> tuple[str, str, str] | None:
-    """(question, answer, rule), where all nodes ask one attribute of named entities, and its values differ; else None."""
+    """(question, answer, rule) if all nodes look up one attribute of named entities with distinct values, else None."""
     attribute = nodes[0].attribute
     subjects = [node.subject for node in nodes if node.subject]
     if len(nodes) < 2 or attribute is None or len(subjects) < len(nodes):
@@ -75,7 +75,7 @@ def _number(value: float) -> str:
 
 
 def _total(attribute: Attribute) -> bool:
-    """Whether values may be added: things that are counted, and money, asked for in a way that can be put into the plural."""
+    """Whether a sum makes sense: counts and money, with a question that has a plural form."""
     counted = attribute.kind == "integer" and attribute.ask.startswith("How many")
     money = attribute.generator.unit == "USD" and attribute.ask.startswith("How much")
     return (counted or money) and any(one in attribute.ask for one, _ in _TOTALS)

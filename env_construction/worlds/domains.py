@@ -1,23 +1,29 @@
-"""The domains as data: entity types and their attributes, read from `domains/*.yaml`.
+"""The domains: entity types and their attributes, read from `domains/*.yaml`.
 
-One line describes one attribute (a relation from an entity to a value):
+One line defines one attribute (a relation from an entity to a value):
 
     born: date 1790..1930 | date of birth | When was {x} born? | was born on {v}
 
-that is: how values are drawn | what the value is called ("the date of birth of {x}"; where that reads badly, a phrase of its own
-follows: `town; the town where {x} stands`) | the question | what is said about an entity by this value ("the poet who was born on
-{v}"). Units are added by themselves; so are articles and quotes of entities, by the key `form` of their type.
+It has four parts, separated by `|`:
+1. how values are sampled (see below)
+2. the name of the value, as in "the date of birth of {x}". If that is bad English, add a separate phrase:
+   `town; the town where {x} stands`
+3. the question
+4. the clause that describes an entity by this value, as in "the poet who was born on {v}"
+Units are added automatically, and so are articles and quotes of entities (key `form` of their type).
 
-How values are drawn (`Generator`):
-    -> town                         another entity (of this or of another domain)
-    -> novel where author = self    ... whose author is this entity; also `where country = country and ...`: both lie in one country
-    date 1790..1930                 a day; year 1790..1930: a year
-    date 20..40y after born         a day or year so long after another attribute of this entity or, as `author.born`, of one it refers to
-                                    (y: years, d: days)
-    int 12..480 step 4              a whole number
+How values are sampled (`Generator`):
+    -> town                         another entity, of this or another domain
+    -> novel where author = self    an entity whose author is this entity
+    -> town where country = country and ...    an entity with the same country
+    date 1790..1930                 a day (year 1790..1930: a year)
+    date 20..40y after born         a day or year in a span after another attribute of this entity, or of an entity that
+                                    it refers to (`author.born`); y: years, d: days
+    int 12..480 step 4              an integer
     quantity 2.5..90.0 km           a number with a unit of `units.py` (with decimals if the bounds have them)
     one of oil, tempera             a choice
-    words The {adjective} {thing}   a made-up text; code AB-###: a code (# digit, @ letter)
+    words The {adjective} {thing}   a generated text
+    code AB-###                     a code (# digit, @ letter)
     sum a + b                       also minus, product, years (between two days or years)
 """
 
@@ -44,9 +50,10 @@ RESERVED = ("name", "noun", "also", "form", "plural", "person")
 
 @dataclass(frozen=True)
 class Generator:
-    """How an attribute's values are drawn; `after` names the attribute that a date follows, `operands` those of a derived number.
+    """How an attribute's values are sampled.
 
-    `where`: (attribute of the other entity, attribute of this one or "self") pairs that are equal.
+    `after`: the attribute that a date follows. `operands`: the attributes of a derived number. `where`: pairs
+    (attribute of the other entity, attribute of this one or "self") that must be equal.
     """
 
     kind: Kind
@@ -67,7 +74,7 @@ class Generator:
 
 @dataclass(frozen=True)
 class Attribute:
-    """A relation of an entity type. `head` is what its value is called; `phrase`, `ask` and `clause` are patterns with {x} and {v}."""
+    """A relation of an entity type. `head` names its value; `phrase`, `ask`, `clause` are patterns with {x} and {v}."""
 
     owner: str
     name: str
@@ -92,10 +99,10 @@ class Attribute:
 
 @dataclass
 class EntityType:
-    """A type of entities. `also`: other words for the noun.
+    """An entity type. `also`: synonyms of the noun.
 
-    `form` says how names stand in a sentence: "the" (the Orm), "quote" ("The Silent Bell"), "noun" (order SO-17), "at" (the
-    house at 12 Oak Lane), or nothing.
+    `form`: how a sentence shows names: "the" (the Orm), "quote" ("The Silent Bell"), "noun" (order SO-17), "at" (the
+    house at 12 Oak Lane), or empty for the plain name.
     """
 
     name: str
@@ -115,7 +122,7 @@ class EntityType:
 
 @dataclass
 class Domain:
-    """A field of life: its types, what it is about, and names of the collections that its tools search."""
+    """A domain: its types, its subject (`about`), and names of the collections that its tools search (`sources`)."""
 
     name: str
     about: str
@@ -151,18 +158,18 @@ def catalog() -> Catalog:
 
 
 def shipped_domains() -> list[Path]:
-    """The files of `domains/`, in the order of their names."""
+    """The files of `domains/`, sorted by name."""
     return sorted((FOLDER / "domains").glob("*.yaml"))
 
 
 def read_catalog(paths: Sequence[Path]) -> Catalog:
-    """The domains of these files. Raises BadInput with file, type and attribute, and for what two files both define."""
+    """The domains of these files. Raises BadInput with file, type and attribute, also if two files define one type."""
     domains = [_read_domain(path) for path in paths]
     read = Catalog({domain.name: domain for domain in domains})
     if sum(len(domain.types) for domain in domains) > len(read.types):
         names = [name for domain in domains for name in domain.types]
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise BadInput(f"{paths[0].parent}: types that two domains define: {', '.join(twice)}; rename one of each")
+        raise BadInput(f"{paths[0].parent}: two domains define the types {', '.join(twice)}; rename one of each pair")
     where = {path.stem: path for path in paths}
     for kind in read.types.values():
         for attribute in kind.attributes.values():
@@ -174,35 +181,37 @@ def _check_references(read: Catalog, kind: EntityType, attribute: Attribute, pat
     where = f"{path}: {attribute.id}"
     made = attribute.generator
     if made.kind == "entity" and made.target not in read.types:
-        raise BadInput(f"{where}: refers to {made.target!r}, which is no type; define it, or refer to another one")
+        raise BadInput(f"{where}: unknown type {made.target!r}; define it, or refer to another type")
     for theirs, ours in made.where:
         if theirs not in read.types[made.target].attributes:
-            raise BadInput(f"{where}: {made.target} has no attribute {theirs!r}")
+            raise BadInput(f"{where}: {made.target} has no attribute {theirs!r}; define it, or change the condition")
         if ours != "self" and ours not in kind.attributes:
-            raise BadInput(f"{where}: {kind.name} has no attribute {ours!r}")
+            raise BadInput(f"{where}: {kind.name} has no attribute {ours!r}; define it, or change the condition")
     for reference in (*([made.after] if made.after else []), *made.operands):
         first, _, second = reference.partition(".")
         owner = kind
         if second:
             link = kind.attributes.get(first)
             if link is None or link.kind != "entity":
-                raise BadInput(f"{where}: {first!r} of {reference!r} is no reference of {kind.name}")
+                raise BadInput(
+                    f"{where}: {first!r} in {reference!r} is not a reference of {kind.name}; define it as '-> type'"
+                )
             owner, first = read.types[link.generator.target], second
         if first not in owner.attributes:
-            raise BadInput(f"{where}: {owner.name} has no attribute {first!r}")
+            raise BadInput(f"{where}: {owner.name} has no attribute {first!r}; define it, or use another attribute")
 
 
 def _read_domain(path: Path) -> Domain:
     data = load_yaml(path)
     if not isinstance(data, dict) or not {"about", "sources", "types"} <= data.keys():
-        raise BadInput(f"{path}: expected the keys about, sources and types")
+        raise BadInput(f"{path}: expected the keys about, sources and types; add what is missing")
     types = {name: _read_type(path, name, rows) for name, rows in data["types"].items()}
     return Domain(path.stem, data["about"], tuple(part.strip() for part in data["sources"].split(",")), types)
 
 
 def _read_type(path: Path, name: str, rows: dict[str, Any]) -> EntityType:
     if not isinstance(rows, dict) or "name" not in rows:
-        raise BadInput(f"{path}: type {name!r}: expected attributes and the key 'name' (a pattern of names.yaml)")
+        raise BadInput(f"{path}: type {name!r}: expected attributes and the key 'name' (a pattern over names.yaml)")
     noun = rows.get("noun", name.replace("_", " "))
     pattern = rows["name"] if "{" in rows["name"] or rows["name"].startswith("code ") else f"{{{rows['name']}}}"
     drawer(pattern)
@@ -228,11 +237,11 @@ def _read_attribute(where: str, owner: str, name: str, line: str) -> Attribute:
     head, _, phrase = (part.strip() for part in (parts[1] or name.replace("_", " ")).partition(";"))
     phrase = phrase or f"the {head} of {{x}}"
     if "{x}" in head or "{x}" not in phrase:
-        raise BadInput(f"{where}: {parts[1]!r}: expected what the value is called, then perhaps '; the ... {{x}}'")
+        raise BadInput(f"{where}: {parts[1]!r}: expected the name of the value, optionally with '; the ... {{x}}'")
     if parts[2] and "{x}" not in parts[2]:
-        raise BadInput(f"{where}: the question {parts[2]!r} lacks {{x}}")
+        raise BadInput(f"{where}: the question {parts[2]!r} lacks {{x}}; add it in place of the entity")
     if parts[3] and "{v}" not in parts[3]:
-        raise BadInput(f"{where}: the clause {parts[3]!r} lacks {{v}}")
+        raise BadInput(f"{where}: the clause {parts[3]!r} lacks {{v}}; add it in place of the value")
     return Attribute(owner, name, generator, head, phrase, parts[2], parts[3])
 
 
@@ -255,20 +264,22 @@ def _read_generator(where: str, text: str) -> Generator:
     if word in _DERIVED:
         operands = tuple(part.strip() for part in rest.replace(_DERIVED[word], "|").split("|"))
         if len(operands) != 2:
-            raise BadInput(f"{where}: expected {word!r} with two attributes joined by {_DERIVED[word]!r}, not {rest!r}")
+            raise BadInput(f"{where}: expected {word!r} with two attributes joined by {_DERIVED[word]!r}, got {rest!r}")
         unit = operands[1].partition(" ")[2]
         kind: Kind = "quantity" if unit else "integer"
         return Generator(kind, operation=word, operands=(operands[0], operands[1].split(" ")[0]), unit=unit)
     if word in ("date", "year", "int", "quantity"):
         return _read_number(where, word, rest)
-    raise BadInput(f"{where}: {text!r} says no way to draw values; see the head of worlds/domains.py")
+    raise BadInput(
+        f"{where}: {text!r} is not a known generator; see the docstring of env_construction/worlds/domains.py"
+    )
 
 
 def _read_number(where: str, word: str, rest: str) -> Generator:
     first, *others = rest.split()
     bounds = _RANGE.match(first)
     if not bounds:
-        raise BadInput(f"{where}: {first!r} is no range, such as 12..480")
+        raise BadInput(f"{where}: expected a range such as 12..480, got {first!r}")
     low, high, span = float(bounds[1]), float(bounds[2]), bounds[3]
     decimals = len(bounds[1].partition(".")[2]) if "." in bounds[1] else 0
     options = dict(zip(others[::2], others[1::2], strict=False))

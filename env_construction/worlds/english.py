@@ -1,4 +1,4 @@
-"""Small rules of English: articles, plurals, lists, and clauses that are joined as one would say them."""
+"""Rules of English: articles, plurals, lists, and natural conjunction of clauses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AUXILIARIES = ("was ", "is ")
 
 
 def plural_of(noun: str) -> str:
-    """The plural of an English noun; its last word is inflected."""
+    """The plural of an English noun phrase: its last word is inflected."""
     stem, space, last = noun.rpartition(" ")
     if last in _IRREGULAR:
         return f"{stem}{space}{_IRREGULAR[last]}"
@@ -60,7 +60,7 @@ def with_article(noun: str) -> str:
 
 
 def right_articles(text: str) -> str:
-    """ "A Anchor in Ashford" -> "An Anchor in Ashford", for made-up titles."""
+    """ "A Anchor in Ashford" -> "An Anchor in Ashford", for generated titles."""
     return re.sub(r"\b([Aa])n? (?=([A-Z][\w\-']*))", lambda found: _cased(article_of(found[2]), found[1]) + " ", text)
 
 
@@ -69,7 +69,7 @@ def _cased(article: str, like: str) -> str:
 
 
 def listing(parts: list[str], last: str = "and") -> str:
-    """ "a", "a and b", "a, b and c"; a comma before the last "and" where a part has one of its own."""
+    """ "a", "a and b", "a, b and c". The last "and" gets a comma if a part contains "and" or "or"."""
     if len(parts) < 2:
         return "".join(parts)
     comma = "," if len(parts) > 2 and any(" and " in part or " or " in part for part in parts[:-1]) else ""
@@ -77,14 +77,14 @@ def listing(parts: list[str], last: str = "and") -> str:
 
 
 def tidy(text: str) -> str:
-    """No comma of an apposition before another mark, and a capital at the start."""
+    """Remove commas before other punctuation, and start with a capital."""
     text = re.sub(r",+(?=[,.?!:;])", "", text).replace(" that that ", " that this ")
     return text[:1].upper() + text[1:]
 
 
 @dataclass(frozen=True)
 class Clause:
-    """What is said about something: a pattern with {v}, its value, and whether the value is itself a description."""
+    """A statement about an entity: a pattern with {v}, its value, and whether the value is itself a description."""
 
     pattern: str
     value: str
@@ -98,7 +98,8 @@ class Clause:
 def join_clauses(clauses: list[Clause], shorten: bool) -> str:
     """The clauses as one predicate, descriptions last: "was born in Ashford on May 3, 1801 and wrote 12 novels".
 
-    Clauses with one stem and different prepositions share it. With `shorten`, "was built in 1900 and designed by ..." repeats no "was".
+    Clauses with the same stem and different prepositions share the stem. With `shorten`, an auxiliary is not repeated:
+    "was built in 1900 and designed by ...".
     """
     texts: list[str] = []
     stems: dict[str, tuple[int, set[str]]] = {}

@@ -1,11 +1,15 @@
 """Questions as graphs: lookups, searches and arithmetic over a fictional world, grown to a scenario's shape.
 
-- lookup: an attribute of an entity that is named (perhaps with a qualifier, since others bear the same name) or was found before;
-- search: the one entity that meets all conditions, some of which may name what was found before. So a chain also runs against the
-  direction of the references: from a poet to the poem that the poet wrote in 1931;
-- calculate: arithmetic on numbers or days that were found.
+- lookup: an attribute of an entity. The question names the entity, or an earlier node found it. A qualifier
+distinguishes
+  entities with the same name.
+- search: the only entity that meets all conditions. A condition may refer to the result of an earlier node, so a chain
+can
+  also run against the direction of the references: from a poet to the poem that the poet wrote in 1931.
+- calculate: arithmetic on numbers or days that earlier nodes found.
 
-Whatever a call takes from the question lies in the split's own pool. Paper section 3.1, scenario decomposition.
+All arguments that the question provides belong to the pool of the split. Source: paper section 3.1, scenario
+decomposition.
 """
 
 from __future__ import annotations
@@ -36,9 +40,9 @@ Match = Literal["equal", "range", "at_least", "at_most", "any_of"]
 
 @dataclass
 class Condition:
-    """What an entity must fulfil. `source` is the node that found the value.
+    """A condition on an entity. `source` is the node that found the value.
 
-    `stated` is what the question says: nothing further for "equal", (low, high) for "range", a limit, or choices for "any_of".
+    `stated` is what the question states: None for "equal", (low, high) for "range", choices for "any_of", or a limit.
     """
 
     attribute: Attribute
@@ -50,7 +54,10 @@ class Condition:
 
 @dataclass
 class Node:
-    """One call. `sources` are the nodes whose results it needs; `value` is what it finds and `answer` its text; `words` chooses a wording."""
+    """One call. `sources`: nodes whose results it needs. `value`: its result, `answer`: the result as text.
+
+    `words`: a random number that selects the wording.
+    """
 
     function: Literal["lookup", "search", "calculate"]
     kind: EntityType | None
@@ -71,7 +78,7 @@ class Node:
 
     @property
     def relation(self) -> str:
-        """What is asked, without the entities: "poem.year", "poem?author+year", "calculate.sum"."""
+        """The relation without the entities: "poem.year", "poem?author+year", "calculate.sum"."""
         if self.kind is None:
             return f"calculate.{self.operation}"
         if self.attribute:
@@ -80,13 +87,13 @@ class Node:
 
 
 def held_out(relation: str) -> bool:
-    """Whether only test asks for a relation, under --split-relations."""
+    """Whether, under --split-relations, a relation occurs only in the test split."""
     digest = hashlib.blake2b(relation.encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") % 100 < _HELD_OUT_PERCENT
 
 
 class Graph:
-    """Nodes in an order that respects their dependencies."""
+    """Nodes in topological order."""
 
     def __init__(self, world: World, rng: random.Random, level: Level, split_relations: bool) -> None:
         self.world = world
@@ -97,13 +104,13 @@ class Graph:
         self.answers: list[str] = []
         self.relations: set[str] = set()
 
-    # small choices
+    # random choices
 
     def allowed(self, attribute: Attribute) -> bool:
         return not self.split_relations or held_out(attribute.id) == (self.world.split == "test")
 
     def some_type(self) -> EntityType:
-        """A type of a domain; all domains alike."""
+        """A random type of a random domain; all domains have the same probability."""
         domain = self.rng.choice(list(self.world.catalog.domains.values()))
         return self.rng.choice(list(domain.types.values()))
 
@@ -115,7 +122,7 @@ class Graph:
         ]
 
     def _add(self, node: Node) -> bool:
-        """Append a node unless its answer overlaps another one's, or nearly any output would match it."""
+        """Append a node, unless its answer overlaps another answer or would match almost any output."""
         plain = node.answer.lower().replace(",", "")
         if (
             len(plain) < 2
@@ -130,7 +137,7 @@ class Graph:
     # nodes
 
     def lookup(self, entity: Entity, attribute: Attribute, source: int | None, qualified: bool = False) -> bool:
-        """What `attribute` of an entity is, that a node has found or that the question names."""
+        """Add a lookup of `attribute` for an entity that a node found or that the question names."""
         value = self.world.value(entity, attribute)
         unit, shown = "", value
         if attribute.kind == "quantity":
@@ -166,7 +173,7 @@ class Graph:
         return unit, round(value * factor, 2)
 
     def _describing(self, kind: EntityType) -> list[Attribute]:
-        """Attributes by which an entity can be described in words. Quantities need a range or a limit."""
+        """Attributes that can describe an entity in words. Quantities require a range or a limit."""
         loose = self.level.loose_share > 0
         return [a for a in kind.attributes.values() if a.clause and (loose or a.kind != "quantity")]
 
@@ -177,7 +184,7 @@ class Graph:
         return Condition(attribute, value)
 
     def search(self, entity: Entity, links: list[Condition], most: int = 2) -> bool:
-        """The entity that meets `links` (conditions on what was found) and up to `most` conditions that the question states."""
+        """Add a search with `links` (conditions on earlier results) and up to `most` conditions from the question."""
         linked = {link.attribute.name for link in links}
         choices = [attribute for attribute in self._describing(entity.kind) if attribute.name not in linked]
         fewest = 1 if links else 2
@@ -189,7 +196,7 @@ class Graph:
         )
         picked = self.rng.sample(choices, wanted)
         stated = [self._condition(entity, attribute) for attribute in picked]
-        # a description without a rare value would describe many
+        # without a rare value, a description would match many entities
         if not links and not any(item.style == "equal" and item.attribute.kind != "choice" for item in stated):
             return False
         conditions = [*stated, *links]
@@ -206,7 +213,7 @@ class Graph:
         return self._add(Node("search", entity.kind, entity, entity.name, sources, None, None, conditions))
 
     def root(self, ends_in_entity: bool, kind: EntityType | None = None) -> bool:
-        """A first node: a lookup for a named entity, or a search by a description alone."""
+        """Add a first node: a lookup for a named entity, or a search by description."""
         for _ in range(_TRIES):
             subject = kind or self.some_type()
             if ends_in_entity and self.rng.random() < 0.5 and self.search(self.world.new(subject), []):
@@ -224,7 +231,7 @@ class Graph:
         return self.lookup(self.world.new(subject), attribute, None, self.rng.random() < 0.4)
 
     def root_to(self, target: EntityType) -> bool:
-        """A first node that finds an entity of a type."""
+        """Add a first node that finds an entity of the type `target`."""
         feeders = [attribute for attribute in self.world.catalog.referrers[target.name] if self.allowed(attribute)]
         if feeders and self.rng.random() < 0.6:
             attribute = self.rng.choice(feeders)
@@ -232,7 +239,7 @@ class Graph:
         return self.search(self.world.new(target), [])
 
     def step(self, source: int) -> bool:
-        """From the entity that a node found to another one, along a reference or against it."""
+        """Add a node that leads from a node's entity to another one, along a reference or against it."""
         entity = self.nodes[source].entity
         if entity is None:
             return False
@@ -264,7 +271,10 @@ class Graph:
         return self.lookup(entity, attribute, source)
 
     def finish(self, source: int, like: Attribute | None = None, number: bool = False) -> bool:
-        """A literal attribute of the entity that a node found; with `like` one that can be compared with it, with `number` a number or day."""
+        """Add a lookup of a literal attribute of a node's entity.
+
+        With `like`, the attribute is comparable with `like`. With `number`, it is a number or a day.
+        """
         entity = self.nodes[source].entity
         if entity is None:
             return False
@@ -284,7 +294,7 @@ class Graph:
         return self.lookup(entity, attribute, source)
 
     def calculate(self, first: int, second: int | None = None) -> bool:
-        """Arithmetic on what one or two nodes found; the missing operand is given by the question."""
+        """Add arithmetic on the results of one or two nodes. The question provides a missing operand."""
         a = self.nodes[first]
         attribute = a.attribute
         if attribute is None:
@@ -334,7 +344,7 @@ class Graph:
         return Counter(source for node in self.nodes for source in node.sources)
 
     def parallel(self, hops: int) -> bool:
-        """Independent nodes; often one relation for several entities."""
+        """Add independent nodes, often the same relation for several entities."""
         if self.rng.random() < (self.level.same_share if hops > 1 else 0):
             kind = self.some_type()
             choices = [*self._attributes(kind, False)] * 2 + self._attributes(kind, True)
@@ -350,7 +360,7 @@ class Graph:
         return all(self.root(False) for _ in range(hops))
 
     def chain(self, hops: int, like: Attribute | None = None, number: bool = False, literal: bool = True) -> bool:
-        """`hops` nodes, each of which needs the one before."""
+        """Add `hops` nodes, each of which needs the one before."""
         start = len(self.nodes)
         if not self.root(True):
             return False
@@ -376,7 +386,7 @@ class Graph:
         return self._search_join(hops) if draw < 0.7 else self._fork(hops)
 
     def _two_chains(self, hops: int) -> bool:
-        """Two chains that end in comparable values, and arithmetic on both."""
+        """Add two chains that end in comparable values, and arithmetic on both."""
         split = self.rng.randint(2, hops - 3) if hops > 5 else (hops - 1) // 2
         if split < 1 or (hops - 1 - split) < 2:
             return False
@@ -395,7 +405,7 @@ class Graph:
         return self.nodes[first].unit == self.nodes[second].unit and self.calculate(second, first)
 
     def _search_join(self, hops: int) -> bool:
-        """Two entities are found, then the one that refers to both, then more about it."""
+        """Add two nodes that find entities, a search for the entity that refers to both, and steps from there."""
         if hops < 3:
             return False
         kind = self.some_type()
@@ -420,7 +430,7 @@ class Graph:
         return self._continue(hops)
 
     def _fork(self, hops: int) -> bool:
-        """A chain, and several things to know about what it finds."""
+        """Add a chain, and several lookups for the entity at its end."""
         trunk = self.rng.randint(1, max(1, hops - 2))
         if not self.chain(trunk, literal=False):
             return False
@@ -431,7 +441,7 @@ class Graph:
         return self._continue(hops) and max(self.uses().values(), default=0) > 1
 
     def _continue(self, hops: int) -> bool:
-        """Steps from any entity found last, or literals of it, until there are enough."""
+        """Add steps or literal lookups until there are `hops` nodes, mostly from the entity that was found last."""
         for _ in range(hops * 4):
             left = hops - len(self.nodes)
             if left == 0:
@@ -446,7 +456,7 @@ class Graph:
 
 
 def _number(node: Node) -> Value:
-    """The value as calculators take it: in the unit that was asked for."""
+    """The value as an operand of a calculator, in the requested unit."""
     if node.unit and isinstance(node.value, int | float) and node.attribute:
         factor = dict(((node.attribute.generator.unit, 1.0), *UNITS[node.attribute.generator.unit].others))[node.unit]
         return round(node.value * factor, 2)
@@ -458,7 +468,7 @@ _SMALL_WORDS = {"number", "of", "the", "a", "total", "yearly", "first", "main", 
 
 
 def comparable(first: Attribute, second: Attribute) -> bool:
-    """Whether a person would compare two attributes' values: points in time, sums of money, or things called alike."""
+    """Whether a comparison of two attributes makes sense: times, amounts of money, or values with similar names."""
     if first.kind != second.kind or first.generator.unit != second.generator.unit:
         return False
     if first.kind in _TIMES or first.generator.unit == "USD" or first.head == second.head:
@@ -468,7 +478,7 @@ def comparable(first: Attribute, second: Attribute) -> bool:
 
 
 def loosened(attribute: Attribute, value: Value, rng: random.Random) -> Condition:
-    """A range, a limit or a list of choices that the value meets; the value itself where the clause has no place for them."""
+    """A range, limit or list of choices that the value meets, or the value itself if the clause allows none of them."""
     if attribute.kind == "choice":
         others = [choice for choice in attribute.generator.choices if choice != value]
         options = [str(value), rng.choice(others)] if others else []
@@ -497,7 +507,7 @@ def loosened(attribute: Attribute, value: Value, rng: random.Random) -> Conditio
 
 
 def compute(operation: str, a: Value, b: Value) -> float | int | None:
-    """The result as the tools compute it; None where it makes no sense."""
+    """The result as the tools compute it, or None if the operation makes no sense."""
     if isinstance(a, date) and isinstance(b, date):
         return abs((a - b).days) or None
     if not isinstance(a, int | float) or not isinstance(b, int | float):

@@ -1,4 +1,4 @@
-"""Made-up names: patterns over the lists of `names.yaml`, drawn with a seeded generator."""
+"""Fictional names: patterns over the lists of `names.yaml`, sampled with a seeded generator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 def load_yaml(path: Path) -> Any:
     """The content of a data file. Raises BadInput with file and line."""
     try:
-        # Every scalar is text: "on" and "no" are words here, not booleans.
+        # BaseLoader keeps every scalar as text: "on" and "no" are words here, not booleans.
         return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
     except yaml.YAMLError as error:
         raise BadInput(f"{path}: {str(error).replace(chr(10), ' ')}") from None
@@ -30,16 +30,16 @@ def load_yaml(path: Path) -> Any:
 
 @lru_cache(maxsize=1)
 def families() -> dict[str, list[str] | str]:
-    """Lists of words and texts with patterns, by name."""
+    """The word lists and patterns of `names.yaml`, by name."""
     return load_yaml(FOLDER / "names.yaml")
 
 
 @lru_cache(maxsize=4096)
 def drawer(pattern: str) -> Draw:
-    """A function that draws a name from a pattern. Raises BadInput for an unknown family.
+    """A function that samples a name from a pattern. Raises BadInput for an unknown family.
 
-    " / " separates alternatives; {family} draws from a list of `names.yaml`, {family:s} the plural of its word; an alternative that
-    begins with "code " has # for a digit and @ for a letter.
+    " / " separates alternatives. {family} samples from a list of `names.yaml`, and {family:s} gives the plural. In an
+    alternative that begins with "code ", # is a digit and @ is a letter.
     """
     draws = [_one(part.strip()) for part in pattern.split(" / ")]
     if len(draws) == 1:
@@ -59,9 +59,7 @@ def _one(pattern: str) -> Draw:
             continue
         piece, _, plural = piece.partition(":")
         if piece not in known:
-            raise BadInput(
-                f"names.yaml: pattern {pattern!r} uses {{{piece}}}, which is no family; add it to names.yaml"
-            )
+            raise BadInput(f"names.yaml: pattern {pattern!r} uses the unknown family {{{piece}}}; add it to names.yaml")
         family = known[piece]
         if plural and isinstance(family, list):
             family = [plural_of(word) for word in family]

@@ -1,4 +1,4 @@
-"""The wordings of tool documents: `phrases.yaml`, several of each kind; a tool's own number chooses among them."""
+"""The wordings of tool documents, from `phrases.yaml`. Each kind has several; the tool's number selects one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _wordings() -> dict[str, list[str]]:
 
 
 def phrases(name: str, choice: int, **known: str) -> str:
-    """One wording of a kind, filled in."""
+    """Wording number `choice` (modulo their count) of the kind `name`, with its slots filled in."""
     wordings = _wordings()[name]
     text = wordings[choice % len(wordings)]
     return text.format(**known) if known else text

@@ -1,7 +1,7 @@
-"""The records that an environment's tools hold: the question's entities, near misses, and others.
+"""The records in an environment's tools: the question's entities, near misses, and random others.
 
-All tools about one type know the same entities with the same values. Near misses differ from a searched entity in one
-condition, or share the name of a qualified one, so that no condition is idle. No record gives an answer away in
+All tools for one type have the same entities with the same values. A near miss differs from a searched entity in one
+condition, or has the same name as a qualified one, so every condition is necessary. A record never reveals an answer in
 a tool that is not asked for it.
 """
 
@@ -21,7 +21,7 @@ _REDRAWS = 8
 
 
 class Population:
-    """Entities by type, and their rows for a tool."""
+    """The entities of an environment by type, and their rows for each tool."""
 
     def __init__(self, graph: Graph, rows: tuple[int, int]) -> None:
         self.graph = graph
@@ -55,7 +55,9 @@ class Population:
                     for condition in node.conditions
                     if (other := self._near_miss(entity, node.conditions, condition, node.subject is not None))
                 ]
-                if node.subject is not None and node.conditions:  # of whom the qualifiers hold as well
+                if (
+                    node.subject is not None and node.conditions
+                ):  # an entity with another name that also meets the qualifiers
                     twin = self.world.new(kind)
                     twin.values.update({item.attribute.name: item.value for item in node.conditions})
                     members.append(twin)
@@ -68,7 +70,7 @@ class Population:
         return members
 
     def _fits(self, other: Entity, node: Node) -> bool:
-        """Whether an entity meets all that a node's call asks for."""
+        """Whether an entity meets all arguments of a node's call."""
         if node.subject is not None and other.name != node.subject.name:
             return False
         return all(meets(self.world.value(other, item.attribute), item) for item in node.conditions)
@@ -76,7 +78,7 @@ class Population:
     def _near_miss(
         self, entity: Entity, conditions: list[Condition], missed: Condition, same_name: bool
     ) -> Entity | None:
-        """Another entity that meets all conditions but one; it shares the name where the name is a condition."""
+        """Another entity that meets all conditions except one. `same_name`: it has the entity's name."""
         other = self.world.new(entity.kind, entity.name if same_name else "")
         for condition in conditions:
             if condition is not missed:
@@ -88,7 +90,7 @@ class Population:
         return None
 
     def rows(self, tool: Tool) -> list[dict[str, Any]]:
-        """Rows for `write_source`. A row whose output would give an answer away is left out, an included detail likewise."""
+        """Rows for `write_source`, without rows and included details that would reveal an answer."""
         kind = tool.type
         filters = [
             tool.attribute(p.attribute)
@@ -103,7 +105,7 @@ class Population:
         members = self._of(kind)
         gold = self.gold.get(kind.name, [])
         places = {id(entity): place for place, entity in enumerate(members)}
-        # of entities that the keys cannot tell apart, the question's own is kept
+        # if several entities have the same keys, keep the question's entity
         for entity in [*gold, *(other for other in members if other not in gold)]:
             row: dict[str, Any] = {NAME: entity.name} if by_name else {}
             for attribute in filters:
@@ -143,14 +145,14 @@ class Population:
 
 
 def comparable_cell(value: Value) -> Any:
-    """A value as arguments give it."""
+    """A value in the form of a call's arguments."""
     if isinstance(value, Entity):
         return value.name
     return value.isoformat() if isinstance(value, date) else value
 
 
 def meets(value: Value, condition: Condition) -> bool:
-    """Whether a value meets a condition as the tools compare them."""
+    """Whether a value meets a condition, compared as in the tools."""
     stated: Any = condition.stated
     if condition.style == "range":
         return stated[0] <= value <= stated[1]

@@ -1,4 +1,4 @@
-"""Python source of the world author's tools (stage 5): records, checks of the arguments, a query, and the result in the tool's shape."""
+"""Python source of the world author's tools (stage 5): records, argument checks, a query, and the formatted result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EXPRESSIONS = {"difference": "abs(a - b)", "sum": "a + b", "product": "a * b", 
 
 
 def write_source(tool: Tool, document: ToolDocument, rows: list[dict[str, Any]], verbose: bool) -> str:
-    """Source of the tool over `rows`: {"name": ..., attribute: value to compare with, "=attribute": value to return}."""
+    """Source of the tool over `rows`: {"name": ..., attribute: value to compare, "=attribute": value to return}."""
     properties = document.parameters["properties"]
     optional = [f"{param.name}={_default(param)!r}" for param in tool.params if not param.required]
     lines = [f"def {tool.name}({', '.join([*tool.required, *optional])}):"]
@@ -59,7 +59,10 @@ def write_source(tool: Tool, document: ToolDocument, rows: list[dict[str, Any]],
 
 
 class _Refusal:
-    """How the tool reports errors: an object, a text, or an exception; one kind a tool. No message repeats an argument."""
+    """How the tool reports errors: as an object, a text or an exception, one kind per tool.
+
+    Messages never contain an argument.
+    """
 
     def __init__(self, words: int) -> None:
         self.way = ("object", "object", "text", "message", "raise")[words % 5]
@@ -85,9 +88,8 @@ def _docstring(tool: Tool, document: ToolDocument) -> list[str]:
     lines = [f'    """{document.description.split(". ")[0].rstrip(".")}.', "", "    Parameters:"]
     required = set(document.parameters["required"])
     for name, schema in document.parameters["properties"].items():
-        lines.append(
-            f"    - {name} ({schema['type']}{'' if name in required else ', optional'}): {schema.get('description', '')}"
-        )
+        optional = "" if name in required else ", optional"
+        lines.append(f"    - {name} ({schema['type']}{optional}): {schema.get('description', '')}")
     return [*lines, '    """']
 
 
@@ -106,7 +108,14 @@ def _checks(param: Param, schema: dict[str, Any], refuse: _Refusal) -> list[str]
         wrong = f"(isinstance({name}, bool) or {wrong})"
     if param.attribute == NAME and param.style == "equal":
         item = {"plain": name, "object": f'{name}.get("name")', "array": f"{name}[0]"}[param.form]
-        lines = [] if param.form == "plain" else refuse(wrong + (f" or len({name}) != 1" if param.form == "array" else ""), f"{name} must be {_WORDS[kind]}{' with one name' if param.form == 'array' else ''}")  # fmt: skip
+        lines = (
+            []
+            if param.form == "plain"
+            else refuse(
+                wrong + (f" or len({name}) != 1" if param.form == "array" else ""),
+                f"{name} must be {_WORDS[kind]}{' with one name' if param.form == 'array' else ''}",
+            )
+        )
         return [
             *lines,
             *refuse(

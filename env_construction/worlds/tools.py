@@ -1,8 +1,8 @@
-"""Tools of the world author: what a tool is asked for and returns, and its document.
+"""Tools of the world author: their parameters, outputs and documents.
 
-A `Tool` is all that there is to know about a tool; its document (here) and its source (`tool_code.py`) are functions of it, so
-that both always agree. Every tool is a query over one entity type: required parameters must be met, optional ones narrow
-the search or change what is returned. Each parameter has an effect.
+A `Tool` is a complete specification. The document (here) and the source (`tool_code.py`) are functions of it, so they
+always agree. Every tool is a query over one entity type. Required parameters select the entity. Optional ones narrow
+the search or change the output. Every parameter has an effect.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ FORMATS = ("json", "text")
 
 
 class Param(BaseModel):
-    """A parameter. `attribute` is the one that it filters by or adds to the result ("name" for the entity itself).
+    """A parameter. `attribute`: the attribute that it filters by or adds to the result ("name" for the entity itself).
 
-    `form` of a required name: plain, or inside an object or an array.
+    `form`: how a required name is passed: plain, or inside an object or an array.
     """
 
     name: str
@@ -44,7 +44,8 @@ class Param(BaseModel):
 class Tool(BaseModel):
     """A query over `kind`, or a calculator (`kind` is "" and `outputs` holds its operations).
 
-    `outputs`: attributes that it returns, "name" for a search. With several of them, `selector` names the parameter that chooses.
+    `outputs`: the attributes that it returns, "name" for a search. `selector`: the parameter that selects one of
+    several outputs.
     """
 
     name: str
@@ -71,7 +72,7 @@ class Tool(BaseModel):
         return self.type.attributes[name]
 
     def option(self, output: str) -> str:
-        """The selector's choice for an attribute."""
+        """The value of the selector for an attribute."""
         return output
 
     def units(self) -> list[str]:
@@ -80,7 +81,7 @@ class Tool(BaseModel):
 
     @property
     def labels(self) -> dict[str, str]:
-        """{attribute: what the result calls it}."""
+        """{attribute: its key in the result}."""
         return {name: self.type.name if name == NAME else name for name in self.outputs}
 
 
@@ -153,7 +154,7 @@ _JSON_TYPES = {
 
 
 def value_schema(attribute: Attribute) -> dict[str, Any]:
-    """The schema of one value of an attribute, as an argument."""
+    """The JSON Schema of an argument with a value of this attribute."""
     schema: dict[str, Any] = {"type": _JSON_TYPES[attribute.kind]}
     if attribute.kind == "choice":
         schema["enum"] = sorted(attribute.generator.choices)
@@ -231,7 +232,7 @@ def _operand_schema(param: Param, verbose: bool) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def optional_params(kind: str) -> dict[str, list[tuple[str, Style, str]]]:
-    """{JSON kind: [(attribute, style, name)]}: what a tool about a type may further offer."""
+    """{JSON kind: [(attribute, style, name)]}: the optional parameters that a tool for a type may have."""
     found: dict[str, list[tuple[str, Style, str]]] = {
         name: [] for name in ("text", "enum", "boolean", "object", "number", "array", "integer")
     }
@@ -273,7 +274,7 @@ def optional_params(kind: str) -> dict[str, list[tuple[str, Style, str]]]:
 
 
 def expand(tool: Tool, total: int, kinds: dict[str, float], default_share: float, rng: random.Random) -> None:
-    """Add optional parameters until the tool has `total`, by kind as `kinds` weighs them."""
+    """Add optional parameters until the tool has `total`. `kinds`: the weight of each JSON kind."""
     offered = optional_params(tool.kind)
     names, weights = list(kinds), list(kinds.values())
     taken = set(tool.required)

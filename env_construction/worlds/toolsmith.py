@@ -1,4 +1,4 @@
-"""From nodes and types to tools: names, required parameters, the arguments of gold calls, and tools that nobody needs."""
+"""Creates tools for nodes and types: names, required parameters, arguments of gold calls, and unneeded tools."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from env_construction.worlds.world import Entity, Value
 
 WORDS = 720720
 _LOOKUP_NAMES = (
-    "{n}_{a}_finder", "{n}_{a}_lookup", "get_{n}_{a}", "{n}_information_retriever", "{n}_{a}_retriever", "find_{n}_{a}", "{n}_record_search",
-    "{n}_details_service", "{s}_{n}_lookup", "{a}_of_{n}", "{n}_profile_reader", "query_{n}_{a}", "{n}_{a}_inquiry", "{n}_{a}_checker",
-    "{s}_reader", "{n}_facts", "{n}_data_provider", "{a}_finder", "{d}_information_retriever", "fetch_{a}", "{n}_{a}_reporter",
+    "{n}_{a}_finder", "{n}_{a}_lookup", "get_{n}_{a}", "{n}_information_retriever", "{n}_{a}_retriever", "find_{n}_{a}",
+    "{n}_record_search", "{n}_details_service", "{s}_{n}_lookup", "{a}_of_{n}", "{n}_profile_reader", "query_{n}_{a}",
+    "{n}_{a}_inquiry", "{n}_{a}_checker", "{s}_reader", "{n}_facts", "{n}_data_provider", "{a}_finder",
+    "{d}_information_retriever", "fetch_{a}", "{n}_{a}_reporter",
 )  # fmt: skip
 _SEARCH_NAMES = (
-    "{n}_finder", "{n}_identifier", "find_{n}", "{n}_locator", "{n}_search", "search_{n}_by_{k}", "{s}_search", "{n}_by_{k}_finder",
-    "identify_{n}", "{n}_catalog_search", "{s}_query", "{k}_{n}_associator", "{n}_{k}_search", "{d}_{n}_finder", "lookup_{n}_by_{k}",
-    "{n}_matcher", "{n}_name_resolver", "{k}_based_{n}_search", "{n}_directory",
+    "{n}_finder", "{n}_identifier", "find_{n}", "{n}_locator", "{n}_search", "search_{n}_by_{k}", "{s}_search",
+    "{n}_by_{k}_finder", "identify_{n}", "{n}_catalog_search", "{s}_query", "{k}_{n}_associator", "{n}_{k}_search",
+    "{d}_{n}_finder", "lookup_{n}_by_{k}", "{n}_matcher", "{n}_name_resolver", "{k}_based_{n}_search", "{n}_directory",
 )  # fmt: skip
 _GENERALIZED = (
     "{n}_information_retriever",
@@ -66,7 +67,7 @@ def snake(text: str) -> str:
 
 
 def tool_name(tool: Tool, patterns: tuple[str, ...], rng: random.Random, taken: set[str]) -> str:
-    """A fresh name of at most 64 characters."""
+    """A name that is not in `taken`, of at most 64 characters."""
     kind = tool.type
     domain = catalog().domains[kind.domain]
     attribute = next((name for name in tool.outputs if name != NAME), kind.name)
@@ -85,7 +86,7 @@ def tool_name(tool: Tool, patterns: tuple[str, ...], rng: random.Random, taken: 
 def lookup_tool(
     kind: EntityType, attribute: Attribute, qualifiers: list[Condition], unit: str, level: Level, rng: random.Random
 ) -> Tool:
-    """A tool that is told a name (and qualifiers) and returns an attribute."""
+    """A tool that accepts a name (and qualifiers) and returns an attribute."""
     key = rng.choice((kind.name, f"{kind.name}_name", "name", snake(rng.choice(kind.nouns))))
     params = [Param(name=key, required=True, words=rng.randrange(WORDS)), *_condition_params(qualifiers, {key}, rng)]
     return Tool(
@@ -95,7 +96,7 @@ def lookup_tool(
 
 
 def search_tool(kind: EntityType, conditions: list[Condition], level: Level, rng: random.Random) -> Tool:
-    """A tool that is told conditions and returns a name."""
+    """A tool that accepts conditions and returns a name."""
     params = _condition_params(conditions, set(), rng)
     return Tool(
         name="",
@@ -136,7 +137,7 @@ def _condition_params(conditions: list[Condition], taken: set[str], rng: random.
 
 
 def calculator(operation: str, rng: random.Random, taken: set[str], wide: bool) -> Tool:
-    """A tool for one operation, or with `wide` for all arithmetic on numbers."""
+    """A tool for one operation or, with `wide`, for all arithmetic operations on numbers."""
     words = rng.randrange(WORDS)
     wide = wide and operation in ARITHMETIC
     names = _CALCULATORS["operation" if wide else operation]
@@ -181,7 +182,7 @@ def tool_for(node: Node, level: Level, rng: random.Random, taken: set[str]) -> T
 
 
 def serves(tool: Tool, node: Node) -> bool:
-    """Whether the tool answers a node: the same keys, and the value among its outputs."""
+    """Whether the tool can answer a node: it has the same required keys, and returns the node's attribute."""
     if node.operation:
         return tool.function == "calculate" and node.operation in tool.outputs
     if tool.function == "calculate" or node.kind is None or tool.kind != node.kind.name:
@@ -198,7 +199,11 @@ def arguments_of(tool: Tool, node: Node) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     if node.operation:
         operands = [_argument(value) for value in node.operands]
-        arguments = {tool.params[0].name: operands} if tool.params[0].style == "range" else dict(zip([param.name for param in tool.params], operands, strict=True))  # fmt: skip
+        arguments = (
+            {tool.params[0].name: operands}
+            if tool.params[0].style == "range"
+            else dict(zip([param.name for param in tool.params], operands, strict=True))
+        )
         return arguments | ({tool.selector: node.operation} if tool.selector else {})
     conditions = {item.attribute.name: item for item in node.conditions}
     for param in tool.params:
@@ -217,7 +222,7 @@ def arguments_of(tool: Tool, node: Node) -> dict[str, Any]:
 
 
 def _stated(condition: Condition) -> Any:
-    """What a condition says, as an argument."""
+    """A condition as an argument."""
     if condition.style == "range":
         return {"from": _argument(condition.stated[0]), "to": _argument(condition.stated[1])}
     if condition.style == "any_of":
@@ -232,7 +237,7 @@ def _argument(value: Value) -> Any:
 
 
 def generalize(tool: Tool, needed: set[str], rng: random.Random, taken: set[str]) -> None:
-    """Functional generalization: the lookup serves further attributes of its type (none that another tool is `needed` for)."""
+    """Functional generalization: the lookup also returns other attributes, except those that are `needed` elsewhere."""
     if tool.function == "calculate":
         if (
             not tool.selector
@@ -270,7 +275,7 @@ def change_types(tool: Tool, level: Level, rng: random.Random) -> None:
 
 
 class Unneeded:
-    """Draws plausible tools that the question does not need, with as many required parameters as needed ones have."""
+    """Samples plausible tools that the question does not need. They have as many required parameters as needed ones."""
 
     def __init__(
         self, nodes: list[Node], tools: list[Tool], level: Level, split: str, split_relations: bool, rng: random.Random
@@ -286,7 +291,7 @@ class Unneeded:
         ]
 
     def draw(self) -> Tool | None:
-        """One more tool, or None where the draw came to nothing."""
+        """Another tool, or None if this draw yields none."""
         rng = self.rng
         if rng.random() < 0.05 and self.level.calculator_share:
             tool = calculator(rng.choice((*ARITHMETIC, "days_between")), rng, self.taken, rng.random() < 0.4)
@@ -332,7 +337,7 @@ class Unneeded:
         return self.held is None or held_out(attribute.id) == self.held
 
     def _neighbour(self) -> EntityType:
-        """A type of a domain that the question touches, else of any domain."""
+        """A random type, mostly from a domain of the question."""
         domains = catalog().domains
         if self.kinds and self.rng.random() < 0.6:
             domain = domains[catalog().types[self.rng.choice(self.kinds)].domain]
@@ -341,7 +346,7 @@ class Unneeded:
         return self.rng.choice(list(domain.types.values()))
 
     def _condition(self, attribute: Attribute) -> Condition:
-        """A stand-in: only the attribute and the kind of parameter count."""
+        """A placeholder condition: only its attribute and style matter."""
         if attribute.kind == "quantity" or self.rng.random() < self.level.loose_share:
             samples: dict[str, Value] = {"date": date(1900, 1, 1), "choice": "".join(attribute.generator.choices[:1])}
             return loosened(attribute, samples.get(attribute.kind, 1900), self.rng)
@@ -358,6 +363,6 @@ class Unneeded:
 
 
 def expand_tool(tool: Tool, total: int, level: Level, rng: random.Random) -> None:
-    """Parameter expansion, for tools over records."""
+    """Parameter expansion; calculators stay unchanged."""
     if tool.function != "calculate" and level.kinds:
         expand(tool, total, level.kinds, level.default_share, rng)

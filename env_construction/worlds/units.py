@@ -1,4 +1,4 @@
-"""Units of quantities: how they are written, and into which other ones a tool may convert."""
+"""Units of quantities: their names, and the units that a tool can convert them to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unit:
-    """`one` and `many` are its words; `others` maps further units to their factor."""
+    """`one` and `many` are its singular and plural; `others` lists (unit, conversion factor)."""
 
     one: str
     many: str

@@ -1,8 +1,9 @@
-"""Graphs in English: the question, its sub-questions, and how the final answer follows from the sub-answers.
+"""Graphs in English: the question, its sub-questions, and the rule for the final answer.
 
-An entity that was found by a search is described ("the poet who grew up in Ashford"), and what was found is nested in the
-phrase of what needs it. Where nesting would get too deep, or something is needed twice, a sentence introduces it ("A poet was born in
-... . That poet ..."). Questions about one thing are asked together, or in the second one the thing is "it".
+The question describes an entity that a search finds ("the poet who grew up in Ashford"). The description is nested in
+the phrase of the node that needs it. If nesting would be too deep, or several nodes need the entity, a separate
+sentence introduces it ("A poet was born in ... . That poet ..."). Questions about the same entity are combined, or the
+second one says "it".
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decom
 
 
 def _inputs(node: Node) -> dict[str, str | int | float | None]:
-    """The values that determine a node's answer, by name."""
+    """{name: value} of the inputs that determine a node's answer."""
     if node.operation:
         return {"a": _input(node.operands[0]), "b": _input(node.operands[1])}
     inputs: dict[str, str | int | float | None] = {"name": node.subject.name} if node.subject else {}
@@ -109,14 +110,17 @@ def unit_of(node: Node) -> str:
 
 
 def clause_of(condition: Condition, reference: str = "") -> Clause:
-    """A condition in words; `reference` describes what was found before."""
+    """A condition in words. `reference`: the description of an entity that an earlier node finds."""
     attribute, pattern, stated = condition.attribute, condition.attribute.clause, condition.stated
     if condition.style == "equal":
         return Clause(pattern, reference or spoken(attribute, condition.value), bool(reference))
     if condition.style == "any_of":
         return Clause(pattern, listing(list(stated), "or"))
     if attribute.kind in ("date", "year"):
-        years = [item.year if isinstance(item, date) else item for item in (stated if condition.style == "range" else [stated])]  # fmt: skip
+        years = [
+            item.year if isinstance(item, date) else item
+            for item in (stated if condition.style == "range" else [stated])
+        ]
         preposition = " on {v}" if attribute.kind == "date" else " in {v}"
         text = {
             "range": " between {} and {}",
@@ -130,9 +134,16 @@ def clause_of(condition: Condition, reference: str = "") -> Clause:
 
 
 def plain_ask(node: Node) -> str:
-    """A sub-question by itself, with the names that were found filled in."""
+    """A self-contained sub-question, with the results of earlier nodes filled in."""
     if node.operation:
-        a, b = (long_date(value) if isinstance(value, date) else number_text(value) if isinstance(value, float) else str(value) for value in node.operands)  # fmt: skip
+        a, b = (
+            long_date(value)
+            if isinstance(value, date)
+            else number_text(value)
+            if isinstance(value, float)
+            else str(value)
+            for value in node.operands
+        )
         return _CALCULATIONS[node.operation][0].format(a=a, b=b)
     if node.attribute and node.subject:
         return _lookup_ask(node, named(node, node.subject, False))
@@ -151,7 +162,7 @@ def _lookup_ask(node: Node, subject: str) -> str:
 
 
 def named(node: Node, subject: Entity, vary: bool) -> str:
-    """A named entity, often with what it is, and with the qualifier that tells it from others of the name."""
+    """A named entity, often with its noun, and with the qualifier that distinguishes it from others of that name."""
     name, kind = mention(subject), subject.kind
     clauses = join_clauses([clause_of(item) for item in node.conditions], False)
     if clauses and not kind.person:
@@ -163,7 +174,7 @@ def named(node: Node, subject: Entity, vary: bool) -> str:
 
 
 class Wording:
-    """Puts a graph into sentences; `rng` chooses among the paraphrases."""
+    """Writes a graph as sentences. `rng` selects paraphrases. `most_nested`: the maximum depth of nested phrases."""
 
     def __init__(self, graph: Graph, rng: random.Random, most_nested: int) -> None:
         self.graph = graph
@@ -175,7 +186,7 @@ class Wording:
         joins = {
             source for node in graph.nodes if len(node.sources) > 1 and not node.operation for source in node.sources
         }
-        # "the town where the poet who ... lives": what stands inside of a phrase gets a sentence of its own
+        # "the town where the poet who ... lives": an entity in the middle of a phrase gets a separate sentence
         embedded = {
             source
             for node in graph.nodes
@@ -220,7 +231,7 @@ class Wording:
             self.sentences.append(tidy(sentence))
 
     def question(self, sinks: list[int]) -> str:
-        """All sentences: the introductions, then what is asked."""
+        """All sentences: the introductions, then the questions for the nodes `sinks`."""
         asked: list[str] = []
         groups: list[list[int]] = []
         for index in sinks:
@@ -233,7 +244,7 @@ class Wording:
         return " ".join(tidy(sentence) for sentence in [*self.sentences, *asked])
 
     def _together(self, first: int, second: int) -> bool:
-        """Whether two lookups ask about one thing, or one relation of two named things."""
+        """Whether two lookups ask about the same entity, or about one relation of two named entities."""
         a, b = self.graph.nodes[first], self.graph.nodes[second]
         if a.attribute is None or b.attribute is None:
             return False
@@ -258,7 +269,7 @@ class Wording:
         return [self._ask(group[0]), *(self._ask_again(index) if thing else self._ask(index) for index in group[1:])]
 
     def _ask_again(self, index: int) -> str:
-        """A question about the thing that the last question was about: "How long is it?", "What is its height?"."""
+        """A second question about the same entity: "How long is it?", "What is its height?"."""
         node = self.graph.nodes[index]
         assert node.attribute is not None
         head = _HEAD_OF.match(node.attribute.phrase)
@@ -267,7 +278,7 @@ class Wording:
         return f"What is its {head['head']}{unit_of(node)}?" if head else self._ask(index)
 
     def _ask_same(self, nodes: list[Node]) -> list[str]:
-        """One relation of several named things: in one sentence, or in one wording again and again."""
+        """One relation of several named entities: in one sentence, or as one question per entity."""
         subjects = [named(node, node.subject, False) for node in nodes if node.subject]
         first, attribute = nodes[0], nodes[0].attribute
         assert attribute is not None
@@ -326,7 +337,7 @@ class Wording:
         return self.names[index] if index in self.names else self._phrase(index)
 
     def _subject(self, node: Node) -> str:
-        """What a lookup is about: what the question names, or what was found."""
+        """The subject of a lookup: a named entity, or the result of an earlier node."""
         if not node.sources and node.subject:
             return named(node, node.subject, True)
         return self._reference(node.sources[0])

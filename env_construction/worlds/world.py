@@ -1,7 +1,7 @@
-"""One environment's fictional world: entities that come into being when they are asked about, and stay consistent.
+"""One environment's fictional world: entities are created on demand and stay consistent.
 
-An attribute's value is drawn once, after what it depends on, so that dates are in order and sums are right. All names are of
-one split's pool (`pool_of`, a hash of the name), so that splits share no entity.
+An attribute's value is sampled once, after the values that it depends on. So dates are in order, and sums are correct.
+All names belong to the pool of one split (`pool_of`, a hash of the name), so splits share no entity.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _MONTHS = [
     "October",
     "November",
     "December",
-]  # strftime would follow the locale
+]  # strftime depends on the locale
 
 
 @dataclass(eq=False)
 class Entity:
-    """A thing of the world. `values` fill up as they are asked for."""
+    """An entity of the world. `values` are sampled on demand."""
 
     kind: EntityType
     name: str
@@ -48,7 +48,7 @@ Value = Entity | date | float | int | str
 
 
 class World:
-    """The entities of one environment, in the order of their making."""
+    """Creates the entities of one environment and samples their values."""
 
     def __init__(self, catalog: Catalog, split: str, rng: random.Random) -> None:
         self.catalog = catalog
@@ -57,7 +57,7 @@ class World:
         self.names: set[str] = set()
 
     def new(self, kind: EntityType, name: str = "") -> Entity:
-        """A fresh entity; `name` is given where it shall share a name with another one."""
+        """A new entity. Pass `name` to reuse the name of another one."""
         return Entity(kind, name or self._fresh_name(kind))
 
     def _fresh_name(self, kind: EntityType) -> str:
@@ -70,18 +70,18 @@ class World:
         raise Rejected("no_name", f"{kind.name}: no fresh name in the pool {self.split}")
 
     def value(self, entity: Entity, attribute: Attribute) -> Value:
-        """The value of an attribute, drawn on first use."""
+        """The value of an attribute, sampled on first use."""
         if attribute.name not in entity.values:
             entity.values[attribute.name] = self._draw(entity, attribute)
         return entity.values[attribute.name]
 
     def link(self, entity: Entity, attribute: Attribute, other: Entity) -> bool:
-        """Let a fresh entity refer to another one. False where what is known of that one speaks against it."""
+        """Let a new entity refer to another one. Returns False if their known values conflict."""
         entity.values[attribute.name] = other
         return self._agree(entity, attribute.generator.where, other)
 
     def _agree(self, entity: Entity, where: tuple[tuple[str, str], ...], other: Entity) -> bool:
-        """Make both entities' values equal as `where` says; False if they are known to differ."""
+        """Make the pairs of values in `where` equal. Returns False if they are known to differ."""
         for theirs, ours in where:
             if ours != "self" and ours not in entity.values and theirs in other.values:
                 entity.values[ours] = other.values[theirs]
@@ -125,7 +125,7 @@ class World:
             unit = 1 if made.in_days else 365.25
             soonest = start + timedelta(days=int(made.low * unit) + 1)
             latest = start + timedelta(days=int(made.high * unit))
-            # nothing happens after today, unless it has to
+            # no day is after _TODAY, unless the span begins later
             day = soonest + timedelta(days=int(rng.random() * max(1, (min(latest, _TODAY) - soonest).days)))
         else:
             first, last = date(int(made.low), 1, 1).toordinal(), date(int(made.high), 12, 31).toordinal()
@@ -147,7 +147,7 @@ def _derived(operation: str, first: Value, second: Value) -> float | int:
 
 
 def long_date(day: date) -> str:
-    """As the published data writes days: "August 21, 1949"."""
+    """A day in the format of the published data: "August 21, 1949"."""
     return f"{_MONTHS[day.month - 1]} {day.day}, {day.year}"
 
 
@@ -168,7 +168,7 @@ def answer_text(kind: str, value: Value) -> str:
 
 
 def spoken(attribute: Attribute, value: Value) -> str:
-    """A value in a sentence: with its unit in words, an entity as `mention` writes it."""
+    """A value in a sentence: a quantity with its unit in words, an entity as in `mention`."""
     if isinstance(value, Entity):
         return mention(value)
     text = answer_text(attribute.kind, value)
@@ -179,7 +179,10 @@ def spoken(attribute: Attribute, value: Value) -> str:
 
 
 def mention(entity: Entity) -> str:
-    """An entity's name in a sentence: in quotes, with the article that its form or an "of" asks for, or after its noun ("order SO-1", "the house at 12 Oak Lane")."""
+    """An entity's name in a sentence: plain, in quotes, with an article, or after its noun ("order SO-1").
+
+    The article follows from the type's `form`, or from an "of" in the name.
+    """
     name, form = entity.name, entity.kind.form
     if form == "quote":
         return f'"{name}"'

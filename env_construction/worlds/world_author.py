@@ -1,8 +1,9 @@
-"""The world author: environments from fictional worlds of many domains, without a language model, deterministic and unlimited.
+"""The world author: any number of environments from fictional worlds, deterministic and without a language model.
 
-Domains are data (`domains/*.yaml`, see `domains.py`). Each environment gets a world of its own (`world.py`), a question about it
-(`graphs.py`, `wording.py`), and tools that search its records (`tools.py`, `toolsmith.py`, `tool_code.py`). Every choice comes from
-`random.Random(f"{seed}:{split}:{index}:{attempt}:{stage}")`. Opt-in: `--author worlds`. Paper section 3.1.
+Domains are data (`domains/*.yaml`, see `domains.py`). Each environment has a separate world (`world.py`), a question
+about it (`graphs.py`, `wording.py`), and tools that search its records (`tools.py`, `toolsmith.py`, `tool_code.py`).
+All random choices come from `random.Random(f"{seed}:{split}:{index}:{attempt}:{stage}")`. Enable it with `--author
+worlds`. Source: paper section 3.1.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _PICKS = 80
 
 
 class WorldNotes(BaseModel):
-    """What the author remembers between stages: its tools. The world is made again from the seed where a stage reads a file."""
+    """The author's state between stages: its tools. A stage that reads a file rebuilds the world from the seed."""
 
     tools: dict[str, Tool] = Field(default_factory=dict)
     _graph: Graph | None = PrivateAttr(None)
@@ -44,7 +45,7 @@ class WorldNotes(BaseModel):
 
 
 class WorldAuthor:
-    """Implements `Author`. A draft that fails a check is made anew with the next attempt's choices."""
+    """Implements `Author`. A draft that fails a check is rebuilt with the random choices of the next attempt."""
 
     name = "worlds"
     tries = 1
@@ -66,7 +67,7 @@ class WorldAuthor:
         return WrittenDocument(document=describe(tool, LEVELS[draft.level].verbose), arguments=arguments_of(tool, node))
 
     def integrate(self, draft: Draft, problem: str | None) -> Toolset:
-        """One tool a relation; lookups about one type with the same keys may share a tool with a selector."""
+        """One tool per relation. Lookups for one type with the same keys may share a tool with a selector."""
         notes = _notes(draft)
         rng = stage_rng(draft, "integration")
         kept: list[Tool] = []
@@ -116,7 +117,7 @@ class WorldAuthor:
     def instruction(self, draft: Draft) -> str:
         return stage_rng(draft, "instruction").choice(LEVELS[draft.level].instruction)
 
-    # what the stages share
+    # helpers shared by the stages
 
     def _toolset(self, draft: Draft, tools: list[Tool]) -> Toolset:
         notes = _notes(draft)
@@ -131,7 +132,7 @@ class WorldAuthor:
         return Toolset(tools=[describe(tool, verbose) for tool in tools], calls=calls)
 
     def _unneeded(self, draft: Draft, notes: WorldNotes, tools: list[Tool], rng: random.Random) -> list[Tool]:
-        """Plausible tools that the question does not need, treated by the other strategies like the needed ones."""
+        """Plausible tools that the question does not need. The other strategies also apply to them."""
         level = LEVELS[draft.level]
         count = draw_weighted(rng, level.tools[draft.scenario]) - len(tools)
         draws = Unneeded(_graph(draft, notes).nodes, tools, level, draft.split, draft.split_relations, rng)
@@ -155,7 +156,7 @@ class WorldAuthor:
 
 
 def _imagine(draft: Draft) -> tuple[Graph, Decomposition]:
-    """The world, the question graph and its wording: a function of the draft's seed, split, index and attempt."""
+    """The question graph (with its world) and its wording, from the draft's seed, split, index and attempt."""
     rng = stage_rng(draft, "decomposition")
     level = LEVELS[draft.level]
     world = World(catalog(), draft.split, rng)
@@ -197,7 +198,7 @@ def _merge(into: Tool, tool: Tool, rng: random.Random) -> None:
 
 
 def _labels(graph: Graph) -> dict[str, Any]:
-    """Difficulty and origin of the question, for splits and analyses."""
+    """Difficulty and domains of the question, for splits and analyses."""
     depth: list[int] = []
     for node in graph.nodes:
         depth.append(1 + max((depth[source] for source in node.sources), default=0))

@@ -1,4 +1,4 @@
-"""The neutral core: live episodes with calls in the sandbox and rewards from the one scorer.
+"""The core: live episodes, with tool calls in the sandbox and rewards from `reward/scoring.py`.
 
-It needs no torch and knows no protocol; every face and every exported folder is a thin layer over it.
+It imports no torch and depends on no protocol. Every interface and every exported package is a thin layer over it.
 """

@@ -1,4 +1,4 @@
-"""What a client can do wrong, and what the server runs out of: one typed error for every face."""
+"""One typed error for all interfaces: invalid requests, and limits of the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ErrorCode = Literal[
 
 
 class EpisodeError(Exception):
-    """A refused request. `code` is for programs, the message says what was expected. The episode is as it was before."""
+    """A rejected request; the episode is unchanged. `code` is for programs; the message says what was expected."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
-"""The server's log: what an episode has done so far, so that a killed server can be started again and goes on.
+"""The server's log: it records the progress of every episode, so that a killed server can resume.
 
-One JSON line for each start, turn, call and end, in `episodes.jsonl` of a folder that is bound to the data file. At the start
-the log is read, and written again without the turns of what is over. A call that was running when the server was killed
-is not in it: the client makes it again.
+It has one JSON line for each start, turn, call and end, in `episodes.jsonl`. Its folder belongs to one data file. At
+startup the server reads the log and rewrites it without the turns of finished episodes. A call that was running when
+the server was killed is not in the log; the client repeats it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from serving.episodes.outcomes import Turn
 
 
 class EpisodeLog:
-    """An append-only log in `folder`. Raises BadInput for a folder of other environments."""
+    """An append-only log in `folder`. Raises BadInput if the folder belongs to another data file."""
 
     def __init__(self, folder: Path, data_sha256: str) -> None:
         keep_configuration(folder, {"environments_sha256": data_sha256})
@@ -28,7 +28,7 @@ class EpisodeLog:
         self._writer: JsonlWriter | None = None
 
     def restore(self, remembered: int) -> tuple[dict[str, tuple[str, list[Turn]]], OrderedDict[str, ErrorCode]]:
-        """The live episodes of the log (by key, the environment's id and the turns), and why the latest others are over."""
+        """{key: (environment id, turns)} of live episodes, and {key: reason} of the last `remembered` ended ones."""
         live: dict[str, tuple[str, list[Turn]]] = {}
         over: OrderedDict[str, ErrorCode] = OrderedDict()
         for number, record in read_jsonl(self._path, required=("episode",)):
@@ -47,11 +47,11 @@ class EpisodeLog:
         self._write({"episode": key, "environment": environment})
 
     def called(self, key: str, turns: list[Turn], turn: int, place: int) -> None:
-        """Record the result in `place` of a turn."""
+        """Record the result of the call at position `place` of a turn."""
         self._write(_call_line(key, turns, turn, place))
 
     def said(self, key: str, turns: list[Turn], turn: int) -> None:
-        """Record a turn that was given as text, with its results."""
+        """Record a turn of text, with the results of its calls."""
         self._write(_text_line(key, turns, turn))
 
     def ended(self, key: str, reason: ErrorCode) -> None:
@@ -63,7 +63,7 @@ class EpisodeLog:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._writer is None:
-            raise ValueError("the log is written only after restore()")
+            raise ValueError("call restore() before writing to the log")
         self._writer.write(line)
 
 

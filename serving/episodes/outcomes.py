@@ -1,8 +1,8 @@
-"""What an episode is worth: its turns scored by `reward/scoring.py`, under `published` and `strict`.
+"""The outcome of an episode: its turns scored by `reward/scoring.py`, under `published` and `strict`.
 
-The turns of an episode are kept as texts with the results of their calls, and are scored when the episode ends. A call depends on
-its source and arguments alone, so this gives what scoring each turn at once would give, and nothing about the gold
-leaves the server earlier.
+The server keeps turns as texts with the results of their calls, and scores them when the episode ends. The result of a
+call depends only on its source and arguments, so the scores equal those of scoring each turn at once. No information
+about the gold leaves the server before the end.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from reward.tool_calls import parse_turn, render_call
 
 @dataclass
 class Turn:
-    """One model turn. `number` is the client's own, None if it named none.
+    """One model turn. `number` is the client's turn number, or None.
 
-    A turn of calls has `calls`, and `results` in the same places (None: still running, or lost with a former server). A turn that
-    was given as text has `text`.
+    A turn of single calls has `calls` and `results` at the same positions. A result is None while the call is running,
+    or if the server was killed during the call. A turn of text has `text`.
     """
 
     number: int | None = None
@@ -32,7 +32,7 @@ class Turn:
     text: str | None = None
 
     def written(self) -> tuple[str, list[ToolCall], list[ToolResult]]:
-        """The turn as the model would have written it, the calls that were run, and their results."""
+        """The turn as the model would have written it, the completed calls, and their results."""
         done = [(call, result) for call, result in zip(self.calls, self.results, strict=True) if result is not None]
         text = self.text if self.text is not None else "\n".join(render_call(call) for call, _ in done)
         return text, [call for call, _ in done], [result for _, result in done]
@@ -52,9 +52,10 @@ class TurnReward:
 
 @dataclass(frozen=True)
 class MatchOutcome:
-    """An episode under one way to match. `rewards`: each row of EPISODE_REWARDS; all are 0 after a fault of the sandbox.
+    """An episode scored under one match mode.
 
-    `answered`: the last turn is a text without a call.
+    `rewards`: one value for each row of EPISODE_REWARDS; all are 0 after a sandbox fault. `answered`: the last turn is
+    a text without a call.
     """
 
     answered: bool
@@ -78,7 +79,7 @@ class Outcome:
 
 
 def outcome_of(environment: Environment, turns: Sequence[Turn], *, variant: str, sandbox: ToolSandbox) -> Outcome:
-    """Score the turns of an episode, in order. A turn of calls none of which has a result was not made."""
+    """Score the turns of an episode, in order. A turn of calls without any result does not count."""
     turns = [turn for turn in turns if turn.text is not None or any(turn.results)]
     found = {
         match: match_outcome(environment, _scores(environment, turns, variant, match, sandbox), match)
@@ -94,7 +95,7 @@ def _scores(
     for turn in turns:
         text, calls, results = turn.written()
         parsed = parse_turn(text, match)
-        if list(parsed.calls) != calls:  # the two readings of a text can differ in what is a call
+        if list(parsed.calls) != calls:  # the two match modes can parse different calls from one text
             results = sandbox.run_batch([SandboxJob(start.codes, parsed.calls)])[0] if parsed.calls else []
         scores.append(score_results(state, parsed, results, variant, match))
         if scores[-1].fault:
@@ -104,7 +105,7 @@ def _scores(
 
 
 def match_outcome(start: Environment, scores: Sequence[TurnScore], match: str) -> MatchOutcome:
-    """The outcome of an episode whose turns were scored under `match`, one after the other."""
+    """The outcome of an episode from the scores of its turns, in order."""
     fault = bool(scores) and scores[-1].fault
     answered = bool(scores) and not fault and not scores[-1].parsed.calls
     final = scores[-1].parsed.text if answered else ""

@@ -1,7 +1,7 @@
-"""Score episodes that were recorded elsewhere: texts of turns in, rewards out, many episodes in one batch of the sandbox.
+"""Score episodes recorded elsewhere: the texts of the turns in, rewards out, many episodes per sandbox batch.
 
-A trainer with its own rollouts hands over what the model said. The calls are run again, which gives what they gave: a result
-depends on source and arguments alone.
+A trainer with its own rollouts passes the model's turns. Their calls are run again. This reproduces the results,
+because a result depends only on the source and the arguments.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def score_recorded(
     match: str,
     sandbox: ToolSandbox | None = None,
 ) -> list[MatchOutcome]:
-    """The outcome of each episode, given as its environment and its turns. Turns after a fault are not scored."""
+    """The outcome of each episode (environment, turns). Turns after a sandbox fault are not scored."""
     states = [environment for environment, _ in episodes]
     scores: list[list[TurnScore]] = [[] for _ in episodes]
     going = [place for place, (_, texts) in enumerate(episodes) if texts]
@@ -40,9 +40,9 @@ def score_recorded(
 
 
 def turn_text(message: Mapping[str, Any]) -> str:
-    """An assistant's message as the model wrote it: thinking, content, and its calls in Qwen's tags.
+    """An assistant message as the model wrote it: thinking, content, and its calls in Qwen's tags.
 
-    Arguments may be an object or JSON text; a text that is none is kept, and makes the call malformed.
+    Arguments may be an object or JSON text. Text that is not a JSON object is kept and makes the call malformed.
     """
     parts = [f"<think>\n{message['reasoning_content']}\n</think>"] if message.get("reasoning_content") else []
     content = message.get("content") or ""

@@ -6,13 +6,13 @@ Example:
         result = server.call(start.episode, "capital_of", {"country": "Peru"})
         outcome = server.finish(start.episode, "The answer is Lima.")
 
-A client sees messages, tool documents and tool outputs; rewards and whatever follows from the gold come with the end. Calls run in
-the sandbox, each apart from all others, so episodes share no state. An episode ends by `finish`, by a turn of text without a
-call, or by expiry.
+A client sees messages, tool documents and tool outputs. Rewards, and everything else that depends on the gold, are
+returned only at the end. Each call runs isolated in the sandbox, so episodes share no state. An episode ends by
+`finish`, by a turn of text without a call, or by expiry.
 
-Turns: the reward is made of turns, and a client that sends calls one by one has to say which belong together (`turn`). A call
-without a number is a turn of its own. Calls of one turn may run side by side; a call of another turn meanwhile is refused as
-busy, since two clients then play one episode.
+Turns: the reward is computed per turn, so a client that sends single calls must number the turns (`turn`). A call
+without a number is a separate turn. Calls of one turn may run concurrently. A call of another turn is rejected as busy
+in the meantime, because two clients would be playing one episode.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ from serving.episodes.outcomes import Outcome, Turn, outcome_of
 
 SUBMIT = "submit_answer"
 REMEMBERED = 100_000
-"""Episodes whose end is remembered, so that a late call gets a clear error."""
+"""How many ended episodes the server remembers, so that a late call gets a clear error."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one episode: calls, seconds from start to end, seconds without a request, bytes of all arguments, texts and outputs,
-    bytes of one request. Of the server: live episodes."""
+    """Limits of one episode: `calls`, `seconds` from start to end, `idle_seconds` without a request, `bytes` of all
+    arguments, texts and outputs, and `request_bytes` of one request. `episodes` limits the live episodes of the
+    server."""
 
     calls: int = 256
     seconds: float = 3600.0
@@ -59,7 +60,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Start:
-    """What a client learns at the start. `episode` is a secret of 128 bits: who knows it plays the episode.
+    """The reply to a reset. `episode` is a secret of 128 bits; any client that has it can play the episode.
 
     `tools` are in the OpenAI function format.
     """
@@ -73,7 +74,7 @@ class Start:
 
 @dataclass(frozen=True)
 class TurnReply:
-    """What came back for a turn of text: the tools' messages, or the outcome if the turn ended the episode."""
+    """The reply to a turn of text: the tool messages, or the outcome if the turn ended the episode."""
 
     messages: list[dict[str, Any]]
     outcome: Outcome | None
@@ -92,10 +93,10 @@ class _Episode:
 
 
 class EpisodeServer:
-    """Plays the environments of one file. Thread-safe; a context manager that closes the sandbox it has opened itself.
+    """Plays the environments of one file. Thread-safe. A context manager that closes the log.
 
-    `environments`: by id. `match`: how a turn of text is read for what its calls are; the outcome has both readings. `log`: makes
-    episodes outlive the process. Every method raises EpisodeError for a request that it refuses.
+    `environments`: by id. `match`: how to parse the calls in a turn of text; the outcome covers both match modes.
+    `log`: keeps episodes across restarts. Every method raises EpisodeError for a request that it rejects.
     """
 
     def __init__(
@@ -118,8 +119,8 @@ class EpisodeServer:
         self._variant, self._match = variant, match
         self._sandbox = sandbox or shared_sandbox()
         self._lock = threading.Lock()
-        self._live: OrderedDict[str, _Episode] = OrderedDict()  # heard longest ago first
-        self._over: OrderedDict[str, ErrorCode] = OrderedDict()  # why, by key
+        self._live: OrderedDict[str, _Episode] = OrderedDict()  # least recently used first
+        self._over: OrderedDict[str, ErrorCode] = OrderedDict()  # {key: reason}
         self._log = log
         now = time.monotonic()
         if log:
@@ -130,23 +131,26 @@ class EpisodeServer:
     # -- the three requests ----------------------------------------------------------------------------------------
 
     def reset(self, split: str | None = None, index: int | None = None, id: str | None = None, seed: int = 0) -> Start:
-        """Start an episode: of the environment `id`, or number `index` of `split`, or one that `seed` chooses.
+        """Start an episode of the environment `id`, of number `index` of `split`, or of a random one (`seed`).
 
-        Without a split, the file's order counts.
+        Without a split, `index` refers to the complete file.
         """
         environment = self.choose(split, index, id, seed)
         key, now = secrets.token_hex(16), time.monotonic()
         with self._lock:
             self._expire(now)
             if len(self._live) >= self.limits.episodes:
-                raise EpisodeError("full", f"{len(self._live)} episodes are live, the most that this server holds")
+                raise EpisodeError(
+                    "full",
+                    f"{len(self._live)} episodes are live, the maximum of this server; finish one, or retry later",
+                )
             self._live[key] = _Episode(key, environment, now, now)
             if self._log:
                 self._log.started(key, environment.id)
         return Start(key, environment.id, environment.split, environment.messages, environment.openai_tools())
 
     def call(self, episode: str, name: str, arguments: dict[str, Any], turn: int | None = None) -> ToolResult:
-        """Run one tool call. A tool that fails or does not exist is a result, and counts; a refused request does not."""
+        """Run one tool call. A failed or unknown tool is a result and counts as a call; a rejected request does not."""
         live, call, place = self._begin(episode, name, arguments, turn)
         try:
             [result] = self._sandbox.run(live.environment.codes, [call])
@@ -158,7 +162,7 @@ class EpisodeServer:
     async def call_async(
         self, episode: str, name: str, arguments: dict[str, Any], turn: int | None = None
     ) -> ToolResult:
-        """`call` for asyncio. A client that disappears meanwhile does not stop the call: it was made, and it counts."""
+        """`call` for asyncio. If the client disconnects, the call still completes and counts."""
         live, call, place = self._begin(episode, name, arguments, turn)
         return await asyncio.shield(self._run_async(live, call, place))
 
@@ -173,7 +177,7 @@ class EpisodeServer:
     def call_many(
         self, calls: Sequence[tuple[str, str, dict[str, Any], int | None]]
     ) -> list[ToolResult | EpisodeError]:
-        """Run calls (episode, name, arguments, turn) of many episodes in one batch; what is refused is an error in its place."""
+        """Run calls (episode, name, arguments, turn) of many episodes in one batch. A rejected call gets an error."""
         begun: list[tuple[_Episode, ToolCall, tuple[int, int]] | EpisodeError] = []
         for call in calls:
             try:
@@ -191,7 +195,7 @@ class EpisodeServer:
         return [item if isinstance(item, EpisodeError) else next(ended) for item in begun]
 
     def turn(self, episode: str, text: str) -> TurnReply:
-        """Take a whole turn as the model wrote it: run the calls in it, or end the episode if there is none."""
+        """Accept a complete turn as the model wrote it: run its calls, or end the episode if it has none."""
         parsed = self._read(text)
         if not parsed.calls:
             return TurnReply([], self.finish(episode, text))
@@ -210,7 +214,7 @@ class EpisodeServer:
         return await asyncio.shield(asyncio.to_thread(self.turn, episode, text))
 
     def finish(self, episode: str, text: str | None = None) -> Outcome:
-        """End an episode with its last turn, the answer; None ends it as it is. Calls in the text run and count, too."""
+        """End an episode. `text` is the last turn, with the answer; None adds no turn. Calls in it run and count."""
         parsed = self._read(text) if text is not None else None
         with self._alone(episode, parsed, text or "") as live:
             turns = live.turns if text is None else [*live.turns, Turn(text=text)]
@@ -222,7 +226,7 @@ class EpisodeServer:
     async def finish_async(self, episode: str, text: str | None = None) -> Outcome:
         return await asyncio.shield(asyncio.to_thread(self.finish, episode, text))
 
-    # -- around them -----------------------------------------------------------------------------------------------
+    # -- other operations ------------------------------------------------------------------------------------------
 
     def choose(
         self, split: str | None = None, index: int | None = None, id: str | None = None, seed: int = 0
@@ -246,7 +250,7 @@ class EpisodeServer:
         return some[index]
 
     def environment_of(self, episode: str) -> Environment:
-        """The environment of a live episode, gold included: for faces, never for clients."""
+        """The environment of a live episode, with the gold. Never send it to clients."""
         with self._lock:
             return self._find(episode).environment
 
@@ -255,12 +259,12 @@ class EpisodeServer:
             return episode in self._live and not self._is_late(self._live[episode], time.monotonic())
 
     def drop(self, episode: str) -> None:
-        """End an episode that nobody will finish; it is not scored."""
+        """End an abandoned episode without scoring it."""
         with self._lock:
             self._drop(self._find(episode), "ended")
 
     def live(self) -> int:
-        """How many episodes are live, after the idle ones have expired."""
+        """Number of live episodes, after expiring the idle ones."""
         with self._lock:
             self._expire(time.monotonic())
             return len(self._live)
@@ -277,12 +281,12 @@ class EpisodeServer:
     ) -> None:
         self.close()
 
-    # -- under the lock --------------------------------------------------------------------------------------------
+    # -- state changes under the lock ------------------------------------------------------------------------------
 
     def _begin(
         self, key: str, name: str, arguments: dict[str, Any], number: int | None
     ) -> tuple[_Episode, ToolCall, tuple[int, int]]:
-        """Check a call and give it its place: (turn, place in the turn)."""
+        """Check a call and reserve its place: (turn, position in the turn)."""
         size = _size(name, arguments, self.limits.request_bytes)
         with self._lock:
             live = self._find(key)
@@ -291,7 +295,9 @@ class EpisodeServer:
                 raise EpisodeError("busy", "a call of another turn of this episode is still running")
             self._check_limits(live, 1, size)
             if number is not None and any(turn.number == number for turn in live.turns[:-1]):
-                raise EpisodeError("closed_turn", f"turn {number} is over: later calls were made in another turn")
+                raise EpisodeError(
+                    "closed_turn", f"turn {number} is closed, because a later turn has begun; use its number"
+                )
             if last is None or number is None or last.number != number:
                 last = Turn(number)
                 live.turns.append(last)
@@ -304,7 +310,7 @@ class EpisodeServer:
             return live, call, (len(live.turns) - 1, len(last.calls) - 1)
 
     def _end(self, live: _Episode, place: tuple[int, int], result: ToolResult | None) -> ToolResult | EpisodeError:
-        """Put a result in its place. A fault of the sandbox, or no result at all, leaves the call as if it had not been made."""
+        """Store a result. After a sandbox fault, or without a result, the call does not count."""
         with self._lock:
             live.running -= 1
             live.heard = time.monotonic()
@@ -319,7 +325,7 @@ class EpisodeServer:
 
     @contextlib.contextmanager
     def _alone(self, key: str, parsed: ParsedTurn | None, text: str) -> Iterator[_Episode]:
-        """The episode for one request that nothing else may run beside."""
+        """The episode, for a request that must not run concurrently with others."""
         with self._lock:
             live = self._find(key)
             if live.running:
@@ -336,16 +342,18 @@ class EpisodeServer:
 
     def _read(self, text: str) -> ParsedTurn:
         if not isinstance(text, str):
-            raise EpisodeError("bad_request", f"text: expected a text, got {type(text).__name__}")
+            raise EpisodeError("bad_request", f"text: expected a string, got {type(text).__name__}")
         if len(text) > self.limits.request_bytes:
-            raise EpisodeError("byte_limit", f"a text of {len(text)}: a turn may have {self.limits.request_bytes}")
+            raise EpisodeError(
+                "byte_limit", f"text: {len(text)} characters exceed the limit of {self.limits.request_bytes} per turn"
+            )
         return parse_turn(text, self._match)
 
     def _check_limits(self, live: _Episode, calls: int, size: int) -> None:
         if live.calls + calls > self.limits.calls:
-            raise EpisodeError("call_limit", f"this episode may make {self.limits.calls} calls; finish it")
+            raise EpisodeError("call_limit", f"the limit is {self.limits.calls} calls per episode; finish the episode")
         if live.bytes + size > self.limits.bytes:
-            raise EpisodeError("byte_limit", f"this episode may move {self.limits.bytes} bytes; finish it")
+            raise EpisodeError("byte_limit", f"the limit is {self.limits.bytes} bytes per episode; finish the episode")
 
     def _find(self, key: str) -> _Episode:
         live = self._live.get(key) if isinstance(key, str) else None
@@ -358,10 +366,10 @@ class EpisodeServer:
             self._drop(live, "expired")
         over = self._over.get(key) if isinstance(key, str) else None
         if over == "expired":
-            raise EpisodeError("expired", "the episode is over: its time was up")
+            raise EpisodeError("expired", "the episode has expired; start a new one")
         if over is not None:
-            raise EpisodeError("ended", "the episode is over: it was finished")
-        raise EpisodeError("unknown_episode", "there is no such episode; start one first")
+            raise EpisodeError("ended", "the episode has ended; start a new one")
+        raise EpisodeError("unknown_episode", "no such episode; start one first")
 
     def _is_late(self, live: _Episode, now: float) -> bool:
         if live.running:
@@ -369,11 +377,11 @@ class EpisodeServer:
         return now - live.heard > self.limits.idle_seconds or now - live.started > self.limits.seconds
 
     def _expire(self, now: float) -> None:
-        """Drop the episodes that were not heard of for too long; those heard last are last."""
+        """Drop expired episodes. `_live` is ordered by the time of the last request."""
         while self._live:
             live = next(iter(self._live.values()))
             if live.running and now - live.heard > self.limits.idle_seconds:
-                self._live.move_to_end(live.key)  # a long call; it is heard of when it ends
+                self._live.move_to_end(live.key)  # a long call is running; its end counts as activity
                 live.heard = now
             elif self._is_late(live, now):
                 self._drop(live, "expired")
@@ -390,7 +398,7 @@ class EpisodeServer:
 
 
 def submit_name(environment: Environment) -> str:
-    """The name of the tool that takes the answer: one that no tool of the environment has."""
+    """The name of the tool that accepts the answer. It differs from all tools of the environment."""
     names = {tool.name for tool in environment.tools}
     name = SUBMIT
     while name in names:
@@ -416,7 +424,7 @@ def _refuse_fault(results: Sequence[ToolResult]) -> None:
 
 
 def _size(name: str, arguments: dict[str, Any], most: int) -> int:
-    """Characters of a call as JSON. Raises EpisodeError for what is no call, or too large."""
+    """Characters of a call as JSON. Raises EpisodeError for a malformed or too large call."""
     if not isinstance(name, str) or not name:
         raise EpisodeError("bad_request", "name: expected the name of a tool")
     if not isinstance(arguments, dict):
@@ -424,9 +432,9 @@ def _size(name: str, arguments: dict[str, Any], most: int) -> int:
     try:
         size = len(json.dumps(arguments)) + len(name)
     except (TypeError, ValueError, RecursionError) as error:
-        raise EpisodeError("bad_request", f"arguments: expected JSON ({error})") from None
+        raise EpisodeError("bad_request", f"arguments: not serializable as JSON ({error})") from None
     if size > most:
-        raise EpisodeError("byte_limit", f"arguments of {size} bytes: a request may have {most}")
+        raise EpisodeError("byte_limit", f"arguments: {size} bytes exceed the limit of {most} per request")
     return size
 
 

@@ -1,4 +1,4 @@
-"""Folders and files that other trainers read: OpenEnv, verifiers, TRL, verl, supervised data.
+"""Exports for other trainers: OpenEnv, verifiers, TRL, verl, and supervised data.
 
-Each exported environment scores with this project's own code.
+Exported environments are scored by this project's code.
 """

@@ -1,4 +1,4 @@
-"""The README.md of an exported folder: what it holds, how it is loaded, how it is published."""
+"""The README.md of an exported folder: its content, how to load it, and how to publish it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from datasets import load_dataset
 from trl import GRPOConfig, GRPOTrainer
 from serving.trl_reward import reward_func  # of the repository that wrote this folder
 
-trainer = GRPOTrainer(model, reward_funcs=reward_func, train_dataset=load_dataset("{folder}")["{split}"], args=GRPOConfig())
+trainer = GRPOTrainer(\
+model, reward_funcs=reward_func, train_dataset=load_dataset("{folder}")["{split}"], args=GRPOConfig())
 ```""",
     "verl": """\
 ```bash
@@ -56,7 +57,7 @@ template: qwen3
 
 
 def write_card(folder: Path, kind: str, counts: Mapping[str, int], settings: LabelSettings, reader: str) -> None:
-    """`<folder>/README.md`, with the front matter that `datasets.load_dataset(<folder>)` reads; for LLaMA-Factory its own file."""
+    """Write `<folder>/README.md` with front matter for `datasets`, and `dataset_info.json` for LLaMA-Factory."""
     if kind == "sft" and reader == "llama-factory":
         (folder / "dataset_info.json").write_text(json.dumps(_dataset_info(counts), indent=2) + "\n", encoding="utf-8")
     use = _READ[reader] if kind == "sft" else _USE[kind]

@@ -1,7 +1,7 @@
-"""What travels with a prompt to another trainer: everything that its reward needs, as one JSON text.
+"""The label of an exported prompt: everything that its reward needs, as one JSON text.
 
-The label says which reward it is, so a reward function has no default: `reward` is `turn` (the reward of the one turn that the
-trainer generated, as in the paper) or a row of `reward/episode_rewards.py` for whole episodes.
+The label names its reward, so reward functions need no default. `reward` is `turn` (the reward of the single generated
+turn, as in the paper) or a row of `reward/episode_rewards.py` for complete episodes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LABEL_REWARDS = (TURN, *EPISODE_REWARDS)
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """Which reward: `variant` of a turn's, `match`, and `reward`, one of LABEL_REWARDS."""
+    """The reward of a label: `variant` of the turn reward, `match`, and `reward`, one of LABEL_REWARDS."""
 
     variant: str
     match: str
@@ -35,7 +35,7 @@ class LabelSettings:
 
 
 def label_of(state: Environment, settings: LabelSettings) -> str:
-    """The label of a state and a reward. With the messages, since a call of an earlier turn solves nothing again (strict)."""
+    """The label of a state. It contains the messages, because under `strict` a repeated call solves nothing."""
     record = state.to_record()
     names = ("id", "messages", "codes", "unsolved_set", "solve_rate", "answer", "sub_questions")
     kept = {key: record[key] for key in names}
@@ -45,7 +45,7 @@ def label_of(state: Environment, settings: LabelSettings) -> str:
 def score_labels(
     items: Sequence[tuple[str, Sequence[str]]], sandbox: ToolSandbox | None = None
 ) -> list[tuple[float | None, MatchOutcome]]:
-    """Reward and outcome for each (label, turns of the model). None for a fault of the sandbox: it is no reward of the model's.
+    """Reward and outcome for each (label, model turns). The reward is None after a sandbox fault.
 
     Raises BadInput for a label that `label_of` did not write.
     """
@@ -65,7 +65,7 @@ def score_labels(
 
 
 def _one(turns: Sequence[str]) -> Sequence[str]:
-    """The turn that was generated; nothing at all is an empty turn."""
+    """The generated turn; an empty one if there is none."""
     return turns[:1] or [""]
 
 
@@ -79,7 +79,7 @@ def _settings(label: str) -> LabelSettings:
     try:
         settings = LabelSettings(**json.loads(label)["settings"])
     except (ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"label: expected the text that serving.export wrote ({error!r})") from None
+        raise BadInput(f"label: expected a label from serving.export ({error!r}); export the data again") from None
     if settings.variant not in REWARDS or settings.match not in MATCHES or settings.reward not in LABEL_REWARDS:
-        raise BadInput(f"label: unknown reward {settings}")
+        raise BadInput(f"label: unknown reward {settings}; export the data again with this version")
     return settings

@@ -1,6 +1,7 @@
-"""Whole environments as packages: OpenEnv's and verifiers' interface, with this project's sandbox, scorer and episodes inside.
+"""Environments as packages for OpenEnv and verifiers, with this project's sandbox, scorer and episodes inside.
 
-A package is complete: it needs nothing but what its `pyproject.toml` names. The code goes along as it is, under its own names.
+A package is self-contained: it depends only on what its `pyproject.toml` names. The project's modules are copied
+unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from env_construction.environment.schema import Environment, write_environments
 from serving.exports.labels import TURN, LabelSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-# what an episode is played and scored with; the rest of the project stays at home
+# the modules that play and score an episode; nothing else is exported
 CARRIED = (
     "env_construction/__init__.py",
     "env_construction/environment",
@@ -40,9 +41,9 @@ _FILLED = {"pyproject.template.toml": "pyproject.toml", "README.md": "README.md"
 def write_package(
     kind: str, folder: Path, environments: Mapping[str, Environment], settings: LabelSettings
 ) -> dict[str, int]:
-    """Write the package; returns how many environments each split has. Raises BadInput for a reward of single turns."""
+    """Write the package. Returns the number of environments per split. Raises BadInput for a reward of single turns."""
     if settings.reward == TURN:
-        raise BadInput(f"--reward {TURN}: an environment is played as a whole; choose a reward of whole episodes")
+        raise BadInput(f"--reward {TURN}: a package plays complete episodes; choose a reward of complete episodes")
     shutil.copytree(Path(__file__).with_name(f"{kind}_package"), folder, ignore=shutil.ignore_patterns("__pycache__"))
     for path in CARRIED:
         source, target = ROOT / path, folder / path
@@ -67,13 +68,13 @@ def write_package(
 
 
 def _license() -> str:
-    """From the checkout, or from what pip installed."""
+    """The license text, from the checkout or the installed distribution."""
     beside = ROOT / "LICENSE"
     if beside.is_file():
         return beside.read_text(encoding="utf-8")
     text = metadata.distribution("ftrl-tool-use").read_text("licenses/LICENSE")
     if text is None:
         raise BadInput(
-            "the installed ftrl-tool-use lacks its LICENSE, which an exported package carries: install it again"
+            "the installed ftrl-tool-use has no LICENSE file, which an exported package must include; reinstall it"
         )
     return text

@@ -1,7 +1,8 @@
 """Parquet for other trainers: prompts with their labels (TRL, verl), and conversations for supervised training.
 
-Objects of no fixed shape (tool documents, arguments) are columns of the type Json of `datasets`: text in the file, objects once loaded,
-and no key is filled in from another row. LLaMA-Factory takes a version of `datasets` without that type, and gets JSON text.
+Objects without a fixed schema (tool documents, arguments) are columns of type Json of `datasets`. They are text in the
+file and objects after loading, and no row gets keys of another row. LLaMA-Factory requires a version of `datasets`
+without that type, so its files contain JSON text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from serving.exports.labels import LabelSettings, label_of
 
 FORMATS = ("trl", "verl", "sft")
 READERS = ("trl", "llama-factory")
-"""Who reads the conversations of `sft`; Axolotl reads what TRL does."""
+"""Readers of the `sft` conversations. Axolotl reads the same format as TRL."""
 LLAMA_FACTORY_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -27,11 +28,11 @@ LLAMA_FACTORY_TAGS = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
-"""What its `dataset_info.json` says about our messages; a turn with calls has a role of its own."""
+"""The `tags` of its `dataset_info.json`. A turn with calls has a separate role."""
 
 
 def trl_rows(states: Iterable[Environment], settings: LabelSettings) -> Iterator[dict[str, Any]]:
-    """`prompt` as messages that hold the tools, for GRPO and its kin; the state itself in `messages` and `tools`."""
+    """Rows with `prompt` (messages that include the tools), `label`, and the state in `messages` and `tools`."""
     for state in states:
         yield {
             "prompt": prompt_messages(state),
@@ -44,7 +45,7 @@ def trl_rows(states: Iterable[Environment], settings: LabelSettings) -> Iterator
 
 
 def verl_rows(states: Iterable[Environment], settings: LabelSettings) -> Iterator[dict[str, Any]]:
-    """The columns that verl reads, and the state itself."""
+    """Rows with the columns that verl reads, and the state in `messages` and `tools`."""
     for index, state in enumerate(states):
         yield {
             "data_source": state.data_source or "ftrl",
@@ -58,7 +59,7 @@ def verl_rows(states: Iterable[Environment], settings: LabelSettings) -> Iterato
 
 
 def sft_row(start: Environment, messages: list[dict[str, Any]], source: str, **scores: Any) -> dict[str, Any]:
-    """A conversation to imitate. `scores`: Solve-F1 and whether the answer is right."""
+    """A conversation for supervised training. `scores`: Solve-F1, and whether the answer is correct."""
     return {
         "messages": messages,
         "tools": start.openai_tools(),
@@ -71,7 +72,7 @@ def sft_row(start: Environment, messages: list[dict[str, Any]], source: str, **s
 
 
 def sft_row_for(reader: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A conversation as one of READERS takes it; None where LLaMA-Factory would mistake a text for a call."""
+    """A conversation in the format of a reader; None if LLaMA-Factory would parse a text as a call."""
     if reader == "trl":
         return dict(row)
     messages = [_with_call_role(message) for message in row["messages"]]
@@ -79,7 +80,7 @@ def sft_row_for(reader: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _with_call_role(message: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Calls as a JSON list in LLaMA-Factory's tags, the first of which it takes; it renders them for the model's template."""
+    """Calls as a JSON list in one pair of tags, because LLaMA-Factory parses only the first pair."""
     thinking = f"<think>\n{message['reasoning_content']}\n</think>\n\n" if message.get("reasoning_content") else ""
     said = thinking + message["content"]
     calls = [call["function"] for call in message.get("tool_calls") or ()]
@@ -87,15 +88,15 @@ def _with_call_role(message: Mapping[str, Any]) -> dict[str, Any] | None:
         return {"role": message["role"], "content": said}
     if "<tool_call>" in said:
         return None
-    listed = json_text(calls).replace("<", "\\u003c")  # so that no argument ends the list
+    listed = json_text(calls).replace("<", "\\u003c")  # so that no argument closes the tag
     between = "\n" if said and not said.endswith("\n") else ""
     return {"role": LLAMA_FACTORY_TAGS["function_tag"], "content": f"{said}{between}<tool_call>{listed}</tool_call>"}
 
 
 def prompt_messages(state: Environment) -> list[dict[str, str]]:
-    """The state's messages as roles and texts alone, the tools in the system message as Qwen's templates write them.
+    """The state's messages as roles and texts, with the tools in the system message in Qwen's format.
 
-    GRPO trainers render all prompts of a run with the same tools; here each environment has its own.
+    GRPO trainers render all prompts of a run with the same tools, but here each environment has its own tools.
     """
     texts = [
         {
@@ -126,7 +127,7 @@ For each function call, return a json object with function name and arguments wi
 
 
 def write_tables(folder: Path, rows: Iterable[Mapping[str, Any]], features: Any) -> dict[str, int]:
-    """`<folder>/<split>.parquet` for each split of the rows; returns how many rows each has."""
+    """Write `<folder>/<split>.parquet` for each split. Returns the number of rows per split."""
     from datasets import Dataset
 
     by_split: dict[str, list[Mapping[str, Any]]] = {}
@@ -145,7 +146,7 @@ def _split(row: Mapping[str, Any]) -> str:
 
 
 def features_of(kind: str, reader: str = "trl") -> Any:
-    """The columns' types."""
+    """The column types of an export."""
     from datasets import Features, Json, List, Value
 
     string = Value("string")

@@ -1,4 +1,4 @@
-"""The protocols under which the core is served: MCP and HTTP.
+"""The protocols that serve the core: HTTP and MCP.
 
-They translate requests and errors; they play and score nothing themselves.
+They only translate requests and errors. The core plays and scores the episodes.
 """

@@ -1,12 +1,13 @@
-"""HTTP: the core as a small JSON API that documents itself (`/openapi.json`, `/docs`), with MCP at `/mcp` where asked.
+"""HTTP: the core as a small JSON API with documentation at `/openapi.json` and `/docs`, and optionally MCP at `/mcp`.
 
     POST /episodes {"split", "index", "id", "seed"}        -> messages and tools
-    POST /episodes/{episode}/calls {"name", "arguments", "turn"} -> what the tool returned
-    POST /episodes/{episode}/turns {"text"}                -> a whole turn as the model wrote it
+    POST /episodes/{episode}/calls {"name", "arguments", "turn"} -> the tool's result
+    POST /episodes/{episode}/turns {"text"}                -> tool messages, for a complete turn as the model wrote it
     POST /episodes/{episode}/finish {"text"}               -> the reward with its parts
 
-A refused request is {"error": {"code", "message"}} with the code of `serving/episodes/errors.py`, or `unauthorized`. No path of it runs code
-outside the sandbox: a request names an environment of the server's file, and brings arguments and text only.
+The response to a rejected request is {"error": {"code", "message"}}, with a code of `serving/episodes/errors.py` or
+`unauthorized`. No path runs code outside the sandbox: a request only names an environment of the server's file and
+passes arguments and text.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def _whole(value: Any) -> Any:
-    """1.0 is a whole number in JSON Schema."""
+    """1.0 is an integer in JSON Schema."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# what every JSON reader keeps exactly
+# integers that every JSON parser reads exactly
 _Whole = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53), BeforeValidator(_whole)]
 
 
@@ -123,7 +124,7 @@ class _Json(JSONResponse):
 
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refused, "description": "refused; nothing was changed"}
+    status: {"model": Refused, "description": "rejected; nothing was changed"}
     for status in sorted({400, 401, *STATUS.values()})
 }
 
@@ -131,7 +132,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 def http_app(
     episodes: EpisodeServer, *, token: str = "", hosts: tuple[str, ...] = LOCAL, mcp: Server[Any] | None = None
 ) -> ASGIApp:
-    """The application. `token`: required of every request but the documentation. `hosts`: names under which it is asked."""
+    """The application. `token`: required in every request. `hosts`: accepted values of the Host header."""
     manager = StreamableHTTPSessionManager(app=mcp, json_response=True) if mcp is not None else None
 
     @contextlib.asynccontextmanager
@@ -159,7 +160,7 @@ def _add_routes(app: FastAPI, episodes: EpisodeServer) -> None:
 
     @app.post("/episodes", **says(Started))
     async def reset(body: Reset) -> Response:
-        """Start an episode: by `id`, by `index` in a `split`, or chosen by `seed`."""
+        """Start an episode: by `id`, by `index` in a `split`, or at random by `seed`."""
         return _Json(asdict(episodes.reset(body.split, body.index, body.id, body.seed)))
 
     @app.post("/episodes/{episode}/calls", **says(Result))
@@ -170,12 +171,12 @@ def _add_routes(app: FastAPI, episodes: EpisodeServer) -> None:
 
     @app.post("/episodes/{episode}/turns", **says(TurnAnswer))
     async def turn(episode: str, body: Text) -> Response:
-        """Take a whole turn as the model wrote it. A turn without a call ends the episode."""
+        """Accept a complete turn as the model wrote it. A turn without a call ends the episode."""
         return _Json(asdict(await episodes.turn_async(episode, body.text)))
 
     @app.post("/episodes/{episode}/finish", **says(Outcome))
     async def finish(episode: str, body: Ending) -> Response:
-        """End the episode with its final text, or as it is; the reward with its parts."""
+        """End the episode, optionally with its final text. Returns the reward with its parts."""
         return _Json(asdict(await episodes.finish_async(episode, body.text)))
 
 
@@ -202,7 +203,7 @@ def _error(code: str, message: str) -> dict[str, Any]:
 
 
 class _Checked:
-    """Before anything is read: the token, and the size of the body."""
+    """Checks the token and the size of the body before the request is parsed."""
 
     def __init__(self, app: ASGIApp, token: str, most: int) -> None:
         self._app, self._most = app, most
@@ -219,13 +220,13 @@ class _Checked:
             return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._most:
-            await _Json(_error("byte_limit", f"a request may have {self._most} bytes"), 413)(scope, receive, send)
+            await _Json(_error("byte_limit", f"the limit is {self._most} bytes per request"), 413)(scope, receive, send)
             return
         await self._app(scope, _counted(receive, self._most), send)
 
 
 def _counted(receive: Receive, most: int) -> Callable[[], Any]:
-    """`receive` that refuses a body without a declared length once it is too long."""
+    """`receive` that rejects a body without a declared length once it is too long."""
     left = most
 
     async def counted() -> Message:
@@ -233,7 +234,7 @@ def _counted(receive: Receive, most: int) -> Callable[[], Any]:
         message = await receive()
         left -= len(message.get("body", b""))
         if left < 0:
-            raise HTTPException(413, f"a request may have {most} bytes")
+            raise HTTPException(413, f"the limit is {most} bytes per request")
         return message
 
     return counted

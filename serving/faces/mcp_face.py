@@ -1,11 +1,12 @@
 """MCP: the tools of an episode as MCP tools, over streamable HTTP or stdio.
 
-A connection's URL says what it plays: `/mcp?episode=KEY` an episode that was started over HTTP, `/mcp?id=ENVIRONMENT` (or `split`,
-`index`, `seed`) one of its own; `session=NAME` keeps agents apart that share a URL. MCP knows no reward: the tool `submit_answer` takes the
-final answer, ends the episode, and returns the reward. Its description and the prompt `question` hold the question.
+The URL selects the episode. `/mcp?episode=KEY` plays an episode that was started over HTTP. `/mcp?id=ENVIRONMENT` (or
+`split`, `index`, `seed`) starts a new one. `session=NAME` separates agents that share a URL. MCP has no rewards, so the
+tool `submit_answer` accepts the final answer, ends the episode, and returns the reward. Its description and the prompt
+`question` contain the question.
 
-MCP has no turns either. A call is a turn of its own unless its `_meta` has a number under TURN_KEY. A refused request is a JSON-RPC
-error whose data has the error's code; a tool that fails is a result with `is_error`.
+MCP has no turns either. A call is a separate turn unless its `_meta` has a number under TURN_KEY. A rejected request is
+a JSON-RPC error whose data has the error code. A tool that fails is a result with `is_error`.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _REMEMBERED = 100_000
 
 
 class McpFace:
-    """The handlers of an MCP server on `episodes`. `choice`: what is played where the URL says nothing (id, split, index, seed)."""
+    """The handlers of an MCP server on `episodes`. `choice`: defaults for the URL's id, split, index and seed."""
 
     def __init__(self, episodes: EpisodeServer, choice: Mapping[str, str] | None = None) -> None:
         self._episodes = episodes
         self._choice = dict(choice or {})
-        self._keys: dict[tuple[str, ...], str] = {}  # by who plays what
+        self._keys: dict[tuple[str, ...], str] = {}  # by (session, choice)
         self._environments: dict[str, Environment] = {}
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -66,8 +67,8 @@ class McpFace:
         lock = self._locks.setdefault(key, asyncio.Lock())
         turn = (context.meta or {}).get(TURN_KEY)
         if turn is not None and type(turn) is not int:
-            raise _error(EpisodeError("bad_request", f"_meta {TURN_KEY}: expected a whole number"))
-        async with lock:  # agents call tools side by side; here they run in the order in which they came
+            raise _error(EpisodeError("bad_request", f"_meta {TURN_KEY}: expected an integer"))
+        async with lock:  # agents call tools concurrently; run them in order of arrival
             try:
                 if params.name == submit_name(self._environment(key)):
                     outcome = asdict(await self._episodes.finish_async(key, arguments.get("answer")))
@@ -82,7 +83,7 @@ class McpFace:
 
     async def _get_prompt(self, context: ServerRequestContext[Any], params: Any) -> types.GetPromptResult:
         if params.name != PROMPT:
-            raise MCPError(types.INVALID_PARAMS, f"the only prompt is {PROMPT!r}")
+            raise MCPError(types.INVALID_PARAMS, f"unknown prompt; the only one is {PROMPT!r}")
         messages = self._environment(self._key(context, fresh=True)).messages
         return types.GetPromptResult(
             messages=[
@@ -95,7 +96,7 @@ class McpFace:
         )
 
     def _key(self, context: ServerRequestContext[Any], fresh: bool = False) -> str:
-        """The episode that a request plays. Asking for the question (`fresh`) starts the next one if the client's is over."""
+        """The key of a request's episode. A request for the question (`fresh`) starts a new episode after the end."""
         request = context.request
         query = dict(request.query_params) if request is not None else {}
         if "episode" in query:
@@ -120,7 +121,7 @@ class McpFace:
         return key
 
     def _environment(self, key: str) -> Environment:
-        """The environment of an episode, also after its end: clients list the tools to read the last result."""
+        """The environment of an episode, even after its end: clients list the tools to parse the last result."""
         try:
             environment = self._environments[key] = self._episodes.environment_of(key)
             if len(self._environments) > _REMEMBERED:
@@ -137,7 +138,7 @@ def _tool(tool: ToolDocument) -> types.Tool:
 
 
 def _text(text: str) -> types.TextContent:
-    """Lone surrogates, which a tool can return and UTF-8 cannot carry, are escaped."""
+    """The text with lone surrogates escaped, because UTF-8 cannot encode them."""
     return types.TextContent(text=text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -147,7 +148,7 @@ def _number(name: str, text: str | None) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise EpisodeError("bad_request", f"{name}={text!r}: expected a whole number") from None
+        raise EpisodeError("bad_request", f"{name}={text!r}: expected an integer") from None
 
 
 def _error(error: EpisodeError) -> MCPError:

@@ -1,4 +1,4 @@
-"""The gain of choosing on the test split: exact where it can be worked out, nothing where nothing varies, and in the run's figure."""
+"""The gain of choosing on the test split: exact values, zero without variation, and the figure of a run."""
 
 from math import sqrt
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""How many verified environments one process builds per second, by level, and which parts take the time. Run by hand.
+"""Verified environments per second of one process, by level, and the time of each part. Run by hand.
 
-Reports rates relative to drafting without verification in the same run, so that machines can be compared.
+Also reports the rate relative to drafting without verification in the same run, which is comparable across machines.
 
 Example:
     python tests/benchmarks/construction_throughput.py --n 1024 --profile
@@ -27,7 +27,7 @@ CHUNK = 128
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=512, help="environments a level (default: 512)")
+    parser.add_argument("--n", type=int, default=512, help="environments per level (default: 512)")
     parser.add_argument("--level", action="append", choices=list(LEVELS), help="only this level (repeatable)")
     parser.add_argument("--profile", action="store_true", help="print the functions that take the most time")
     arguments = parser.parse_args()

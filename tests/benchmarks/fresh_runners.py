@@ -1,9 +1,9 @@
-"""Fresh processes under load: does a call time out falsely, or report an impossible time? Run by hand.
+"""New processes under load: does a call time out without reason, or report an impossible time? Run by hand.
 
-Load: two busy processes per CPU. Under it run `--processes` isolated calls (each a fresh process, 32 at a time). For
-every 20 of them, a fresh sandbox starts (a fresh zygote and pool runner), and its first call follows after a pause. The
-limit of a call is 10 s. Output: counts and the slowest call. The exit code is 1 if a call failed or took longer than
-its batch.
+The load is two busy processes per CPU. The benchmark runs `--processes` isolated calls, each in a new process, 32 at a
+time. For every 20 calls it starts a new sandbox (a new zygote and pool runner), whose first call follows after a pause.
+The time limit of a call is 10 s. Output: counts and the slowest call. The exit code is 1 if a call failed or took
+longer than its batch.
 
 Example:
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/fresh_runners.py --processes 2000

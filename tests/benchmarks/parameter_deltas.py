@@ -1,8 +1,8 @@
-"""Memory and time of the parameter analysis against a plain sequential read of the same two checkpoints.
+"""Memory and time of the parameter analysis, compared with a sequential read of the same two checkpoints.
 
-Writes a pair of checkpoints with a Qwen3-like layout to --folder (bf16, --gigabytes in total, all elements random, the
-trained one changed by about 1%). Then, with a warm page cache and alternating, `--repeats` times each, it reads both
-files front to back into one buffer, and compares them with analysis.parameter_deltas. Reports both times and their
+Writes a pair of checkpoints with a Qwen3-like layout to --folder (bf16, --gigabytes in total, random elements, the
+trained one changed by about 1%). Then it alternates, `--repeats` times and with a warm page cache, between a sequential
+read of both files into one buffer and a comparison with analysis.parameter_deltas. It reports both times and their
 ratio, the peak resident memory above that of the idle process (limit: 3 times the largest tensor plus 500 MB), and the
 estimated time for a pair of 14B models. Run by hand; not part of the tests.
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=4.0, help="size of both checkpoints together")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--make-only", action="store_true", help="only write the pair (its memory would hide the comparison's)"
+        "--make-only", action="store_true", help="only write the pair (writing would raise the measured peak memory)"
     )
     arguments = parser.parse_args()
     if arguments.make_only or not (arguments.folder / "trained" / "done").exists():

@@ -40,7 +40,7 @@ ODD_VALUES: tuple[Any, ...] = (
     "../..",
     "2023-02-30", [], [[]], {}, {"": None}, [None] * 1000, {"a": {"b": {"c": []}}},
 )  # fmt: skip
-"""What a broken call puts in place of a valid value."""
+"""Values that a broken call has in place of a valid one."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ def generator(seed: int, tool: str, index: int) -> random.Random:
 
 
 def words_of(environment: Environment, source: str) -> list[str]:
-    """Words that a tool may know: from the question and from its own string constants."""
+    """Words that a tool may know: from the question and from the string constants of its source."""
     return re.findall(r"\w+", environment.question) + re.findall(r"['\"]([^'\"\n]{2,40})['\"]", source)
 
 

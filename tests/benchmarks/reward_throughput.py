@@ -1,10 +1,10 @@
-"""Responses scored per second: the sandbox against the published method, in the same run. Run by hand.
+"""Responses scored per second: the sandbox compared with the published method, in the same run. Run by hand.
 
 Inputs: environments (JSONL, the authors' format). Output: a table on stdout and, with --out, a JSON file.
 
-The baseline does what the published code does: one response after another, and for every call `compile` and `exec` of
-the source in this process, in a new thread that is joined for at most 10 s. It shares the parsing, matching and reward
-code with ours, so the ratio measures only the running of tools. Its results are compared with ours.
+The baseline works like the published code: it scores one response after another. For every call, it runs `compile` and
+`exec` on the source in this process, in a new thread that is joined for at most 10 s. It uses our parsing, matching and
+reward code, so the ratio measures only the execution of tools. Its results are compared with ours.
 
 Workloads, each of `--responses` responses with 1-4 calls: `made` (100 synthetic tools of about 2 KB), `published` (the
 environments of --environments), and `shuffled` (SHUFFLED environments in random order; if there are fewer, copies with
@@ -85,7 +85,7 @@ class PublishedWay:
 # -- workloads ---------------------------------------------------------------------------------------------------------
 
 
-def made_environments(count: int, seed: int) -> list[Environment]:
+def synthetic_environments(count: int, seed: int) -> list[Environment]:
     """Environments of 5 tools each, about 2 KB of source per tool, similar to the published ones."""
     environments = []
     for number in range(count):
@@ -97,8 +97,8 @@ def made_environments(count: int, seed: int) -> list[Environment]:
                 place: {"population": rng.randrange(10**6), "founded": str(rng.randrange(1000, 1900))}
                 for place in PLACES
             }
-            codes[name] = _made_source(name, table)
-            tools.append(_made_document(name))
+            codes[name] = _synthetic_source(name, table)
+            tools.append(_synthetic_document(name))
             unsolved[name] = [str(table[rng.choice(PLACES)]["population"])]
         environments.append(
             Environment(
@@ -112,7 +112,7 @@ def made_environments(count: int, seed: int) -> list[Environment]:
     return environments
 
 
-def _made_source(name: str, table: dict[str, Any]) -> str:
+def _synthetic_source(name: str, table: dict[str, Any]) -> str:
     records = json.dumps(table, indent=8)
     return f'''def {name}(place, field="population", year=None, detailed=False):
     """Find the record of a place.
@@ -146,7 +146,7 @@ def _made_source(name: str, table: dict[str, Any]) -> str:
 '''
 
 
-def _made_document(name: str) -> ToolDocument:
+def _synthetic_document(name: str) -> ToolDocument:
     properties = {
         "place": {"type": "string", "enum": list(PLACES)},
         "field": {"type": "string", "enum": ["population", "founded"]},
@@ -171,7 +171,7 @@ def renamed_environments(environments: Sequence[Environment], count: int) -> lis
     return made
 
 
-def made_responses(environments: Sequence[Environment], count: int, seed: int) -> list[Item]:
+def synthetic_responses(environments: Sequence[Environment], count: int, seed: int) -> list[Item]:
     """Responses of 1-4 schema-conforming calls to tools of their environment. Sub-answers are among the words."""
     items = []
     for number in range(count):
@@ -192,7 +192,7 @@ def cpu_seconds() -> float:
     """CPU time of this process, its descendants, and the children that they have waited for."""
     ticks = 0
     for pid in descendants(os.getpid()):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just exited
             fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
             ticks += sum(map(int, fields[11:15]))
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
@@ -202,7 +202,7 @@ def descendants(pid: int) -> list[int]:
     """Descendants of `pid`, from /proc."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that has just ended
+        with contextlib.suppress(OSError):  # the thread has just exited
             for child in (task / "children").read_text().split():
                 found += [int(child), *descendants(int(child))]
     return found
@@ -335,17 +335,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
-    made = made_environments(20, arguments.seed)
+    made = synthetic_environments(20, arguments.seed)
     published = list(read_environments(arguments.environments))
     workloads = {"made": made, "published": published, "shuffled": renamed_environments(published, SHUFFLED)}
     report: dict[str, Any] = {}
     with tqdm(total=len(workloads) * (arguments.repeats + 1 + len({1, arguments.workers}))) as bar:
         for name, environments in workloads.items():
-            items = made_responses(environments, arguments.responses, arguments.seed)
+            items = synthetic_responses(environments, arguments.responses, arguments.seed)
             if name == "shuffled":
                 random.Random(arguments.seed).shuffle(items)
             report[name] = compare(name, items, arguments.workers, arguments.repeats, bar)
-    report["single"] = single_calls(made_responses(made, 1, arguments.seed)[0])
+    report["single"] = single_calls(synthetic_responses(made, 1, arguments.seed)[0])
     for name, figures in report.items():
         print(name)
         for key, value in figures.items():

@@ -1,4 +1,4 @@
-"""Batched rollout against one prompt at a time: tokens/s side by side, same process, same episodes. Run by hand.
+"""Tokens/s of batched rollout and of one prompt at a time, in the same process on the same episodes. Run by hand.
 
 Inputs: a checkpoint folder, environments (JSONL). Output: a table and, with --out, a JSON file.
 

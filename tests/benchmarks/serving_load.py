@@ -1,8 +1,9 @@
-"""How many tool calls a second the episode server runs, in process and over HTTP on loopback, with many live episodes.
+"""Tool calls per second of the episode server, in process and over HTTP on loopback, with many live episodes.
 
-Each live episode makes one call after the other; every call goes through the sandbox. Prints calls per second of wall time and of CPU
-time, p50 and p99 of a request in milliseconds, and the memory that a live episode takes. CPU time counts all processes of the server; the
-client of the HTTP part is named apart. On a busy machine only the CPU figures mean something. Bounded by --seconds for each part.
+Each live episode makes one call after another, and every call runs in the sandbox. Prints calls per second of wall time
+and of CPU time, p50 and p99 of the request latency in milliseconds, and the memory per live episode. CPU time includes
+all processes of the server; the CPU time of the HTTP client is reported separately. On a busy machine, only the figures
+per CPU second are meaningful. Each part runs for --seconds.
 
 Example:
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/serving_load.py --data env.jsonl --episodes 4096 --seconds 5
@@ -37,10 +38,10 @@ IN_FLIGHT = 128
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="environments with gold plans")
-    parser.add_argument("--episodes", type=int, default=4096)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--episodes", type=int, default=4096, help="live episodes (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each part (default %(default)s)")
     parser.add_argument(
-        "--isolated", action="store_true", help="make every tool one that the sandbox runs in a process of its own"
+        "--isolated", action="store_true", help="change every tool so that the sandbox runs it in a separate process"
     )
     arguments = parser.parse_args()
     environments = {key: item for key, item in read_gold(arguments.data, "strict").items() if item.gold_plan}
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def _unproven(environment: Environment) -> Environment:
-    """The environment with tools whose code the sandbox cannot prove harmless: they import what can reach everything."""
+    """The environment with tools that the sandbox cannot prove harmless, because they import `sys`."""
     codes = {name: code + "\nimport sys\n" for name, code in environment.codes.items()}
     return environment.model_copy(update={"codes": codes})
 
@@ -139,13 +140,13 @@ def _report(name: str, calls: int, seconds: float, cpu: float, took: list[float]
     took.sort()
     p50, p99 = (1000 * took[int(share * (len(took) - 1))] for share in (0.5, 0.99))
     print(
-        f"{name}: {calls / seconds:,.0f} calls/s, {calls / cpu:,.0f} per CPU second; p50 {p50:.1f} ms, p99 {p99:.1f} ms; "
-        f"{calls:,} calls; load average {os.getloadavg()[0]:.1f}"
+        f"{name}: {calls / seconds:,.0f} calls/s, {calls / cpu:,.0f} per CPU second; p50 {p50:.1f} ms, "
+        f"p99 {p99:.1f} ms; {calls:,} calls; load average {os.getloadavg()[0]:.1f}"
     )
 
 
 def _cpu_of(pid: int) -> float:
-    """CPU seconds of a process, of those below it, and of those that they have waited for."""
+    """CPU seconds of a process, of its descendants, and of the children that they have waited for."""
     ticks = 0
     for each in [pid, *descendants(pid)]:
         fields = Path(f"/proc/{each}/stat").read_text().rsplit(")", 1)[1].split()
@@ -154,7 +155,7 @@ def _cpu_of(pid: int) -> float:
 
 
 def _memory() -> int:
-    """Bytes that this process holds."""
+    """Resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

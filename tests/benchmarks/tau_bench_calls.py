@@ -1,8 +1,8 @@
-"""The cost of a call in a tau-bench episode: a session that holds the database, against reading or copying it per call.
+"""The cost of a call in a tau-bench episode: a session that keeps the database, or a copy of the database per call.
 
-The database is synthetic, as large as the airline's (5 MB), or a real domain's (--domain-folder). Three ways, in the
+The database is synthetic and as large as the airline's (5 MB), or a real one (--domain-folder). Three methods, in the
 same run:
-- session: the database goes to the sandbox once, and calls run on it there (what eval/tau_bench.py does)
+- session: the database goes to the sandbox once, and calls run on it there (as in eval/tau_bench.py)
 - copied: the database is deep-copied for every call, in this process, without isolation
 - re-read: its JSON is parsed for every call, in this process, without isolation
 
@@ -33,7 +33,7 @@ CODE = """def touch(data, table, key):
 """
 
 
-def made_database() -> dict[str, Any]:
+def synthetic_database() -> dict[str, Any]:
     """About 5 MB of JSON in three tables."""
     entry = {"name": "x" * 40, "items": [{"price": 12.5, "date": "2024-05-20", "free": True}] * 8}
     return {table: {f"{table}-{place}": entry for place in range(3000)} for table in ("flights", "bookings", "users")}
@@ -55,7 +55,7 @@ def main() -> None:
         folder = Path(arguments.domain_folder)
         database = read_domain(folder.parent, folder.name).database
     else:
-        database = made_database()
+        database = synthetic_database()
     text = json.dumps(database)
     table = next(iter(database))
     given = {"table": table, "key": next(iter(database[table]))}

@@ -1,6 +1,6 @@
-"""Environments that the tests of serving play, and a server process of `serving.serve`, started as a user starts it.
+"""Environments for the tests of serving, and a server process started with `python -m serving.serve`.
 
-The environments are the four small ones and, if it is available, the authors' sample.
+The environments are the four small ones and, if available, the authors' sample.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ SAMPLE = Path(__file__).resolve().parents[3] / "shared/data/ftrl_test_sample.jso
 
 @pytest.fixture
 def played(environments: list[Environment]) -> list[Environment]:
-    """The environments to play. The authors' have no gold plan: calls of the right tools with wrong arguments stand in."""
+    """The environments to play. The authors' ones have no gold plan, so they get calls with wrong arguments instead."""
     if not SAMPLE.is_file():
         return environments
     published = [
@@ -40,7 +40,7 @@ def played(environments: list[Environment]) -> list[Environment]:
 
 @contextlib.contextmanager
 def served(data: Path, *options: str, **environment: str) -> Iterator[str]:
-    """The address of a running server, which is killed at the end."""
+    """The address of a running server. The server is killed at the end."""
     port = free_port()
     command = [
         sys.executable, "-m", "serving.serve", "--data", str(data), "--port", str(port), "--workers", "1", *options,

@@ -1,8 +1,9 @@
-"""Scripted episodes for every face: right, wrong, malformed and hostile, each a list of turns, with the scorer's own rewards.
+"""Scripted episodes for all interfaces: correct, wrong, malformed and hostile, with the rewards of `reward/scoring.py`.
 
-A turn is a list of calls or the text that ends the episode, so that every face can play it; `raw_episodes` are texts as models write
-them (thinking, calls cut off, tags inside arguments), for the faces that take whole turns. Each face plays 1,000: SCRIPTED and RAW, or
-as many scripted ones.
+An episode is a list of turns. A turn is a list of calls, or the text that ends the episode, so every interface can play
+it. `raw_episodes` are texts like those of models, for the interfaces that accept complete turns. They contain thinking,
+truncated calls, and tags inside arguments. Each interface plays 1,000 episodes: SCRIPTED and RAW, or only scripted
+ones.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _TEXTS = ["", "I do not know.", "<tool_call>", "</tool_call>", '<tool_call>\n{"n
 
 
 def episodes(environments: Sequence[Environment], count: int, seed: int = 0) -> list[tuple[Environment, Turns]]:
-    """`count` episodes; the same seed gives the same ones."""
+    """`count` episodes, determined by the seed."""
     return [
         (environments[number % len(environments)], _turns(environments[number % len(environments)], rng))
         for number in range(count)
@@ -70,7 +71,7 @@ def _turns(environment: Environment, rng: random.Random) -> Turns:
 
 
 def raw_episodes(environments: Sequence[Environment], count: int, seed: int = 0) -> list[tuple[Environment, list[str]]]:
-    """Episodes as texts: the scripted ones, with thinking, malformed blocks and the end-of-turn token thrown in."""
+    """The scripted episodes as texts, with added thinking, malformed blocks and end-of-turn tokens."""
     raw: list[tuple[Environment, list[str]]] = []
     for number, (environment, turns) in enumerate(episodes(environments, count, seed)):
         rng = random.Random(f"{seed}:{number}:raw")
@@ -86,12 +87,12 @@ def raw_episodes(environments: Sequence[Environment], count: int, seed: int = 0)
 
 
 def texts_of(turns: Turns) -> list[str]:
-    """The turns as a model writes them."""
+    """The turns in the format of a model's output."""
     return [turn if isinstance(turn, str) else "\n".join(render_call(call) for call in turn) for turn in turns]
 
 
 def expected(environment: Environment, texts: Sequence[str], match: str, sandbox: ToolSandbox) -> dict[str, Any]:
-    """What `reward/scoring.py` gives for these turns, one after the other, and the episode's rewards."""
+    """The outcome that `reward/scoring.py` computes for these turns, in order."""
     state, scores = environment, []
     for text in texts:
         scores.append(score_turn(state, text, match=match, sandbox=sandbox))
@@ -115,5 +116,5 @@ def expected(environment: Environment, texts: Sequence[str], match: str, sandbox
 
 
 def digits(value: Any) -> str:
-    """A text that is equal for equal numbers to the last digit alone."""
+    """JSON text, for comparisons of numbers to the last digit."""
     return json.dumps(value, sort_keys=True)

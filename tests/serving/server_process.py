@@ -1,4 +1,4 @@
-"""A server in a process of its own, as a user starts it."""
+"""A server in a separate process, started like by a user."""
 
 import contextlib
 import socket
@@ -16,16 +16,16 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], port: int, folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """The address of the server that `command` starts in `folder`, listening on `port`; it is killed at the end."""
+    """The address of the server that `command` starts in `folder` on `port`. The server is killed at the end."""
     process = subprocess.Popen(command, cwd=folder, env=environment)
     try:
         for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
-            assert process.poll() is None, "the server has ended"
+            assert process.poll() is None, "the server exited"
             time.sleep(0.1)
         else:
-            raise AssertionError("the server takes no connection after a minute")
+            raise AssertionError("the server accepts no connection after a minute")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()

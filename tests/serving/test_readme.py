@@ -1,4 +1,4 @@
-"""The README's section on serving and exporting, executed: each command of its table, the agent's three lines, the Python lines."""
+"""Runs the README section on serving and exporting: the table's commands, the agent's config, and the Python code."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ SECTION = (ROOT / "README.md").read_text().split("## Environments wherever peopl
 
 
 def commands() -> list[str]:
-    """The table's commands; `--to X` alone stands for the row's first command with another trainer."""
+    """The commands in the table. A bare `--to X` means the row's first command with another trainer."""
     found = []
     for row in re.findall(r"^\|[^|]*\| (`python -m serving.*) \|$", SECTION, re.MULTILINE):
         first, *others = re.findall("`([^`]*)`", row)
@@ -69,7 +69,7 @@ def test_servers_of_the_table_answer(command, data, server) -> None:
             assert asyncio.run(tools_of(Client(f"{address}/mcp")))[-1] == "submit_answer"
 
 
-def test_a_desktop_agent_gets_the_tools_with_three_lines(data, tmp_path) -> None:
+def test_a_desktop_agent_gets_the_tools_with_three_config_lines(data, tmp_path) -> None:
     lines = block("json").replace("/REPOSITORY/.venv/bin/python", sys.executable)
     lines = lines.replace("/REPOSITORY/FILE.jsonl", str(data)).replace("/REPOSITORY", str(ROOT))
     [settings] = json.loads(lines)["mcpServers"].values()

@@ -1,4 +1,4 @@
-"""Tool environments for OpenEnv: a question, its tools, and a reward that follows from what the tools returned."""
+"""Tool environments for OpenEnv: a question, its tools, and a reward computed from the tools' outputs."""
 
 from .client import FtrlToolsEnv
 

@@ -1,4 +1,4 @@
-"""OpenEnv's tool client; besides, it says which calls belong to one turn of the model.
+"""OpenEnv's tool client, extended so that a call can name its model turn.
 
 Example:
     with FtrlToolsEnv(base_url="http://localhost:8000").sync() as env:
@@ -16,7 +16,7 @@ from openenv.core.mcp_client import MCPToolClient
 
 
 class FtrlToolsEnv(MCPToolClient):
-    """MCPToolClient drops an action's metadata; here it is sent."""
+    """An MCPToolClient that also sends an action's metadata."""
 
     def _step_payload(self, action: Any) -> dict[str, Any]:
         return {**super()._step_payload(action), "metadata": action.metadata}

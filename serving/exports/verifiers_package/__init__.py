@@ -1,4 +1,4 @@
-"""Tool environments for verifiers: a question, native calls of its tools, and a reward from what they returned."""
+"""Tool environments for verifiers: a question, its tools as native calls, and a reward from the tools' outputs."""
 
 from .taskset import FtrlToolsTaskset
 

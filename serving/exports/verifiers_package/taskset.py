@@ -1,7 +1,7 @@
-"""The taskset: one task for each environment; the reward is the scorer's, of the turns that the trace holds.
+"""The taskset: one task per environment. The scorer computes the reward from the turns in the trace.
 
-The tools run in the rollout's tool server for the model's sake, and once more here: a result depends on source and arguments
-alone, and a reward must not depend on what a rollout reports.
+The tools run twice: in the rollout's tool server for the model, and here for the reward. Results depend only on source
+and arguments, so both agree, and the reward does not depend on what a rollout reports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETTINGS = json.loads((_FOLDER / "settings.json").read_text(encoding="utf-8"))
 
 
 class FtrlToolsData(vf.TaskData):
-    """`environment`: the whole record, gold included; it goes to the tool server and the scorer, not into the prompt."""
+    """`environment`: the complete record with the gold, for the tool server and the scorer. It is not in the prompt."""
 
     environment: str
 
@@ -47,7 +47,7 @@ class FtrlToolsTask(vf.Task[FtrlToolsData, vf.State, FtrlToolsTaskConfig]):
         return [FtrlToolset(config.tools)]
 
     async def validate(self, runtime: vf.Runtime) -> bool | None:
-        """The gold plan, one call a turn, solves everything and leads to the answer. None without a plan."""
+        """Whether the gold plan, one call per turn, solves everything and yields the answer. None without a plan."""
         environment = self._environment()
         if not environment.gold_plan:
             return None
@@ -57,7 +57,7 @@ class FtrlToolsTask(vf.Task[FtrlToolsData, vf.State, FtrlToolsTaskConfig]):
 
     @vf.reward(weight=1.0)
     async def ftrl(self, trace: vf.Trace) -> float:
-        """The episode's reward. Raises RuntimeError where the sandbox broke: that is no reward of the model's."""
+        """The episode's reward. Raises RuntimeError if the sandbox failed, which says nothing about the model."""
         outcome = await self._scored(_texts(trace))
         if outcome.fault:
             raise RuntimeError("the tool sandbox failed while scoring")
@@ -65,7 +65,7 @@ class FtrlToolsTask(vf.Task[FtrlToolsData, vf.State, FtrlToolsTaskConfig]):
 
     @vf.metric
     async def parts(self, trace: vf.Trace) -> dict[str, float]:
-        """What the reward is made of."""
+        """The components of the reward."""
         score = (await self._scored(_texts(trace))).score
         names = ("solve_p", "solve_r", "solve_f1", "calls", "solved", "answer_correct")
         return {name: float(getattr(score, name)) for name in names}
@@ -80,14 +80,14 @@ class FtrlToolsTask(vf.Task[FtrlToolsData, vf.State, FtrlToolsTaskConfig]):
 
 
 class FtrlToolsConfig(vf.TasksetConfig):
-    """`split`: only the environments of this split; all if empty."""
+    """`split`: use only this split; empty for all."""
 
     split: str = ""
     task: FtrlToolsTaskConfig = FtrlToolsTaskConfig()
 
 
 class FtrlToolsTaskset(vf.Taskset[FtrlToolsTask, FtrlToolsConfig]):
-    """The environments of the package, in the file's order. EpisodeError for a split that it lacks."""
+    """The environments of the package, in file order. Raises EpisodeError for an unknown split."""
 
     def load(self) -> Iterator[FtrlToolsTask]:
         environments = read_gold(_FOLDER / "environments.jsonl", "strict").values()
@@ -111,7 +111,7 @@ def _data(environment: Environment) -> FtrlToolsData:
 
 
 def _texts(trace: vf.Trace) -> list[str]:
-    """The model's turns as it would have written them."""
+    """The model's turns as texts."""
     return [
         turn_text(
             {

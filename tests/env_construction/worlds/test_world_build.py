@@ -24,6 +24,6 @@ def test_build_writes_the_same_verified_environments_twice(
     assert (tmp_path / "a" / "train.jsonl").read_bytes() == (tmp_path / "b" / "train.jsonl").read_bytes()
 
 
-def test_data_words_that_yaml_takes_for_booleans_stay_text() -> None:
+def test_words_that_yaml_parses_as_booleans_stay_text() -> None:
     for kind in catalog().types.values():
         assert kind.attributes and all(isinstance(attribute.ask, str) for attribute in kind.attributes.values())

@@ -1,4 +1,4 @@
-"""Episodes in process: the rewards are the scorer's to the last digit, and no request disturbs another episode."""
+"""Episodes in process: rewards equal the scorer's to the last digit, and no request disturbs another episode."""
 
 import asyncio
 import json
@@ -62,7 +62,7 @@ def test_rewards_of_raw_turns_equal_the_scorers_to_the_last_digit(match, played,
             assert digits(asdict(outcome)[name]) == digits(expected(environment, said, name, sandbox))
 
 
-def test_a_batch_of_calls_gives_the_results_of_single_calls(environments, sandbox):
+def test_a_batch_of_calls_returns_the_results_of_single_calls(environments, sandbox):
     server = serve(environments, sandbox)
     one, two = (server.reset(id="atlas-single_hop").episode for _ in range(2))
     good = ("capital_of", {"country": "Fiji"})
@@ -72,7 +72,7 @@ def test_a_batch_of_calls_gives_the_results_of_single_calls(environments, sandbo
     assert server.finish(one).published.turns[0].p == 2
 
 
-def test_calls_of_one_turn_may_run_side_by_side_and_keep_their_order(environments, sandbox):
+def test_calls_of_one_turn_may_run_concurrently_and_keep_their_order(environments, sandbox):
     server = serve(environments, sandbox)
 
     async def main():
@@ -88,7 +88,7 @@ def test_calls_of_one_turn_may_run_side_by_side_and_keep_their_order(environment
     assert [(turn.p, turn.q) for turn in outcome.published.turns] == [(3, 2), (0, 0)]
 
 
-def test_gold_and_rewards_stay_inside_until_the_end(environments, sandbox):
+def test_gold_and_rewards_stay_hidden_until_the_end(environments, sandbox):
     server = serve(environments, sandbox)
     start = server.reset(id="atlas-multi_hop")
     shown = json.dumps(asdict(start))
@@ -97,7 +97,7 @@ def test_gold_and_rewards_stay_inside_until_the_end(environments, sandbox):
     assert isinstance(server.call(start.episode, "capital_of", {"country": "Fiji"}), ToolResult)
 
 
-def test_wrong_requests_are_typed_errors_and_disturb_nothing(environments, sandbox):
+def test_wrong_requests_are_typed_errors_and_change_nothing(environments, sandbox):
     server = serve(environments, sandbox, limits=Limits(calls=3, request_bytes=1000))
     refused("unknown_split", server.reset, split="nowhere")
     refused("unknown_environment", server.reset, id="nobody")
@@ -121,7 +121,7 @@ def test_wrong_requests_are_typed_errors_and_disturb_nothing(environments, sandb
     refused("ended", server.finish, key, "The answer is Suva.")
 
 
-def test_two_clients_on_one_episode_the_second_is_busy(environments, sandbox):
+def test_a_second_client_of_an_episode_gets_a_busy_error(environments, sandbox):
     slow = environments[0].model_copy(
         update={
             "codes": {**environments[0].codes, "capital_of": "import time\ndef capital_of(country):\n    time.sleep(1)"}
@@ -139,7 +139,7 @@ def test_two_clients_on_one_episode_the_second_is_busy(environments, sandbox):
     assert len(server.finish(key).published.turns) == 1
 
 
-def test_idle_and_long_episodes_expire_and_say_so(environments, sandbox, monkeypatch):
+def test_idle_and_long_episodes_expire_with_a_typed_error(environments, sandbox, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("serving.episodes.server.time.monotonic", lambda: now[0])
     server = serve(environments, sandbox, limits=Limits(idle_seconds=10, seconds=25, episodes=2))
@@ -154,7 +154,7 @@ def test_idle_and_long_episodes_expire_and_say_so(environments, sandbox, monkeyp
     refused("expired", server.finish, busy, "late")
 
 
-def test_a_client_that_disappears_leaves_its_call_counted_and_the_episode_open(environments, sandbox):
+def test_the_call_of_a_disconnected_client_counts_and_the_episode_stays_open(environments, sandbox):
     server = serve(environments, sandbox)
 
     async def main() -> str:
@@ -169,7 +169,7 @@ def test_a_client_that_disappears_leaves_its_call_counted_and_the_episode_open(e
     assert [turn.q for turn in server.finish(asyncio.run(main())).published.turns] == [1]
 
 
-def test_a_fault_of_the_sandbox_is_no_fault_of_the_model(environments):
+def test_a_sandbox_fault_does_not_count_against_the_model(environments):
     with ToolSandbox(workers=1) as broken:
         server = serve(environments, broken)
         key = server.reset(id="atlas-single_hop").episode
@@ -196,9 +196,9 @@ def test_a_killed_server_resumes_from_its_log_with_the_same_rewards(raw, environ
     else:
         for call in plan[:2]:
             first.call(key, call.name, call.arguments, turn=0)
-    with (tmp_path / "episodes.jsonl").open("a") as log:  # killed while it wrote
+    with (tmp_path / "episodes.jsonl").open("a") as log:  # killed while writing
         log.write('{"episode": "' + key)
-    for _ in range(2):  # the log that a restart writes can be read, too
+    for _ in range(2):  # a restart can also read the log that a restart wrote
         second = serve(environments, sandbox, log=EpisodeLog(tmp_path, "data"))
     refused("ended", second.call, over, "capital_of", {})
     for call in plan[2:]:

@@ -1,4 +1,4 @@
-"""Data for other trainers: it loads as it was, and its reward functions give the scorer's digits."""
+"""Data for other trainers: it loads unchanged, and its reward functions return the scorer's exact rewards."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def messages_of(texts: list[str]) -> list[dict]:
-    """A conversation as a trainer keeps it: the model's turns with a tool message after each."""
+    """A conversation in a trainer's format: the model's turns, each followed by a tool message."""
     return [
         message
         for text in texts
@@ -54,14 +54,15 @@ def test_rewards_of_trl_and_verl_equal_the_scorers_to_the_last_digit(match, rewa
         assert digits(verl_reward.compute_score("d", between.join(texts), label)["score"]) == digits(reward_wanted)
 
 
-def test_verl_cuts_a_multi_turn_response_with_and_without_special_tokens():
+def test_verl_splits_a_multi_turn_response_with_and_without_special_tokens():
     for end, begin in (("<|im_end|>", "<|im_start|>"), ("", "")):
-        text = f"one{end}\n{begin}user\n<tool_response>\na\n</tool_response>\n<tool_response>\nb\n</tool_response>{end}\n{begin}assistant\ntwo"
+        tools = "<tool_response>\na\n</tool_response>\n<tool_response>\nb\n</tool_response>"
+        text = f"one{end}\n{begin}user\n{tools}{end}\n{begin}assistant\ntwo"
         assert verl_reward.turns_of(text) == ["one", "two"]
     assert verl_reward.turns_of("user\nassistant\n") == ["user\nassistant\n"]
 
 
-def test_calls_in_fields_are_read_as_calls_in_text():
+def test_calls_in_fields_are_parsed_like_calls_in_text():
     for match in MATCHES:
         for arguments in ({"country": "</tool_call>"}, '{"country": "</tool_call>"}'):
             message = {
@@ -75,7 +76,7 @@ def test_calls_in_fields_are_read_as_calls_in_text():
         assert parse_turn(turn_text(broken), match).malformed
 
 
-def test_a_label_of_another_origin_is_refused(environments):
+def test_a_foreign_label_is_rejected(environments):
     for label in ("", "{}", json.dumps({"settings": {"variant": "x", "match": "strict", "reward": "turn"}})):
         with pytest.raises(BadInput, match="label"):
             trl_reward.reward_func([None], ["text"], [label])
@@ -93,7 +94,7 @@ def data(environments: list[Environment], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["trl", "verl"])
-def test_prompts_load_with_messages_tools_and_a_label_that_scores(kind, data, environments, tmp_path):
+def test_prompts_load_with_messages_tools_and_a_working_label(kind, data, environments, tmp_path):
     assert export(kind, data, tmp_path / "out").returncode == 0
     rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["test"]
     assert len(rows) == 4
@@ -108,7 +109,7 @@ def test_prompts_load_with_messages_tools_and_a_label_that_scores(kind, data, en
         )
 
 
-def test_prefixes_of_trajectories_carry_their_state(data, tmp_path):
+def test_prefixes_of_trajectories_contain_their_state(data, tmp_path):
     collected = [sys.executable, "-m", "train.collect_trajectories", "--environments", str(data), "--policy", "oracle"]
     subprocess.run([*collected, "--out", str(tmp_path / "t")], cwd=ROOT, check=True, capture_output=True)
     file = ["--trajectories", str(tmp_path / "t/trajectories.jsonl")]
@@ -137,7 +138,7 @@ def test_conversations_load_as_they_were_played(reader, data, environments, tmp_
 
 
 def calls_of(messages: list[dict]) -> list[dict]:
-    """The calls of a conversation in any reader's form."""
+    """The calls of a conversation in the format of any reader."""
     calls = [call["function"] for message in messages for call in message.get("tool_calls") or ()]
     for message in messages:
         if message["role"] == "function_call":
@@ -145,7 +146,7 @@ def calls_of(messages: list[dict]) -> list[dict]:
     return calls
 
 
-def test_a_text_that_llama_factory_would_read_as_a_call_is_left_out():
+def test_a_text_that_llama_factory_would_parse_as_a_call_is_skipped():
     call = {"function": {"name": "a", "arguments": {"x": "</tool_call>"}}}
     row = {"tools": [], "messages": [{"role": "assistant", "content": "so", "tool_calls": [call]}]}
     [message] = sft_row_for("llama-factory", row)["messages"]
@@ -155,9 +156,9 @@ def test_a_text_that_llama_factory_would_read_as_a_call_is_left_out():
     assert sft_row_for("llama-factory", row) is None and sft_row_for("trl", row) == row
 
 
-def test_a_folder_that_exists_and_an_empty_export_are_one_line(data, environments, tmp_path):
+def test_an_existing_folder_and_an_empty_export_are_one_line_errors(data, environments, tmp_path):
     write_environments(data, [item.model_copy(update={"gold_plan": []}) for item in environments])
-    for out, words in ((tmp_path, "expected a new folder"), (tmp_path / "out", "no row is left")):
+    for out, words in ((tmp_path, "expected a new folder"), (tmp_path / "out", "no rows to export")):
         said = export("sft", data, out)
         assert said.returncode == 2 and words in said.stderr and said.stderr.splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "out").exists()

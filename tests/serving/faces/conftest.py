@@ -1,4 +1,4 @@
-"""Environment files that the faces serve."""
+"""Environment files for the tests of HTTP and MCP."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""HTTP as a client on the network sees it: the scorer's digits, typed errors, the token, and a server that was killed."""
+"""HTTP from a client's point of view: exact rewards, typed errors, the token, and recovery from a killed server."""
 
 import concurrent.futures
 import contextlib
@@ -44,7 +44,7 @@ def test_rewards_over_http_equal_the_scorers_to_the_last_digit(data, played, ser
                 assert digits(outcome[match]) == digits(expected(environment, texts, match, sandbox))
 
 
-def test_wrong_requests_are_typed_and_the_episode_goes_on(data, server):
+def test_wrong_requests_are_typed_errors_and_the_episode_continues(data, server):
     with server(data, "--max-calls", "2") as address, httpx.Client(base_url=address) as client:
         key = client.post("/episodes", json={"id": "atlas-single_hop"}).json()["episode"]
         path = f"/episodes/{key}/calls"
@@ -76,7 +76,7 @@ def test_wrong_requests_are_typed_and_the_episode_goes_on(data, server):
         }
 
 
-def test_a_second_client_is_busy_and_one_that_disappears_leaves_its_call_counted(slow_data, server):
+def test_a_second_client_is_busy_and_the_call_of_a_disconnected_one_counts(slow_data, server):
     with server(slow_data) as address, httpx.Client(base_url=address) as client:
         key = client.post("/episodes", json={}).json()["episode"]
         slow = {"name": "capital_of", "arguments": {"country": "Fiji"}}
@@ -130,7 +130,7 @@ def test_many_clients_at_once_each_get_their_own_rewards(data, server):
             assert list(pool.map(play, range(200))) == [float(number % 2) for number in range(200)]
 
 
-def test_a_server_that_others_reach_wants_a_token(data, server):
+def test_a_server_for_other_machines_requires_a_token(data, server):
     command = [sys.executable, "-m", "serving.serve", "--data", str(data), "--host", "0.0.0.0"]
     alone = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert alone.returncode == 2 and "FTRL_SERVE_TOKEN" in alone.stderr
@@ -147,13 +147,13 @@ def test_a_local_server_answers_to_local_names_only(data, server):
 
 
 @pytest.mark.parametrize("options", [["--id", "nobody"], ["--split", "nowhere"], ["--stdio"]])
-def test_a_choice_that_the_file_lacks_is_one_line(options, data):
+def test_an_invalid_choice_is_a_one_line_error(options, data):
     command = [sys.executable, "-m", "serving.serve", "--data", str(data), *options]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert said.returncode == 2 and said.stderr.startswith("error: ") and said.stderr.count("\n") == 1
 
 
-def test_a_killed_server_started_again_goes_on_with_its_episodes(data, server, tmp_path):
+def test_a_restarted_server_resumes_its_episodes(data, server, tmp_path):
     good = {"name": "capital_of", "arguments": {"country": "Fiji"}, "turn": 0}
     log = ["--log", str(tmp_path / "log")]
     with server(data, *log) as address:
@@ -168,7 +168,7 @@ def test_a_killed_server_started_again_goes_on_with_its_episodes(data, server, t
         assert outcome["strict"]["rewards"]["solve_f1"] == 1.0
 
 
-def test_every_answer_is_documented(data, server):
+def test_every_response_is_documented(data, server):
     with server(data) as address:
         paths = httpx.get(f"{address}/openapi.json").json()["paths"]
     for path, methods in paths.items():

@@ -1,4 +1,4 @@
-"""MCP as the package's own client sees it: stdio and streamable HTTP, both eras of the protocol."""
+"""MCP with the package's own client: stdio and streamable HTTP, with both versions of the protocol."""
 
 import asyncio
 import sys
@@ -90,7 +90,7 @@ def test_over_http_each_url_plays_its_own_episode_and_errors_are_typed(mode, dat
                 with pytest.raises(MCPError) as caught:
                     await client.call_tool(name, arguments)
                 assert caught.value.data == {"code": code}
-            await two.get_prompt("question")  # asks anew, and so plays the next episode
+            await two.get_prompt("question")  # a request for the question starts the next episode
             assert not (await two.call_tool("capital_of", {"country": "Fiji"})).is_error
             huge = two.call_tool("capital_of", {"country": "x" * 1_100_000})
             with pytest.raises(MCPError) as caught:
@@ -102,7 +102,7 @@ def test_over_http_each_url_plays_its_own_episode_and_errors_are_typed(mode, dat
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
-def test_wrong_requests_are_typed_and_the_episode_goes_on(mode, environments, sandbox):
+def test_wrong_requests_are_typed_errors_and_the_episode_continues(mode, environments, sandbox):
     core = EpisodeServer({item.id: item for item in environments}, sandbox=sandbox)
     good = ("capital_of", {"country": "Fiji"})
 
@@ -132,7 +132,7 @@ async def code_of(client: Client, name: str, arguments: dict) -> str:
     return caught.value.data["code"]
 
 
-def test_what_is_no_json_or_10_mb_over_http_is_an_error_and_nothing_else(data, server):
+def test_invalid_json_and_10_mb_over_http_are_errors_and_disturb_nothing(data, server):
     headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
     with server(data, "--mcp") as address:
         path = f"{address}/mcp?id=atlas-single_hop"
@@ -148,7 +148,7 @@ def test_what_is_no_json_or_10_mb_over_http_is_an_error_and_nothing_else(data, s
         asyncio.run(main())
 
 
-def test_a_second_client_is_busy_and_one_that_disappears_leaves_its_call_counted(slow_data, server):
+def test_a_second_client_is_busy_and_the_call_of_a_disconnected_one_counts(slow_data, server):
     async def main(address: str):
         key = httpx.post(f"{address}/episodes", json={}).json()["episode"]
         async with Client(f"{address}/mcp?episode={key}") as client:

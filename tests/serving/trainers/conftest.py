@@ -1,4 +1,4 @@
-"""What readers of conversations share: gold conversations as they are exported, and what a trainer learns from them."""
+"""Fixtures for the readers of conversations: exported gold conversations, and a check of the tokens with loss."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def written(environments: list[Environment], tmp_path: Path) -> Callable[[str], Path]:
-    """The folder of gold conversations for a reader, exported by the project's own environment. The last one thinks first."""
+    """Exports gold conversations for a reader with the project's environment. The last conversation has thinking."""
 
     def write(reader: str) -> Path:
         write_environments(tmp_path / "environments.jsonl", environments)
@@ -31,7 +31,7 @@ def written(environments: list[Environment], tmp_path: Path) -> Callable[[str], 
 
 
 def conversation(environment: Environment, thinks: bool) -> dict[str, Any]:
-    """A row as train.collect_trajectories writes it: the whole gold plan in one turn, then the answer."""
+    """A row in the format of train.collect_trajectories: the complete gold plan in one turn, then the answer."""
     plan = [
         {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for call in environment.gold_plan
@@ -53,7 +53,7 @@ def conversation(environment: Environment, thinks: bool) -> dict[str, Any]:
 
 @pytest.fixture
 def learned(environments: list[Environment]) -> Callable[[Iterable[Mapping[str, Any]], Any], None]:
-    """Checks that tokenized rows hold all tool documents, and that what is learned is the gold plan's calls and the answer."""
+    """Checks that tokenized rows have all tool documents, and that only the gold calls and the answer have labels."""
 
     def check(rows: Iterable[Mapping[str, Any]], tokenizer: Any) -> None:
         for row, environment in zip(rows, environments, strict=True):

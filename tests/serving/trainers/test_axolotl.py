@@ -1,6 +1,6 @@
-"""Axolotl's own chat-template strategy, on what `serving.export --to sft` wrote: it trains on the gold calls.
+"""Axolotl's own chat-template strategy, on the output of `serving.export --to sft`: it trains on the gold calls.
 
-Runs in an environment of its own (.ci/faces.sh), with the version of `datasets` that Axolotl pins.
+Runs in a separate environment (.ci/faces.sh), with the version of `datasets` that Axolotl pins.
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-pytest.importorskip("axolotl", reason="Axolotl lives in an environment of its own: .ci/faces.sh")
+pytest.importorskip("axolotl", reason="Axolotl is installed in a separate environment: run .ci/faces.sh")
 import yaml
 from axolotl.prompt_strategies.chat_template import load
 from axolotl.utils.dict import DictDefault
@@ -17,7 +17,7 @@ from datasets import load_dataset
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_it_trains_on_the_calls_and_the_answer(written, learned):
+def test_trains_on_the_calls_and_the_answer(written, learned):
     folder = written("trl")
     [card] = (folder / "README.md").read_text().split("```yaml\n")[1:]
     [settings] = yaml.safe_load(card.split("```")[0])["datasets"]

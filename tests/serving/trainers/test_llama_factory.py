@@ -1,7 +1,8 @@
-"""LLaMA-Factory's own loader, on what `serving.export --to sft --reader llama-factory` wrote: it trains on the gold calls.
+"""LLaMA-Factory's own loader, on the output of `serving.export --to sft --reader llama-factory`.
 
-Runs in an environment of its own (.ci/faces.sh), with the version of `datasets` that LLaMA-Factory takes. Of torchaudio the package index
-has builds for CUDA alone, which do not load beside a CPU torch; nothing here is sound, so an empty module stands in.
+It trains on the gold calls. Runs in a separate environment (.ci/faces.sh), with the version of `datasets` that
+LLaMA-Factory requires. The package index has only CUDA builds of torchaudio, and these do not load with a CPU torch.
+The test uses no audio, so an empty module replaces torchaudio.
 """
 
 import importlib.util
@@ -14,8 +15,8 @@ import yaml
 from transformers import AutoTokenizer, Seq2SeqTrainingArguments
 
 if importlib.util.find_spec("llamafactory") is None:
-    pytest.skip("LLaMA-Factory lives in an environment of its own: .ci/faces.sh", allow_module_level=True)
-importlib.import_module("transformers.audio_utils")  # looks for torchaudio before the empty one is there
+    pytest.skip("LLaMA-Factory is installed in a separate environment: run .ci/faces.sh", allow_module_level=True)
+importlib.import_module("transformers.audio_utils")  # must run before the replacement: it checks for torchaudio
 sys.modules["torchaudio"] = ModuleType("torchaudio")
 data = importlib.import_module("llamafactory.data")
 hparams = importlib.import_module("llamafactory.hparams")
@@ -23,7 +24,7 @@ hparams = importlib.import_module("llamafactory.hparams")
 TINY = Path(__file__).resolve().parents[3] / "assets/tiny_policy"
 
 
-def test_it_trains_on_the_calls_and_the_answer(written, learned, tmp_path, monkeypatch):
+def test_trains_on_the_calls_and_the_answer(written, learned, tmp_path, monkeypatch):
     folder = written("llama-factory")
     [card] = (folder / "README.md").read_text().split("```yaml\n")[1:]
     monkeypatch.chdir(folder)

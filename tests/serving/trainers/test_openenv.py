@@ -1,7 +1,7 @@
-"""OpenEnv itself, on the package that `serving.export --to openenv` wrote and pip installed: its client plays the episodes.
+"""OpenEnv's client plays the episodes of the package that `serving.export --to openenv` wrote and pip installed.
 
-Runs in an environment of its own (.ci/faces.sh), with the package of the folder FTRL_OPENENV_PACKAGE; OpenEnv wants another version of
-`mcp` than the project.
+Runs in a separate environment (.ci/faces.sh), with the package in the folder FTRL_OPENENV_PACKAGE. OpenEnv requires
+another version of `mcp` than the project.
 """
 
 import json
@@ -19,7 +19,7 @@ from env_construction.environment.schema import read_environments
 from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, texts_of
 from tests.serving.server_process import free_port, running
 
-pytest.importorskip("openenv", reason="OpenEnv lives in an environment of its own: .ci/faces.sh")
+pytest.importorskip("openenv", reason="OpenEnv is installed in a separate environment: run .ci/faces.sh")
 from ftrl_tools import FtrlToolsEnv
 from openenv.core.env_server.mcp_types import CallToolAction
 from websockets.sync.client import connect
@@ -30,7 +30,7 @@ PACKAGE = Path(os.environ.get("FTRL_OPENENV_PACKAGE", ""))
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
     port, command = free_port(), [sys.executable, "-m", "ftrl_tools.server.app"]
-    # the folder is empty, so the server uses the installed package alone
+    # the folder is empty, so the server uses only the installed package
     with running(command, port, tmp_path_factory.mktemp("elsewhere"), {**os.environ, "PORT": str(port)}) as url:
         yield url
 
@@ -41,7 +41,7 @@ def act(client, tool: str, arguments: dict, turn: int | None = None):
     )
 
 
-def test_its_client_plays_1000_episodes_with_the_scorers_digits(address, sandbox):
+def test_openenv_client_gets_the_scorers_exact_rewards_in_1000_episodes(address, sandbox):
     environments = list(read_environments(PACKAGE / "environments.jsonl"))
     with FtrlToolsEnv(base_url=address).sync() as client:
         for environment, turns in episodes(environments, SCRIPTED + RAW):
@@ -77,7 +77,7 @@ def test_tasks_are_listed_by_split_without_their_answers(address):
             ]
 
 
-def test_wrong_requests_are_typed_and_the_next_reset_works(address):
+def test_wrong_requests_are_typed_errors_and_the_next_reset_works(address):
     with FtrlToolsEnv(base_url=address).sync() as client:
         with pytest.raises(Exception, match="unknown_split"):
             client.reset(split="nowhere")
@@ -92,13 +92,13 @@ def test_wrong_requests_are_typed_and_the_next_reset_works(address):
         assert act(client, "capital_of", {"country": "Fiji"}).observation.error is None
 
 
-def test_what_is_no_json_is_typed_and_a_client_that_disappears_disturbs_nobody(address):
+def test_invalid_json_is_a_typed_error_and_a_disconnected_client_disturbs_no_other(address):
     path = address.replace("http", "ws") + "/ws"
     good = {"tool_name": "capital_of", "arguments": {"country": "Fiji"}}
     with FtrlToolsEnv(base_url=address).sync() as client:
         client.reset(id="atlas-single_hop")
         for _ in range(3):
-            with connect(path) as other:  # plays the same environment, in an episode of its own
+            with connect(path) as other:  # plays the same environment in a separate episode
                 for message, kind, code in (
                     ("{", "error", "INVALID_JSON"),
                     ({"type": "reset", "data": {"id": "atlas-single_hop"}}, "observation", None),
@@ -109,13 +109,13 @@ def test_what_is_no_json_is_typed_and_a_client_that_disappears_disturbs_nobody(a
                     answer = json.loads(other.recv())
                     assert answer["type"] == kind and answer["data"].get("code") == code
                 other.send(json.dumps({"type": "step", "data": good}))
-                other.socket.close()  # without a word, and without reading the answer
+                other.socket.close()  # without closing the protocol, and without reading the reply
         act(client, "capital_of", {"country": "Fiji"})
         end = act(client, "submit_answer", {"answer": "Suva"})
         assert [turn["q"] for turn in end.observation.result["strict"]["turns"]] == [1, 0]
 
 
-def test_the_tool_of_openenv_finds_the_folder_valid():
+def test_openenv_validate_accepts_the_package():
     said = subprocess.run(
         [sys.executable, "-m", "openenv.cli", "validate", str(PACKAGE)], capture_output=True, text=True, check=False
     )

@@ -1,6 +1,6 @@
-"""TRL itself, on what `serving.export` wrote: GRPO with our reward, and supervised training on the conversations.
+"""TRL's trainers on the output of `serving.export`: GRPO with our reward, and supervised training on conversations.
 
-Runs in an environment of its own (.ci/faces.sh); TRL is no dependency of the project.
+Runs in a separate environment (.ci/faces.sh); TRL is not a dependency of the project.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from serving.exports.labels import LabelSettings
 from serving.exports.tables import features_of, sft_row, trl_rows, write_tables
 from serving.trl_reward import reward_func
 
-trl = pytest.importorskip("trl", reason="TRL lives in an environment of its own: .ci/faces.sh")
+trl = pytest.importorskip("trl", reason="TRL is installed in a separate environment: run .ci/faces.sh")
 TINY = Path(__file__).resolve().parents[3] / "assets/tiny_policy"
 
 

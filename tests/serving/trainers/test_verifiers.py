@@ -1,7 +1,7 @@
-"""verifiers itself, on the package that `serving.export --to verifiers` wrote and pip installed: its validation and its evaluation.
+"""verifiers' validation and evaluation, on the package that `serving.export --to verifiers` wrote and pip installed.
 
-Runs in an environment of its own (.ci/faces.sh), with the package of the folder FTRL_VERIFIERS_PACKAGE. The model is a scripted
-OpenAI-compatible server, so no turn is left to chance.
+Runs in a separate environment (.ci/faces.sh), with the package in the folder FTRL_VERIFIERS_PACKAGE. The model is a
+scripted OpenAI-compatible server, so all turns are deterministic.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from env_construction.sandbox.tool_sandbox import ToolCall
 from serving.episodes.recorded import turn_text
 from tests.serving.recorded_episodes import RAW, SCRIPTED, Turns, digits, episodes, expected, texts_of
 
-vf = pytest.importorskip("verifiers.v1", reason="verifiers lives in an environment of its own: .ci/faces.sh")
+vf = pytest.importorskip("verifiers.v1", reason="verifiers is installed in a separate environment: run .ci/faces.sh")
 
 PACKAGE = Path(os.environ.get("FTRL_VERIFIERS_PACKAGE", ""))
 BIN = Path(sys.executable).parent
@@ -29,7 +29,7 @@ SETTINGS = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "SCRIPTED_KEY":
 
 
 def scripts(environments: list[Environment]) -> dict[str, Turns]:
-    """By question: right, one call too many, a wrong tool and a wrong answer, a tool that does not exist."""
+    """{question: turns}: correct, one call too many, a wrong tool and answer, and a tool that does not exist."""
     plans = [[ToolCall(call.name, call.arguments) for call in item.gold_plan] for item in environments]
     endings = [f"The answer is {item.answer}." for item in environments]
     turns: list[Turns] = [
@@ -42,7 +42,7 @@ def scripts(environments: list[Environment]) -> dict[str, Turns]:
 
 
 class Scripted(BaseHTTPRequestHandler):
-    """A chat server that says the next turn of the script of the question that it is asked."""
+    """A chat server that replies with the next turn of the question's script."""
 
     played: dict[str, Turns]
 
@@ -86,7 +86,7 @@ class Scripted(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def text(content) -> str:
@@ -99,14 +99,14 @@ def run(tool: str, folder: Path, *options: str) -> None:
     assert said.returncode == 0, said.stdout[-3000:] + said.stderr[-3000:]
 
 
-def test_its_own_validation_passes(tmp_path):
+def test_verifiers_validation_passes(tmp_path):
     run("vf-validate", tmp_path, "--runtime.type", "subprocess")
     [file] = tmp_path.glob("*/results.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) == 4 and all(row["gold"]["valid"] and row["noop"]["rewards"] == {"ftrl": 0.0} for row in rows)
 
 
-def test_its_evaluation_gives_the_scorers_digits(tmp_path, sandbox):
+def test_verifiers_evaluation_returns_the_scorers_exact_rewards(tmp_path, sandbox):
     environments = list(read_environments(PACKAGE / "environments.jsonl"))
     Scripted.played = scripts(environments)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
@@ -140,7 +140,7 @@ def test_its_evaluation_gives_the_scorers_digits(tmp_path, sandbox):
         assert digits(trace["metrics"]["solve_f1"]) == digits(wanted["score"]["solve_f1"])
 
 
-def test_its_reward_of_1000_episodes_is_the_scorers(sandbox):
+def test_verifiers_reward_equals_the_scorers_in_1000_episodes(sandbox):
     from ftrl_tools_v1.taskset import FtrlToolsConfig, FtrlToolsTaskset
 
     tasks = {task.data.id: task for task in FtrlToolsTaskset(FtrlToolsConfig()).load()}
@@ -151,7 +151,7 @@ def test_its_reward_of_1000_episodes_is_the_scorers(sandbox):
         assert digits(asyncio.run(tasks[environment.id].ftrl(trace))) == digits(wanted["rewards"]["turns"])
 
 
-def test_wrong_requests_are_typed_and_score_as_the_scorer_says(sandbox):
+def test_wrong_requests_are_typed_errors_and_score_like_in_the_scorer(sandbox):
     from ftrl_tools_v1.servers.tools import FtrlToolset
     from ftrl_tools_v1.taskset import FtrlToolsConfig, FtrlToolsTaskset
 

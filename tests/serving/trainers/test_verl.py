@@ -1,6 +1,7 @@
-"""verl itself, on what `serving.export --to verl` wrote: its configuration, its data set, its reward manager and its loader of rewards.
+"""verl's configuration, data set, reward loader and reward manager, on the output of `serving.export --to verl`.
 
-Runs in an environment of its own (.ci/faces.sh); verl is no dependency of the project. Its trainer needs GPUs and is not run.
+Runs in a separate environment (.ci/faces.sh); verl is not a dependency of the project. Its trainer requires GPUs and is
+not run.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from serving.exports.labels import LabelSettings, label_of
 from serving.exports.tables import features_of, prompt_messages, verl_rows, write_tables
 from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, raw_episodes, texts_of
 
-pytest.importorskip("verl", reason="verl lives in an environment of its own: .ci/faces.sh")
+pytest.importorskip("verl", reason="verl is installed in a separate environment: run .ci/faces.sh")
 import numpy as np
 import torch
 from hydra import compose, initialize_config_module
@@ -37,7 +38,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def configured(environments, tmp_path, monkeypatch) -> DictConfig:
-    """verl's configuration with what the card's command sets, for the folder that was exported."""
+    """verl's configuration with the options of the card's command, for the exported folder."""
     settings = LabelSettings("solve_f1", "strict", "turns")
     counts = write_tables(tmp_path / "out", verl_rows(environments, settings), features_of("verl"))
     write_card(tmp_path / "out", "verl", counts, settings, "trl")
@@ -49,7 +50,7 @@ def configured(environments, tmp_path, monkeypatch) -> DictConfig:
     return config
 
 
-def test_its_data_set_holds_every_prompt_and_label(configured, environments, tokenizer):
+def test_verl_data_set_has_every_prompt_and_label(configured, environments, tokenizer):
     configured.data.max_prompt_length = 4096
     rows = RLHFDataset(configured.data.train_files, tokenizer, configured.data)
     assert len(rows) == len(environments)
@@ -60,7 +61,7 @@ def test_its_data_set_holds_every_prompt_and_label(configured, environments, tok
         )
 
 
-def test_its_reward_manager_gives_the_scorers_digits(configured, environments, tokenizer, sandbox):
+def test_verl_reward_manager_returns_the_scorers_exact_rewards(configured, environments, tokenizer, sandbox):
     async def main() -> None:
         manager = load_reward_manager(configured, tokenizer)
         recorded = [(environment, texts_of(turns)) for environment, turns in episodes(environments, SCRIPTED)]
@@ -78,7 +79,7 @@ def test_its_reward_manager_gives_the_scorers_digits(configured, environments, t
 
 
 def spoken(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
-    """The turns as verl decodes them: special tokens are gone."""
+    """The turns as verl decodes them, without special tokens."""
     return [
         tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True)
         for text in texts
@@ -86,7 +87,7 @@ def spoken(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
 
 
 def rollout(response: torch.Tensor, label: str) -> DataProto:
-    """One row as verl's rollout leaves it: the prompt's mask before the response's."""
+    """One row in the format of verl's rollout: the attention mask covers the prompt and the response."""
     columns = {"data_source": "ftrl", "reward_model": {"ground_truth": label}, "extra_info": {"index": 0}}
     return DataProto.from_dict(
         tensors={"responses": response, "attention_mask": torch.ones(1, response.shape[-1] + 1, dtype=torch.long)},

@@ -1,8 +1,8 @@
-"""The environment as OpenEnv asks for it: reset, step, state, and the tasks of each split.
+"""The environment with OpenEnv's interface: reset, step, state, and the tasks of each split.
 
-Tools differ from task to task, so `ListToolsAction` answers for the episode that was reset. The tool `submit_answer` takes the final
-answer, ends the episode and returns the reward with its parts; steps before it have no reward. An action's metadata `turn` says
-which calls belong to one turn of the model; without it, a call is a turn of its own.
+Tools differ between tasks, so `ListToolsAction` lists the tools of the current episode. The tool `submit_answer`
+accepts the final answer, ends the episode and returns the reward with its parts. Earlier steps have no reward. Calls of
+one model turn have the same `turn` in the action's metadata. A call without it is a separate turn.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SETTINGS = json.loads((_FOLDER / "settings.json").read_text(encoding="utf-8"))
 
 
 class StartObservation(Observation):
-    """The messages of the start, and which environment it is."""
+    """The initial messages, and the environment's id and split."""
 
     messages: list[dict[str, Any]]
     environment: str
@@ -67,7 +67,7 @@ class FtrlToolsEnvironment(Environment):
         id: str | None = None,
         **_: Any,
     ) -> Observation:
-        """Start the environment `id`, or number `index` of `split`, or one that the seed chooses. ValueError for none of these."""
+        """Start the environment `id`, number `index` of `split`, or a random one. Raises ValueError if unknown."""
         try:
             start = episodes().reset(split, index, id, seed or 0)
         except EpisodeError as error:
@@ -116,7 +116,7 @@ class FtrlToolsEnvironment(Environment):
         return self._state
 
     def close(self) -> None:
-        """Drop the episode of a client that is done, or gone."""
+        """Drop the episode of a client that finished or disconnected."""
         if self._episode and episodes().is_live(self._episode):
             episodes().drop(self._episode)
 

@@ -1,4 +1,4 @@
-"""The tools of one rollout's environment, run in the sandbox. Which tools there are follows from the task."""
+"""The tool server of one rollout: serves the tools of the task's environment and runs them in the sandbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from env_construction.sandbox.tool_sandbox import ToolCall, shared_sandbox
 
 
 class FtrlToolset(vf.Toolset[vf.ToolsetConfig]):
-    """Advertises the tools under their own names."""
+    """Lists the tools under their original names."""
 
     TOOL_PREFIX = None
     _environment: Environment
@@ -22,7 +22,9 @@ class FtrlToolset(vf.Toolset[vf.ToolsetConfig]):
         self._environment = Environment.model_validate_json(task.environment)
 
     def register(self, mcp: Any) -> None:
-        server = cast(Any, mcp)  # the tools have no Python functions here: the two handlers stand in for a fixed list
+        server = cast(
+            Any, mcp
+        )  # the tools are not Python functions here, so two handlers replace the usual registration
         server.list_tools = self._list_tools
         server.call_tool = self._call_tool
 
