@@ -155,7 +155,7 @@ def test_holm_is_over_the_headlines_of_the_suite_and_not_over_what_it_costs(monk
         assert {name for name, item in found["metrics"].items() if "p_holm" in item} == set(family)
         wanted = holm([found["metrics"][name]["p"] for name in family])
         assert [found["metrics"][name]["p_holm"] for name in family] == wanted
-        assert f"Holm's correction is over {', '.join(family)}" in capsys.readouterr().out
+        assert f"Holm's correction covers {', '.join(family)}" in capsys.readouterr().out
     (tmp_path / "b" / "summary.json").write_text('{"suite": "bfcl"}')
     monkeypatch.setattr(sys, "argv", command)
     assert script.main() == 0

@@ -162,7 +162,7 @@ def test_a_server_that_ignores_ranges_starts_over(server: DataServer, tmp_path: 
 def test_a_server_that_never_gets_beyond_a_point_is_given_up(server: DataServer, tmp_path: Path) -> None:
     server.answer = lambda request: request.send(200, CONTENT[:70_000], len(CONTENT))
     problem = fetched(server, tmp_path)
-    assert "3 attempts in a row brought nothing new" in problem
+    assert "3 consecutive attempts received no new bytes" in problem
     assert len(server.ranges) == 4
 
 
@@ -188,7 +188,7 @@ def test_passing_errors_are_tried_again(server: DataServer, tmp_path: Path, stat
 def test_wrong_bytes_are_thrown_away_and_refused(server: DataServer, tmp_path: Path, wrong: bytes, known: bool) -> None:
     server.answer = lambda request: request.send(200, wrong)
     problem = fetched(server, tmp_path, file(known=known))
-    assert "sent other bytes than the published ones" in problem
+    assert "did not send the published bytes" in problem
     assert len(server.ranges) == 2
     assert list((tmp_path / "ftrl").iterdir()) == []
     assert not (tmp_path / LOCK).exists()
@@ -209,7 +209,7 @@ def test_a_range_that_begins_elsewhere_is_refused(server: DataServer, tmp_path: 
     part.parent.mkdir()
     part.write_bytes(CONTENT[:10])
     server.answer = lambda request: request.send(206, CONTENT, Content_Range=f"bytes 0-{len(CONTENT) - 1}/*")
-    assert "asked from byte 10, got 'bytes 0-" in fetched(server, tmp_path)
+    assert "requested bytes from 10, got 'bytes 0-" in fetched(server, tmp_path)
 
 
 def test_redirects_are_followed(server: DataServer, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_command_fetches_lists_and_never_writes_over(
     server.ranges = []
     code, said = call("--list")
     assert (code, server.ranges) == (1, [])
-    assert said.count("missing; it is") == 26
+    assert said.count("missing; its source is") == 26
 
 
 def test_lock_keeps_what_other_calls_recorded(server: DataServer, tmp_path: Path) -> None:

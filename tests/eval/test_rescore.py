@@ -80,8 +80,8 @@ def test_strict_reads_the_same_text_otherwise(folder, environments, monkeypatch,
     assert set(found["rewards"]) == set(REWARDS)
     assert found["rewards"]["solve_f1"]["a"] == pytest.approx(_mean_reward(folder))
     said = capsys.readouterr().out
-    assert "3 of 4 episodes are scored differently" in said and "mean reward of an episode: solve_f1 " in said
-    assert "0 episodes go on beyond their record under this reading, 1 end before it" in said
+    assert "3 of 4 episodes are scored differently" in said and "mean reward per episode: solve_f1 " in said
+    assert "0 episodes would continue beyond their record under these rules, 1 end before it" in said
 
 
 def _mean_reward(folder: Path) -> float:
@@ -118,17 +118,17 @@ def test_data_are_found_by_their_hash_and_other_data_are_refused(folder, environ
     assert find_data(folder, {"test.jsonl": "0" * 64}) is None
     write_environments(tmp_path / "other.jsonl", environments[:2])
     monkeypatch.setattr(sys, "argv", ["rescore", str(folder), "--data", str(tmp_path / "other.jsonl")])
-    with pytest.raises(BadInput, match=r"not the file that .* was measured on"):
+    with pytest.raises(BadInput, match=r"its SHA-256 is not that of the data behind"):
         script.main()
     (tmp_path / "environments" / "test.jsonl").unlink()
     monkeypatch.setattr(sys, "argv", ["rescore", str(folder)])
-    with pytest.raises(BadInput, match="are not near it: name the file with --data"):
+    with pytest.raises(BadInput, match="cannot find its data .*; pass the file with --data"):
         script.main()
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [(["--out", "."], "that is the folder to be rescored"), ([], "expected the summary.json of a finished suite")],
+    [(["--out", "."], "this is the folder to rescore"), ([], "expected the summary.json of a finished suite")],
 )
 def test_what_cannot_be_rescored_is_refused(folder, monkeypatch, line, said) -> None:
     if not line:

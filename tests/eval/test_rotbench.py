@@ -243,7 +243,7 @@ def test_missing_and_broken_data_are_named(tmp_path) -> None:
     with pytest.raises(BadInput, match=r"heavy\.json: item 0: expected keys id, scenario and conversations"):
         read_cases(data)
     (data / "heavy.json").unlink()
-    with pytest.raises(DataMissing, match=r"heavy\.json missing; they come from github\.com/Junjie-Ye/RoTBench"):
+    with pytest.raises(DataMissing, match=r"heavy\.json missing; run `python -m eval\.download rotbench`"):
         read_cases(data)
 
 

@@ -60,11 +60,11 @@ def test_recorded_episodes_get_the_reward_that_tau_bench_gave_them(
     assert (summary["rows"], summary["faults"]) == (3, 0)
     monkeypatch.setattr(sys, "argv", [*command, "--results", str(out)])
     assert main() == 0
-    assert "3 of 3 episodes get the reward" in capsys.readouterr().out
+    assert "3 of 3 episodes get the same reward" in capsys.readouterr().out
     path.write_text(json.dumps([{**RECORDED[0], "reward": 0.0}, *RECORDED[1:]]))
     assert main() == 1
     said_now = capsys.readouterr().out
-    assert "airline/0, trial 0: 0 there, 1 here" in said_now
+    assert "airline/0, trial 0: tau-bench gave 0, this suite 1" in said_now
     assert "2 of 3 episodes" in said_now
 
 
