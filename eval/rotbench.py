@@ -11,7 +11,7 @@ are reported:
 
 | columns | reading of the turn | scoring |
 | --- | --- | --- |
-| `ts_published` `pi_` `cf_` | FTRL authors' (as in Table 2), thinking included | theirs: equal names, keys, values in any order |
+| `ts_published` `pi_` `cf_` | FTRL authors' (as in Table 2), with thinking | same names, keys, values in any order |
 | `ts_strict` ... | RoTBench's own parser; thinking is removed first | RoTBench's (below) |
 | `ts_tolerant` ... | any case or spacing, code fences, text around it, Python dicts, native calls | RoTBench's |
 

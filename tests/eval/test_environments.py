@@ -177,7 +177,7 @@ def test_killed_run_goes_on_and_a_finished_one_loads_no_policy(monkeypatch, data
     assert file.read_bytes().splitlines(keepends=True)[:7] == lines[:7]
     monkeypatch.setattr("eval.suites.suite.load_policy", None)
     measure(monkeypatch, *arguments, tmp_path / "cut")
-    assert "all 16 episodes are there" in capsys.readouterr().out
+    assert "all 16 episodes are complete" in capsys.readouterr().out
 
 
 def test_turns_cut_off_at_the_limit_of_tokens_are_counted_and_said(

@@ -79,7 +79,7 @@ def test_another_items_answer_is_wrong(data: Path, tmp_path: Path) -> None:
 
 def test_the_reference_plays_all_and_made_stands_for_all_six(data: Path, tmp_path: Path) -> None:
     assert measure(data, tmp_path / "out", None)["metrics"]["correct"]["value"] == 1.0
-    with pytest.raises(DataMissing, match=r"made_lookup: test\.jsonl .*made by `python -m eval\.made_skills`"):
+    with pytest.raises(DataMissing, match=r"made_lookup: test\.jsonl .*written by `python -m eval\.made_skills`"):
         line = ["--policy", "oracle", "--data", str(tmp_path), "--out", str(tmp_path / "none"), "--tasks", "made"]
         general.run(general.parser().parse_args(line), None)
     with pytest.raises(DataMissing, match=r"eval\.made_skills"):

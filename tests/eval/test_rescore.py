@@ -122,7 +122,7 @@ def test_data_are_found_by_their_hash_and_other_data_are_refused(folder, environ
         script.main()
     (tmp_path / "environments" / "test.jsonl").unlink()
     monkeypatch.setattr(sys, "argv", ["rescore", str(folder)])
-    with pytest.raises(BadInput, match="cannot find its data .*; pass the file with --data"):
+    with pytest.raises(BadInput, match=r"cannot find its data .*; pass the file with --data"):
         script.main()
 
 

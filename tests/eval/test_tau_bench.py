@@ -341,7 +341,9 @@ def test_odd_replies_of_the_users_model_are_faults_of_their_episodes(tau_folder:
 @pytest.mark.parametrize("words", ["Welcome to the console", "wrong key"])
 def test_a_user_that_never_answers_ends_the_run_in_one_line(tau_folder: Path, user_server: Any, words: str) -> None:
     user_server.line = lambda body: HTML if words.startswith("Welcome") else (401, words)
-    with pytest.raises(BadInput, match=f"no episode of 4 could be played; 4 times: the simulated user: .*{words}"):
+    with pytest.raises(
+        BadInput, match=f"no episode of 4 could be played; 4 times: the simulated user failed: .*{words}"
+    ):
         played(tau_folder, Agent({}), "--domains", "airline", user=user_server.spec)
 
 

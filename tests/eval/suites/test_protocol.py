@@ -105,8 +105,8 @@ def test_comparison_across_protocols_is_refused_unless_asked_for(tmp_path, monke
     monkeypatch.setattr(sys, "argv", ["compare", a, b, "--across-protocols", "--out", str(tmp_path / "c.json")])
     assert script.main() == 0
     said, found = capsys.readouterr().out, json.loads((tmp_path / "c.json").read_text())
-    assert "ACROSS PROTOCOLS, so no gain of a policy: mode: plain, thinking" in said
-    assert "drawn differently: seed: 0, 1" in said
+    assert "ACROSS PROTOCOLS, so not the gain of a policy: mode: plain, thinking" in said
+    assert "sampled differently: seed: 0, 1" in said
     assert found["protocol_differences"] == ["mode: plain, thinking"] and found["metrics"]["x"]["n"] == 3
 
 

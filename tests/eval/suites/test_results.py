@@ -144,7 +144,7 @@ def test_empty_or_missing_results_are_refused(tmp_path) -> None:
     with pytest.raises(BadInput, match=r"results.jsonl: no such file"):
         read_rows(tmp_path)
     (tmp_path / "results.jsonl").write_text("")
-    with pytest.raises(BadInput, match=r"results.jsonl: holds no rows"):
+    with pytest.raises(BadInput, match=r"results.jsonl: contains no rows"):
         read_rows(tmp_path)
 
 

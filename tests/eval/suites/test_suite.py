@@ -256,7 +256,7 @@ def test_suite_resumes_replays_faults_and_refuses_another_configuration(tmp_path
     policy = EchoPolicy()
     again = countdown_suite(tmp_path / "out", [data], policy=policy)
     assert again == whole and not policy.batches
-    assert "all 6 episodes are there" in capsys.readouterr().out
+    assert "all 6 episodes are complete" in capsys.readouterr().out
     with pytest.raises(BadInput, match="seed: 0 in the folder, 4 requested"):
         countdown_suite(tmp_path / "out", [data], "--seed", "4")
     data.write_text("[]")
@@ -308,7 +308,7 @@ def test_row_of_a_case_that_is_not_asked_for_is_named(tmp_path) -> None:
     countdown_suite(tmp_path / "out", [data], "--limit", "2")
     with (tmp_path / "out" / "results.jsonl").open("a") as out:
         out.write('{"id": "9", "trial": 0}\n')
-    with pytest.raises(BadInput, match=r"results\.jsonl: id '9' is not among the 3 cases asked for"):
+    with pytest.raises(BadInput, match=r"results\.jsonl: id '9' is not among the 3 requested cases"):
         countdown_suite(tmp_path / "out", [data])
 
 
