@@ -1,4 +1,4 @@
-"""Public data: fetched from a real local HTTP server that breaks off, errs, ignores ranges or lies; taken from folders; checked."""
+"""Downloads from a local HTTP server that disconnects, fails, ignores ranges or sends wrong bytes; local copies; checks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Answer = Callable[["Request"], None]
 
 
 class Request(BaseHTTPRequestHandler):
-    """One GET, handed to the server's `answer`."""
+    """One GET request, passed to the server's `answer`."""
 
     def do_GET(self) -> None:
         server = self.server

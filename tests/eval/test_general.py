@@ -1,4 +1,4 @@
-"""The general suite on a small local data folder in the hub's layout, with made questions: six tasks, one process, one model."""
+"""The general suite on a small local data folder in the hub's layout: six tasks, one process, one model."""
 
 import json
 import sys
@@ -98,7 +98,7 @@ def problems(data: Path) -> dict[str, Problem]:
 
 
 class Said:
-    """A policy that says what it was told to, and counts what it was asked."""
+    """A policy that returns given texts, and counts its requests."""
 
     name = "said"
 
@@ -127,7 +127,7 @@ def test_six_tasks_in_one_run_and_the_reference_answers_score_full_marks(data: P
     rows = read_rows(tmp_path / "out")
     assert len(rows) == 8 + 3 + 3 + 2 + 1 + 2
     assert {row["id"] for row in rows} >= {"mmlu/anatomy/0", "gsm8k/2", "humaneval/7", "mbpp/11", "math/algebra/1"}
-    # "B" is not the "ANSWER: B" that the authors' grader reads
+    # the authors' grader requires "ANSWER: B", not "B"
     assert {row["task"] for row in rows if row["published"]} == set(BENCHMARKS) - {"mmlu"}
     assert summary["coverage"]["mmlu"] == {"n": 8, "of": 14042}
 

@@ -1,4 +1,4 @@
-"""The made skills through eval.general: the written items are asked as they are taught and graded as the benchmarks they stand for."""
+"""The made skills in eval.general: asked as they are taught, graded as the benchmarks they stand for."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from eval.suites.suite import DataMissing
 from train.policies.interface import Generation, PolicyRequest
 from train.teaching.made_skills import SKILLS, made_items
 
-# MATH's grader needs math-verify, which requirements.txt has; without it the other five are tested
+# MATH's grader needs math-verify (in requirements.txt); without it, only the other five are tested
 GRADED = [skill for skill in SKILLS if skill != "made_expressions" or find_spec("math_verify")]
 
 
@@ -35,7 +35,7 @@ def write(out: Path, *more: str) -> None:
 
 
 class Taught:
-    """Says the taught answer of every item, with its thoughts where `thinking`, or the answer of the next item."""
+    """Says the taught answer of every item (with thoughts if `thinking`), or the answer of the next item."""
 
     name = "taught"
 

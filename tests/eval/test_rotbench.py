@@ -1,4 +1,4 @@
-"""RoTBench's scores on hand-made turns: three readers, two scorings, what the published ones would say, hostile turns."""
+"""RoTBench scores on hand-written turns: three parsers, two scoring rules, hostile turns."""
 
 import json
 from pathlib import Path
@@ -65,11 +65,11 @@ def reading(row: dict, name: str) -> str:
         ("book", {"to": "Lima", "day": "May 4"}, "ts", "ts"),
         ("book", {"to": "Lima", "day": "May 4", "seat": "None", "class": "1"}, "ts", "ts"),
         ("book", {"to": "Lima", "day": "May 5", "seat": "None"}, "ts+pi", "ts+pi"),
-        # a gold "None" may hold anything for RoTBench, only "None" for the authors
+        # a gold "None" matches anything for RoTBench, only "None" for the authors
         ("book", {"to": "Lima", "day": "May 4", "seat": "12A"}, "ts+pi+cf", "ts+pi"),
-        # values in each other's places: the authors compare them as a bag
+        # swapped values: the authors compare values as a multiset
         ("book", {"to": "May 4", "day": "Lima", "seat": "None"}, "ts+pi", "ts+pi+cf"),
-        # a list as a value stops the authors' comparison, after TS and PI were counted
+        # a list as a value stops the authors' comparison, after TS and PI are counted
         ("book", {"to": ["Lima"], "day": "May 4", "seat": "None"}, "ts+pi", "ts+pi"),
         ("finish", {"to": "Lima", "day": "May 4", "seat": "None"}, "", ""),
         ("book", {}, "ts", "ts"),
@@ -100,7 +100,7 @@ def test_any_gold_answer_counts_and_the_best_stage_is_kept() -> None:
 
 
 def test_none_parameters_of_one_gold_answer_do_not_leak_into_the_next() -> None:
-    """RoTBench's evaluator deletes `seat` from the turn for the first answer, then misses it in the second: CF fails there."""
+    """RoTBench's evaluator deletes `seat` for the first gold answer, then misses it in the second, so CF fails there."""
     two = case(("book", {"to": "Cusco", "seat": "None"}), ("book", {"to": "Lima", "seat": "12A"}))
     assert passed(stages_of(two, Action("book", {"to": "Lima", "seat": "12A"}))) == "ts+pi+cf"
 

@@ -1,4 +1,4 @@
-"""All suites in one call: one model, what is skipped and why, what failed, the table."""
+"""All suites in one run: one model, skipped suites with reasons, failed suites, the table."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""tau-bench on two made domains: episodes against a real local server as the user, and every branch of the reward."""
+"""tau-bench on two synthetic domains: episodes with a local server as the user, and every branch of the reward."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HAND_OVER = call("transfer_to_human_agents", summary="as asked")
 
 
 class Agent:
-    """Says `turns[case id]` one after the other, then "Good day." for ever."""
+    """Says `turns[case id]` in order, then "Good day." at every turn."""
 
     name = "agent"
 

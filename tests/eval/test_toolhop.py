@@ -1,4 +1,4 @@
-"""ToolHop: both layouts are read, three settings played, and each branch of both readings of AC, beside the published scorer."""
+"""ToolHop: both data layouts, three settings, and every branch of both readings of AC, compared with the published rule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def director_of(film, detail="plain"):
         raise KeyError("no film " + film)
     return {"film": film, "director": directors[film]}
 """
-# with an example call at its end, as many sources of the data set have it
+# ends with an example call, like many sources of the data set
 BIRTH = """import datetime
 
 def _year(name):
@@ -71,7 +71,7 @@ BIRTH_CALL = render_call(ToolCall("birth_year", {"name": "Ada Born"}))
 
 
 class Scripted:
-    """Says `turns[setting][turn]`, the last one again and again; one list of turns serves every setting."""
+    """Says `turns[setting][turn]` and repeats the last one; one list of turns serves every setting."""
 
     name = "scripted"
 
@@ -233,7 +233,7 @@ def test_missing_data_says_where_they_come_from(tmp_path: Path, monkeypatch: pyt
         ("1951", "<answer>1952</answer>", "1951", True, False),
         ("1951", "I do not know.", '{"year": 1951}', True, False),
         ("1951", "I do not know.", '{"year": 1952}', False, False),
-        # an empty last message is wrong in both, whatever the tools said
+        # an empty last message is wrong in both readings, whatever the tool output
         ("1951", "", "1951", False, False),
         # 6b: the answer only inside the thinking
         ("1951", "<think>1951?</think>No idea.", None, True, False),
@@ -241,7 +241,7 @@ def test_missing_data_says_where_they_come_from(tmp_path: Path, monkeypatch: pyt
         # the parts of an answer in another order
         ("Ann, Bob", "<answer>Bob and Ann</answer>", None, True, False),
         ("Ann, Bob", "<answer>Ann, Bob</answer>", None, True, True),
-        # the answer beside another one in the tag
+        # the tag contains the answer and another one
         ("1951", "First 1951. <answer>1950</answer>", None, True, False),
         ("1951", "<answer>1950</answer> No: <answer>1951</answer>", None, True, True),
         ("1951", "<answer>1951", None, True, True),
