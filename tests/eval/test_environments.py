@@ -1,4 +1,4 @@
-"""Evaluation on environments: ceiling, floor, the decomposition counted by hand, resuming, faults, the real data."""
+"""Evaluation on environments: ceiling, floor, hand-counted decomposition, resuming, faults, the published data."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ def measure(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> dict[str, An
     return json.loads((Path(str(arguments[arguments.index("--out") + 1])) / "summary.json").read_text())
 
 
-def test_a_call_with_nan_leaves_lines_that_every_reader_takes(monkeypatch, data: Path, tmp_path: Path) -> None:
+def test_a_call_with_nan_leaves_valid_json_lines(monkeypatch, data: Path, tmp_path: Path) -> None:
     turn = '<tool_call>\n{"name": "capital_of", "arguments": {"country": NaN, "depth": 1e999}}\n</tool_call>'
     ids = [record["id"] for _, record in read_jsonl(data)]
     (tmp_path / "turns.jsonl").write_text("".join(json.dumps({"id": i, "turns": [turn, "No."]}) + "\n" for i in ids))
@@ -149,7 +149,7 @@ def test_row_holds_the_transcript_and_each_turns_score(environments, sandbox, tm
     assert row["turn_scores"][0]["solved"] == ["Suva"]
 
 
-def test_results_are_scored_again_by_replay(monkeypatch, data, environments, tmp_path) -> None:
+def test_replay_reproduces_the_results(monkeypatch, data, environments, tmp_path) -> None:
     recorded = tmp_path / "turns.jsonl"
     turns = [[call("Fiji"), "Suva"], [call("Peru"), "Lima"], [call("Peru"), call("Fiji"), "?"], ["<tool_call>"]]
     recorded.write_text(
@@ -165,7 +165,7 @@ def test_results_are_scored_again_by_replay(monkeypatch, data, environments, tmp
     assert first["metrics"]["answer_correct"]["value"] == 0.5
 
 
-def test_killed_run_goes_on_and_a_finished_one_loads_no_policy(monkeypatch, data, tmp_path, capsys) -> None:
+def test_a_killed_run_resumes_and_a_finished_one_loads_no_policy(monkeypatch, data, tmp_path, capsys) -> None:
     arguments = ["--policy", "random", "--data", data, "--trials", 4, "--seed", 5, "--out"]
     whole = measure(monkeypatch, *arguments, tmp_path / "whole")
     measure(monkeypatch, *arguments, tmp_path / "cut")
@@ -180,7 +180,7 @@ def test_killed_run_goes_on_and_a_finished_one_loads_no_policy(monkeypatch, data
     assert "all 16 episodes are complete" in capsys.readouterr().out
 
 
-def test_turns_cut_off_at_the_limit_of_tokens_are_counted_and_said(
+def test_turns_cut_off_at_the_token_limit_are_counted_and_reported(
     monkeypatch, data, tiny_checkpoint, tmp_path, capsys
 ) -> None:
     arguments = ["--policy", f"hf:{tiny_checkpoint}", "--data", data, "--max-turns", 2, "--out", tmp_path / "short"]

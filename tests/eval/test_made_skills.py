@@ -63,7 +63,7 @@ def measure(data: Path, out: Path, policy: Any, *flags: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("split", "thinking"), [("test", False), ("test", True), ("dev", False)])
-def test_what_is_taught_scores_full_marks_strictly(data: Path, tmp_path: Path, split: str, thinking: bool) -> None:
+def test_taught_answers_get_full_strict_scores(data: Path, tmp_path: Path, split: str, thinking: bool) -> None:
     flags = ["--split", split, *(["--thinking"] if thinking else [])]
     summary = measure(data, tmp_path, Taught(split, thinking), *flags)
     for skill in GRADED:
@@ -77,7 +77,7 @@ def test_another_items_answer_is_wrong(data: Path, tmp_path: Path) -> None:
     assert len(read_rows(tmp_path)) == 8 * len(GRADED)
 
 
-def test_the_reference_plays_all_and_made_stands_for_all_six(data: Path, tmp_path: Path) -> None:
+def test_the_oracle_plays_all_six_skills_of_made(data: Path, tmp_path: Path) -> None:
     assert measure(data, tmp_path / "out", None)["metrics"]["correct"]["value"] == 1.0
     with pytest.raises(DataMissing, match=r"made_lookup: test\.jsonl .*written by `python -m eval\.made_skills`"):
         line = ["--policy", "oracle", "--data", str(tmp_path), "--out", str(tmp_path / "none"), "--tasks", "made"]

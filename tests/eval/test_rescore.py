@@ -1,4 +1,4 @@
-"""Stored episodes scored again: the same reading gives the same scores, another one says which cases differ and how."""
+"""Rescoring stored episodes: the same rules give the same scores; other rules report the changed cases."""
 
 import json
 import sys
@@ -66,7 +66,7 @@ def test_the_same_reading_changes_nothing(folder, monkeypatch, capsys) -> None:
     assert (settings["max_turns"], settings["seed"], settings["match"]) == (7, 3, "published")
 
 
-def test_strict_reads_the_same_text_otherwise(folder, environments, monkeypatch, capsys) -> None:
+def test_strict_parses_the_same_text_differently(folder, environments, monkeypatch, capsys) -> None:
     found = rescored(monkeypatch, folder, "--match", "strict", "--out", folder / "strict")
     assert found["protocol_differences"] == ["matching: published, strict"]
     changed = {item["id"]: item for item in found["changed"]}
@@ -89,7 +89,7 @@ def _mean_reward(folder: Path) -> float:
     return sum(sum(t["reward"] for t in row["turn_scores"]) / (row["sub_questions"] + 1) for row in rows) / len(rows)
 
 
-def test_fewer_turns_cut_episodes_and_a_record_that_would_go_on_is_scored_as_it_is(folder, monkeypatch) -> None:
+def test_fewer_turns_cut_episodes_and_an_episode_beyond_its_record_is_scored_as_it_is(folder, monkeypatch) -> None:
     cut = rescored(monkeypatch, folder, "--max-turns", 1, "--out", folder / "one")
     assert cut["ends_earlier"] == 3 and "turns: 7, 1" in cut["protocol_differences"]
     rows = [row for _, row in read_jsonl(folder / "one" / "results.jsonl")]
@@ -130,7 +130,7 @@ def test_data_are_found_by_their_hash_and_other_data_are_refused(folder, environ
     ("line", "said"),
     [(["--out", "."], "this is the folder to rescore"), ([], "expected the summary.json of a finished suite")],
 )
-def test_what_cannot_be_rescored_is_refused(folder, monkeypatch, line, said) -> None:
+def test_results_that_cannot_be_rescored_are_refused(folder, monkeypatch, line, said) -> None:
     if not line:
         (folder / "summary.json").unlink()
     monkeypatch.chdir(folder)
@@ -139,7 +139,7 @@ def test_what_cannot_be_rescored_is_refused(folder, monkeypatch, line, said) -> 
         script.main()
 
 
-def test_a_flag_that_the_suite_does_not_know_ends_with_its_words(folder, monkeypatch, capsys) -> None:
+def test_an_unknown_flag_is_a_usage_error(folder, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["rescore", str(folder), "--matching", "strict"])
     with pytest.raises(SystemExit):
         script.main()

@@ -92,7 +92,7 @@ def test_finish_stands_for_the_last_tool_and_its_text_is_not_compared() -> None:
     assert passed(stages_of(ask, Action("ask_to_user", {"question": "When?"}))) == ""
 
 
-def test_any_gold_answer_counts_and_the_best_stage_is_kept() -> None:
+def test_the_best_stage_over_all_gold_answers_counts() -> None:
     two = case(("cancel", {"id": "7"}), ("cancel", {"id": "8"}), ("book", {"to": "Lima"}))
     assert passed(stages_of(two, Action("cancel", {"id": "8"}))) == "ts+pi+cf"
     assert passed(stages_of(two, Action("book", {"from": "Lima"}))) == "ts"
@@ -100,7 +100,7 @@ def test_any_gold_answer_counts_and_the_best_stage_is_kept() -> None:
 
 
 def test_none_parameters_of_one_gold_answer_do_not_leak_into_the_next() -> None:
-    """RoTBench's evaluator deletes `seat` for the first gold answer, then misses it in the second, so CF fails there."""
+    """RoTBench's evaluator deletes `seat` for the first gold answer and misses it in the second: CF fails there."""
     two = case(("book", {"to": "Cusco", "seat": "None"}), ("book", {"to": "Lima", "seat": "12A"}))
     assert passed(stages_of(two, Action("book", {"to": "Lima", "seat": "12A"}))) == "ts+pi+cf"
 
@@ -154,7 +154,7 @@ def test_three_readings_side_by_side(text, published, strict, tolerant) -> None:
     ]
 
 
-def test_exact_readers_cut_where_the_published_ones_cut() -> None:
+def test_exact_parsers_cut_at_the_published_positions() -> None:
     assert read_strict("Action:book\nAction Input: {}") == Action("ook", {})
     assert read_strict('Action: book\n\nAction Input: {"a": 1}') == Action("book\n", {"a": 1})
     assert read_published('Action: book\n\nAction Input: {"a": 1}') == Action("book", {"a": 1})
@@ -214,7 +214,7 @@ def measure(*arguments: object) -> dict:
     return rotbench.run(rotbench.parser().parse_args(list(map(str, arguments))))
 
 
-def test_levels_count_alike_whatever_their_size(tmp_path) -> None:
+def test_levels_have_equal_weight(tmp_path) -> None:
     data = fixture_folder(tmp_path)
     turns = tmp_path / "turns.jsonl"
     right = [f"slight-{place:03d}" for place in range(4)] + ["union-000"]
@@ -247,7 +247,7 @@ def test_missing_and_broken_data_are_named(tmp_path) -> None:
         read_cases(data)
 
 
-def test_third_turns_are_asked_behind_the_two_calls_before_them(tmp_path) -> None:
+def test_third_turns_follow_the_two_earlier_calls(tmp_path) -> None:
     data = fixture_folder(tmp_path)
     called = [
         {"from": "assistant", "value": "Thought:\nAction: today\nAction Input: {}"},
@@ -285,7 +285,7 @@ def test_third_turns_are_asked_behind_the_two_calls_before_them(tmp_path) -> Non
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="RoTBench's cases are not beside this checkout")
-def test_oracle_gets_full_marks_on_the_published_cases_and_noise_is_where_it_should_be(tmp_path) -> None:
+def test_oracle_gets_full_marks_on_the_published_cases_and_noise_is_as_published(tmp_path) -> None:
     cases = read_cases(DATA)
     assert [sum(case.level == level for case in cases) for level in rotbench.LEVELS] == [105, 210, 210, 210, 105]
     assert sum(not gold.arguments for case in cases for gold in case.answers) == 65

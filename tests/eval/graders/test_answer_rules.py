@@ -1,4 +1,4 @@
-"""The answer rules on hand-made texts, one for each branch; and the code rules, with programs run in the sandbox."""
+"""The answer rules on hand-written texts, one per branch, and the code rules on programs in the sandbox."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -263,7 +263,9 @@ def test_a_megabyte_that_says_nothing_has_no_letter_and_no_number(junk: str) -> 
 
 
 DOC = {
-    "prompt": 'from typing import List\n\ndef helper(x):\n    return x\n\n\ndef half(x: int) -> int:\n    """Half of x."""\n',
+    "prompt": (
+        'from typing import List\n\ndef helper(x):\n    return x\n\n\ndef half(x: int) -> int:\n    """Half of x."""\n'
+    ),
     "entry_point": "half",
     "test": "def check(candidate):\n    assert candidate(4) == 2\n",
 }

@@ -1,4 +1,4 @@
-"""The authors' graders, as read from their code: verdicts on made replies, flaws included."""
+"""The authors' graders, reproduced from their code: verdicts on synthetic replies, including their flaws."""
 
 from collections.abc import Iterator
 

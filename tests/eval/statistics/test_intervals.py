@@ -1,4 +1,4 @@
-"""Intervals cover the truth at the edges of the scale, have a width, and agree with the p-values beside them."""
+"""Intervals cover the truth near the bounds, have a width, and agree with their p-values."""
 
 import itertools
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def coverage(draw: Callable[[np.random.Generator], tuple[Any, float]], repeats: 
 
 @pytest.mark.parametrize(("n", "p"), [*RARE, *((n, 1 - p) for n, p in RARE), (20, 0.5), (105, 0.02)])
 def test_interval_of_a_proportion_covers_a_rare_event(n: int, p: float) -> None:
-    """Exactly, over all outcomes: a percentile bootstrap covers 33% at n = 20, p = 0.02."""
+    """Exact, over all outcomes: a percentile bootstrap covers 33% at n = 20, p = 0.02."""
     covered = 0.0
     for k in range(n + 1):
         found = estimate([{"id": str(i), "x": i < k} for i in range(n)], "x")
@@ -75,7 +75,7 @@ def test_interval_of_repeated_trials_covers_a_rare_event(n: int, p: float) -> No
 @pytest.mark.parametrize("groups", [2, 5])
 @pytest.mark.parametrize("shared", [False, True])
 def test_interval_of_a_mean_of_groups_covers_a_rare_event(n: int, p: float, groups: int, shared: bool) -> None:
-    """Groups of cases of their own, or the same questions asked in every group, with answers that go together."""
+    """Separate cases per group, or the same questions in every group with correlated answers."""
     metric = GroupedMean("m", "x", "group")
 
     def draw(chance: np.random.Generator) -> tuple[Any, float]:
@@ -136,7 +136,7 @@ def test_weights_of_equal_cases_change_nothing_and_copies_add_nothing() -> None:
 @pytest.mark.parametrize("cases", [10, 25, 400])
 @pytest.mark.parametrize("offset", range(-3, 4))
 def test_p_of_a_bootstrap_is_below_5_percent_just_where_its_interval_leaves_0_out(cases: int, offset: int) -> None:
-    """Also at the very draw where it turns."""
+    """Also exactly at the draw where the result changes."""
     draws = np.sort(np.random.default_rng(0).normal(0, 1, 10_000))
     low, high = percentiles(draws, cases)
     for turning, place in ((low, np.searchsorted(draws, low)), (high, np.searchsorted(draws, high))):

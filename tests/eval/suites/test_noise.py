@@ -1,4 +1,4 @@
-"""Flip rates, intraclass correlation and pass^k by known numbers; tokens and seconds add up."""
+"""Flip rates, intraclass correlation and pass^k on known numbers; totals of tokens and seconds."""
 
 import numpy as np
 import pytest

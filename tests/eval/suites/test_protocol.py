@@ -1,4 +1,4 @@
-"""The protocol header: everything that decides what was measured is in it and in its name, and other protocols are refused."""
+"""The protocol header and its name cover everything that was measured; different protocols are refused."""
 
 import importlib
 import json
@@ -17,7 +17,8 @@ from eval.suites.protocol import FORMULAS, protocol, protocol_differences, proto
 
 CONFIGURATION: dict[str, Any] = {
     "policy": "hf:a", "policy_content": {"weights": "1"}, "limit": None, "trials": 1, "seed": 0, "temperature": 0.0,
-    "max_new_tokens": 128, "max_prompt_tokens": None, "thinking": False, "dtype": None, "max_turns": 20, "match": "published",
+    "max_new_tokens": 128, "max_prompt_tokens": None, "thinking": False, "dtype": None,
+    "max_turns": 20, "match": "published",
     "data_sha256": "ab12",
 }  # fmt: skip
 DATA = {"test.jsonl": "ab12" * 16}
@@ -47,7 +48,7 @@ def test_the_name_carries_the_header():
     )
 
 
-# a change of the configuration -> what is said of it
+# configuration change -> reported difference
 DECIDING = {
     "mode: plain, thinking": {"thinking": True},
     "turns: 20, 10": {"max_turns": 10},

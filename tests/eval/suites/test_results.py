@@ -1,4 +1,4 @@
-"""Estimates: clustered intervals, missing values, ratio metrics, what a summary must carry."""
+"""Estimates: clustered intervals, missing values, ratio metrics, required content of a summary."""
 
 import json
 import math
@@ -198,7 +198,7 @@ def test_mean_of_groups_has_an_interval_with_a_width_that_holds_it(found: list[t
 
 
 def test_a_cost_without_any_spread_has_a_value_and_no_interval() -> None:
-    """Two cases of 7 calls say nothing about the next case; a share of 1.0 does, since no share is above it."""
+    """Two cases of 7 calls give no information on the next case; a share of 1.0 does, since no share exceeds 1."""
     for column in ("turns", "calls", "completion_tokens"):
         assert estimate(rows_of([1, 1, 1], column), column) == Estimate(1.0, None, None, 3)
     mean = GroupedMean("turns", "turns", "level")

@@ -1,4 +1,4 @@
-"""The loop that all suites share: outcomes, faults, seeds, threads that do not hold each other up, resuming, one model."""
+"""The loop shared by all suites: outcomes, faults, seeds, independent threads, resuming, one model."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from train.policies.interface import Exchange, Generation, OraclePolicy, PolicyR
 
 
 class EchoPolicy:
-    """Says the case, trial, turn and seed of each request; notes the batches."""
+    """Says the case, trial, turn and seed of each request; records the batches."""
 
     name = "echo"
 
@@ -39,7 +39,7 @@ class EchoPolicy:
 
 
 class OneAtATime(EchoPolicy):
-    """Streams: exchanges each turn as soon as it is written, so that games are never in step."""
+    """A streaming policy: replaces each turn as soon as it is generated, so games are never synchronized."""
 
     workers = 1
 
@@ -51,7 +51,7 @@ class OneAtATime(EchoPolicy):
 
 
 class Countdown(SuiteGame):
-    """A game of as many turns as its id says; `before` is called when it hears."""
+    """A game with as many turns as its id says; `before` runs at the start of each `hear`."""
 
     def __init__(self, case: str, trial: int, before: Callable[[str, int], None] | None = None) -> None:
         super().__init__(case, trial, conversation(case, [{"role": "user", "content": case}]))
@@ -174,7 +174,7 @@ def test_a_game_that_cannot_be_set_up_is_a_fault() -> None:
 
 
 def test_a_streaming_policy_is_not_kept_waiting_for_a_slow_game() -> None:
-    """Game 2 hears its first turn only once game 3 has ended: with one waiting for the other, this would stand still."""
+    """Game 2 hears its first turn only after game 3 ends; if one waited for the other, this test would hang."""
     other_ended = threading.Event()
 
     def before(case: str, turn: int) -> None:
