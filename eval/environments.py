@@ -126,10 +126,10 @@ def _stray_tag(turn: TurnScore) -> bool:
 
 
 def _needed(turn: TurnScore) -> int:
-    """The number of calls in a turn that name a tool with something unsolved, counting what earlier calls of the turn
-    solved.
+    """The number of calls in a turn that name a tool with something unsolved.
 
-    `unsolved_set` is the state after the turn, so what this turn solved is added back first.
+    What earlier calls of the turn solved no longer counts as unsolved. `unsolved_set` is the state after the turn, so
+    what this turn solved is added back first.
     """
     left = {tool: len(answers) for tool, answers in turn.unsolved_set.items()}
     for call, solved in zip(turn.parsed.calls, turn.solved, strict=True):

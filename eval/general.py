@@ -136,7 +136,7 @@ def _program(problem: Problem) -> code_answers.Problem:
 def grade(
     problem: Problem, raw: str, sandbox: ToolSandbox, thinking_opened: bool = False, thinking: bool = False
 ) -> Grade:
-    """Grade a model's text. Raises SandboxFault if a program could not run through no fault of its own."""
+    """Grade a model's text. Raises SandboxFault if a program could not run for reasons outside its control."""
     text, unclosed = split_thinking(raw, thinking_opened)
     published_text = graded_text(raw, thinking)
     if problem.kind in ("humaneval", "mbpp"):

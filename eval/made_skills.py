@@ -1,4 +1,4 @@
-"""Write the items of the six made skills, which stand in for the six general benchmarks on a machine without them.
+"""Write the items of the six made skills, which stand in for the six general benchmarks when those are missing.
 
 Output, in --out: `<skill>/dev.jsonl` and `<skill>/test.jsonl` for `eval.general --tasks made --data OUT [--split dev]`,
 and `lm_eval/<skill>.yaml` for lm-eval's own command (`lm_eval --include_path OUT/lm_eval --tasks made_lookup ...`, test

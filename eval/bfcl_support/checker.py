@@ -135,10 +135,10 @@ class Checker:
         return {"valid": bool(found["valid"]), "error_type": "" if found["valid"] else str(found["error_type"])}
 
     def call(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one call on the state of `key`. Returns `{"unknown": true}` if that state does not have `after` earlier
-        calls.
+        """Run one call on the state of `key`.
 
-        The client must then repeat the request with `journal`, the earlier calls, which run first.
+        Returns `{"unknown": true}` if that state does not have `after` earlier calls. The client must then repeat the
+        request with `journal`, the earlier calls, which run first.
         """
         key, entry = request["key"], self._entry(request["id"])
         done = self._executor.__dict__.setdefault("_calls_of_key", {})

@@ -225,9 +225,8 @@ def same_short_answer(target: str, answer: str) -> bool:
 
     Numbers compare by value, words without case, markup or a final period, and lists without their commas.
     """
-    if re.fullmatch(
-        r"[\[\](){}<>\s]+", target
-    ):  # closing brackets, where a stop or a quote can stand but no bracket too many
+    # an answer of closing brackets may have periods or quotes, but no extra bracket
+    if re.fullmatch(r"[\[\](){}<>\s]+", target):
         return "".join(target.split()) == re.sub(r"[\s`*\"'.]", "", answer)
     if (wanted := as_number(target)) is not None:
         return as_number(answer) == wanted

@@ -133,7 +133,7 @@ def mbpp_code(text: str) -> str:
     """The program that the authors take from a text."""
     tried = (
         pattern for pattern in _MBPP_PATTERNS if "DONE" in text or "DONE" not in pattern.pattern
-    )  # or they cost much
+    )  # otherwise these patterns are slow
     found = next(filter(None, (pattern.search(text) for pattern in tried)), None)
     code = (found[1] if found else text).split("```")[0]
     return re.split(r"'?\s*\[?DONE\]?", code)[0].replace("\\_", "_").strip()

@@ -35,11 +35,10 @@ class SuiteGame(Game):
     """One active case of a suite. Calls come from one thread at a time, but not always the same thread."""
 
     def hear(self, generation: Generation) -> None:
-        """Process one model turn: parse it, run tools or query a simulated user, update `state`, and set `done` at the
-        end.
+        """Process one model turn: parse it, run tools or query a simulated user, update `state`.
 
-        No model text may raise an exception: a broken turn is the model's error and is scored. Raises GameFault for
-        infrastructure errors.
+        Set `done` at the end of the game. No model text may raise an exception: a broken turn is the model's error and
+        is scored. Raises GameFault for infrastructure errors.
         """
         raise NotImplementedError
 

@@ -144,7 +144,7 @@ def read_domain(folder: Path, name: str) -> Domain:
     tables = sorted(path for path in place.glob("*.json") if path.name not in NOT_TABLES)
     if not tables:
         raise DataMissing(
-            f"{place}: no database: expected a JSON file for each table, beside tools.json and codes.json"
+            f"{place}: no database: expected a JSON file for each table, in the folder of tools.json and codes.json"
         )
     tools, codes = _read_json(place / "tools.json"), _read_json(place / "codes.json")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):

@@ -47,7 +47,7 @@ def single(process: BfclProcess, case_id: str, text: str) -> dict[str, Any]:
 
 
 def multi(process: BfclProcess, case_id: str, turns: list[str]) -> dict[str, Any]:
-    """The row of a multi-turn case in which the model says `turns`, then nothing but text."""
+    """The row of a multi-turn case in which the model says `turns`, then only text."""
     category, case = case_of(process, case_id)
     game = bfcl.MultiTurnGame(case, category, 0, process)
     said = iter(turns)
@@ -93,7 +93,7 @@ def scored_rows(right: dict[str, tuple[int, int]]) -> list[dict[str, Any]]:
 
 
 def package_mean(name: str) -> Any:
-    """A function of the package's eval_runner_helper, which as a module imports clients of many models."""
+    """A function of the package's eval_runner_helper; importing that module would load clients of many models."""
     source = (bfcl.package_folder() / "eval_checker" / "eval_runner_helper.py").read_text()
     found = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
     space: dict[str, Any] = {}
@@ -138,7 +138,7 @@ def test_irrelevance_weighs_its_categories_equally_and_multi_turn_categories_are
 
 
 def test_only_the_listed_gold_calls_are_refused_by_the_packages_checker(process) -> None:
-    """All 3,641 single-turn cases; of the multi-turn ones, see the next test."""
+    """All 3,641 single-turn cases; the next test covers the multi-turn cases."""
     refused, seen = set(), 0
     for category in bfcl.GROUPS["single_turn"]:
         for case in process.ask("cases", category=category):
@@ -296,7 +296,7 @@ def test_checker_process_that_died_is_replaced() -> None:
         own.ask("cases", category="simple_java", limit=1)
         assert own._process is not None
         os.kill(own._process.pid, signal.SIGKILL)
-        with contextlib.suppress(NoAnswer):  # if the request was written before the death was seen
+        with contextlib.suppress(NoAnswer):  # if the request was written before the death was noticed
             own.ask("cases", category="simple_java", limit=1)
         assert own.ask("cases", category="simple_java", limit=1)[0]["id"] == "simple_java_0"
 

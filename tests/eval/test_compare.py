@@ -112,7 +112,7 @@ def test_p_values_at_the_floor_of_resampling_are_printed_as_bounds() -> None:
     a = generator.uniform(0, 0.4, 40)
     result = compare(rows_of(a.tolist()), rows_of((a + generator.uniform(0.4, 0.6, 40)).tolist()), family=["x"])
     item = result["metrics"]["x"]
-    assert item["p"] == item["p_holm"] == bootstrap_p(np.ones(10_000), 40)  # none of the resampled means lies beyond 0
+    assert item["p"] == item["p_holm"] == bootstrap_p(np.ones(10_000), 40)  # no resampled mean is below 0
     assert item["p_at_floor"] and item["p_holm_at_floor"] and 0.0002 < item["p"] < 0.001
     assert comparison_text(result).count(f"< {item['p']:.4f}") == 2
     assert p_text(1e-9) == "< 0.0001" and p_text(0.04) == "0.0400" and p_text(None) == "n/a"
@@ -308,7 +308,9 @@ def test_faults_on_one_side_are_reported(monkeypatch, tmp_path, capsys) -> None:
         rows = [{"id": str(i), "trial": 0, "x": i % 2} for i in range(cases)]
         (tmp_path / name / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     lost = [{"id": str(i), "trial": 0, "outcome": "fault", "fault": f"no reply after {i} s"} for i in range(6, 10)]
-    (tmp_path / "b" / "faults.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost))  # 6 was played since
+    (tmp_path / "b" / "faults.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in lost)
+    )  # case 6 was played later
     out = tmp_path / "c.json"
     for b in (tmp_path / "b", tmp_path / "b" / "results.jsonl"):
         monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "a"), str(b), "--out", str(out)])

@@ -47,7 +47,7 @@ class Request(BaseHTTPRequestHandler):
         server.answer(self)
 
     def send(self, status: int, body: bytes, length: int | None = None, **headers: str) -> None:
-        """`length` other than the body's: the connection breaks off."""
+        """If `length` differs from the body's, the connection closes early."""
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         for name, value in headers.items():
@@ -61,7 +61,7 @@ class Request(BaseHTTPRequestHandler):
         return int(given.removeprefix("bytes=").rstrip("-")) if given else 0
 
     def send_rest(self, content: bytes = CONTENT, most: int | None = None) -> None:
-        """The content as a well-behaved server sends it, broken off after `most` bytes."""
+        """The content as a correct server sends it, interrupted after `most` bytes."""
         begin = self.asked_from()
         if begin >= len(content):
             self.send(416, b"", Content_Range=f"bytes */{len(content)}")
@@ -99,7 +99,7 @@ def blob_of(content: bytes) -> str:
 
 
 def file(content: bytes = CONTENT, known: bool = True) -> PublishedFile:
-    """A published file; with `known` false only git's id of its content is on record, as for the large ones."""
+    """A published file; if `known` is false, only git's content id is recorded, as for the large files."""
     return PublishedFile(
         suite="toolhop",
         name="ftrl/numbers.bin",
@@ -226,7 +226,7 @@ def test_an_unreachable_server_is_reported_in_one_line(tmp_path: Path) -> None:
 
 
 def test_later_downloads_must_match_the_first(tmp_path: Path) -> None:
-    """A lock that names another SHA-256 or size is believed, not overwritten."""
+    """A lock with a different SHA-256 or size is trusted, not overwritten."""
     item, place = file(known=False), tmp_path / "numbers.bin"
     place.write_bytes(CONTENT)
     entry = {"size": len(CONTENT), "sha256": SHA256}
@@ -299,7 +299,7 @@ def test_missing_files_are_reported_with_their_source(tmp_path: Path) -> None:
 def test_command_downloads_lists_and_never_overwrites(
     server: DataServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole command, where the server has nothing and a file of the user's own stands in one place."""
+    """The complete command, with an empty server and a user's file in one target path."""
     mine = tmp_path / "data/ftrl/ToolHop.jsonl"
     mine.parent.mkdir(parents=True)
     mine.write_text("my own\n")

@@ -77,7 +77,7 @@ def test_oracle_is_exactly_one_on_every_metric(monkeypatch, data, tmp_path, matc
         assert {name: (table[name]["value"], table[name]["high"]) for name in metrics} == dict.fromkeys(
             metrics, (1.0, 1.0)
         )
-        n = table["solve_f1"]["n"]  # all of n cases right is no proof that all cases are: Wilson's lower end
+        n = table["solve_f1"]["n"]  # n of n correct has Wilson's lower bound, not 1
         assert table["solve_f1"]["low"] == pytest.approx(n / (n + 1.96**2), abs=1e-4)
         assert all(table[name]["low"] < 1 for name in metrics)
     assert set(summary["by_scenario"]) == {"single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop"}
@@ -102,7 +102,7 @@ def test_rates_counted_by_hand(environments, sandbox, tmp_path) -> None:
         call("Peru") + "\n" + call("Fiji"),  # needed and solving; needed and not solving
         call("Ghana") + "\n" + call("Ghana"),  # needed and solving; nothing left for the second
         render_call(ToolCall("larger_of", {"a": 1, "b": 2}))
-        + "\n<tool_call>\n{broken\n</tool_call>",  # needless; malformed
+        + "\n<tool_call>\n{broken\n</tool_call>",  # not needed; malformed
         "The capitals are Lima and Accra.",
     ]
     row = row_of(environments[1], turns, sandbox, tmp_path)
@@ -254,7 +254,7 @@ def test_batched_model_scores_what_it_scores_one_at_a_time(monkeypatch, data, ti
     assert batched["metrics"]["completion_tokens"]["value"] > 0
 
 
-@pytest.mark.skipif(not SAMPLE.exists(), reason="the 40 published environments are not beside this checkout")
+@pytest.mark.skipif(not SAMPLE.exists(), reason="the 40 published environments are not available")
 def test_published_environments_are_played_and_scored_by_scenario(monkeypatch, tmp_path) -> None:
     summary = measure(monkeypatch, "--policy", "random", "--data", SAMPLE, "--out", tmp_path / "out", "--max-turns", 4)
     assert summary["metrics"]["solve_f1"]["n"] == 40

@@ -145,7 +145,7 @@ def test_a_tiny_checkpoint_is_measured_in_one_load(data: Path, tmp_path: Path, t
 def test_rows_are_what_comparison_and_retention_expect(data: Path, tmp_path: Path) -> None:
     measure(data, tmp_path / "eval" / "grpo" / "general")
     measure(data, tmp_path / "eval" / "start" / "general", policy=Said({"gsm8k/0": "#### 60"}))
-    for policy in ("start", "grpo"):  # a policy is one that was measured on the run's own environments
+    for policy in ("start", "grpo"):  # retention considers only policies measured on the run's own environments
         write_jsonl(tmp_path / "eval" / policy / "results.jsonl", [{"id": "x", "trial": 0}])
     start = Role("start", "tiny", "plain")
     write_roles(tmp_path, {"start": start, "grpo": Role("trained", "tiny", "plain", start="start", algorithm="grpo")})
@@ -378,7 +378,7 @@ def test_strict_programs_are_correct(problems: dict[str, Problem], box: ToolSand
 
 @pytest.fixture(scope="module")
 def published_file(data: Path) -> Path:
-    """A made file in the format that the authors' grader reads."""
+    """A synthetic file in the format that the authors' grader reads."""
 
     def record(source: str, answer: str, **more: str) -> dict[str, Any]:
         messages = [{"role": "user", "content": f"A question of {source}, answer {answer}?"}]

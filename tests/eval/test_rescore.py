@@ -71,7 +71,7 @@ def test_strict_parses_the_same_text_differently(folder, environments, monkeypat
     assert found["protocol_differences"] == ["matching: published, strict"]
     changed = {item["id"]: item for item in found["changed"]}
     first, third = changed[environments[0].id], changed[environments[2].id]
-    assert first["solve_f1"] == [1.0, 0.0] and first["turns"] == [2, 1], "the call stands in the thinking"
+    assert first["solve_f1"] == [1.0, 0.0] and first["turns"] == [2, 1], "the call is inside the thinking"
     assert third["calls"] == [2, 3], "the unreadable call counts"
     assert changed[environments[3].id]["calls"] == [0, 1]
     assert environments[1].id not in changed

@@ -135,7 +135,7 @@ def test_empty_arguments_are_an_answer() -> None:
             False,
             True,
         ),
-        ("<think>\n" + CALL, True, False, False),  # thinking that never ended
+        ("<think>\n" + CALL, True, False, False),  # unclosed thinking
         ("<think>no</think>I will.<think>\n" + CALL, True, False, False),
         (CALL.replace('"None"}', '"None"'), False, False, False),
         (CALL.replace("Action Input", "Arguments"), False, False, False),
@@ -190,7 +190,7 @@ def test_hostile_turns_end_in_a_scored_row(text, failure) -> None:
 
 
 def fixture_folder(folder: Path) -> Path:
-    """Two questions a level in the published layout, tools in the system prompt."""
+    """Two questions per level in the published layout, tools in the system prompt."""
     tools = [{"name": name, "parameters": {}} for name in ("book", "today", "ask_to_user", "finish")]
     golds = ['Thought:\nAction: book\nAction Input: {"to": "Lima"}', "Thought:\nAction: today\nAction Input: {}"]
     records = [
@@ -228,7 +228,7 @@ def test_levels_have_equal_weight(tmp_path) -> None:
     summary = measure("--policy", f"replay:{turns}", "--data", data, "--out", tmp_path / "out")
     assert summary["metrics"]["cf_strict"]["value"] == pytest.approx((0 + 1 + 0 + 0 + 0.5) / 5)
     assert summary["by_level"]["slight"]["cf_tolerant"]["value"] == 1.0
-    assert summary["metrics"]["cf_strict"]["n"] == 2  # questions: their variants are not independent
+    assert summary["metrics"]["cf_strict"]["n"] == 2  # counts questions, since their variants are not independent
     assert summary["metrics"]["ts_chance"]["value"] == 0.25
     assert summary["rows"] == 12
     rows = [row for _, row in read_jsonl(tmp_path / "out" / "results.jsonl")]
@@ -284,7 +284,7 @@ def test_third_turns_follow_the_two_earlier_calls(tmp_path) -> None:
         read_cases(data)
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="RoTBench's cases are not beside this checkout")
+@pytest.mark.skipif(not DATA.exists(), reason="RoTBench's cases are not available")
 def test_oracle_gets_full_marks_on_the_published_cases_and_noise_is_as_published(tmp_path) -> None:
     cases = read_cases(DATA)
     assert [sum(case.level == level for case in cases) for level in rotbench.LEVELS] == [105, 210, 210, 210, 105]

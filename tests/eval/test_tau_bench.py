@@ -48,7 +48,7 @@ class Agent:
 
 
 def played(folder: Path, policy: Any, *flags: str, user: str = "scripted") -> tuple[dict[str, Any], dict[str, Any]]:
-    """The summary and, by case id, the rows of a run on the made domains."""
+    """The summary and, by case id, the rows of a run on the synthetic domains."""
     out = folder.parent / "out"
     name = getattr(policy, "name", policy)
     required = ["--policy", name, "--data", str(folder), "--out", str(out), "--user-model", user, "--user-threads", "4"]
@@ -83,7 +83,7 @@ def test_doing_nothing_solves_tasks_that_need_no_change(tau_folder: Path) -> Non
 
 
 def plain_replay(folder: Path, domain: str, calls: list[tuple[str, dict[str, Any]]]) -> Any:
-    """The database after calls, by running the tools' code right here."""
+    """The database after calls, by running the tools' code in this process."""
     place = folder / "tau-bench" / domain
     codes = json.loads((place / "codes.json").read_text())
     data = {
@@ -102,7 +102,7 @@ def plain_replay(folder: Path, domain: str, calls: list[tuple[str, dict[str, Any
 
 
 def tau_verdict(folder: Path, record: dict[str, Any], transcript: list[dict[str, Any]]) -> float:
-    """tau-bench's reward of a transcript, worked out here from its description alone; 0 unless it ended by itself."""
+    """tau-bench's reward of a transcript, computed from its description alone; 0 unless the episode ended by itself."""
     domain = record["data_source"].split("/")[1]
     made = [
         (message["tool_calls"][0]["function"]["name"], message["tool_calls"][0]["function"]["arguments"])

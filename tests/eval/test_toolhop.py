@@ -223,19 +223,19 @@ def test_missing_data_are_reported_with_their_source(tmp_path: Path, monkeypatch
         ("1951", "<answer>1951</answer>", None, True, True),
         ("1951", "In 1951.", None, True, True),
         ("1951", "<answer>1952</answer>", None, False, False),
-        # 4: substrings of other words and numbers
+        # defect 4: substrings of other words and numbers
         ("19", "<answer>1951</answer>", None, True, False),
         ("no", "<answer>unknown</answer>", None, True, False),
         # numbers by value, dates by day
         ("1234", "<answer>1,234.0</answer>", None, True, True),
         ("1949-08-21", "<answer>August 21, 1949</answer>", None, False, True),
-        # 9: a wrong last message with the answer in the tool output before it
+        # defect 9: a wrong last message with the answer in the tool output before it
         ("1951", "<answer>1952</answer>", "1951", True, False),
         ("1951", "I do not know.", '{"year": 1951}', True, False),
         ("1951", "I do not know.", '{"year": 1952}', False, False),
         # an empty last message is wrong in both readings, whatever the tool output
         ("1951", "", "1951", False, False),
-        # 6b: the answer only inside the thinking
+        # defect 6b: the answer only inside the thinking
         ("1951", "<think>1951?</think>No idea.", None, True, False),
         ("1951", "<think>1952?</think>1951", None, True, True),
         # the parts of an answer in another order
@@ -264,7 +264,7 @@ def test_every_branch_of_both_readings(
 
 
 def authors_verdict(messages: list[dict[str, Any]], answer: str) -> bool:
-    """The published rule, worked out here from its description alone: over the last two messages of an episode."""
+    """The published rule, computed from its description alone: over the last two messages of an episode."""
     last = messages[-1]
     if last["role"] != "assistant" or not last["content"]:
         return False

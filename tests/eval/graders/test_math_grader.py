@@ -57,8 +57,8 @@ def test_an_answer_that_never_ends_is_wrong_in_any_thread_and_the_next_one_is_gr
         ("3", "\\boxed{2}, no: \\boxed{3}", False),  # the first box counts
         ("3", "\\boxed{3}, the final answer is $2$.", True),
         ("3", "The answer is $x = 3$.", True),
-        ("3", "So $x = 3$.", False),  # where there is no box, the word "answer" has to come first
-        ("3", "The answer is 3.", False),  # and plain text is no LaTeX
+        ("3", "So $x = 3$.", False),  # without a box, the word "answer" must come first
+        ("3", "The answer is 3.", False),  # plain text is not LaTeX
         ("3", "", False),
     ],
 )

@@ -21,7 +21,7 @@ def test_pass_hat_k_is_the_share_of_subsets_without_a_failure(trials: list[bool]
 
 
 @pytest.mark.parametrize(("successes", "trials", "k"), [(1, 2, 0), (1, 2, 3), (3, 2, 1), (-1, 2, 1)])
-def test_what_has_no_value_is_refused(successes: int, trials: int, k: int) -> None:
+def test_invalid_counts_are_refused(successes: int, trials: int, k: int) -> None:
     with pytest.raises(ValueError, match="expected 1 <= k"):
         pass_hat_k(successes, trials, k)
 
@@ -35,7 +35,7 @@ def rows(**tasks: tuple[str, list[int]]) -> list[dict[str, Any]]:
     ]
 
 
-def test_domains_weigh_the_same_whatever_their_sizes() -> None:
+def test_domains_have_equal_weight_whatever_their_sizes() -> None:
     found = rows(
         a0=("airline", [1, 1, 0, 0]), r0=("retail", [1] * 4), r1=("retail", [1, 1, 1, 0]), r2=("retail", [0] * 4)
     )
