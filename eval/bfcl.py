@@ -1,7 +1,7 @@
 """Berkeley function calling (BFCL v4) from the PyPI package `bfcl-eval`: its data, tools and checkers, offline.
 
-Inputs: a policy; the data are part of the package. Outputs, in --out: one row per case, `summary.json` with accuracy by
-category and the package's own aggregates:
+Inputs: a policy; the data are part of the package.
+Outputs, in --out: one row per case, `summary.json` with accuracy by category and the package's own aggregates:
 
 | aggregate | mean of |
 | --- | --- |

@@ -1,9 +1,10 @@
 """Download the suites' public data, or import local copies. Every file is verified before it is used.
 
-Inputs: `eval/published_files.csv` (each file, its repository and commit). Outputs, in --to: the files, and
-`published.lock.json` with the size and SHA-256 of each. Suites: `environments` (the authors' 2,215 training and 200
-test environments), `toolhop` (995 questions), `general` (the authors' prompts for the six general benchmarks),
-`tau_bench` (165 tasks and two databases), `rotbench` (five noise levels, first and third turns).
+Inputs: `eval/published_files.csv` (each file, its repository and commit).
+Outputs, in --to: the files, and `published.lock.json` with the size and SHA-256 of each. Suites: `environments` (the
+authors' 2,215 training and 200 test environments), `toolhop` (995 questions), `general` (the authors' prompts for the
+six general benchmarks), `tau_bench` (165 tasks and two databases), `rotbench` (five noise levels, first and third
+turns).
 
 Verification: each file is pinned by git's content id at a fixed commit (SHA-1 of a header and the bytes). The table
 also has the size and SHA-256 where they are known. For four files (train, test, ToolHop, General) the SHA-256 is

@@ -1,9 +1,9 @@
 """Measure a policy on environments: the test split of this project, or any file in the authors' format.
 
-Inputs: a policy, environments (JSONL or Parquet). Outputs, in --out: `results.jsonl` (one row per episode: scores,
-failure, transcript), `summary.json` (metrics with 95% intervals, by scenario and by number of sub-questions),
-`faults.jsonl` (episodes that the infrastructure broke: not scored; the next call plays them again),
-`configuration.json`. Resumable by (id, trial).
+Inputs: a policy, environments (JSONL or Parquet).
+Outputs, in --out: `results.jsonl` (one row per episode: scores, failure, transcript), `summary.json` (metrics with 95%
+intervals, by scenario and by number of sub-questions), `faults.jsonl` (episodes that the infrastructure broke: not
+scored; the next call plays them again), `configuration.json`. Resumable by (id, trial).
 
 Metrics:
 - Solve-P, Solve-R and Solve-F1, averaged over cases

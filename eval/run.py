@@ -1,8 +1,8 @@
 """Run all evaluation suites with one loaded model; skip suites whose data are missing and say why.
 
-Inputs: a model (or any policy) and the data of the suites. Outputs: one folder per suite in --out (see
-eval/suites/suite.py), and `suites.json` with the summary table and the reason for each skipped suite. A second call
-resumes the first. It loads no model if nothing is left to run.
+Inputs: a model (or any policy) and the data of the suites.
+Outputs: one folder per suite in --out (see eval/suites/suite.py), and `suites.json` with the summary table and the
+reason for each skipped suite. A second call resumes the first. It loads no model if nothing is left to run.
 
 A suite whose data are missing is skipped. A suite that cannot run with this policy (for example the oracle, if the gold
 answer is unknown) fails without stopping the others; the exit code is then 2. --with passes flags to one suite,

@@ -1,8 +1,9 @@
 """tau-bench: an agent serves a simulated customer by the rules of a domain; its calls change a database.
 
 Inputs: a policy, a simulated user (--user-model, see eval/tau/simulated_user.py), a folder in the authors' layout (see
-eval/tau/domains.py). Outputs, in --out: one row per task and trial; `summary.json` with pass^k for k up to the number
-of trials, by domain and as the *unweighted* mean of the domains.
+eval/tau/domains.py).
+Outputs, in --out: one row per task and trial; `summary.json` with pass^k for k up to the number of trials, by domain
+and as the *unweighted* mean of the domains.
 
 An episode follows tau-bench's own rules:
 - The user opens. Each turn has one call: the first; further calls are dropped and counted. A turn without a call is

@@ -1,9 +1,9 @@
 """Convert trajectories that tau-bench recorded into replay lines, to check that both scorers agree.
 
 Input: a JSON file from tau-bench's `run.py` (a list of `task_id`, `trial`, `reward`, `traj`), such as those under
-`historical_trajectories/` of the repository sierra-research/tau-bench. Output: replay lines (`id`, `trial`, `turns`,
-`user_turns`, and tau-bench's own `reward`), which serve as the policy and as the simulated user. With --results: a
-comparison of the rewards (exit code 1 if any differ).
+`historical_trajectories/` of the repository sierra-research/tau-bench.
+Output: replay lines (`id`, `trial`, `turns`, `user_turns`, and tau-bench's own `reward`), which serve as the policy and
+as the simulated user. With --results: a comparison of the rewards (exit code 1 if any differ).
 
 Example:
     python -m eval.tau_bench_trajectories gpt-4o-airline.json --domain airline --out recorded.jsonl

@@ -1,8 +1,8 @@
 """ToolHop: multi-hop questions with local tools; settings Direct (no tools), Mandatory (tools required) and Free.
 
-Inputs: a policy, the questions (JSONL, or one JSON list). Outputs, in --out: one row per question, setting and trial;
-`summary.json` with answer correctness (AC) as the plain mean of the settings, intervals clustered by question, and
-results by setting.
+Inputs: a policy, the questions (JSONL, or one JSON list).
+Outputs, in --out: one row per question, setting and trial; `summary.json` with answer correctness (AC) as the plain
+mean of the settings, intervals clustered by question, and results by setting.
 
 Two readings of AC are reported (defect 9):
 - `ac_published`: the ", "-separated parts of the answer are substrings of the full final message (thinking included).

@@ -65,9 +65,8 @@ class LineProcess:
             if self._process is None or self._process.poll() is not None:
                 self._stop()
                 self._process = self._start()
-                self._read_line(
-                    self._process, START_SECONDS
-                )  # wait until it is ready, so that imports do not use the request's time
+                # wait until it is ready, so that imports do not use the request's time
+                self._read_line(self._process, START_SECONDS)
             assert self._process.stdin is not None
             self._process.stdin.write(line)
             self._process.stdin.flush()

@@ -130,10 +130,9 @@ _MBPP_PATTERNS = [re.compile(pattern, re.DOTALL) for pattern in _mbpp_patterns()
 
 
 def mbpp_code(text: str) -> str:
-    """The program that the authors take from a text."""
-    tried = (
-        pattern for pattern in _MBPP_PATTERNS if "DONE" in text or "DONE" not in pattern.pattern
-    )  # otherwise these patterns are slow
+    """The program that the authors extract from a text."""
+    # without "DONE" in the text, patterns that contain it cannot match and are slow
+    tried = (pattern for pattern in _MBPP_PATTERNS if "DONE" in text or "DONE" not in pattern.pattern)
     found = next(filter(None, (pattern.search(text) for pattern in tried)), None)
     code = (found[1] if found else text).split("```")[0]
     return re.split(r"'?\s*\[?DONE\]?", code)[0].replace("\\_", "_").strip()

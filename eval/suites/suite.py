@@ -1,8 +1,9 @@
 """The loop that every suite shares: many cases in parallel, rows that survive a kill, a summary with intervals.
 
-Inputs: a policy and the cases of a suite. Outputs, in --out: `results.jsonl` (one row per case and trial),
-`faults.jsonl` (cases that the infrastructure broke: not scored; the next call plays them again), `summary.json`,
-`configuration.json`. A run in which no case could be played ends with the fault's text and exit code 2.
+Inputs: a policy and the cases of a suite.
+Outputs, in --out: `results.jsonl` (one row per case and trial), `faults.jsonl` (cases that the infrastructure broke:
+not scored; the next call plays them again), `summary.json`, `configuration.json`. A run in which no case could be
+played ends with the fault's text and exit code 2.
 
 To write a suite, create a module `eval/<name>.py` with four things, which `eval.run` imports when it needs them:
 
@@ -198,9 +199,8 @@ def run_suite(
     hashes = _hashes(data_files)
     configuration["data_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
     configuration["policy_content"] = policy_identity(arguments.policy)
-    contents = tuple(
-        name for name in configuration if name.endswith("_content")
-    )  # of the policy and of a simulated user
+    # contents of the policy and of a simulated user
+    contents = tuple(name for name in configuration if name.endswith("_content"))
     specs = tuple(name.removesuffix("_content") for name in contents)
     keep_configuration(out, configuration, may_grow=EXTENDABLE, noted=specs, partly_known=contents)
     total = len(case_ids) * arguments.trials

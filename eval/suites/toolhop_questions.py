@@ -1,7 +1,7 @@
 """The questions of ToolHop, in both published layouts.
 
-Input: a JSONL file (the authors' `ToolHop.jsonl`) or one JSON list (the original data set's `ToolHop.json`). Output:
-`Question`s.
+Input: a JSONL file (the authors' `ToolHop.jsonl`) or one JSON list (the original data set's `ToolHop.json`).
+Output: `Question`s.
 
 A record has `question`, `answer`, `tools` (`{sub-question: tool document}`) and `functions`: `{tool name: source}` or a
 list of sources. In a list, a tool's source is the first that defines a function with its name. `id` and `domain` are

@@ -3,7 +3,8 @@
 Input: a folder with `tau-bench.jsonl` (one task per line: `instruction`, `actions`, `outputs`, `data_source` =
 `tau-bench/<domain>`) and `tau-bench/<domain>/`. That subfolder has `tools.json` (OpenAI functions), `codes.json`
 (`{tool: source}`; each tool's function receives the database as its first argument), `wiki.md` (the policy that the
-agent follows), and the database, one JSON file per table. Output: `Task`s and `Domain`s.
+agent follows), and the database, one JSON file per table.
+Output: `Task`s and `Domain`s.
 
 A domain is read once. The sandbox receives its database once per episode, never once per call.
 
