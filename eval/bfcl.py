@@ -1,41 +1,46 @@
-"""Berkeley function calling (BFCL v4) from the PyPI package `bfcl-eval`: its data, its tools, its own checkers, offline.
+"""Berkeley function calling (BFCL v4) from the PyPI package `bfcl-eval`: its data, tools and checkers, offline.
 
-Inputs: a policy; the data travel in the package. Outputs, in --out: one row per case, `summary.json` with accuracy by category and
-the package's own aggregates:
+Inputs: a policy; the data are part of the package.
+Outputs, in --out: one row per case, `summary.json` with accuracy by category and the package's own aggregates:
 
 | aggregate | mean of |
 | --- | --- |
-| `non_live_ast` | simple, multiple, parallel, parallel multiple alike; simple is the mean of Python, Java and JavaScript |
-| `live_ast` | all live cases: the four categories weigh as their sizes in the package, whatever --limit |
-| `multi_turn` | the four categories alike; each is shown apart, too |
-| `irrelevance` | `irrelevance` and `live_irrelevance` alike, whatever their sizes |
+| `non_live_ast` | simple (mean of Python, Java, JavaScript), multiple, parallel, parallel multiple, equally |
+| `live_ast` | all live cases: the four categories weighted by their sizes in the package, whatever --limit |
+| `multi_turn` | the four categories, equally; each is also shown separately |
+| `irrelevance` | `irrelevance` and `live_irrelevance`, equally, whatever their sizes |
 | `relevance` | `live_relevance` |
 
-With some categories of an aggregate missing, it has no value, and `partial` in the summary holds the mean of those that were measured.
-The package's overall accuracy is not given: 40% of it are the agentic categories, which are not run here.
+An aggregate with missing categories has no value; `partial` in the summary then holds the mean of the measured ones.
+The package's overall accuracy is not reported: 40% of it comes from the agentic categories, which this suite does not
+run.
 
-| categories | a case | right if |
+| categories | a case | correct if |
 | --- | --- | --- |
 | `simple_*`, `multiple`, `parallel*`, `live_*` | one turn | the package's AST checker accepts the calls |
-| `*irrelevance`, `live_relevance` | one turn | no call is made; a call is made |
-| `multi_turn_*` | several user turns, up to 20 steps each, tools that change a state | state and outputs agree with the gold calls' |
+| `*irrelevance` | one turn | no call is made |
+| `live_relevance` | one turn | a call is made |
+| `multi_turn_*` | several user turns of up to 20 steps, stateful tools | state and outputs match the gold calls' |
 
-The model gets the tools natively (function calling), with JSON Schema types and dots in names as underscores, as the package's OpenAI-style
-handlers do it; calls are read by this project's strict parser. A turn without a readable call ends the user's turn, as there.
+The model receives the tools natively (function calling), as in the package's OpenAI-style handlers: JSON Schema types,
+and underscores for dots in names. This project's strict parser reads the calls. As in the package, a model turn without
+a readable call ends the user's turn.
 
-Not run: web search (needs a network), memory and format sensitivity (a prompt study). Of memory's three back ends only
-`memory_vector` needs an embedding model; `memory_rec_sum` and `memory_kv` would run offline (with the package overrides, and rank-bm25 for
-the latter), but they need a first phase of conversations that fill the memory, which this suite does not play.
-How a model's calls are run without `eval` of what it wrote: see eval/bfcl_support/checker.py.
+Not run: web search (needs a network), memory, and format sensitivity (a prompt study). Of memory's three back ends only
+`memory_vector` needs an embedding model. `memory_rec_sum` and `memory_kv` could run offline (with the package
+overrides, and rank-bm25 for the latter). But they need a first phase of conversations that fill the memory, which this
+suite does not play. eval/bfcl_support/checker.py explains how a model's calls run without passing its text to `eval`.
 
-The oracle makes the gold calls: 100% of every category but for seven of the 3,641 single-turn cases, whose gold no call can satisfy
-(`UNSOLVABLE`). They stay in, since published accuracies count them. The random policy calls some tool in every first turn: relevance is
-100%, irrelevance 0% (but for the cases that offer no tool), the rest below 3%, where one function with one or two arguments from the question is asked for.
+The oracle makes the gold calls. It scores 100% on every category except for seven of the 3,641 single-turn cases, whose
+gold no call can satisfy (`UNSOLVABLE`). They are kept, because published accuracies count them. The random policy calls
+some tool in every first turn. It scores 100% on relevance and 0% on irrelevance, except for cases that offer no tool.
+Elsewhere it stays below 3%; its hits are cases that ask for one function with one or two arguments from the question.
 
 Example:
     python -m eval.bfcl --policy hf:PATH --out outputs/mine/bfcl --categories multi_turn --limit 50
 
-Source: paper/README.md, "Who uses it now"; bfcl-eval 2026.3.23, `eval_checker/eval_runner.py`, `model_handler/base_handler.py`.
+Source: paper/README.md, "Who uses it now"; bfcl-eval 2026.3.23, `eval_checker/eval_runner.py`,
+`model_handler/base_handler.py`.
 """
 
 from __future__ import annotations
@@ -74,15 +79,15 @@ GROUPS = {
     "multi_turn": MULTI_TURN,
 }
 UNSOLVABLE = {
-    "simple_java_36": "the gold list holds a number and a boolean, which the checker's Java reader gives back as texts",
-    "simple_java_64": "a gold text stands where a list of accepted texts belongs, so that its letters are compared",
-    "simple_java_65": "as simple_java_36",
+    "simple_java_36": "the gold list holds a number and a boolean, which the checker's Java parser returns as strings",
+    "simple_java_64": "the gold is a string instead of a list of accepted strings, so its characters are compared",
+    "simple_java_65": "same as simple_java_36",
     "live_simple_106-63-0": "a required parameter has no accepted value",
-    "live_simple_112-68-0": "as live_simple_106-63-0",
+    "live_simple_112-68-0": "same as live_simple_106-63-0",
     "live_multiple_862-181-3": "the gold call has a parameter that the function lacks",
-    "live_multiple_964-207-0": "as live_multiple_862-181-3",
+    "live_multiple_964-207-0": "same as live_multiple_862-181-3",
 }
-MAX_STEPS = 20  # of one user turn; one more ends the case as failed
+MAX_STEPS = 20  # per user turn; one more step fails the case
 ADDED_FUNCTIONS = "I have updated some more functions you can choose from. What about now?"
 HEADLINES = ("non_live_ast", "live_ast", "multi_turn", "irrelevance", "relevance")
 
@@ -106,7 +111,7 @@ METRICS: tuple[Metric, ...] = (
 
 
 class SingleTurnGame(SuiteGame):
-    """One turn; its calls are checked as a whole."""
+    """One turn; its calls are checked together."""
 
     def __init__(self, case: Mapping[str, Any], category: str, trial: int, bfcl: BfclProcess) -> None:
         super().__init__(str(case["id"]), trial, _opening(case))
@@ -137,7 +142,7 @@ class SingleTurnGame(SuiteGame):
 
 
 class MultiTurnGame(SuiteGame):
-    """Several user turns on tools with a state. A user's turn ends with the model's first answer without a call."""
+    """Several user turns on tools with a state. The model's first answer without a call ends a user turn."""
 
     def __init__(self, case: Mapping[str, Any], category: str, trial: int, bfcl: BfclProcess) -> None:
         super().__init__(str(case["id"]), trial, _opening(case))
@@ -162,7 +167,7 @@ class MultiTurnGame(SuiteGame):
         step = []
         for call in turn.calls:
             output, ended = self._tools.call(call.name, call.arguments)
-            # a call that was killed must not be run again by the checker
+            # the checker must not rerun a call that was killed
             step.append({"name": call.name if ended else "", "arguments": call.arguments if ended else {}})
             self._cut += not ended
             self.state = with_messages(self.state, {"role": "tool", "name": call.name, "content": output})
@@ -231,7 +236,7 @@ def chosen_categories(text: str) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of this suite."""
+    """The command-line parser of this suite."""
     flags = suite_parser(__doc__, "python -m eval.bfcl", data="bfcl-eval")
     flags.add_argument(
         "--categories", default="all", help=f"comma-separated: {', '.join(GROUPS)}, or single categories"
@@ -240,9 +245,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
-    """Play and score; returns the summary. `policy` is one that is loaded already. Raises BadInput."""
+    """Play and score; returns the summary. A `policy` that is already loaded is used as it is. Raises BadInput."""
     if arguments.data != "bfcl-eval":
-        raise BadInput(f"--data {arguments.data}: expected bfcl-eval; this suite's data are in that package")
+        raise BadInput(
+            f"--data {arguments.data}: expected bfcl-eval; leave out --data, since the data are in that package"
+        )
     data = package_folder() / "data"
     categories = chosen_categories(arguments.categories)
     with BfclProcess() as bfcl:
@@ -260,7 +267,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
             arguments,
             SUITE,
             case_ids=list(cases),
-            # a case ends by itself: its user turns are counted, and the steps of each
+            # no limit here: MultiTurnGame limits the user turns and their steps
             play=game_player(arguments, new_game, max_turns=10_000),
             metrics=METRICS,
             groups={"by_category": "category"},

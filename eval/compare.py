@@ -1,24 +1,25 @@
-"""Compare two results on the same cases: paired difference B - A per metric, with interval and p-value.
+"""Compare two results on the same cases: the paired difference B - A per metric, with interval and p-value.
 
-Inputs: two result folders (or results.jsonl files) of one suite. Outputs: a table, and with --out a JSON file.
+Inputs: two result folders (or results.jsonl files) of one suite. Outputs: a table; with --out also a JSON file.
 
-Cases are paired by id, their trials averaged first; cases that only one side has (or that a fault broke) are left out, counted and named.
-Results of two protocols (another split, mode, number of turns, decoding, matching or formula: eval/suites/protocol.py) are refused: their
-difference is no gain of a policy. --across-protocols compares them all the same, and says what differs.
-A metric that the summaries of both folders define as a mean of groups (five noise levels, two domains) is compared as that.
-- interval and p-value: Tango's and McNemar's score test where every case has one yes/no value, else those of the mean of the
-  differences; eval.statistics.paired has the rules. p is below 0.05 just where the interval leaves 0 out
-- `p_holm`: Holm's correction over the suite's headline metrics, or over --metrics; other metrics are not corrected
-- decomposition: which part of the gain in Solve-F1 comes from the number of attempted calls, from format (attempts that
-  parse), tool (parsed calls that name a tool with something unsolved) and argument (those calls that solve it). The four
-  factors multiply to the number of solved sub-questions; each one's share is its Shapley value on a case's Solve-F1
-  (2 q / (p + n)), averaged over the cases, so that the shares add up to the difference in Solve-F1 whatever the order. The split is
-  accounting, not causes: leaving out calls that would miss lowers the attempts and raises the rates.
+Cases are paired by id after averaging over trials. Cases that only one side has (or that a fault broke) are excluded
+and reported. Results of two protocols (different split, mode, turn limit, decoding, match rule or formula; see
+eval/suites/protocol.py) are refused, because their difference is not the gain of a policy. --across-protocols compares
+them anyway and reports what differs. A metric that both summaries define as a mean of groups (five noise levels, two
+domains) is compared as such a mean.
+- interval and p-value: Tango's and McNemar's score tests if every case has one yes/no value, else an interval and test
+  for the mean difference (rules: eval.statistics.paired). p is below 0.05 exactly when the interval excludes 0.
+- `p_holm`: Holm's correction over the suite's headline metrics, or over --metrics. Other metrics are not corrected.
+- decomposition: how much of the gain in Solve-F1 comes from each of four factors: the number of attempted calls, format
+  (attempts that parse), tool (parsed calls that name a tool with an unsolved sub-question), and argument (those calls
+  that solve it). The product of the factors is the number of solved sub-questions. The share of a factor is its Shapley
+  value on a case's Solve-F1 (2 q / (p + n)), averaged over cases, so the shares add up to the difference in any order.
+  The split is accounting, not causation: omitting calls that would miss lowers the attempts and raises the rates.
 
 Example:
     python -m eval.compare outputs/cpu/eval/start outputs/cpu/eval/grpo --out outputs/cpu/eval/start-grpo.json
 
-Source: paper/README.md, "Evaluation"; defects 10 (no repeats, no intervals).
+Source: paper/README.md, "Evaluation"; defect 10 (no repeats, no intervals).
 """
 
 from __future__ import annotations
@@ -61,13 +62,13 @@ from train.stages.faults import fault_rows, one_sided_faults_text, rows_faults_t
 
 FACTORS = ("attempts", "format", "tool", "argument")
 COUNTS = ("calls", "parsed_calls", "malformed_calls", "needed_calls", "solved", "sub_questions")
-NO_FAMILY = "p-values are not corrected: no summary.json names the suite, so name the metrics that count with --metrics"
-# columns of a row that are no metric
+NO_FAMILY = "p-values are not corrected: no summary.json names the suite; choose the family of metrics with --metrics"
+# numeric columns that are not metrics
 NOT_METRICS = frozenset({"id", "trial", "seed", "hops", "sub_questions", "seconds", *COUNTS[1:4]})
 
 
 def numeric_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns that can be compared, in the rows' order: numbers and yes/no values."""
+    """The columns that can be compared (numbers and yes/no values), in the order of the rows."""
     found: dict[str, None] = {}
     for row in rows:
         for key, value in row.items():
@@ -83,9 +84,9 @@ def paired_difference(
     seed: int = 0,
     level: float = LEVEL,
 ) -> dict[str, Any] | None:
-    """The difference B - A of one metric over the cases that both have; None if they share no case with a value.
+    """The difference B - A of one metric over the shared cases; None if no shared case has a value.
 
-    `level` is that of the interval: 0.05 for a 95% interval. `low`, `high` and `p` are None where the data allow none.
+    `level` is the significance level: 0.05 gives a 95% interval. `low`, `high` and `p` are None if the data allow none.
     """
     if isinstance(metric, GroupedMean):
         return _grouped_difference(a, b, metric, seed, level)
@@ -99,7 +100,7 @@ def paired_difference(
 
 
 def _difference(before: np.ndarray, after: np.ndarray, found: PairedTest) -> dict[str, Any]:
-    """The comparison of two vectors of case values whose plain means are the metric."""
+    """The comparison of two vectors of case values whose means are the metric."""
     n = len(before)
     spread = float((after - before).std(ddof=1)) if n > 1 else 0.0
     return {
@@ -132,7 +133,7 @@ def _trial_means(rows: Sequence[Mapping[str, Any]], metric: GroupedMean) -> dict
 def _grouped_difference(
     a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], metric: GroupedMean, seed: int, level: float
 ) -> dict[str, Any] | None:
-    """The paired difference of a mean of groups: each group's own put together, or, of costs, that of the cases' parts."""
+    """The paired difference of a mean of groups. Costs use per-case values; shares combine the groups' intervals."""
     sides = [_trial_means(rows, metric) for rows in (a, b)]
     shared = [[side[case] for case in sides[0] if case in sides[1]] for side in sides]
     found, weights = rows_and_weights(shared[0], metric)
@@ -170,7 +171,10 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _factors(counts: np.ndarray) -> np.ndarray:
-    """(..., len(COUNTS)) counts -> (..., 5): the four factors, and whether malformed calls count as calls; NaN for a share of nothing."""
+    """(..., len(COUNTS)) counts -> (..., 5): the four factors, and whether malformed calls count as calls.
+
+    NaN if a denominator is 0.
+    """
     calls, parsed, malformed, needed, solved, _ = np.moveaxis(counts, -1, 0)
     attempts = parsed + malformed
     shares = _share(parsed, attempts), _share(needed, parsed), _share(solved, needed)
@@ -184,10 +188,10 @@ def _solve_f1(factors: Sequence[np.ndarray], counted: np.ndarray, sub_questions:
 
 
 def shapley_shares(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
-    """Shares of each of FACTORS in the gain in Solve-F1, episode by episode; they add up to that episode's gain.
+    """The share of each of FACTORS in the gain in Solve-F1, per episode; the shares add up to the episode's gain.
 
-    `counts_*`: (episodes, len(COUNTS)); returns (episodes, 4). A rate that one side does not have (no call was tried, none parsed)
-    is taken to be the other side's: what was never tried differs in the attempts alone.
+    `counts_*`: (episodes, len(COUNTS)). Returns (episodes, 4). If a rate is undefined on one side (no call was
+    attempted, none parsed), the other side's rate replaces it, so the difference goes to the attempts alone.
     """
     factors_a, factors_b = _factors(counts_a), _factors(counts_b)
     factors_a, factors_b = (
@@ -211,9 +215,9 @@ def shapley_shares(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
 
 
 def decompose(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any] | None:
-    """The gain in Solve-F1, the mean over cases that paired_difference gives, split into FACTORS, each with a 95% interval.
+    """Split the gain in Solve-F1 (as in paired_difference) into FACTORS, each with a 95% interval.
 
-    Each case's trials are split pair by pair and averaged. `rates` are those of all calls together. None if the rows carry no counts.
+    Each pair of trials of a case is split, then averaged. `rates` pool all calls. None if the rows carry no counts.
     """
     if not all(column in row for row in (*a, *b) for column in COUNTS):
         return None
@@ -238,7 +242,7 @@ def decompose(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], se
         for side in by_case
     )
     gain = paired_difference(rows_a, rows_b, "solve_f1", seed)
-    assert gain is not None  # the cases are the same
+    assert gain is not None  # both sides have the same cases
     rates_a, rates_b = (
         np.nan_to_num(_factors(np.mean([np.mean(side[case], axis=0) for case in cases], axis=0))) for side in by_case
     )
@@ -257,15 +261,15 @@ def compare(
     grouped: Sequence[GroupedMean] = (),
     family: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """All metrics that both sides have (or `metrics`), and the decomposition of the gain.
+    """Compare all shared metrics (or `metrics`), and decompose the gain.
 
-    `grouped` are means of groups; one with a column's name takes that column's place. `family` are the metrics that Holm's correction is
-    over: those that a conclusion may be drawn from.
+    `grouped` are means of groups; each replaces the column of the same name. `family` are the metrics that Holm's
+    correction covers: those that may support a conclusion.
     """
     rows_a, rows_b = scored(a), scored(b)
     ids_a, ids_b = {str(row["id"]) for row in rows_a}, {str(row["id"]) for row in rows_b}
     if not ids_a & ids_b:
-        raise BadInput("the two results share no case: were they measured on the same data?")
+        raise BadInput("the two results share no case; compare results that were measured on the same data")
     if metrics is None:
         in_b = set(numeric_columns(rows_b))
         columns = [name for name in numeric_columns(rows_a) if name in in_b]
@@ -294,7 +298,7 @@ def compare(
 
 
 def grouped_means(a: Path | str, b: Path | str) -> list[GroupedMean]:
-    """The means of groups that the summaries of both result folders define alike; none where a summary is not there."""
+    """The group means that both summaries define identically; none if a summary is missing."""
     defined = []
     for folder in (a, b):
         try:
@@ -306,7 +310,7 @@ def grouped_means(a: Path | str, b: Path | str) -> list[GroupedMean]:
 
 
 def headlines(a: Path | str, b: Path | str) -> tuple[str, ...]:
-    """The headline metrics of the suite that both result folders (or files) are of, by their summaries; none where that is unknown."""
+    """The headline metrics of the suite that both summaries name; none if the suite is unknown or differs."""
     found = set()
     for path in map(Path, (a, b)):
         folder = path if path.is_dir() else path.parent
@@ -331,13 +335,14 @@ def comparison_text(result: Mapping[str, Any]) -> str:
         corrected = p_text(item["p_holm"], item["p_holm_at_floor"]) if "p_holm" in item else "-"
         lines.append(
             f"{name:<22}{item['n']:>5}{number_text(item['a'], 3):>9}{number_text(item['b'], 3):>9}"
-            f"{number_text(item['difference'], 3, signed=True):>9}  {interval_text(item['low'], item['high'], signed=True):<20}"
+            f"{number_text(item['difference'], 3, signed=True):>9}  "
+            f"{interval_text(item['low'], item['high'], signed=True):<20}"
             f"{p_text(item['p'], item['p_at_floor']):>9}{corrected:>9}  {item['test']}"
         )
-    lines.append(f"Holm's correction is over {', '.join(family)}" if family else NO_FAMILY)
+    lines.append(f"Holm's correction covers {', '.join(family)}" if family else NO_FAMILY)
     if result["decomposition"]:
         split = result["decomposition"]
-        lines.append(f"gain in Solve-F1 {estimate_text(Estimate(**split['solve_f1_gain']), signed=True)}, of which by")
+        lines.append(f"gain in Solve-F1 {estimate_text(Estimate(**split['solve_f1_gain']), signed=True)}, by factor:")
         for name, share in split["shares"].items():
             rate = split["rates"][name]
             text = estimate_text(Estimate(**share), signed=True)
@@ -346,21 +351,21 @@ def comparison_text(result: Mapping[str, Any]) -> str:
 
 
 def _all_rows(path: str) -> list[dict[str, Any]]:
-    """The rows of a result folder or file, and beside them what the folder has lost to faults."""
+    """The rows of a result folder or file, plus one row for each episode lost to a fault."""
     rows = read_rows(path)
     return [*rows, *fault_rows(path if Path(path).is_dir() else Path(path).parent, rows)]
 
 
 def main() -> int:
     parser = ScriptParser(__doc__, "python -m eval.compare")
-    parser.add_argument("a", help="result folder or results.jsonl: before")
-    parser.add_argument("b", help="result folder or results.jsonl: after")
-    parser.add_argument("--metrics", nargs="+", default=None, help="compare these alone, and correct over them")
+    parser.add_argument("a", help="result folder or results.jsonl of the first policy")
+    parser.add_argument("b", help="result folder or results.jsonl of the second policy")
+    parser.add_argument(
+        "--metrics", nargs="+", default=None, help="compare only these, and apply Holm's correction over them"
+    )
     parser.add_argument("--out", default=None, help="JSON file to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--across-protocols", action="store_true", help="compare also what was measured in different ways"
-    )
+    parser.add_argument("--across-protocols", action="store_true", help="compare even if the two protocols differ")
     arguments = parser.parse_args()
     protocols = compared_protocols(arguments.a, arguments.b, arguments.across_protocols)
     rows_a, rows_b = _all_rows(arguments.a), _all_rows(arguments.b)

@@ -1,22 +1,25 @@
-"""Fetch the public data of the suites, or take files that are already there; every file is checked before it is used.
+"""Download the suites' public data, or import local copies. Every file is verified before it is used.
 
-Inputs: `eval/published_files.csv` (which file, from which commit of which repository). Outputs, in --to: the files, and
-`published.lock.json` with size and SHA-256 of each. Suites: `environments` (the authors' 2,215 training and 200 test environments),
-`toolhop` (995 questions), `general` (the authors' prompts for the six general benchmarks), `tau_bench` (165 tasks and two databases),
-`rotbench` (five noise levels, first and third turns).
+Inputs: `eval/published_files.csv` (each file, its repository and commit).
+Outputs, in --to: the files, and `published.lock.json` with the size and SHA-256 of each. Suites: `environments` (the
+authors' 2,215 training and 200 test environments), `toolhop` (995 questions), `general` (the authors' prompts for the
+six general benchmarks), `tau_bench` (165 tasks and two databases), `rotbench` (five noise levels, first and third
+turns).
 
-How a file is checked: every one is pinned by git's own id of its content at a fixed commit (SHA-1 of a header and the bytes); where size
-and SHA-256 are known too they stand in the table. Of the four files whose SHA-256 is not (train, test, ToolHop, General: too large for the copy that
-the table was made from) it is recorded in the lock file at the first download, and checked from then on.
+Verification: each file is pinned by git's content id at a fixed commit (SHA-1 of a header and the bytes). The table
+also has the size and SHA-256 where they are known. For four files (train, test, ToolHop, General) the SHA-256 is
+unknown, because they were too large for the copy that the table was built from. The lock file records their SHA-256 at
+the first download; later runs check it.
 
-A transfer goes on where it broke off (HTTP range); a server that ignores the range starts over; wrong bytes are thrown away and fetched
-once more, then refused. An existing file that does not check is left alone and named. Exit code 1 if anything is missing at the end.
+An interrupted transfer resumes (HTTP range). If the server ignores the range, the transfer restarts. Wrong bytes are
+discarded and fetched once more, then refused. An existing file that fails verification is left in place and reported.
+The exit code is 1 if any file is missing at the end.
 
 Example:
     python -m eval.download                        # all suites, to data/
     python -m eval.download toolhop tau_bench
-    python -m eval.download --from ~/FTRL          # no network: files of a checkout, or of another machine's data folder
-    python -m eval.download --list                 # what is here and what is not; fetches nothing
+    python -m eval.download --from ~/FTRL          # no network: use a checkout, or a copied data folder
+    python -m eval.download --list                 # show which files are present; download nothing
 
 Source: paper/README.md, "The published data, counted" and "Evaluation".
 """
@@ -50,9 +53,9 @@ _PASSING_STATUS = (408, 425, 429)
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file: `name` is its path under the data folder, `path` the one in `repository` at `commit`.
+    """One file: `name` is its path under the data folder, `path` its path in `repository` at `commit`.
 
-    `size` (bytes) and `sha256` are None where they are not known; `git_blob` always is: git's id of the content.
+    `size` (bytes) and `sha256` are None if unknown. `git_blob`, git's id of the content, is always known.
     """
 
     suite: str
@@ -73,11 +76,11 @@ class PublishedFile:
 
 
 class TransferFailed(Exception):
-    """A file could not be fetched; the message says why, in one line."""
+    """A file could not be downloaded; the message gives the reason in one line."""
 
 
 def published_files(table: Path | None = None) -> list[PublishedFile]:
-    """The rows of `published_files.csv`, in its order."""
+    """The rows of `published_files.csv`, in order."""
     with (table or Path(__file__).with_name("published_files.csv")).open(encoding="utf-8", newline="") as handle:
         return [
             PublishedFile(
@@ -95,17 +98,18 @@ def published_files(table: Path | None = None) -> list[PublishedFile]:
 
 
 def published_file(name: str, folder: Path | str = DATA) -> Path:
-    """The path of a published file that is there and checks, such as `ftrl/train.jsonl` (the authors' 2,215 training environments).
+    """The path of a verified published file, such as `ftrl/train.jsonl` (the authors' 2,215 training environments).
 
-    Raises DataMissing that says what is missing or wrong, where it comes from, and how to get it. ValueError: no such name.
+    Raises DataMissing, which says what is missing or wrong, where the file comes from, and how to get it. Raises
+    ValueError for an unknown name.
     """
     found = {file.name: file for file in published_files()}
     if name not in found:
         raise ValueError(f"unknown published file {name!r}: expected one of {', '.join(found)}")
     file, path = found[name], Path(folder) / name
-    how = f"run `python -m eval.download {file.suite}`, or with `--from DIR` where the file is already on a disk"
+    how = f"run `python -m eval.download {file.suite}`, or add `--from DIR` if you already have the file"
     if not path.is_file():
-        raise DataMissing(f"{path}: no such file; it is {file.origin}: {how}")
+        raise DataMissing(f"{path}: no such file; its source is {file.origin}: {how}")
     wrong = mismatch(file, path, read_lock(folder))
     if wrong:
         raise DataMissing(f"{path}: not the published file ({wrong}): move it away and {how}")
@@ -123,7 +127,7 @@ def git_blob_id(path: Path | str) -> str:
 
 
 def mismatch(file: PublishedFile, path: Path, lock: dict[str, dict[str, Any]]) -> str:
-    """Why the bytes at `path` are not the published ones; empty if they are."""
+    """How the bytes at `path` differ from the published ones; empty if they are the same."""
     size = path.stat().st_size
     locked = lock.get(file.name, {})
     wanted = file.size if file.size is not None else locked.get("size")
@@ -140,16 +144,16 @@ def mismatch(file: PublishedFile, path: Path, lock: dict[str, dict[str, Any]]) -
 
 
 def read_lock(folder: Path | str) -> dict[str, dict[str, Any]]:
-    """`{name: {size, sha256, git_blob, from}}` of the files that were taken in before. Raises BadInput."""
+    """`{name: {size, sha256, git_blob, from}}` for the files recorded earlier. Raises BadInput."""
     path = Path(folder) / LOCK
     if not path.is_file():
         return {}
     try:
         lock = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BadInput(f"{path}: expected JSON ({error}); delete it to record the files anew") from None
+        raise BadInput(f"{path}: expected JSON ({error}); delete it to record the files again") from None
     if not isinstance(lock, dict) or not all(isinstance(entry, dict) for entry in lock.values()):
-        raise BadInput(f"{path}: expected an object of objects; delete it to record the files anew")
+        raise BadInput(f"{path}: expected an object of objects; delete it to record the files again")
     return lock
 
 
@@ -167,7 +171,10 @@ def _record(folder: Path, file: PublishedFile, path: Path, source: str) -> None:
 
 
 def take(file: PublishedFile, source: Path, folder: Path) -> str:
-    """Copy a file from `source`, a data folder or a checkout of its repository; returns why that failed, empty if it did not."""
+    """Copy a file from `source`, a data folder or a checkout of its repository.
+
+    Returns the reason if it failed, else an empty string.
+    """
     places = [source / file.name, source / file.path, source / Path(file.path).name]
     parts = Path(file.name).parts
     places[1:1] = [source / Path(*parts[1:])]
@@ -198,16 +205,17 @@ def fetch(
     attempts: int = ATTEMPTS,
     longest_wait_s: float = LONGEST_WAIT_S,
 ) -> str:
-    """Fetch a file to its place under `folder`; returns why that failed, empty if it did not. Goes on with a `.part` that is there.
+    """Download a file to its place under `folder`, resuming from an existing `.part` file.
 
-    `attempts` bounds the failures in a row: an attempt that brought bytes starts the count anew.
+    Returns the reason if it failed, else an empty string. `attempts` limits consecutive failures: an attempt that
+    received bytes resets the count.
     """
     target = folder / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     url = file.url(base_url)
     wrong = ""
-    for _ in range(2):  # wrong bytes may come from the part of an older file: once more from the start
+    for _ in range(2):  # an old .part file can cause wrong bytes, so retry once from the start
         try:
             _transfer(url, part, file.size, client, attempts, longest_wait_s)
         except TransferFailed as error:
@@ -218,13 +226,13 @@ def fetch(
             _record(folder, file, target, url)
             return ""
         part.unlink()
-    return f"{url} sent other bytes than the published ones: {wrong}"
+    return f"{url} did not send the published bytes: {wrong}"
 
 
 def _transfer(
     url: str, part: Path, size: int | None, client: httpx.Client, attempts: int, longest_wait_s: float
 ) -> None:
-    """Bring the whole of `url` to `part`. Raises TransferFailed."""
+    """Download all of `url` to `part`. Raises TransferFailed."""
     failures = 0
     most = part.stat().st_size if part.exists() else 0
     with tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc=part.stem, leave=False) as bar:
@@ -232,50 +240,53 @@ def _transfer(
             try:
                 if _receive(url, part, size, client, bar):
                     return
-                reason = "it broke off"
+                reason = "the connection closed early"
             except httpx.HTTPError as error:
                 reason = f"{type(error).__name__}: {error}"
             now = part.stat().st_size if part.exists() else 0
             failures = 0 if now > most else failures + 1
             most = max(most, now)
             if failures >= attempts:
-                kept = f"; {now:,} bytes are kept, the next call goes on there" if now else ""
-                raise TransferFailed(f"{url}: {reason} ({attempts} attempts in a row brought nothing new{kept})")
+                kept = f"; {now:,} bytes are kept; run again to resume" if now else ""
+                raise TransferFailed(f"{url}: {reason} ({attempts} consecutive attempts received no new bytes{kept})")
             time.sleep(min(longest_wait_s, 0.5 * 2**failures))
 
 
 def _receive(url: str, part: Path, size: int | None, client: httpx.Client, bar: tqdm) -> bool:
-    """One request, from where `part` ends; True if the file is complete. Raises httpx.HTTPError or TransferFailed."""
+    """One request, starting at the end of `part`; True if the file is complete.
+
+    Raises httpx.HTTPError or TransferFailed.
+    """
     have = part.stat().st_size if part.exists() else 0
-    # compressed transfer would count other bytes than the file's
+    # a compressed transfer would count compressed bytes, and the range would be wrong
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with client.stream("GET", url, headers=headers) as response:
         status = response.status_code
-        if status == 416:  # nothing lies behind what is here: it is complete, or it is not this file
+        if status == 416:  # no bytes remain: the file is complete, or it is the wrong file
             return True
         if status in _PASSING_STATUS or status >= 500:
             raise httpx.HTTPStatusError(f"status {status}", request=response.request, response=response)
         if status not in (200, 206):
             raise TransferFailed(f"{url}: the server answered {status} {response.reason_phrase}".rstrip())
         if status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise TransferFailed(f"{url}: asked from byte {have}, got {response.headers.get('Content-Range')!r}")
+            raise TransferFailed(f"{url}: requested bytes from {have}, got {response.headers.get('Content-Range')!r}")
         resumed = status == 206
         total = have if resumed else 0
         length = response.headers.get("Content-Length")
         expected = total + int(length) if length and length.isdigit() else None
         bar.total, bar.n = size or expected, total
         with part.open("ab" if resumed else "wb") as handle:
-            for block in response.iter_raw():  # as they come: a buffer would be lost when the connection breaks
+            for block in response.iter_raw():  # unbuffered: a buffer would be lost if the connection breaks
                 handle.write(block)
                 total += len(block)
                 bar.update(len(block))
                 if size is not None and total > size:
-                    return True  # too long: the check will say so
+                    return True  # longer than expected: the verification will report it
         return expected is None or total == expected
 
 
 def select(suites: Sequence[str]) -> list[PublishedFile]:
-    """The files of the suites, of all if none is named. Raises BadInput for an unknown suite."""
+    """The files of these suites, or of all suites if none is named. Raises BadInput for an unknown suite."""
     files = published_files()
     known = list(dict.fromkeys(file.suite for file in files))
     for suite in suites:
@@ -288,10 +299,12 @@ def main() -> int:
     parser = ScriptParser(__doc__, "python -m eval.download")
     parser.add_argument("suites", nargs="*", help="environments, toolhop, general, tau_bench, rotbench (default: all)")
     parser.add_argument("--to", default=str(DATA), help="data folder (default: data)")
-    parser.add_argument("--from", dest="source", default=None, help="take files from this folder, fetch nothing")
-    parser.add_argument("--list", action="store_true", help="say what is there, fetch nothing")
-    parser.add_argument("--base-url", default=BASE_URL, help="a mirror with the same paths: REPOSITORY/COMMIT/PATH")
-    parser.add_argument("--attempts", type=int, default=ATTEMPTS, help="failures in a row before a file is given up")
+    parser.add_argument("--from", dest="source", default=None, help="copy files from this folder; download nothing")
+    parser.add_argument("--list", action="store_true", help="show which files are present; download nothing")
+    parser.add_argument("--base-url", default=BASE_URL, help="mirror with the same paths: REPOSITORY/COMMIT/PATH")
+    parser.add_argument(
+        "--attempts", type=int, default=ATTEMPTS, help="consecutive failures before a file is abandoned"
+    )
     arguments = parser.parse_args()
     files, folder = select(arguments.suites), Path(arguments.to)
     source = Path(arguments.source) if arguments.source else None
@@ -305,12 +318,12 @@ def main() -> int:
             target = folder / file.name
             if target.is_file():
                 problem = mismatch(file, target, lock)
-                problem = f"not the published file ({problem}); move it away to fetch it" if problem else ""
+                problem = f"not the published file ({problem}); move it away to download it again" if problem else ""
                 done = "there"
                 if not problem and file.name not in lock and not arguments.list:
-                    _record(folder, file, target, "found there")
+                    _record(folder, file, target, "already present")
             elif arguments.list:
-                problem, done = f"missing; it is {file.origin}", ""
+                problem, done = f"missing; its source is {file.origin}", ""
             elif source is not None:
                 problem, done = take(file, source, folder), "taken"
             else:
@@ -321,8 +334,8 @@ def main() -> int:
             size = f" ({target.stat().st_size:,} bytes)" if target.is_file() else ""
             print(f"{file.name}: {problem or done}{'' if problem else size}")
     if failed and source is None and not arguments.list:
-        print("no network here? fetch the files on another machine, and give their folder with --from DIR")
-    print(f"{len(files) - failed} of {len(files)} files are in {folder} and check, {brought} of them new")
+        print("no network? download the files on another machine, then pass their folder with --from DIR")
+    print(f"{len(files) - failed} of {len(files)} files in {folder} are verified, {brought} of them new")
     return 1 if failed else 0
 
 

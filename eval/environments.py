@@ -1,15 +1,20 @@
-"""Measure a policy on environments: our own test split, or any file in the authors' format.
+"""Measure a policy on environments: the test split of this project, or any file in the authors' format.
 
-Inputs: a policy, environments (JSONL or Parquet). Outputs, in --out: `results.jsonl` (one row an episode: scores, failure, transcript),
-`summary.json` (metrics with 95% intervals, by scenario and by number of sub-questions), `faults.jsonl` (episodes that the
-infrastructure broke: not scored, played again by the next call), `configuration.json`. Resumable by (id, trial).
+Inputs: a policy, environments (JSONL or Parquet).
+Outputs, in --out: `results.jsonl` (one row per episode: scores, failure, transcript), `summary.json` (metrics with 95%
+intervals, by scenario and by number of sub-questions), `faults.jsonl` (episodes that the infrastructure broke: not
+scored; the next call plays them again), `configuration.json`. Resumable by (id, trial).
 
-Metrics: Solve-P, Solve-R, Solve-F1 averaged over cases; `solve_f1_from_averages`, the harmonic mean of averaged P and R, since
-papers differ; answer accuracy; and the decomposition: `format_rate` (turns whose calls all parse), `tool_rate`
-(calls that name a tool with something unsolved), `argument_rate` (those calls that solve it).
+Metrics:
+- Solve-P, Solve-R and Solve-F1, averaged over cases
+- `solve_f1_from_averages`, the harmonic mean of averaged P and R, because papers differ in the definition
+- answer accuracy
+- the decomposition: `format_rate` (turns whose calls all parse), `tool_rate` (calls that name a tool with an unsolved
+  sub-question), `argument_rate` (those calls that solve it)
 
 Example:
-    python -m eval.environments --policy hf:outputs/cpu/start --data outputs/cpu/environments/test.jsonl --out outputs/cpu/eval/start
+    python -m eval.environments --policy hf:outputs/cpu/start --data outputs/cpu/environments/test.jsonl \\
+        --out outputs/cpu/eval/start
 
 Source: paper/README.md, "Evaluation" (own test split: 4 scenarios, at most 20 turns, greedy).
 """
@@ -53,10 +58,10 @@ GROUPS = {"by_scenario": "scenario", "by_hops": "hops"}
 
 
 def result_row(episode: Episode) -> dict[str, Any]:
-    """The row of an episode.
+    """The result row of an episode.
 
-    Beside the rates stand the counts they come from (`parsed_calls`, `malformed_calls`, `needed_calls`), for eval.compare. A rate
-    over nothing (no call made) is None and counts in no mean.
+    The counts behind the rates (`parsed_calls`, `malformed_calls`, `needed_calls`) are included for eval.compare. A
+    rate with denominator 0 (no call made) is None and excluded from means.
     """
     start, score = episode.start, episode.score
     parsed_calls = sum(len(turn.parsed.calls) for turn in episode.turns)
@@ -109,21 +114,22 @@ def result_row(episode: Episode) -> dict[str, Any]:
 
 
 def _cut_off_turns(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """How many turns ended at the limit of tokens, of how many."""
+    """The number of turns that ended at the token limit, and the number of all turns."""
     cut = [turn["truncated"] for row in rows for turn in row["turn_scores"]]
     return {"cut_off": sum(cut), "all": len(cut)}
 
 
 def _stray_tag(turn: TurnScore) -> bool:
-    """A turn with a call's tag and no block that could be read as a call at all."""
+    """Whether a turn contains a call tag but no block that could be parsed as a call."""
     parsed = turn.parsed
     return not parsed.calls and not parsed.malformed and any(mark in parsed.text for mark in CALL_MARKS)
 
 
 def _needed(turn: TurnScore) -> int:
-    """Calls of a turn that name a tool with something unsolved; what earlier calls of the turn solved is taken off.
+    """The number of calls in a turn that name a tool with something unsolved.
 
-    `unsolved_set` is the state after the turn: what this turn solved is added back first.
+    What earlier calls of the turn solved no longer counts as unsolved. `unsolved_set` is the state after the turn, so
+    what this turn solved is added back first.
     """
     left = {tool: len(answers) for tool, answers in turn.unsolved_set.items()}
     for call, solved in zip(turn.parsed.calls, turn.solved, strict=True):
@@ -138,7 +144,7 @@ def _needed(turn: TurnScore) -> int:
 
 
 def failure_of(episode: Episode) -> str:
-    """What went wrong, the first that applies; empty for an episode that solved all and did not answer wrongly."""
+    """The first failure that applies; empty if the episode solved everything and gave no wrong answer."""
     if episode.outcome != "answered":
         return episode.outcome
     last, generation = episode.turns[-1], episode.generations[-1]
@@ -166,7 +172,7 @@ def evaluate(
     match: str = "published",
     in_flight: int = 256,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Play what `out/results.jsonl` does not hold yet; returns all rows in order (id as given, trial) and the faults of this run."""
+    """Play what `out/results.jsonl` lacks; returns all rows (ordered by id, then trial) and the count of new faults."""
     with row_files(out, len(environments) * trials, policy.name) as (done, keep, faults):
         play(
             policy,
@@ -190,7 +196,7 @@ def _row(episode: Episode) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of this suite."""
+    """The command-line parser of this suite."""
     flags = suite_parser(__doc__, "python -m eval.environments")
     flags.add_argument("--max-turns", type=int, default=20)
     flags.add_argument("--match", choices=MATCHES, default="published")
@@ -198,10 +204,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
-    """Play and score; returns the summary. `policy` is one that is loaded already. Raises BadInput."""
+    """Play and score; returns the summary. A `policy` that is already loaded is used as it is. Raises BadInput."""
     if not Path(arguments.data).is_file():
         raise DataMissing(
-            f"{arguments.data}: no such file; expected environments, JSONL (env_construction.build makes some)"
+            f"{arguments.data}: no such file; expected environments as JSONL (build some with env_construction.build)"
         )
     environments = load_environments(arguments.data, arguments.limit)
 
@@ -234,7 +240,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         system_messages=any(has_system_message(environment) for environment in environments),
         extra=lambda rows: {"match": arguments.match, "cut_off_turns": _cut_off_turns(rows)},
     )
-    cut_off = summary.get("cut_off_turns", {"cut_off": 0, "all": 0})  # a summary of before it was counted
+    cut_off = summary.get("cut_off_turns", {"cut_off": 0, "all": 0})  # older summaries lack this count
     print(cut_off_text(cut_off["cut_off"], cut_off["all"], arguments.max_new_tokens), end="")
     return summary
 

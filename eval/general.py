@@ -1,29 +1,39 @@
-"""General benchmarks: MMLU, BBH, GSM8K, MATH, HumanEval, MBPP - does training for tools cost anything elsewhere?
+"""General benchmarks (MMLU, BBH, GSM8K, MATH, HumanEval, MBPP): does tool training cost accuracy elsewhere?
 
-Inputs: a policy, and the benchmarks from the hub or from a folder (eval/suites/general_tasks.py: prompts, examples, layout). Outputs, in --out:
-`results.jsonl` (one row a problem; id = benchmark/subset/number), `summary.json`, `faults.jsonl`, `configuration.json`. Resumable by
-(id, trial). All benchmarks run in one process, on one loaded model, in the same batches.
+Inputs: a policy, and the benchmarks from the hub or a folder (prompts, examples, layout: eval/suites/general_tasks.py).
+Outputs, in --out: `results.jsonl` (one row per problem; id = benchmark/subset/number), `summary.json`, `faults.jsonl`,
+`configuration.json`. Resumable by (id, trial). All benchmarks run in one process, on one loaded model, in shared
+batches.
 
-Columns of a row
-- `correct`: the answer that the text arrives at, found as people find it (eval/graders/answer_rules.py, eval/graders/code_answers.py); whatever is `strict` is `correct`
-- `strict`: only an answer in the form that the benchmark asks for: lm-eval's own filter and metric for MMLU (the first line is the letter), BBH ("the
-  answer is X.") and GSM8K (`#### 18`); the last `\\boxed{}` for MATH; the first fenced block for HumanEval and MBPP
-- `published`: the verdict of the FTRL authors' grader for that benchmark (eval/graders/published_general.py). It reads the forms that the authors' prompts ask
-  for, such as "ANSWER: X": with other prompts it is low for reasons of form, so compare it with Table 2 only on the authors' file.
-Thinking is stripped before `correct` and `strict`; thinking that nothing closes is an empty answer (failure `unclosed_thinking`). A model that thinks
-needs room: give `--max-new-tokens 8192` with `--thinking`.
+Columns of a row:
+- `correct`: the answer that the text arrives at, found as a human reader would find it (eval/graders/answer_rules.py,
+  eval/graders/code_answers.py). Every `strict` answer is also `correct`.
+- `strict`: only an answer in the form that the benchmark asks for. MMLU (the first line is the letter), BBH ("the
+  answer is X.") and GSM8K (`#### 18`) use lm-eval's own filter and metric. MATH uses the last `\\boxed{}`; HumanEval
+  and MBPP use the first fenced block.
+- `published`: the verdict of the FTRL authors' grader for that benchmark (eval/graders/published_general.py). It reads
+  the forms that the authors' prompts ask for, such as "ANSWER: X". Other prompts get low scores for their form, so
+  compare it with Table 2 only on the authors' file.
 
-The authors' own problems and prompts are one file, `General.jsonl` (`python -m eval.download general`); `--data data/ftrl/General.jsonl` asks those.
-`strict` is then their grader without the thinking (of programs the first block, as elsewhere). Its HumanEval records name the problem only: `humaneval/test.jsonl` has to lie beside the file.
+Thinking is removed before `correct` and `strict`. Unclosed thinking is an empty answer (failure `unclosed_thinking`). A
+thinking model needs room: pass `--max-new-tokens 8192` with `--thinking`.
 
-Programs that a model wrote run in the sandbox, never in this process. `mean_of_tasks` in the summary is the plain mean of the benchmarks' accuracies;
-`metrics` are over all problems, of which MMLU has half.
+The authors' own problems and prompts are in one file, `General.jsonl` (`python -m eval.download general`); select it
+with `--data data/ftrl/General.jsonl`. `strict` is then their grader without the thinking (for programs the first block,
+as elsewhere). Its HumanEval records contain only the problem's name, so `humaneval/test.jsonl` must be in the same
+folder.
+
+Model-written programs run in the sandbox, never in this process. `mean_of_tasks` in the summary is the plain mean of
+the benchmarks' accuracies. `metrics` are over all problems, half of which are MMLU.
 
 Example:
     python -m eval.general --policy hf:outputs/cpu/start --out outputs/cpu/eval/start/general --limit 100
-    python -m eval.general --policy hf:outputs/cpu/start --tasks made --data outputs/made --split dev --out outputs/cpu/eval/start/skills
-    python -m eval.general --policy vllm:Qwen/Qwen3-8B --thinking --max-new-tokens 8192 --data data/general --out outputs/qwen3/general
-    python -m eval.general --policy vllm:Qwen/Qwen3-8B --data data/ftrl/General.jsonl --tasks mmlu bbh gsm8k math mbpp --out outputs/qwen3/published
+    python -m eval.general --policy hf:outputs/cpu/start --tasks made --data outputs/made --split dev \\
+        --out outputs/cpu/eval/start/skills
+    python -m eval.general --policy vllm:Qwen/Qwen3-8B --thinking --max-new-tokens 8192 --data data/general \\
+        --out outputs/qwen3/general
+    python -m eval.general --policy vllm:Qwen/Qwen3-8B --data data/ftrl/General.jsonl \\
+        --tasks mmlu bbh gsm8k math mbpp --out outputs/qwen3/published
 
 Source: paper/README.md, "Evaluation" (general) and claim 4.
 """
@@ -81,7 +91,10 @@ HEADLINES = ("mean_of_tasks",)
 
 
 def metrics(tasks: Sequence[str]) -> tuple[Metric, ...]:
-    """The columns of a summary; the mean over the tasks is partial unless all six benchmarks, or all six made skills, were run."""
+    """The metrics of a summary.
+
+    The mean over tasks is partial unless all six benchmarks, or all six made skills, were run.
+    """
     of = tuple(MADE_TASKS if set(tasks) <= set(MADE_TASKS) else BENCHMARKS)
     mean = GroupedMean("mean_of_tasks", "correct", "task", of=of)
     return ("correct", "strict", "published", mean, "completion_tokens")
@@ -92,7 +105,7 @@ METRICS = metrics(tuple(BENCHMARKS))
 
 @dataclass(frozen=True)
 class Grade:
-    """`answer`: what was found in the text, "" if nothing; `failure`: why it does not count, "" if it does."""
+    """`answer`: what the text answers, "" if nothing was found; `failure`: why it does not count, "" if it does."""
 
     correct: bool
     strict: bool
@@ -102,7 +115,10 @@ class Grade:
 
 
 def gold_answer(problem: Problem) -> str:
-    """The gold answer as a person would write it: a letter, a number, an expression; of a program, the names that are tested."""
+    """The gold answer as a person would write it: a letter, a number or an expression.
+
+    For a program: the names of the tested functions.
+    """
     if problem.kind == "gsm8k":
         return problem.target.rpartition("####")[2].strip()
     if problem.kind == "math":
@@ -120,7 +136,7 @@ def _program(problem: Problem) -> code_answers.Problem:
 def grade(
     problem: Problem, raw: str, sandbox: ToolSandbox, thinking_opened: bool = False, thinking: bool = False
 ) -> Grade:
-    """Grade what a model wrote. Raises SandboxFault if a program could not be run for no fault of its own."""
+    """Grade a model's text. Raises SandboxFault if a program could not run for reasons outside its control."""
     text, unclosed = split_thinking(raw, thinking_opened)
     published_text = graded_text(raw, thinking)
     if problem.kind in ("humaneval", "mbpp"):
@@ -131,7 +147,7 @@ def grade(
             return Grade(False, False, published, "", "unclosed_thinking")
         return _grade_program(program, text, published, sandbox)
     gold = gold_answer(problem)
-    wanted = gold.replace(",", "") if problem.kind == "gsm8k" else gold  # their data have the number alone
+    wanted = gold.replace(",", "") if problem.kind == "gsm8k" else gold  # the authors' data omit thousands separators
     published = published_correct(problem.kind, wanted, published_text)
     if unclosed:
         return Grade(False, False, published, "", "unclosed_thinking")
@@ -144,7 +160,7 @@ def grade(
 
 
 def _answer(benchmark: str, gold: str, text: str) -> tuple[str | None, bool]:
-    """`(the answer found, whether it is right)`."""
+    """`(the extracted answer, whether it is correct)`."""
     if benchmark == "mmlu":
         letter = choice_letter(text)
         return letter, letter == gold
@@ -162,7 +178,7 @@ def _answer(benchmark: str, gold: str, text: str) -> tuple[str | None, bool]:
 
 
 def _grade_program(program: code_answers.Problem, text: str, published: bool, sandbox: ToolSandbox) -> Grade:
-    """`correct` if the block that is handed in passes, or the first one does, which `strict` asks for."""
+    """`correct` if the extracted block passes, or if the first block passes, which is what `strict` tests."""
     codes = [code_answers.extract_code(text, program, strict) for strict in (False, True)]
     outcomes: dict[str, tuple[bool, str]] = {}
     for code in codes:
@@ -176,7 +192,7 @@ def _grade_program(program: code_answers.Problem, text: str, published: bool, sa
 
 
 class ProblemGame(SuiteGame):
-    """One problem in play: one turn."""
+    """One active problem: one turn."""
 
     def __init__(
         self, problem: Problem, trial: int, sandbox: ToolSandbox, thinking_opened: bool, thinking: bool
@@ -212,7 +228,7 @@ class ProblemGame(SuiteGame):
         }
 
     def gold_turn(self) -> str:
-        """The reference's answer, in the form that the benchmark asks for."""
+        """The reference answer, in the form that the benchmark asks for."""
         doc, kind = self.problem.doc, self.problem.kind
         if self.problem.published and kind != "humaneval":
             return self._published_gold_turn()
@@ -225,12 +241,12 @@ class ProblemGame(SuiteGame):
     def _published_gold_turn(self) -> str:
         said = {"mmlu": "ANSWER: {}", "bbh": "So the answer is {}.", "gsm8k": "It is {}", "math": "\\boxed{{{}}}"}
         if self.problem.benchmark not in said:
-            raise BadInput(f"{self.id}: the authors' file has no reference program: the oracle cannot play it")
+            raise BadInput(f"{self.id}: the authors' file has no reference program, so the oracle cannot play it")
         return said[self.problem.benchmark].format(self.problem.target)
 
 
 def thinking_is_opened(policy: Policy) -> bool:
-    """Whether the policy's own template opens a thinking block at the end of a prompt, so that a turn begins inside it."""
+    """Whether the policy's template ends a prompt with an open thinking block, so that a turn starts inside it."""
     tokenizer, thinking = getattr(policy, "tokenizer", None), bool(getattr(policy, "thinking", False))
     if tokenizer is None:
         return False
@@ -238,7 +254,7 @@ def thinking_is_opened(policy: Policy) -> bool:
 
 
 def _prompts_sha256(problems: Sequence[Problem]) -> str:
-    """What was asked, as one hash: data, prompts and examples."""
+    """One hash over the data, prompts and examples that were used."""
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(json.dumps([problem.id, problem.messages, gold_answer(problem)]).encode("utf-8"))
@@ -252,14 +268,14 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=[*TASKS, MADE],
         default=list(BENCHMARKS),
-        help="default: the six benchmarks; made: the six made skills, which need --data (python -m eval.made_skills)",
+        help="default: the six benchmarks; made: the six made skills, which need --data (see eval.made_skills)",
     )
-    found.add_argument("--split", choices=("dev", "test"), default="test", help="of the made skills")
+    found.add_argument("--split", choices=("dev", "test"), default="test", help="split of the made skills")
     return found
 
 
 def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
-    """Play what is left and return the summary. Raises DataMissing, BadInput."""
+    """Play what is left and return the summary. Raises DataMissing or BadInput."""
     if arguments.limit is not None and arguments.limit < 1:
         raise BadInput(f"--limit: expected at least 1, got {arguments.limit}")
     tasks = [name for name in TASKS if name in arguments.tasks or (name in MADE_TASKS and MADE in arguments.tasks)]

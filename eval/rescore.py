@@ -1,24 +1,22 @@
-"""Score stored episodes again under another matching, parser, limit of turns or reward, without a model.
+"""Score stored episodes again with another match rule, parser, turn limit or reward. No model is needed.
 
-Inputs: a result folder of any suite (`results.jsonl`, `configuration.json`, `summary.json`), the data that it was
-measured on, and what shall differ, as flags of the suite (`--match strict`, `--max-turns 10`). Outputs, in --out
-(default: FOLDER/rescored): the suite's own files under the new reading, and `rescore.json`: each metric before and
-after with its paired difference, the cases whose scores changed, and for environments the mean reward of their episodes
-under every row of reward/rewards.py, stored and rescored.
+Inputs: the result folder of any suite (`results.jsonl`, `configuration.json`, `summary.json`), its data, and the
+changes as flags of the suite (`--match strict`, `--max-turns 10`). Outputs, in --out (default: FOLDER/rescored): the
+suite's own files under the new rules, and `rescore.json`. That file holds each metric before and after with its paired
+difference, and the cases whose scores changed. For environments it also holds the mean reward per episode under every
+row of reward/rewards.py, stored and rescored.
 
-The stored raw text of each turn is played to the suite again: parsed, its calls run, the outcome scored, by the code
-that measured it. The model is not asked, so an episode can only be read differently, not go another way: where the new
-reading finds a call in what was a last turn, the record ends and what is there is scored (`goes_on` counts these), and
-turns after an earlier end are not heard (`ends_earlier`).
+The stored raw text of each turn goes through the suite's own code again: parse, run the calls, score the outcome. The
+model is not queried, so an episode cannot take a different path. If the new rules find a call in the last stored turn,
+the episode ends there and is scored as it is (`goes_on` counts these). If the new rules end an episode earlier, its
+remaining turns are ignored (`ends_earlier` counts these).
 
-Environments' data are found by the recorded hash, in `environments/` of the run that the folder is in; others by
---data.
+Environment data are found by the recorded hash, in `environments/` near the result folder. For other data, pass --data.
 
 Example:
     python -m eval.rescore outputs/cpu/eval/grpo --match strict
 
-Source: paper/README.md, defects 4-7 and 9 (the published reading and the strict one differ); no model is needed to tell
-by how much.
+Source: paper/README.md, defects 4-7 and 9: this script measures how far the published and the strict rules differ.
 """
 
 from __future__ import annotations
@@ -40,16 +38,17 @@ from eval.suites.results import read_rows, scored
 from reward.rewards import REWARDS
 from train.policies.interface import Generation, PolicyRequest, ReplayPolicy
 
-# of a configuration, what is not a flag of the suite's parser under the same name
+# configuration keys that are not flags of the suite's parser under the same name
 NOT_FLAGS = frozenset({"policy", "policy_content", "data_sha256", "limit"})
 SHOWN_CASES = 10
-# columns whose change is a changed score
+# a change in one of these columns counts as a changed score
 UNCHANGED = frozenset({"seconds", "completion_tokens", "seed", "trial"})
 
 
 class StoredEpisodes(ReplayPolicy):
-    """Plays the rows of a results file back, with their counts of tokens. A turn beyond the record ends its episode,
-    scored as it is.
+    """Replays the rows of a results file with their token counts.
+
+    An episode that needs a turn beyond its record ends there and is scored as it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,13 +78,14 @@ class StoredEpisodes(ReplayPolicy):
 
     @property
     def ends_earlier(self) -> set[tuple[str, int]]:
-        """Episodes that ended before their record did."""
+        """Episodes that ended before the end of their record."""
         return {case for case, turns in self._turns.items() if self.heard.get(case, 0) < len(turns)}
 
 
 def find_data(folder: Path, hashes: Mapping[str, str]) -> Path | None:
-    """The file of these hashes, one name and its SHA-256, in an `environments` folder near `folder`; None if it is not
-    there.
+    """The data file with these hashes (one name and its SHA-256) in an `environments` folder near `folder`.
+
+    Returns None if there is no such file.
     """
     if len(hashes) != 1:
         return None
@@ -98,8 +98,9 @@ def find_data(folder: Path, hashes: Mapping[str, str]) -> Path | None:
 
 
 def suite_flags(suite: str, configuration: Mapping[str, Any], changes: Sequence[str]) -> argparse.Namespace:
-    """The suite's arguments as they were recorded, then `changes`. Flags that the suite does not know end the program,
-    as everywhere.
+    """The suite's arguments as recorded, then `changes`.
+
+    A flag that the suite does not define ends the program with a usage error.
     """
     parser = importlib.import_module(SUITES[suite].module).parser()
     words: list[str] = []
@@ -122,7 +123,7 @@ def suite_flags(suite: str, configuration: Mapping[str, Any], changes: Sequence[
 
 
 def changed_cases(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Episodes whose numbers or failure differ: `{"id", "trial", "failure": [was, is], column: [was, is], ...}`."""
+    """Episodes whose scores or failure changed: `{"id", "trial", "failure": [was, is], column: [was, is], ...}`."""
     stored = {(str(row["id"]), row.get("trial", 0)): row for row in before}
     columns = [name for name in numeric_columns(after) if name not in UNCHANGED]
     found = []
@@ -139,8 +140,9 @@ def changed_cases(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[s
 
 
 def with_rewards(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each environment's episode with its turns' rewards summed over n + 1, one column for each variant
-    (reward/episode_rewards.py).
+    """Adds each episode's reward, the sum over its turns divided by n + 1, in one column per reward variant.
+
+    See reward/episode_rewards.py.
     """
     return [
         {
@@ -158,7 +160,7 @@ def with_rewards(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def rescore(folder: Path, out: Path, data: str | None, changes: Sequence[str]) -> dict[str, Any]:
-    """Score the folder's episodes again; returns what `rescore.json` holds. Raises BadInput."""
+    """Score the episodes of the folder again; returns the content of `rescore.json`. Raises BadInput."""
     results = folder / "results.jsonl"
     before = read_rows(results)
     try:
@@ -172,12 +174,12 @@ def rescore(folder: Path, out: Path, data: str | None, changes: Sequence[str]) -
     if suite not in SUITES:
         raise BadInput(f"{folder}: suite {suite!r}: expected one of {', '.join(SUITES)}")
     if out.resolve() == folder.resolve():
-        raise BadInput(f"--out {out}: that is the folder to be rescored; choose another one")
+        raise BadInput(f"--out {out}: this is the folder to rescore; choose another output folder")
     source = data or find_data(folder, hashes)
     if suite == "environments" and source is None:
-        raise BadInput(f"{folder}: its data ({', '.join(hashes)}) are not near it: name the file with --data")
+        raise BadInput(f"{folder}: cannot find its data ({', '.join(hashes)}); pass the file with --data")
     if suite == "environments" and file_sha256(str(source)) not in hashes.values():
-        raise BadInput(f"--data {source}: not the file that {folder} was measured on (another SHA-256)")
+        raise BadInput(f"--data {source}: its SHA-256 is not that of the data behind {folder}; pass the original file")
     words = ["--policy", f"replay:{results}", "--out", str(out), *(["--data", str(source)] if source else []), *changes]
     if configuration.get("limit") is not None:
         words = ["--limit", str(configuration["limit"]), *words]
@@ -205,15 +207,15 @@ def rescore(folder: Path, out: Path, data: str | None, changes: Sequence[str]) -
 
 
 def rescored_text(found: Mapping[str, Any]) -> str:
-    """A readable report: what differs, each metric (A stored, B rescored), the first changed cases."""
+    """A readable report: what changed, each metric (A stored, B rescored), the first changed cases."""
     changed = found["changed"]
     lines = [
-        f"A: as stored; B: scored again with {'; '.join(found['protocol_differences']) or 'nothing changed'}",
+        f"A: as stored; B: rescored with {'; '.join(found['protocol_differences']) or 'nothing changed'}",
         comparison_text(found["comparison"]),
     ]
     if found.get("rewards"):
         parts = [f"{name} {item['a']:.3f} -> {item['b']:.3f}" for name, item in found["rewards"].items() if item]
-        lines.append(f"mean reward of an episode: {', '.join(parts)}")
+        lines.append(f"mean reward per episode: {', '.join(parts)}")
     lines.append(f"{len(changed)} of {found['episodes']} episodes are scored differently")
     for item in changed[:SHOWN_CASES]:
         parts = [f"{key} {was} -> {now}" for key, (was, now) in list(item.items())[2:]]
@@ -222,7 +224,7 @@ def rescored_text(found: Mapping[str, Any]) -> str:
         lines.append(f"  ... and {len(changed) - SHOWN_CASES} more in rescore.json")
     if found["goes_on"] or found["ends_earlier"]:
         lines.append(
-            f"{found['goes_on']} episodes go on beyond their record under this reading, "
+            f"{found['goes_on']} episodes would continue beyond their record under these rules, "
             f"{found['ends_earlier']} end before it"
         )
     return "\n".join(lines)
@@ -232,7 +234,7 @@ def main() -> int:
     parser = ScriptParser(__doc__, "python -m eval.rescore", allow_abbrev=False)
     parser.add_argument("folder", help="result folder of a suite")
     parser.add_argument("--out", default=None, help="folder to write (default: FOLDER/rescored)")
-    parser.add_argument("--data", default=None, help="the data that it was measured on, where they are not found")
+    parser.add_argument("--data", default=None, help="the original data, if they cannot be found automatically")
     arguments, changes = parser.parse_known_args()
     folder = Path(arguments.folder)
     out = Path(arguments.out) if arguments.out else folder / "rescored"

@@ -1,35 +1,41 @@
-"""RoTBench: one tool call under five levels of noise in names, parameters and tools; is it the right one?
+"""RoTBench: one tool call under five levels of noise in names, parameters and tools; is it the right call?
 
-Inputs: a policy and a folder with `clean.json`, `slight.json`, `medium.json`, `heavy.json`, `union.json`: RoTBench's first-turn
-cases (Table 2 has these), or its third-turn cases, which go on behind two calls and what they brought. Outputs, in --out: one row a case, `summary.json` with tool selection (TS), parameter identification (PI) and content
+Inputs: a policy and a folder with `clean.json`, `slight.json`, `medium.json`, `heavy.json`, `union.json`. These are
+RoTBench's first-turn cases (used in Table 2) or its third-turn cases, which follow two earlier calls and their outputs.
+Outputs, in --out: one row per case; `summary.json` with tool selection (TS), parameter identification (PI) and content
 filling (CF), each as the plain mean of the five levels, and by level and scenario.
 
-The tools stand in the data's own system prompt; the model writes `Action:` and `Action Input:`, once. In third turns the tools' outputs
-(role `function` in the data) are user messages here, since no native call stands before them. Three scores side by side:
+The data's own system prompt describes the tools; the model writes `Action:` and `Action Input:` once. In third turns,
+tool outputs (role `function` in the data) become user messages here, because no native call precedes them. Three scores
+are reported:
 
 | columns | reading of the turn | scoring |
 | --- | --- | --- |
-| `ts_published` `pi_` `cf_` | the evaluator of the FTRL authors, thinking included; Table 2 has these | theirs: names equal; keys equal; the same values in any order |
-| `ts_strict` ... | RoTBench's own reader, character for character; thinking is taken off first | RoTBench's (below) |
-| `ts_tolerant` ... | any case and spacing, code fences, text around it, Python dictionaries, or a native tool call | RoTBench's |
+| `ts_published` `pi_` `cf_` | FTRL authors' (as in Table 2), with thinking | same names, keys, values in any order |
+| `ts_strict` ... | RoTBench's own parser; thinking is removed first | RoTBench's (below) |
+| `ts_tolerant` ... | any case or spacing, code fences, text around it, Python dicts, native calls | RoTBench's |
 
-RoTBench's scoring: any of the gold answers may match. TS: the same tool, where `finish` also stands for the last tool whatever
-its noisy name. PI: also the same parameter names. CF: also the same values; gold parameters with the value "None" may hold
-anything, and the texts of `finish` and `ask_to_user` (the last two tools) are not compared. Differences from its evaluator:
-- empty `Action Input: {}` is an answer. There it scores 0 even on TS, but it is the gold answer of 65 of the 840 cases;
-- what crashes the evaluator (no action at all, an input that is no object) scores 0;
-- the "None" parameters of one gold answer are taken off for that answer only. There they stay off for the next ones too,
-  so that the order of the gold answers decides. The name `finish`, once taken for the last tool, stays that there as well.
+RoTBench's scoring: a match with any of the gold answers counts. TS: the same tool; `finish` also stands for the last
+tool, whatever its noisy name. PI: also the same parameter names. CF: also the same values. Gold parameters with the
+value "None" match anything, and the texts of `finish` and `ask_to_user` (the last two tools) are not compared.
+Differences from its evaluator:
+- An empty `Action Input: {}` is an answer. Their evaluator scores it 0 even on TS, but it is the gold answer of 65 of
+  the 840 cases.
+- What crashes their evaluator (no action at all, an input that is not an object) scores 0.
+- The "None" parameters of one gold answer are ignored for that answer only. Their evaluator ignores them for the later
+  gold answers too, so the order of the gold answers matters. Likewise, once it has taken the name `finish` for the last
+  tool, it keeps doing so.
 
-`ts_chance` is the share of the offered tools that would be right: what a policy that picks a tool blindly gets. The random
-policy of this repository gets 0: it knows native calls only, and no native tools are offered.
+`ts_chance` is the share of the offered tools that would be right: the score of a policy that picks a tool blindly. The
+random policy of this repository scores 0: it makes only native calls, and no native tools are offered.
 
 Example:
     python -m eval.download rotbench
     python -m eval.rotbench --policy hf:PATH --out outputs/mine/rotbench
     python -m eval.rotbench --policy hf:PATH --data data/rotbench/third_turn --out outputs/mine/rotbench_third_turn
 
-Source: paper/README.md, "Evaluation"; data, prompts and scoring rules: repository Junjie-Ye/RoTBench (arXiv 2401.08326).
+Source: paper/README.md, "Evaluation"; data, prompts and scoring rules: repository Junjie-Ye/RoTBench (arXiv
+2401.08326).
 """
 
 from __future__ import annotations
@@ -68,7 +74,7 @@ DEFAULT_DATA = "data/rotbench"
 
 @dataclass(frozen=True)
 class Action:
-    """A tool and its arguments, as a turn or a gold answer names them."""
+    """A tool and its arguments, as named in a turn or a gold answer."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -76,7 +82,10 @@ class Action:
 
 @dataclass(frozen=True)
 class Case:
-    """One case: what the model sees, and the calls that are right next. `tools` are the names that are offered, in order; the last two are ask_to_user and finish."""
+    """One case: what the model sees, and the correct next calls.
+
+    `tools` are the offered names in order; the last two are ask_to_user and finish.
+    """
 
     id: str
     question: str
@@ -89,12 +98,12 @@ class Case:
 
 
 def read_cases(folder: Path, limit: int | None = None) -> list[Case]:
-    """The cases of the five files, at most `limit` of each level. Raises DataMissing or BadInput (file, place, key)."""
+    """The cases of the five files, at most `limit` per level. Raises DataMissing or BadInput (file, item, key)."""
     missing = [f"{level}.json" for level in LEVELS if not (folder / f"{level}.json").is_file()]
     if missing:
         raise DataMissing(
-            f"{folder}: {', '.join(missing)} missing; they come from github.com/Junjie-Ye/RoTBench, Data/First_Turn or Data/Third_Turn "
-            "(python -m eval.download rotbench)"
+            f"{folder}: {', '.join(missing)} missing; run `python -m eval.download rotbench`, or copy "
+            "Data/First_Turn or Data/Third_Turn of github.com/Junjie-Ye/RoTBench"
         )
     cases = []
     for level in LEVELS:
@@ -115,7 +124,7 @@ def _case(record: Any, level: str, place: int, where: str) -> Case:
         prompt = system["value"]
         spoken = tuple({"role": ROLES[turn["from"]], "content": str(turn["value"])} for turn in said)
         if not spoken or spoken[-1]["role"] != "user" or not isinstance(gold["value"], list) or not gold["value"]:
-            raise ValueError("the gold answers, a list, have to follow a user's or a tool's turn")
+            raise ValueError("a list of gold answers must follow a user's or a tool's turn")
         tools, _ = json.JSONDecoder().raw_decode(prompt, prompt.index("["))
         answers = tuple(_gold_action(text) for text in gold["value"])
         return Case(
@@ -130,8 +139,8 @@ def _case(record: Any, level: str, place: int, where: str) -> Case:
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise BadInput(
-            f"{where}: expected keys id, scenario and conversations (system with a JSON list of tools, turns, gold answers): "
-            f"{type(error).__name__} {error}"
+            f"{where}: expected keys id, scenario and conversations "
+            f"(system message with a JSON list of tools, turns, gold answers): {type(error).__name__} {error}"
         ) from None
 
 
@@ -141,7 +150,7 @@ def _gold_action(text: str) -> Action:
 
 
 def read_strict(text: str) -> Action | None:
-    """RoTBench's reader: one character after `Action:`, one newline before `Action Input:`, JSON from there to the end."""
+    """RoTBench's parser: one character after `Action:`, one newline before `Action Input:`, then JSON to the end."""
     begin, split = text.find("Action:"), text.find("Action Input:")
     if begin < 0 or split < 0:
         return None
@@ -151,7 +160,10 @@ def read_strict(text: str) -> Action | None:
 
 
 def read_published(text: str) -> Action | None:
-    """The FTRL authors' reader: what stands between the first `Action: ` and the next mark, and after `Action Input: `."""
+    """The FTRL authors' parser.
+
+    The name is between the first `Action: ` and the next mark; the arguments follow `Action Input: `.
+    """
     after_action, after_input = text.split("Action: "), text.split("Action Input: ")
     if len(after_action) < 2 or len(after_input) < 2:
         return None
@@ -159,7 +171,7 @@ def read_published(text: str) -> Action | None:
     return None if arguments is None else Action(after_action[1].split("Action Input: ")[0].strip(), arguments)
 
 
-# What may stand around a mark is bounded, so that a megabyte of it stays linear.
+# Bounded repetition around a mark keeps the search linear on very long texts.
 _ACTION = re.compile(
     r"^[ \t>*#`-]{0,20}action\*{0,2}[ \t]{0,9}:[\s*`\"']{0,20}(?P<name>[^\s*`\"'({]+)", re.IGNORECASE | re.MULTILINE
 )
@@ -167,9 +179,9 @@ _INPUT = re.compile(r"action[ \t_]{0,9}input\*{0,2}[ \t]{0,9}:", re.IGNORECASE)
 
 
 def read_tolerant(text: str) -> Action | None:
-    """The first action of a turn in any usual spelling, else what an exact reader accepts, else the first native call.
+    """The first action of a turn in any common spelling, else what an exact parser accepts, else the first native call.
 
-    Text behind the arguments is ignored.
+    Text after the arguments is ignored.
     """
     named = _ACTION.search(text)
     given = _INPUT.search(text, named.end()) if named else None
@@ -192,7 +204,7 @@ def _json_object(text: str) -> dict[str, Any] | None:
 
 
 def _first_object(text: str) -> dict[str, Any] | None:
-    """The first {...} of a text as JSON, else as a Python dictionary up to where its line or the text ends."""
+    """The first {...} of a text as JSON, else as a Python dictionary that ends with its line or the text."""
     begin = text.find("{")
     if begin < 0 or text[:begin].strip(" \t\r\n`*").lower() not in ("", "json", "python"):
         return None
@@ -203,7 +215,7 @@ def _first_object(text: str) -> dict[str, Any] | None:
         pass
     for end in (text.find("\n", begin), text.rfind("}") + 1):
         body = text[begin:] if end < 0 else text[begin:end]
-        if len(body) > 10_000:  # a literal of that length is no tool call, and parsing it is costly
+        if len(body) > 10_000:  # a literal this long is not a tool call, and parsing it is slow
             continue
         try:
             value = ast.literal_eval(body.strip(" \t\r\n`*"))
@@ -215,7 +227,7 @@ def _first_object(text: str) -> dict[str, Any] | None:
 
 
 def stages_of(case: Case, action: Action | None) -> dict[str, bool]:
-    """TS, PI and CF by RoTBench's rules; each holds if some gold answer reaches it."""
+    """TS, PI and CF by RoTBench's rules; each is true if any gold answer reaches it."""
     reached = 0 if action is None else max((_stage(case, action, gold) for gold in case.answers), default=0)
     return {stage: reached > place for place, stage in enumerate(STAGES)}
 
@@ -232,7 +244,7 @@ def _stage(case: Case, action: Action, gold: Action) -> int:
 
 
 def published_stages_of(case: Case, action: Action | None) -> dict[str, bool]:
-    """TS, PI and CF by the FTRL authors' evaluator: exact names, and values as a multiset whatever parameter they are of."""
+    """TS, PI and CF by the FTRL authors' evaluator: exact names, and values as a multiset across parameters."""
     reached = 0
     for gold in case.answers if action is not None else ():
         if action is None or action.tool != gold.tool:
@@ -242,7 +254,7 @@ def published_stages_of(case: Case, action: Action | None) -> dict[str, bool]:
             reached = max(reached, 2)
             try:
                 same = Counter(action.arguments.values()) == Counter(gold.arguments.values())
-            except TypeError:  # a list or object as a value: there the evaluation of this turn stops
+            except TypeError:  # a list or object as a value: the authors' evaluation of this turn stops here
                 break
             if same:
                 reached = 3
@@ -251,7 +263,7 @@ def published_stages_of(case: Case, action: Action | None) -> dict[str, bool]:
 
 
 class RotbenchGame(SuiteGame):
-    """One turn: what the model writes is read three ways and scored."""
+    """One turn: the model's text is parsed three ways and scored."""
 
     def __init__(self, case: Case, trial: int) -> None:
         super().__init__(case.id, trial, conversation(case.id, case.messages))
@@ -296,12 +308,12 @@ class RotbenchGame(SuiteGame):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of this suite."""
+    """The command-line parser of this suite."""
     return suite_parser(__doc__, "python -m eval.rotbench", data=DEFAULT_DATA)
 
 
 def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
-    """Play and score; returns the summary. `policy` is one that is loaded already. Raises BadInput."""
+    """Play and score; returns the summary. A `policy` that is already loaded is used as it is. Raises BadInput."""
     folder = Path(arguments.data)
     cases = {case.id: case for case in read_cases(folder, arguments.limit)}
     return run_suite(

@@ -1,15 +1,17 @@
-"""All suites with one loaded model: what can be measured here is measured, the rest is named with its reason.
+"""Run all evaluation suites with one loaded model; skip suites whose data are missing and say why.
 
-Inputs: a model (or any policy), the suites' data where they are. Outputs: a folder for each suite in --out (see eval/suites/suite.py), and
-`suites.json`: the summary table, what was skipped and why. A second call goes on where the first was; it loads no model if nothing is left.
+Inputs: a model (or any policy) and the data of the suites.
+Outputs: one folder per suite in --out (see eval/suites/suite.py), and `suites.json` with the summary table and the
+reason for each skipped suite. A second call resumes the first. It loads no model if nothing is left to run.
 
-Suites whose data are missing are skipped; a suite that cannot be measured with this policy (the oracle where no gold is known)
-fails without the others, and the exit code is then 2. --with hands flags to one suite, --data and --limit among them.
+A suite whose data are missing is skipped. A suite that cannot run with this policy (for example the oracle, if the gold
+answer is unknown) fails without stopping the others; the exit code is then 2. --with passes flags to one suite,
+including --data and --limit.
 
 Examples:
     python -m eval.run --model outputs/cpu/start --suites all --out outputs/cpu/suites
-    python -m eval.run --model vllm:Qwen/Qwen3-8B --thinking --max-new-tokens 8192 --suites rotbench,bfcl --out outputs/qwen3 \\
-        --with 'bfcl: --categories multi_turn' --with 'rotbench: --data ~/RoTBench/Data/First_Turn'
+    python -m eval.run --model vllm:Qwen/Qwen3-8B --thinking --max-new-tokens 8192 --suites rotbench,bfcl \\
+        --out outputs/qwen3 --with 'bfcl: --categories multi_turn' --with 'rotbench: --data ~/RoTBench/Data/First_Turn'
 
 Source: paper/README.md, "Evaluation".
 """
@@ -36,7 +38,7 @@ from train.stages.faults import lost_line
 
 @dataclass(frozen=True)
 class Suite:
-    """Where a suite is, what the table shows below its HEADLINES, and flags that it gets unless --with gives others."""
+    """A suite: its module, the metrics shown below its HEADLINES, and default flags that --with can override."""
 
     module: str
     parts: tuple[str, ...] = ()
@@ -58,7 +60,7 @@ SHARED = ("limit", "trials", *(name for name in POLICY_SETTINGS if name != "thin
 
 
 def chosen_suites(text: str) -> list[str]:
-    """The suites of a comma-separated list, or all, in the table's order. Raises BadInput."""
+    """The suites of a comma-separated list, or all of them, in the table's order. Raises BadInput."""
     names = list(SUITES) if text == "all" else text.split(",")
     for name in names:
         if name not in SUITES:
@@ -67,7 +69,7 @@ def chosen_suites(text: str) -> list[str]:
 
 
 def extra_flags(given: Sequence[str], suites: Sequence[str]) -> dict[str, list[str]]:
-    """`{suite: its flags}` of the --with options, each `SUITE: FLAGS`. Raises BadInput."""
+    """`{suite: flags}` from the --with options, each of the form `SUITE: FLAGS`. Raises BadInput."""
     flags: dict[str, list[str]] = {}
     for text in given:
         name, colon, rest = text.partition(":")
@@ -81,7 +83,7 @@ def extra_flags(given: Sequence[str], suites: Sequence[str]) -> dict[str, list[s
 
 
 def suite_arguments(name: str, arguments: argparse.Namespace, flags: Sequence[str]) -> argparse.Namespace:
-    """A suite's own arguments: the shared ones, then the suite's defaults of this table, then `flags`."""
+    """The arguments of one suite: the shared flags, then the suite's defaults, then `flags`."""
     words = ["--policy", arguments.model, "--out", str(Path(arguments.out) / name), *SUITES[name].flags]
     for flag in SHARED:
         value = getattr(arguments, flag)
@@ -94,7 +96,7 @@ def suite_arguments(name: str, arguments: argparse.Namespace, flags: Sequence[st
 
 
 def table_rows(name: str, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for each headline metric of a suite's summary, then for its parts; `partial` where only some groups were measured."""
+    """One row per headline metric of a suite, then per part; `partial` marks a mean over only some groups."""
     rows = []
     for metric in (*importlib.import_module(SUITES[name].module).HEADLINES, *SUITES[name].parts):
         partial = summary.get("partial", {}).get(metric)
@@ -107,7 +109,7 @@ def table_rows(name: str, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table at the end: each headline metric in percent with its interval, n and the suite's seconds."""
+    """The final table: each headline metric in percent with its interval, n, faults and seconds."""
     lines = [f"{'suite':<14}{'metric':<26}{'n':>6}  {'% [95% interval]':<24}{'faults':>6}{'seconds':>9}"]
     notes = []
     for row in rows:
@@ -125,7 +127,7 @@ def _some(groups: Sequence[str], of: Sequence[str]) -> str:
 
 
 def run_suites(arguments: argparse.Namespace) -> int:
-    """Run the suites one after the other; returns the exit code. Raises BadInput before anything runs."""
+    """Run the suites in sequence; returns the exit code. Raises BadInput before any suite starts."""
     names = chosen_suites(arguments.suites)
     flags = extra_flags(arguments.extra, names)
     prepared = {name: suite_arguments(name, arguments, flags.get(name, [])) for name in names}
@@ -154,7 +156,7 @@ def run_suites(arguments: argparse.Namespace) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"model": arguments.model, "table": rows, "skipped": skipped, "failed": failed, "faults": lost}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"\n{table_text(rows)}" if rows else "\nno suite was measured")
+    print(f"\n{table_text(rows)}" if rows else "\nno suite ran")
     for name, text in lost.items():
         print(f"{name}: {lost_line(text, Path(arguments.out) / name)}", end="")
     for word, found in (("skipped", skipped), ("failed", failed)):
@@ -167,18 +169,18 @@ def run_suites(arguments: argparse.Namespace) -> int:
 def main() -> int:
     parser = ScriptParser(__doc__, "python -m eval.run")
     parser.add_argument(
-        "--model", "--policy", required=True, help="a model folder, or any policy (eval.environments --help)"
+        "--model", "--policy", required=True, help="a model folder, or any policy (see eval.environments --help)"
     )
     parser.add_argument("--suites", default="all", help=f"all, or a comma-separated list of {', '.join(SUITES)}")
-    parser.add_argument("--out", required=True, help="result folder; each suite gets a folder in it")
+    parser.add_argument("--out", required=True, help="result folder; each suite writes to its own subfolder")
     parser.add_argument(
-        "--with", dest="extra", action="append", default=[], metavar="'SUITE: FLAGS'", help="flags of one suite"
+        "--with", dest="extra", action="append", default=[], metavar="'SUITE: FLAGS'", help="extra flags for one suite"
     )
     for flag in SHARED:
         kind = {"temperature": float, "dtype": str}.get(flag, int)
         parser.add_argument(f"--{flag.replace('_', '-')}", type=kind, default=None, help="default: the suite's own")
     parser.add_argument("--thinking", action="store_true")
-    parser.add_argument("--skip-missing", action="store_true", help="exit with 0 also where no suite has its data here")
+    parser.add_argument("--skip-missing", action="store_true", help="exit with 0 even if no suite has its data")
     return run_suites(parser.parse_args())
 
 

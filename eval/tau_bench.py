@@ -1,24 +1,30 @@
-"""tau-bench: an agent serves a simulated customer, by the rules of a domain, on a database that its calls change.
+"""tau-bench: an agent serves a simulated customer by the rules of a domain; its calls change a database.
 
-Inputs: a policy, a simulated user (--user-model, see eval/tau/simulated_user.py), a folder in the authors' layout (eval/tau/domains.py).
-Outputs, in --out: one row a task and trial; `summary.json` with pass^k for k up to the number of trials, by domain and as the
-*unweighted* mean of the domains.
+Inputs: a policy, a simulated user (--user-model, see eval/tau/simulated_user.py), a folder in the authors' layout (see
+eval/tau/domains.py).
+Outputs, in --out: one row per task and trial; `summary.json` with pass^k for k up to the number of trials, by domain
+and as the *unweighted* mean of the domains.
 
-An episode, by tau-bench's own rules: the user opens; one call a turn (the first; further ones are dropped and counted); a turn without a call goes
-to the user; it ends when the user says ###STOP###, when the agent hands over (`transfer_to_human_agents`), or after 30 turns, unsolved. The
-reward is 1 if the database then equals the one after the recorded actions, and every required output stands in something that the agent said to
-the user (lower case, its commas removed), else 0.
+An episode follows tau-bench's own rules:
+- The user opens. Each turn has one call: the first; further calls are dropped and counted. A turn without a call is
+  sent to the user.
+- It ends when the user says ###STOP###, when the agent hands over (`transfer_to_human_agents`), or after 30 turns
+  (unsolved).
+- The reward is 1 if the final database equals the one after the recorded actions, and every required output appears in
+  a message from the agent to the user (lower case, commas removed from the message). Otherwise it is 0.
 
-Where the authors' code differs (defect 8): it looks for outputs only in messages that carry a call, and a misspelt name keeps
-hand-over from ending an episode. `pass^1_published` is their check of the same transcript; after a hand-over theirs would go on. Theirs also
-shows the user the agent's thinking.
+The authors' code differs (defect 8). It looks for outputs only in messages that carry a call, and a misspelled name
+keeps a hand-over from ending an episode. `pass^1_published` is their check on the same transcript. After a hand-over,
+their episode would continue. Their code also shows the agent's thinking to the user.
 
-Calls run in the sandbox, each episode in a process of its own that gets the database once. Gold never enters it: the recorded actions are
-replayed in a session of their own. The oracle plays them, says the outputs, and must get 100%.
+Calls run in the sandbox: each episode has its own process, which receives the database once. The gold actions never
+enter that process; they are replayed in a separate session. The oracle plays them, says the outputs, and must score
+100%.
 
 Example:
     python -m eval.download tau_bench
-    python -m eval.tau_bench --policy hf:PATH --user-model gpt-4o-2024-08-06@https://api.openai.com/v1 --trials 4 --out outputs/mine/tau_bench
+    python -m eval.tau_bench --policy hf:PATH --user-model gpt-4o-2024-08-06@https://api.openai.com/v1 --trials 4 \\
+        --out outputs/mine/tau_bench
 
 Source: paper/README.md, "Evaluation", defect 8; tau-bench (arXiv 2406.12045).
 """
@@ -60,7 +66,7 @@ METRICS: tuple[Metric, ...] = (
 
 
 class _Openings:
-    """The users' first lines, asked for ahead of the games that they open, so that no game waits for another's."""
+    """Requests the users' first lines ahead of their games, so that no game waits for another."""
 
     def __init__(
         self, pool: ThreadPoolExecutor, user: SimulatedUser, tasks: dict[str, Task], plays: Sequence[Play]
@@ -74,11 +80,11 @@ class _Openings:
         try:
             return self._asked.pop((case_id, trial)).result()
         except UserLeft:
-            raise GameFault("the simulated user's model cannot read the instruction: too long") from None
+            raise GameFault("the instruction is too long for the simulated user's model") from None
 
 
 def summary_keys(domains: Sequence[str], trials: int, seed: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """pass^k for all k that the trials allow, and what difference in pass^1 can be resolved."""
+    """pass^k for every k up to the number of trials, and the smallest difference in pass^1 that can be resolved."""
 
     def keys(rows: list[dict[str, Any]]) -> dict[str, Any]:
         counted = scored(rows)
@@ -94,17 +100,19 @@ def summary_keys(domains: Sequence[str], trials: int, seed: int) -> Callable[[li
 def parser() -> argparse.ArgumentParser:
     made = suite_parser(__doc__, "python -m eval.tau_bench", data=DEFAULT_DATA)
     made.add_argument("--user-model", default=None, help="MODEL@BASE_URL, replay:FILE or scripted")
-    made.add_argument("--user-prompt", default=None, help="file with another prompt for the user, {instruction} in it")
-    made.add_argument("--user-threads", type=int, default=32, help="users and databases at work at once")
+    made.add_argument(
+        "--user-prompt", default=None, help="file with a different prompt for the user; must contain {instruction}"
+    )
+    made.add_argument("--user-threads", type=int, default=32, help="number of users and databases active at once")
     made.add_argument("--domains", nargs="+", choices=DOMAINS, default=list(DOMAINS))
     made.add_argument("--max-turns", type=int, default=MAX_TURNS)
-    made.add_argument("--match", choices=MATCHES, default="published", help="how turns are read")
-    made.set_defaults(in_flight=IN_FLIGHT)  # each case in play holds its database twice: about 70 MB
+    made.add_argument("--match", choices=MATCHES, default="published", help="how turns are parsed")
+    made.set_defaults(in_flight=IN_FLIGHT)  # each active case holds its database twice: about 70 MB
     return made
 
 
 def load_data(folder: Path, names: Sequence[str], limit: int | None) -> tuple[dict[str, Task], dict[str, Domain]]:
-    """Tasks by id, and domains by name. Raises DataMissing, BadInput."""
+    """Tasks by id, and domains by name. Raises DataMissing or BadInput."""
     if str(folder) == DEFAULT_DATA:
         for file in select([SUITE]):
             published_file(file.name)
@@ -118,12 +126,12 @@ def load_data(folder: Path, names: Sequence[str], limit: int | None) -> tuple[di
 
 
 def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
-    """Play what is left and return the summary. Raises DataMissing, BadInput."""
+    """Play what is left and return the summary. Raises DataMissing or BadInput."""
     names = [name for name in DOMAINS if name in arguments.domains]
     folder = Path(arguments.data)
     tasks, domains = load_data(folder, names, arguments.limit)
     if not arguments.user_model:
-        raise DataMissing("tau-bench needs a simulated user: --user-model MODEL@BASE_URL (or `scripted`, for a trial)")
+        raise DataMissing("tau-bench needs a simulated user: pass --user-model MODEL@BASE_URL (or `scripted` to test)")
     prompt = read_prompt(arguments.user_prompt)
     user = load_user(
         arguments.user_model, seed=arguments.seed, prompt=prompt, concurrency=max(1, arguments.user_threads)
@@ -133,7 +141,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
 
     def play(policy: Policy, plays: Sequence[Play], on_row: OnRow) -> None:
         pool = ThreadPoolExecutor(max_workers=max(1, arguments.user_threads))
-        # a database comes back whole, as one output; handing it over can take seconds of wall time on a busy machine
+        # a complete database is one output, and its transfer can take seconds on a busy machine
         with ToolSandbox(
             workers=1, timeout_s=60.0, cpu_s=10.0, memory_mb=1024, output_bytes=4 * largest + (1 << 20)
         ) as sandbox:

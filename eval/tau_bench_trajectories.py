@@ -1,15 +1,19 @@
-"""Trajectories that tau-bench itself recorded -> turns that this repository scores again: do both scorers agree?
+"""Convert trajectories that tau-bench recorded into replay lines, to check that both scorers agree.
 
-Input: a JSON file as tau-bench's `run.py` writes it (a list of `task_id`, `trial`, `reward`, `traj`), such as those under
-`historical_trajectories/` of the repository sierra-research/tau-bench. Output: replay lines (`id`, `trial`, `turns`, `user_turns`, and tau-bench's own
-`reward`), which serve as the policy and as the simulated user; with --results, a comparison of the rewards (exit code 1 if any differ).
+Input: a JSON file from tau-bench's `run.py` (a list of `task_id`, `trial`, `reward`, `traj`), such as those under
+`historical_trajectories/` of the repository sierra-research/tau-bench.
+Output: replay lines (`id`, `trial`, `turns`, `user_turns`, and tau-bench's own `reward`), which serve as the policy and
+as the simulated user. With --results: a comparison of the rewards (exit code 1 if any differ).
 
 Example:
     python -m eval.tau_bench_trajectories gpt-4o-airline.json --domain airline --out recorded.jsonl
-    python -m eval.tau_bench --policy replay:recorded.jsonl --user-model replay:recorded.jsonl --trials 4 --domains airline --out outputs/gpt-4o
-    python -m eval.tau_bench_trajectories gpt-4o-airline.json --domain airline --out recorded.jsonl --results outputs/gpt-4o
+    python -m eval.tau_bench --policy replay:recorded.jsonl --user-model replay:recorded.jsonl --trials 4 \\
+        --domains airline --out outputs/gpt-4o
+    python -m eval.tau_bench_trajectories gpt-4o-airline.json --domain airline --out recorded.jsonl \\
+        --results outputs/gpt-4o
 
-Measured so: the 200 airline trajectories of gpt-4o get the same 200 rewards, and pass^1 to pass^4 of 42.0, 27.3, 22.0 and 20.0, as published.
+Result: the 200 airline trajectories of gpt-4o get the same 200 rewards, and pass^1 to pass^4 of 42.0, 27.3, 22.0 and
+20.0, as published.
 
 Source: tau-bench (arXiv 2406.12045); paper/README.md, "Evaluation".
 """
@@ -31,7 +35,7 @@ from train.policies.server_policy import raw_text
 
 
 def replay_line(record: Mapping[str, Any], domain: str, where: str) -> dict[str, Any]:
-    """The replay line of one recorded episode. Raises BadInput naming `where`."""
+    """The replay line of one recorded episode. Raises BadInput that names `where`."""
     turns: list[str] = []
     user_turns: list[str] = []
     try:
@@ -49,7 +53,7 @@ def replay_line(record: Mapping[str, Any], domain: str, where: str) -> dict[str,
 
 
 def read_trajectories(path: Path, domain: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The replay lines of a file, and what keeps its other items from being read. Raises BadInput if none can be read."""
+    """The replay lines of a file, and a reason for each item left out. Raises BadInput if no item can be read."""
     try:
         records = json.loads(read_text(path))
     except (OSError, ValueError) as error:
@@ -69,11 +73,12 @@ def read_trajectories(path: Path, domain: str) -> tuple[list[dict[str, Any]], li
 
 
 def differences(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> tuple[int, list[str]]:
-    """How many episodes both sides have, and a line for each whose reward differs."""
+    """The number of shared episodes, and one line for each whose reward differs."""
     theirs = {(line["id"], line["trial"]): line["reward"] for line in lines}
     both = [row for row in rows if (row["id"], row["trial"]) in theirs]
     differing = [
-        f"{row['id']}, trial {row['trial']}: {theirs[row['id'], row['trial']]:g} there, {row['reward']:g} here ({row['failure']})"
+        f"{row['id']}, trial {row['trial']}: tau-bench gave {theirs[row['id'], row['trial']]:g}, "
+        f"this suite {row['reward']:g} ({row['failure']})"
         for row in both
         if abs(theirs[row["id"], row["trial"]] - row["reward"]) > 1e-6
     ]
@@ -82,10 +87,10 @@ def differences(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, 
 
 def main() -> int:
     parser = ScriptParser(__doc__, "python -m eval.tau_bench_trajectories")
-    parser.add_argument("trajectories", help="JSON file that tau-bench wrote")
+    parser.add_argument("trajectories", help="JSON file written by tau-bench")
     parser.add_argument("--domain", choices=DOMAINS, required=True)
-    parser.add_argument("--out", required=True, help="replay lines, JSONL")
-    parser.add_argument("--results", default=None, help="result folder to compare the rewards with")
+    parser.add_argument("--out", required=True, help="JSONL file for the replay lines")
+    parser.add_argument("--results", default=None, help="result folder whose rewards are compared")
     arguments = parser.parse_args()
     lines, left_out = read_trajectories(Path(arguments.trajectories), arguments.domain)
     count = write_jsonl(arguments.out, lines)
@@ -97,7 +102,7 @@ def main() -> int:
     compared, differing = differences(lines, read_rows(arguments.results))
     for line in differing:
         print(line)
-    print(f"{compared - len(differing)} of {compared} episodes get the reward that tau-bench gave them")
+    print(f"{compared - len(differing)} of {compared} episodes get the same reward as in tau-bench")
     return 1 if differing or not compared else 0
 
 

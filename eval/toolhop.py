@@ -1,19 +1,25 @@
-"""ToolHop: multi-hop questions with local tools, in three settings: Direct (no tools), Mandatory (tools must be used), Free.
+"""ToolHop: multi-hop questions with local tools; settings Direct (no tools), Mandatory (tools required) and Free.
 
-Inputs: a policy, the questions (JSONL, or one JSON list). Outputs, in --out: one row a question, setting and trial; `summary.json` with
-answer correctness (AC) as the plain mean of the settings, intervals clustered by question, and by setting.
+Inputs: a policy, the questions (JSONL, or one JSON list).
+Outputs, in --out: one row per question, setting and trial; `summary.json` with answer correctness (AC) as the plain
+mean of the settings, intervals clustered by question, and results by setting.
 
-Two readings of AC, side by side (defect 9):
-- `ac_published`: the answer's ", "-parts are substrings of the whole final message (thinking included), or, if that message
-  is wrong but not empty, of the last tool output right before it. An episode that is cut off while it still calls tools is wrong.
-- `ac_strict`: the final message alone counts, without thinking; the answer stands in its last `<answer>` (in all of it, where there is none)
-  as whole tokens, numbers by value and dates by day. A message with a call in it is no final message.
-One episode is scored both ways; `--match` says how its turns are read while it is played.
+Two readings of AC are reported (defect 9):
+- `ac_published`: the ", "-separated parts of the answer are substrings of the full final message (thinking included).
+  If that message is wrong but not empty, the last tool output right before it counts too. An episode that is cut off
+  while it still calls tools is wrong.
+- `ac_strict`: only the final message counts, without thinking. The answer must appear in its last `<answer>` (or
+  anywhere in the message if it has none) as whole tokens, with numbers compared by value and dates by day. A message
+  that contains a call is not a final message.
 
-Tool code runs in the sandbox. Both layouts of the data are read (`eval/suites/toolhop_questions.py`). The prompts give the published instructions in the published order, in words of our own; a JSON file
-`{"direct": ..., "mandatory": ..., "free": ...}` with `{question}` in each replaces them (--prompts), for numbers with the published wording.
+Each episode is scored both ways; `--match` sets how its turns are parsed during play.
 
-The oracle says the answer at once: there are no gold calls in this data set, so it checks that every answer can be scored, not the tools.
+Tool code runs in the sandbox. Both layouts of the data are supported (`eval/suites/toolhop_questions.py`). The prompts
+give the published instructions in the published order, in this project's words. For numbers with the published wording,
+pass --prompts with a JSON file `{"direct": ..., "mandatory": ..., "free": ...}`, each with `{question}` in it.
+
+The oracle says the answer at once, because the data set has no gold calls. It thus checks that every answer can be
+scored, not the tools.
 
 Example:
     python -m eval.download toolhop
@@ -54,14 +60,16 @@ METRICS: tuple[Metric, ...] = tuple(
 )
 
 _FORMAT = (
-    "Write a date as YYYY-MM-DD (ISO standard), a name as Firstname Lastname, and anything with a number in it as that number "
-    "alone, in digits, without leading zeros.\n\n"
-    "Give the final answer in this form: <answer>final answer</answer>\nKeep it as short as you can.\nQuestion: {question}"
+    "Write a date as YYYY-MM-DD (ISO standard), a name as Firstname Lastname, "
+    "and anything with a number in it as that number alone, in digits, without leading zeros.\n\n"
+    "Give the final answer in this form: <answer>final answer</answer>\nKeep it as short as you can.\n"
+    "Question: {question}"
 )
 PROMPTS = {
     "direct": f"Answer the following question briefly.\n{_FORMAT}",
     "mandatory": (
-        "Answer the following question briefly, with the tools that you are given.\nCall a tool at every step: do not rely on "
+        "Answer the following question briefly, with the tools that you are given.\n"
+        "Call a tool at every step: do not rely on "
         f"what you know yourself, and take the final answer, too, from what a tool returns.\n{_FORMAT}"
     ),
     "free": f"Answer the following question briefly; you are given some tools.\n{_FORMAT}",
@@ -70,7 +78,7 @@ _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE
 
 
 def published_correct(answer: str, final: str, last_tool_output: str | None) -> bool:
-    """The authors' test: the answer in a final message that is not empty, else in the tool output right before it (defect 9)."""
+    """The authors' test (defect 9): the answer is in a nonempty final message, or in the tool output just before it."""
     if not final:
         return False
     return published_match(answer, final) or (
@@ -79,7 +87,10 @@ def published_correct(answer: str, final: str, last_tool_output: str | None) -> 
 
 
 def strict_correct(answer: str, turn: ParsedTurn) -> bool:
-    """The answer in the last `<answer>` of a final message (in all of it, where there is none), as whole tokens, thinking aside."""
+    """Whether a final message holds the answer as whole tokens, thinking aside.
+
+    The answer must be in the last `<answer>`, or anywhere in the message if it has none.
+    """
     if turn.calls or turn.malformed or any(mark in turn.content for mark in CALL_MARKS):
         return False
     tagged = _ANSWER.findall(turn.content)
@@ -143,7 +154,7 @@ class ToolHopGame(SuiteGame):
         }
 
     def _failure(self, outcome: str, correct: bool) -> str:
-        """What went wrong, the first that applies, by the strict reading; empty for a right answer."""
+        """The first failure that applies under the strict reading; empty for a correct answer."""
         if self._final is None:
             return outcome
         if correct:
@@ -159,13 +170,13 @@ class ToolHopGame(SuiteGame):
 
 
 def published_final(text: str) -> str:
-    """What the authors' parser leaves as a final message: what stands before the first call, all of a text without calls."""
+    """The final message by the authors' parser: the text before the first call, or all of it without calls."""
     turn = parse_turn(text, "published")
     return turn.text[: turn.text.find("<tool_call>")].strip() if turn.calls else turn.text
 
 
 def read_prompts(path: str | None) -> dict[str, str]:
-    """The prompts of the settings, from a JSON file if one is given. Raises BadInput."""
+    """The prompts of the settings, from a JSON file if `path` is given. Raises BadInput."""
     if path is None:
         return PROMPTS
     try:
@@ -174,7 +185,7 @@ def read_prompts(path: str | None) -> dict[str, str]:
         raise BadInput(f"{path}: expected a JSON file of prompts ({error})") from None
     for name in SETTINGS:
         if not isinstance(found, dict) or "{question}" not in str(found.get(name, "")):
-            raise BadInput(f"{path}: key {name!r}: expected a prompt with {{question}} in it")
+            raise BadInput(f"{path}: key {name!r}: expected a prompt that contains {{question}}")
     return {name: str(found[name]) for name in SETTINGS}
 
 
@@ -182,13 +193,13 @@ def parser() -> argparse.ArgumentParser:
     made = suite_parser(__doc__, "python -m eval.toolhop", data=DEFAULT_DATA)
     made.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     made.add_argument("--max-turns", type=int, default=MAX_TURNS)
-    made.add_argument("--match", choices=MATCHES, default="published", help="how turns are read while playing")
-    made.add_argument("--prompts", default=None, help="JSON file with other prompts")
+    made.add_argument("--match", choices=MATCHES, default="published", help="how turns are parsed during play")
+    made.add_argument("--prompts", default=None, help="JSON file with replacement prompts")
     return made
 
 
 def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str, Any]:
-    """Play what is left and return the summary. Raises DataMissing, BadInput."""
+    """Play what is left and return the summary. Raises DataMissing or BadInput."""
     if arguments.data == DEFAULT_DATA:
         path = published_file(PUBLISHED)
     else:

@@ -1,4 +1,4 @@
-"""BFCL: its own checkers, run in processes of their own.
+"""BFCL: the package's own checkers, run in separate processes.
 
-`eval/bfcl.py` is the script.
+The script is `eval/bfcl.py`.
 """

@@ -1,22 +1,24 @@
-"""The process that holds the `bfcl-eval` package: its data, its executable tools, its checkers. Started by eval/bfcl_support/process.py.
+"""The process that runs the `bfcl-eval` package (data, tools, checkers); eval/bfcl_support/process.py starts it.
 
-It speaks JSON lines: `{"op": ..., ...}` on standard input, one answer a line on standard output (`{"error": ...}` if the package
-raised). It is a process of its own because the package's tools have no limits (`power(9, 9**9)` runs on), its import creates
-folders, and its multi-turn executor keeps state in module globals and calls `eval`.
+It reads JSON lines `{"op": ..., ...}` from standard input and writes one answer per line to standard output (`{"error":
+...}` if the package raised). It is a separate process for three reasons: the package's tools have no limits (`power(9,
+9**9)` does not end), its import creates folders, and its multi-turn executor keeps state in module globals and calls
+`eval`.
 
-**What is evaluated.** The executor evaluates call strings. A model's text never reaches it: `call_text` builds each string
-from a parsed call - the name must be a public method of the case's tool classes, each argument's name an identifier, each
-value is written as a literal of JSON data. Anything else becomes a call of a name that does not exist, which fails there as
-an unknown function does. Brackets inside texts are written as escapes, because the executor rewrites `name(` wherever it stands.
+**What is evaluated.** The executor evaluates call strings. A model's text never reaches it, because `call_text` builds
+each string from a parsed call. The name must be a public method of the case's tool classes, each argument name must be
+an identifier, and each value is written as a literal of JSON data. Anything else becomes a call to a nonexistent name,
+which fails like an unknown function. Brackets inside strings are escaped, because the executor rewrites `name(`
+wherever it occurs.
 
-**The one thing that is replaced.** The AST checker imports the package's registry of 150 models, which imports every vendor's
-client library; it reads one flag of one entry there. Here the registry holds one entry, ours: dots in function names are
-written as underscores (`underscore_to_dot`), as the OpenAI-style function-calling handlers of the package have it.
+**The one replacement.** The AST checker imports the package's registry of 150 models, which imports every vendor's
+client library, but reads only one flag of one entry. Here the registry has one entry, for this project: underscores
+replace dots in function names (`underscore_to_dot`), as in the package's OpenAI-style function-calling handlers.
 
 Example (one request by hand):
     echo '{"op": "cases", "category": "simple_java"}' | python -m eval.bfcl_support.checker
 
-Source: PyPI bfcl-eval 2026.3.23 (BFCL v4), `eval_checker/` and `constants/`; its data travel in the wheel.
+Source: PyPI bfcl-eval 2026.3.23 (BFCL v4), `eval_checker/` and `constants/`; its data are in the wheel.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ REGISTRY = "bfcl_eval.constants.model_config"
 
 
 class Checker:
-    """Answers the requests. Cases are loaded by category, once."""
+    """Handles the requests. The cases of a category are loaded once."""
 
     def __init__(self) -> None:
         registry = ModuleType(REGISTRY)
@@ -71,7 +73,7 @@ class Checker:
         return operations[request["op"]](request)
 
     def cases(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The cases of a category as the model sees them, with the right calls (`gold`; of each turn in multi-turn)."""
+        """The cases of a category as the model sees them, with the right calls (`gold`; per turn in multi-turn)."""
         category = request["category"]
         self._load(category)
         entries = copy.deepcopy(self._by_category[category][: request.get("limit")])
@@ -105,7 +107,7 @@ class Checker:
         return {**function, "name": function["name"].replace(".", "_"), "parameters": parameters | {"type": "object"}}
 
     def _schema(self, node: Mapping[str, Any]) -> dict[str, Any]:
-        """A parameter's document with JSON Schema's type names, at every depth."""
+        """A parameter's document with JSON Schema type names, at every depth."""
         schema = dict(node)
         if node.get("type") == "float":
             schema |= {"format": "float", "description": f"{node.get('description', '')} This is a float type value."}
@@ -117,7 +119,7 @@ class Checker:
         return schema
 
     def check_single(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Whether `calls` are right in a single-turn case: `{"valid": bool, "error_type": str}`."""
+        """Whether `calls` are correct in a single-turn case: `{"valid": bool, "error_type": str}`."""
         category, calls = request["category"], request["calls"]
         if "relevance" in category:
             valid = bool(calls) != ("irrelevance" in category)
@@ -128,14 +130,15 @@ class Checker:
         entry, gold = self._entries[request["id"]], self._gold[request["id"]]
         try:
             found = self._ast.ast_checker(entry["function"], decoded, gold, self._language(language), category, MODEL)
-        except Exception as error:  # the checker raises for values it does not expect: they are wrong
+        except Exception as error:  # the checker raises for unexpected values, which are wrong
             return {"valid": False, "error_type": f"checker_raised:{type(error).__name__}"}
         return {"valid": bool(found["valid"]), "error_type": "" if found["valid"] else str(found["error_type"])}
 
     def call(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one call on the state of `key`. `{"unknown": true}` if that state is not as long as `after` calls:
+        """Run one call on the state of `key`.
 
-        then the request must come again with `journal`, the calls before it, which are run first.
+        Returns `{"unknown": true}` if that state does not have `after` earlier calls. The client must then repeat the
+        request with `journal`, the earlier calls, which run first.
         """
         key, entry = request["key"], self._entry(request["id"])
         done = self._executor.__dict__.setdefault("_calls_of_key", {})
@@ -171,7 +174,7 @@ class Checker:
         return {"valid": bool(found["valid"]), "error_type": str(found.get("error_type", ""))}
 
     def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Drop the instances of `key`, which the executor keeps as globals of its module."""
+        """Drop the instances of `key`, which the executor keeps as module globals."""
         globals_of_executor = self._executor.__dict__
         prefix = f"{request['key']}_"
         for name in [name for name in globals_of_executor if name.startswith(prefix)]:
@@ -229,7 +232,7 @@ class Checker:
 
 
 def call_text(name: str, arguments: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
-    """The call as the executor evaluates it, or UNDEFINED_CALL; nothing of the model's but JSON literals gets into it."""
+    """The call as the executor evaluates it, or UNDEFINED_CALL; only JSON literals come from the model."""
     if name not in methods or not all(key.isidentifier() and not keyword.iskeyword(key) for key in arguments):
         return UNDEFINED_CALL
     try:
@@ -249,7 +252,7 @@ def _literal(value: Any) -> str:
 
 
 def _parsed_call(text: str, methods: Mapping[str, list[str]]) -> dict[str, Any]:
-    """A gold call string of the data as name and arguments; positional arguments get the method's parameter names."""
+    """The name and arguments of a gold call string; positional arguments get the method's parameter names."""
     call = ast.parse(text.strip(), mode="eval").body
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise ValueError(f"gold call {text!r}: expected name(arguments)")
@@ -262,7 +265,10 @@ def _parsed_call(text: str, methods: Mapping[str, list[str]]) -> dict[str, Any]:
 def _gold_arguments(
     accepted: Mapping[str, Sequence[Any]], parameters: Mapping[str, Any], category: str
 ) -> dict[str, Any]:
-    """The first accepted value of each parameter, as a model would write it; what may be left out ("" is accepted) is."""
+    """The first accepted value of each parameter, as a model would write it.
+
+    A parameter that may be omitted ("" is accepted) is omitted.
+    """
     arguments: dict[str, Any] = {}
     for name, values in accepted.items():
         document = parameters["properties"].get(name, {})
@@ -279,7 +285,7 @@ def _gold_arguments(
 
 
 def _chosen(value: Any) -> Any:
-    """Objects hold a list of accepted values for each key: the first of each, or none where the key may be absent."""
+    """The first accepted value for each key of an object; keys that may be absent are omitted."""
     if isinstance(value, list):
         return [_chosen(item) for item in value]
     if not isinstance(value, dict):
@@ -294,7 +300,10 @@ def _chosen(value: Any) -> Any:
 
 
 def _java_literal(value: Any, document: Mapping[str, Any], quoted: bool = False) -> str:
-    """`quoted`: texts in quotation marks. The checker takes those off in an ArrayList or HashMap, and keeps them in an array."""
+    """A value as Java source. `quoted`: put strings in quotation marks.
+
+    The checker removes the quotation marks in an ArrayList or HashMap, and keeps them in an array.
+    """
     kind = document.get("type", "")
     if isinstance(value, str):
         return f'"{value}"' if quoted else value

@@ -1,4 +1,6 @@
-"""The other end of eval/bfcl_support/checker.py: starts it, asks it, and replaces it when a call hangs or takes too much memory.
+"""The client of eval/bfcl_support/checker.py: starts, queries and replaces it.
+
+The process is replaced when a call hangs or uses too much memory.
 
 Example:
     with BfclProcess() as bfcl:
@@ -6,8 +8,8 @@ Example:
         state = ToolState(bfcl, cases[0]["id"])
         output = state.call("ls", {"a": True})
 
-A multi-turn case's state lives in that process. After it was replaced, each case's earlier calls are run again before its next
-one, so that no other case notices.
+The state of a multi-turn case lives in that process. After a replacement, the earlier calls of each case run again
+before its next call, so other cases are not affected.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ OTHER_SECONDS = 120.0
 
 
 class BfclProcess(LineProcess):
-    """The checker's process; its package writes into a scratch folder."""
+    """The checker process; its package writes into a scratch folder."""
 
     def __init__(self, call_seconds: float = CALL_SECONDS) -> None:
         super().__init__("eval.bfcl_support.checker", folder_variable="BFCL_PROJECT_ROOT")
@@ -32,11 +34,11 @@ class BfclProcess(LineProcess):
         self._keys = itertools.count()
 
     def new_key(self) -> str:
-        """A name for one case's state that no other state has had."""
+        """A unique name for one case's state."""
         return f"state{next(self._keys)}"
 
     def ask(self, operation: str, **request: Any) -> Any:
-        """The process's answer. Raises NoAnswer, or GameFault if the request itself was refused."""
+        """The process's response. Raises NoAnswer, or GameFault if it refused the request."""
         seconds = self.call_seconds if operation == "call" else OTHER_SECONDS
         answer = self.request({"op": operation, **request}, seconds)
         if "error" in answer:
@@ -45,7 +47,7 @@ class BfclProcess(LineProcess):
 
 
 class ToolState:
-    """The tools of one multi-turn case, on a state that its calls change."""
+    """The tools of one multi-turn case, with a state that its calls change."""
 
     def __init__(self, process: BfclProcess, case_id: str) -> None:
         self._process = process
@@ -54,7 +56,7 @@ class ToolState:
         self._journal: list[dict[str, Any]] = []
 
     def call(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
-        """The tool's output, and whether the call came to its end. One that did not leaves the state as it was."""
+        """The tool's output, and whether the call finished. An unfinished call leaves the state unchanged."""
         call = {"name": name, "arguments": arguments}
         request: dict[str, Any] = {"id": self._case_id, "key": self._key, "call": call}
         try:
@@ -67,7 +69,7 @@ class ToolState:
         return str(answer["output"]), True
 
     def check(self, turns: Sequence[Sequence[Sequence[dict[str, Any]]]]) -> tuple[bool, str]:
-        """The package's verdict on the whole case, and the kind of error; the state is dropped."""
+        """The package's verdict on the complete case, and the error type; the state is dropped."""
         try:
             found = self._process.ask("check_multi", id=self._case_id, key=self._key, turns=turns)
         except NoAnswer:
@@ -75,8 +77,8 @@ class ToolState:
         return bool(found["valid"]), str(found["error_type"])
 
     def drop(self) -> None:
-        """Forget the state; the case is not checked."""
+        """Drop the state without checking the case."""
         try:
             self._process.ask("forget", key=self._key)
         except NoAnswer:
-            return  # the process was replaced, and the state went with it
+            return  # the process was replaced, which also dropped the state

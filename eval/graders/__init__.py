@@ -1,4 +1,4 @@
-"""Who says whether an answer is right: answer rules, math, code, the authors' own graders.
+"""Graders decide whether an answer is correct: answer rules, math, code, the authors' own graders.
 
 `line_process.py` runs a grader outside this process.
 """

@@ -1,18 +1,19 @@
-"""What a model's text answers: the rules by which the general benchmarks are graded, as pure functions of text.
+"""The rules that extract an answer from a model's text for the general benchmarks, as pure functions of text.
 
-Thinking comes off first, for every rule: what stands before the last `</think>` is no answer, and thinking that nothing closes leaves
-no answer at all, however good the thoughts are (a model that runs out of tokens while it thinks has not answered).
+Thinking is removed first, for every rule. Text before the last `</think>` is not an answer. Unclosed thinking leaves no
+answer at all, however good it is: a model that runs out of tokens while it thinks has not answered.
 
-Where an answer is looked for, best evidence first:
-- a letter (MMLU, BBH options), in either case: `\\boxed{C}`; "the answer is (C)" or "C is the right answer", the last of these; a text that begins
-  with the letter; a last line that is the letter; "it's C"
+Where each rule looks for an answer, best evidence first:
+- a letter (MMLU, BBH options), in either case: `\\boxed{C}`; the last "the answer is (C)" or "C is the right answer"; a
+  text that begins with the letter; a last line that is the letter; "it's C"
 - a number (GSM8K): `\\boxed{18}`, `#### 18`, "the answer is 10 + 8 = 18", the last number outside parentheses
 - an expression (MATH): the last `\\boxed{...}`, "the answer is ...", the last `$...$`
 - a short text (BBH): `\\boxed{...}`, "the answer is ...", the last line
 
-Numbers are read by env_construction/environment/numbers.py; expressions are compared by eval/graders/math_grader.py.
+env_construction/environment/numbers.py parses numbers; eval/graders/math_grader.py compares expressions.
 
-Source: the benchmarks' own graders say what an answer looks like (`####` of GSM8K, `\\boxed` of MATH, "the answer is" of chain-of-thought BBH).
+Source: the benchmarks' own graders define the form of an answer (`####` of GSM8K, `\\boxed` of MATH, "the answer is" of
+chain-of-thought BBH).
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ _VERDICT = (
     rf"\s*[)\]}}*_`\"'’]*\s+{_IS}\s+(?:(?:clearly|therefore|indeed|thus|most likely|probably)\s+)?(?:the\s+)?"
     r"(?:only\s+|most\s+)?(?:correct|right|best|appropriate|answer)(?![\w-])"
 )
-_PRONOUN = r"\b(?:it(?:['’]s|\s+is|\s+must\s+be|\s+would\s+be)|say|choose|pick|select|go\s+(?:with|for))\s+(?:(?:option|choice)\s+)?"
+_PRONOUN = (
+    r"\b(?:it(?:['’]s|\s+is|\s+must\s+be|\s+would\s+be)|say|choose|pick|select|go\s+(?:with|for))\s+"
+    r"(?:(?:option|choice)\s+)?"
+)
 _STYLE = re.compile(r"\\(?:text|textbf|mathbf|mathrm|mathit|mbox|operatorname)\s*(?=\{)")
 _FRACTION = re.compile(r"([-+]?)\\[dt]?frac\{?(-?\d{1,30}?)\}?\{?(-?\d{1,30})\}?|([-+]?)(\d{1,30})/(\d{1,30})")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
@@ -55,9 +59,9 @@ _WORDS = frozenset({"yes", "no", "true", "false", "valid", "invalid"})
 
 
 def split_thinking(text: str, opened: bool = False) -> tuple[str, bool]:
-    """`(the text to grade, whether thinking was left unclosed)`; the first is empty where the second is true.
+    """`(the text to grade, whether thinking was left unclosed)`; the text is empty if thinking is unclosed.
 
-    `opened`: the prompt itself ended with `<think>`, so that thinking goes on from the text's first character.
+    `opened`: the prompt itself ended with `<think>`, so the text starts inside the thinking.
     """
     text = text.rstrip()
     while token := next((token for token in _END_OF_TURN if text.endswith(token)), ""):
@@ -67,8 +71,11 @@ def split_thinking(text: str, opened: bool = False) -> tuple[str, bool]:
 
 
 def last_boxed(text: str) -> str | None:
-    """What stands in the last whole `\\boxed{...}` or `\\fbox{...}`, braces balanced (`\\boxed 5` counts too); None without one."""
-    opened: list[tuple[int, bool]] = []  # (offset behind an open brace, whether it is a box's)
+    """The content of the last complete `\\boxed{...}` or `\\fbox{...}`, with balanced braces; None without one.
+
+    `\\boxed 5` counts too.
+    """
+    opened: list[tuple[int, bool]] = []  # (offset after an open brace, whether it belongs to a box)
     last: tuple[int, int] | None = None
     for found in _BRACES.finditer(text):
         if found[0].endswith("{") and found[0] != r"\{":
@@ -84,9 +91,9 @@ def last_boxed(text: str) -> str | None:
 
 
 def choice_letter(text: str, letters: str = "ABCD") -> str | None:
-    """The option that a text chooses, one of `letters` (given as capitals, returned as one), or None.
+    """The option that a text chooses, one of `letters` (capitals), or None.
 
-    A lower-case letter that is a word of its own (the article "a") chooses only where punctuation or the line's end follows.
+    A lower-case letter that is also a word (the article "a") counts only before punctuation or the end of a line.
     """
     opening, closing = r"[\s(\[{*_\"'`$:“‘]*", r"\s*(?:[)\]}.,:;!?*_\"`$”]|\n|\Z)"
     small = letters.lower()
@@ -110,7 +117,7 @@ def choice_letter(text: str, letters: str = "ABCD") -> str | None:
     last = lines[-1] if lines else ""
     begins = [found[1].upper() for line in lines if (found := leading.match(line))]
     rules = [(bare, text), (leading, text), (bare, last), (leading, last)]
-    if len(set(begins)) > 1:  # the options are listed once more: the first and the last of them say nothing
+    if len(set(begins)) > 1:  # the text lists the options again, so its first and last letters are not a choice
         rules = [(bare, last)]
     for rule, part in rules:
         if found := rule.match(part):
@@ -120,7 +127,7 @@ def choice_letter(text: str, letters: str = "ABCD") -> str | None:
 
 
 def stated_answer(text: str) -> str | None:
-    """What follows the last "answer is" or "answer:", up to the end of its sentence or line; None without one."""
+    """The text after the last "answer is" or "answer:", up to the end of its sentence or line; None without one."""
     for cue in reversed(list(_CUE.finditer(text))):
         end = text.find("\n", cue.end())
         line = text[cue.end() : end if end >= 0 else len(text)]
@@ -146,7 +153,7 @@ def final_number(text: str) -> Fraction | None:
 
 
 def _exact(value: Decimal | None) -> Fraction | None:
-    """None for no number, and for one with more digits than anybody writes (1e9999)."""
+    """The exact value; None for no number, or for more digits than a person would write (1e9999)."""
     return None if value is None or abs(value.adjusted()) > LONGEST_NUMBER else Fraction(value)
 
 
@@ -157,9 +164,10 @@ def _without_run_on(text: str) -> str:
 
 
 def stated_number(text: str) -> Fraction | None:
-    """The value of a short text that states a number, typography aside: `18 apples`, `10 + 8 = 18`, `18 (out of 100)`.
+    """The value of a short text that states a number: `18 apples`, `10 + 8 = 18`, `18 (out of 100)`.
 
-    Of an equation the last side that is no calculation counts; a calculation without a result is no number.
+    Typography is ignored. In an equation, the last side that is not a calculation counts. A calculation without a
+    result is not a number.
     """
     text = plain_typography(text)
     for chosen in (_PARENTHESES.sub(" ", text), text):
@@ -173,7 +181,7 @@ def stated_number(text: str) -> Fraction | None:
 
 
 def _calculates(text: str, end: int) -> bool:
-    """Does an operator and another number follow what ends at `end`?"""
+    """Whether an operator and another number follow the position `end`."""
     rest = text[end:]
     operator = _OPERATOR.match(rest)
     after = rest[operator.end() :] if operator else rest
@@ -186,7 +194,10 @@ def _calculates(text: str, end: int) -> bool:
 
 
 def as_number(text: str) -> Fraction | None:
-    """A text that is one number and nothing else but a unit or LaTeX styling: `-1,200.50`, `\\frac{3}{4}`, `50\\%`, `12\\text{ cm}`."""
+    """The value of a text that is one number, with at most a unit or LaTeX styling.
+
+    Such as `-1,200.50`, `\\frac{3}{4}`, `50\\%`, `12\\text{ cm}`.
+    """
     bare = _STYLE.sub("", plain_typography(text).strip().strip("$").strip(" *"))
     for junk in ("\\!", "\\,", "\\;", "\\ ", "\\left", "\\right", "$", "%", "^\\circ", "^{\\circ}", "\\circ"):
         bare = bare.replace(junk, "")
@@ -210,10 +221,12 @@ def short_answer(text: str) -> str | None:
 
 
 def same_short_answer(target: str, answer: str) -> bool:
-    """Are two short answers the same: numbers by value, words without case, markup and closing stop, lists without their commas?"""
-    if re.fullmatch(
-        r"[\[\](){}<>\s]+", target
-    ):  # closing brackets, where a stop or a quote can stand but no bracket too many
+    """Whether two short answers are the same.
+
+    Numbers compare by value, words without case, markup or a final period, and lists without their commas.
+    """
+    # an answer of closing brackets may have periods or quotes, but no extra bracket
+    if re.fullmatch(r"[\[\](){}<>\s]+", target):
         return "".join(target.split()) == re.sub(r"[\s`*\"'.]", "", answer)
     if (wanted := as_number(target)) is not None:
         return as_number(answer) == wanted
@@ -229,7 +242,7 @@ def _plain(text: str) -> str:
 
 
 def final_expression(text: str) -> str | None:
-    """The expression that a solution arrives at, without dollar signs; None for a text that states none."""
+    """The expression that a solution arrives at, without dollar signs; None if the text states none."""
     if (boxed := last_boxed(text)) is not None:
         return boxed
     if (stated := stated_answer(text)) is not None:

@@ -1,13 +1,16 @@
-"""Grade the programs that a model writes (HumanEval, MBPP): find the code in its text, run it with the benchmark's tests, in the sandbox.
+"""Grade model-written programs (HumanEval, MBPP): extract the code and run it with the benchmark's tests.
 
-The grader never executes a program itself: `env_construction/sandbox/tool_sandbox.py` does, in a process without files, network or gold answers of
-other problems, which is killed when its time is up. Covered: loops, memory, `exit`, output floods, `input`, deleted files, rebound builtins.
-NOT covered: a program that searches its own process for the tests and passes them on purpose. Programs see the standard library only.
+The grader never executes a program itself. `env_construction/sandbox/tool_sandbox.py` runs it in a process without
+files, network or gold answers of other problems, and kills it at the time limit. Covered: loops, memory, `exit`, output
+floods, `input`, deleted files, rebound builtins. NOT covered: a program that searches its own process for the tests in
+order to pass them. Programs have only the standard library.
 
-Which code counts: `env_construction/replies/reply_text.py` says (the last fenced block that parses and defines a wanted function, then unfenced
-code behind a sentence, then other blocks), else the whole text. Strictly: the first block, and none means no code.
+Which code counts: `env_construction/replies/reply_text.py` decides (the last fenced block that parses and defines a
+required function, then unfenced code after a sentence, then other blocks), else the entire text. The strict rule uses
+only the first block; without a block there is no code.
 
-Source: the benchmarks' own graders (HumanEval: the prompt, the completion and `check(entry_point)` as one program; MBPP: the code, then its asserts).
+Source: the benchmarks' own graders (HumanEval: the prompt, the completion and `check(entry_point)` as one program;
+MBPP: the code, then its asserts).
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ VERDICT = "verdict_of_the_tests"
 
 @dataclass(frozen=True)
 class Problem:
-    """A programming problem. `names`: functions that the tests call. `prompt`: the beginning that a bare body completes.
+    """A programming problem.
 
-    `preamble`: what of the prompt a whole program still needs (imports, helper functions); `tests` run behind the program.
+    `names`: functions that the tests call. `prompt`: the beginning that a bare function body completes. `preamble`: the
+    part of the prompt that a complete program still needs (imports, helper functions). `tests` run after the program.
     """
 
     names: tuple[str, ...]
@@ -46,9 +50,10 @@ def human_eval_problem(doc: Mapping[str, Any]) -> Problem:
 
 
 def mbpp_problem(doc: Mapping[str, Any]) -> Problem:
-    """From an MBPP record: `test_list` (asserts) and `test_setup_code`. Which functions they test is read from the reference's own.
+    """From an MBPP record: `test_list` (asserts) and `test_setup_code`.
 
-    Without a reference (`code`), every function that the asserts call may be meant.
+    The reference (`code`) shows which functions are tested. Without it, any function that the asserts call may be
+    tested.
     """
     tests = "\n".join([str(doc.get("test_setup_code") or ""), *map(str, doc["test_list"])])
     defined = re.findall(r"^def\s+(\w+)", str(doc.get("code") or ""), re.MULTILINE)
@@ -59,7 +64,7 @@ def mbpp_problem(doc: Mapping[str, Any]) -> Problem:
 
 
 def extract_code(text: str, problem: Problem, strict: bool = False) -> str | None:
-    """The code that a text hands in; None if there is none."""
+    """The code in a text; None if there is none."""
     if strict:
         return next((block for block in python_blocks(text) if block.strip()), None)
     code = python_code(text, problem.names) or text
@@ -71,16 +76,20 @@ def _defines(code: str, names: tuple[str, ...]) -> bool:
 
 
 def program_of(code: str, problem: Problem) -> str:
-    """The program to test: code that defines the function, behind the prompt's imports; else the prompt completed by the code."""
+    """The program to test.
+
+    If the code defines the function, it follows the prompt's imports. Otherwise it completes the prompt.
+    """
     if not problem.prompt or _defines(code, problem.names):
         return f"{problem.preamble}\n{code}" if problem.preamble.strip() else code
     return problem.prompt + code
 
 
 def passes(program: str, problem: Problem, sandbox: ToolSandbox) -> tuple[bool, str]:
-    """`(do all tests pass, what happened: "ok", "error", "timeout", ...)`. Raises SandboxFault for a failure that is not the program's.
+    """`(whether all tests pass, what happened: "ok", "error", "timeout", ...)`.
 
-    That the tests were reached is told by a word that the program cannot know when it is written.
+    The program returns a random word after the tests. It cannot know the word in advance, so the word proves that the
+    tests were reached. Raises SandboxFault for a failure that the program did not cause.
     """
     word = secrets.token_hex(8)
     source = f"{program}\n\n{problem.tests}\n\ndef {VERDICT}():\n    return {word!r}\n"

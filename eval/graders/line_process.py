@@ -1,8 +1,8 @@
-"""A process of our own that answers JSON lines, asked by many threads, killed and replaced when it hangs or dies.
+"""A worker process that answers JSON lines for many threads, and is killed and replaced when it hangs or dies.
 
-The other end (`serve`) writes a line when it is ready, reads `{"op": ..., ...}` from standard input, and writes one line per request: `{"value": ...}`
-or `{"error": ...}`.
-A time limit made this way works in every thread and stops code that holds the interpreter, which signals and threads do not.
+The worker side (`serve`) writes a line when it is ready, reads `{"op": ..., ...}` from standard input, and writes one
+line per request: `{"value": ...}` or `{"error": ...}`. Unlike signals and threads, this kind of time limit works in
+every thread and stops code that holds the interpreter.
 
 Example:
     with LineProcess("eval.graders.math_grader") as grader:
@@ -28,18 +28,21 @@ from types import TracebackType
 from typing import Any, Self
 
 START_SECONDS = 120.0
-"""What the imports of the process may take, under whatever load."""
+"""Time limit for the imports of the process, generous for a loaded machine."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class NoAnswer(Exception):
-    """The process gave no answer in time or died of the request, and was replaced; or the request cannot be written as JSON."""
+    """The process gave no answer.
+
+    It was too slow or died, and was replaced; or the request cannot be written as JSON.
+    """
 
 
 class LineProcess:
-    """One process, `python -m MODULE`, asked by one thread at a time; others wait. It starts with the first request.
+    """One process, `python -m MODULE`, used by one thread at a time; others wait. It starts with the first request.
 
-    `folder_variable` names an environment variable that gets the path of a scratch folder.
+    `folder_variable` names an environment variable that receives the path of a scratch folder.
     """
 
     def __init__(self, module: str, folder_variable: str = "SCRATCH_FOLDER") -> None:
@@ -53,7 +56,7 @@ class LineProcess:
         try:
             line = json.dumps(message).encode() + b"\n"
         except RecursionError:
-            raise NoAnswer("nested too deeply") from None
+            raise NoAnswer("the request is nested too deeply") from None
         with self._lock:
             return self._exchange(line, seconds)
 
@@ -62,7 +65,8 @@ class LineProcess:
             if self._process is None or self._process.poll() is not None:
                 self._stop()
                 self._process = self._start()
-                self._read_line(self._process, START_SECONDS)  # it is ready: the imports are not the request's time
+                # wait until it is ready, so that imports do not use the request's time
+                self._read_line(self._process, START_SECONDS)
             assert self._process.stdin is not None
             self._process.stdin.write(line)
             self._process.stdin.flush()
@@ -78,10 +82,10 @@ class LineProcess:
         while not answer.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-                raise NoAnswer(f"nothing after {seconds:g} s")
+                raise NoAnswer(f"no output after {seconds:g} s")
             block = os.read(process.stdout.fileno(), 1 << 20)
             if not block:
-                raise NoAnswer("it died")
+                raise NoAnswer("the process died")
             answer += block
         return bytes(answer)
 
@@ -101,7 +105,7 @@ class LineProcess:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # what a broken pipe still buffers is lost with the process
+            with contextlib.suppress(OSError):  # data buffered in a broken pipe are lost with the process
                 if pipe is not None:
                     pipe.close()
         self._process = None
@@ -120,7 +124,7 @@ class LineProcess:
 
 
 def serve(answer: Callable[[Mapping[str, Any]], Any], memory_bytes: int) -> None:
-    """The other end: answer requests until standard input ends. What `answer` prints goes to standard error."""
+    """The worker side: answer requests until standard input ends. Prints inside `answer` go to standard error."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -1,15 +1,17 @@
-"""MATH's grader: are two LaTeX expressions equal? By `math-verify`, the grader of the FTRL authors and of lm-eval's minerva_math.
+"""MATH's grader: whether two LaTeX expressions are equal, by `math-verify`.
 
-It runs in a process of its own (eval/graders/line_process.py): its own time limit is a signal, which works in no other thread than the first and does
-not stop sympy everywhere. An answer that costs more than SECONDS or takes the process's memory is no right answer.
+The FTRL authors and lm-eval's minerva_math use the same grader. It runs in a separate process
+(eval/graders/line_process.py), because its own time limit is a signal: that works only in the main thread and does not
+always stop sympy. An answer that takes longer than SECONDS or exhausts the process's memory is wrong.
 
-Typography comes off first (env_construction/environment/numbers.py), as math-verify reads `10\\,000` as a product. What it takes for equal is kept:
-among others `52_8` and `52`, `50\\%` and `50`, `x = 3` and `3`.
+Typography is normalized first (env_construction/environment/numbers.py), because math-verify reads `10\\,000` as a
+product. Its notion of equality is kept; for example `52_8` equals `52`, `50\\%` equals `50`, `x = 3` equals `3`.
 
 Example (one request by hand):
     echo '{"op": "same", "gold": "\\\\frac{1}{2}", "answer": "0.5"}' | python -m eval.graders.math_grader
 
-Source: PyPI math-verify 0.9.0; the authors' settings: `_evaluate_math` of Code/evaluation/evaluation_general.py, repository bytedance/FTRL.
+Source: PyPI math-verify 0.9.0; the authors' settings: `_evaluate_math` of Code/evaluation/evaluation_general.py,
+repository bytedance/FTRL.
 """
 
 from __future__ import annotations
@@ -28,18 +30,21 @@ from eval.graders.line_process import LineProcess, NoAnswer, serve
 SECONDS = 20.0
 MEMORY_BYTES = 4 << 30
 LONGEST = 2_000
-"""Characters of one expression; no answer of MATH has more than 160."""
+"""Maximum characters of an expression; no answer of MATH has more than 160."""
 
 
 def same_expression(gold: str, answer: str) -> bool:
-    """Are two LaTeX expressions (or plain ones) equal? Raises BadInput if math-verify is not installed."""
+    """Whether two LaTeX (or plain) expressions are equal. Raises BadInput if math-verify is not installed."""
     if max(len(gold), len(answer)) > LONGEST:
         return False
     return _asked({"op": "same", "gold": plain_typography(gold), "answer": plain_typography(answer)})
 
 
 def published_math(gold: str, response: str) -> bool:
-    """The FTRL authors' verdict on a whole response: its first box, else the LaTeX behind the word "answer". Raises BadInput."""
+    """The FTRL authors' verdict on a complete response. Raises BadInput if math-verify is not installed.
+
+    It uses the first box, else the LaTeX after the word "answer".
+    """
     return _asked({"op": "published", "gold": gold, "answer": response})
 
 
@@ -54,7 +59,9 @@ def _asked(message: dict[str, str]) -> bool:
 def _grader() -> LineProcess:
     for package in ("math_verify", "latex2sympy2_extended", "antlr4"):
         if importlib.util.find_spec(package) is None:
-            raise BadInput(f"MATH is graded with math-verify: the module {package} is not installed; run bash setup.sh")
+            raise BadInput(
+                f"MATH is graded with math-verify, but the module {package} is not installed; run `bash setup.sh`"
+            )
     process = LineProcess("eval.graders.math_grader")
     atexit.register(process.close)
     return process
@@ -83,5 +90,5 @@ def answer(request: Mapping[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    answer({"op": "same", "gold": "1", "answer": "1"})  # the imports, before the first request's time runs
+    answer({"op": "same", "gold": "1", "answer": "1"})  # imports everything before the first request is timed
     serve(answer, MEMORY_BYTES)

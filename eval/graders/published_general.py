@@ -1,22 +1,24 @@
-"""What the FTRL authors' own graders say about an answer to one of the six general benchmarks: the column `published`.
+"""The verdict of the FTRL authors' own graders on the six general benchmarks: the column `published`.
 
-| benchmark | their answer is right if |
+| benchmark | their answer is correct if |
 | --- | --- |
 | MMLU | the first "ANSWER: X" (any case, X of A to D) is the gold letter |
-| BBH, options | behind the first "answer is ", the first capital in an open bracket, else the first capital, is the gold's |
-| BBH, free | behind the first "answer is ", the first line without its stop (of it the first **bold** part) is the gold, case aside |
+| BBH, options | after the first "answer is ", the first capital after "(", else the first capital, is the gold's |
+| BBH, free | after the first "answer is ", the first line (its first **bold** part), no period, any case, is the gold |
 | GSM8K | the last number before any "Question:", read without commas, equals the gold |
 | MATH | math-verify finds the first box, else the LaTeX that follows the word "answer", equal to the gold |
-| HumanEval | the prompt, followed by the first fenced block (else by the whole text), passes `check` |
+| HumanEval | the prompt, followed by the first fenced block (else by the entire text), passes `check` |
 | MBPP | the code between [BEGIN] and [DONE], else in a fence, passes the asserts, run by `exec` inside a function |
 
-Their flaws belong to the number and are kept: "1,234" is read as 234; a bare function body is stripped of its indentation and fails; an MBPP program
-cannot see its own helpers, imports or itself from inside a function, but for the modules that their script happens to import.
-With thinking, what stands behind the first `</think>` is graded, and everything where there is none.
+Their flaws affect the scores and are kept. "1,234" is read as 234. A bare function body loses its indentation and
+fails. A function in an MBPP program cannot see the program's helpers, its imports or itself, except for modules that
+the authors' script imports. With thinking, the text after the first `</think>` is graded, or everything if there is
+none.
 
-Differences: programs run in the sandbox; a MATH answer that takes too long is wrong, where theirs raises.
+Differences: programs run in the sandbox. A MATH answer that takes too long is wrong; the authors' grader raises.
 
-Source: Code/evaluation/evaluation_general.py and Code/utils/parse_output.py of the repository bytedance/FTRL at 3ea979b, read for facts.
+Source: Code/evaluation/evaluation_general.py and Code/utils/parse_output.py of the repository bytedance/FTRL at
+3ea979b, read for facts.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from eval.graders.math_grader import published_math
 from reward.tool_calls import CALL_OPEN, THINK_CLOSE, parse_turn
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-# what their script imports is all that an MBPP function can see; exec in a function gives the program a namespace of its own
+# An MBPP function sees only what their script imports: exec inside a function gives the program a local namespace.
 _MBPP_RUNNER = """
 import argparse, contextlib, json, os, os.path as osp, re, signal, tempfile
 from copy import deepcopy
@@ -49,7 +51,7 @@ def graded_text(raw: str, thinking: bool) -> str:
 
 
 def published_correct(benchmark: str, gold: str, text: str) -> bool:
-    """The verdict on `graded_text` for the four benchmarks that need no program. KeyError for another one."""
+    """The verdict on `graded_text` for the four benchmarks without programs. KeyError for any other benchmark."""
     return {"mmlu": _mmlu, "bbh": _bbh, "gsm8k": _gsm8k, "math": published_math}[benchmark](gold, text)
 
 
@@ -59,7 +61,7 @@ def _mmlu(gold: str, text: str) -> bool:
 
 
 def is_option(gold: str) -> bool:
-    """Is a BBH gold answer one of the question's options, `(A)` to `(R)`?"""
+    """Whether a BBH gold answer is one of the question's options, `(A)` to `(R)`."""
     return re.fullmatch(r"\([A-Z]\)", gold) is not None
 
 
@@ -94,23 +96,24 @@ def _gsm8k(gold: str, text: str) -> bool:
 
 
 def published_human_eval(problem: code_answers.Problem, text: str, sandbox: ToolSandbox) -> bool:
-    """Raises SandboxFault."""
+    """Whether the authors' HumanEval grader accepts the text. Raises SandboxFault."""
     block = re.search(r"```\w*\n(.*?)```", text, re.DOTALL)
     completion = (block[1] if block else text).lstrip()
     return code_answers.passes(problem.prompt + completion, problem, sandbox)[0]
 
 
 def published_mbpp(problem: code_answers.Problem, text: str, sandbox: ToolSandbox) -> bool:
-    """Raises SandboxFault."""
+    """Whether the authors' MBPP grader accepts the text. Raises SandboxFault."""
     source = f"{mbpp_code(text)}\n{problem.tests}"
     alone = code_answers.Problem((), "", "", "")
     return code_answers.passes(_MBPP_RUNNER.format(source=source), alone, sandbox)[0]
 
 
 def _mbpp_patterns() -> list[str]:
-    """Where their code may stand, the first that is found counts: quoted between the marks, or opened by a quote, or bare; fenced; half marked.
+    """The patterns that locate the code; the first match counts.
 
-    Theirs has one more, which can never be reached: what stands before a fence.
+    In order: quoted between the marks, opened by a quote, or bare; fenced; with only one mark. The authors have one
+    more pattern that can never match: the text before a fence.
     """
     marks = list(product((r"\[BEGIN\]", "BEGIN"), (r"\[DONE\]", "DONE")))
     ordered = [marks[0], marks[2], marks[1], marks[3]]
@@ -127,10 +130,9 @@ _MBPP_PATTERNS = [re.compile(pattern, re.DOTALL) for pattern in _mbpp_patterns()
 
 
 def mbpp_code(text: str) -> str:
-    """The program that the authors take from a text."""
-    tried = (
-        pattern for pattern in _MBPP_PATTERNS if "DONE" in text or "DONE" not in pattern.pattern
-    )  # or they cost much
+    """The program that the authors extract from a text."""
+    # without "DONE" in the text, patterns that contain it cannot match and are slow
+    tried = (pattern for pattern in _MBPP_PATTERNS if "DONE" in text or "DONE" not in pattern.pattern)
     found = next(filter(None, (pattern.search(text) for pattern in tried)), None)
     code = (found[1] if found else text).split("```")[0]
     return re.split(r"'?\s*\[?DONE\]?", code)[0].replace("\\_", "_").strip()

@@ -1,4 +1,4 @@
-"""Estimates, 95% intervals and tests on arrays of case values; they know nothing of suites, rows or files.
+"""Estimates, 95% intervals and tests on arrays of case values, independent of suites, rows and files.
 
-`eval` and `analysis` both take theirs from here, so that a table never disagrees with a summary.json.
+`eval` and `analysis` both use these functions, so that a table always agrees with summary.json.
 """

@@ -1,4 +1,4 @@
-"""An estimate and its p-value as they are kept and printed, and Holm's correction of a family of tests."""
+"""Estimates and p-values as they are stored and printed, and Holm's correction for a family of tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ SMALLEST_SHOWN_P = 1e-4
 class Estimate:
     """A mean over cases with its 95% interval; n counts cases, not trials.
 
-    All None where no case has a value. `low` and `high` alone are None where the data allow no interval (a cost without any spread).
+    All are None if no case has a value. Only `low` and `high` are None if the data allow no interval (a cost without
+    spread).
     """
 
     value: float | None
@@ -26,7 +27,10 @@ class Estimate:
 
 
 def estimate_text(found: Estimate | None, digits: int = 3, signed: bool = False) -> str:
-    """`0.412 [0.350, 0.471]` with real minus signs; `7.000 [n/a]` without an interval, `n/a` for an estimate of nothing."""
+    """`0.412 [0.350, 0.471]`, with real minus signs.
+
+    `7.000 [n/a]` without an interval; `n/a` without a value.
+    """
     if found is None or found.value is None:
         return "n/a"
     return f"{number_text(found.value, digits, signed)} {interval_text(found.low, found.high, digits, signed)}"
@@ -40,7 +44,7 @@ def interval_text(low: float | None, high: float | None, digits: int = 3, signed
 
 
 def number_text(value: float, digits: int, signed: bool = False) -> str:
-    """The number with a real minus sign, and none before a zero."""
+    """The number with a real minus sign, and no sign before a zero."""
     text = f"{value:{'+' if signed else ''}z.{digits}f}"
     return text.replace("-", "−")
 
@@ -54,7 +58,7 @@ def percent_text(found: Estimate | None) -> str:
 
 
 def p_text(p_value: float | None, at_floor: bool = False) -> str:
-    """`0.0312`; `< 0.0002` for a p-value that resampling cannot resolve further; `n/a` without one."""
+    """`0.0312`; `< 0.0002` for a p-value below the resolution of resampling; `n/a` without one."""
     if p_value is None:
         return "n/a"
     if p_value < SMALLEST_SHOWN_P:
@@ -63,7 +67,7 @@ def p_text(p_value: float | None, at_floor: bool = False) -> str:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction; the order of the input is kept."""
+    """Holm's step-down correction; the input order is kept."""
     adjusted = [0.0] * len(p_values)
     worst = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -73,9 +77,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def add_holm(family: Sequence[dict[str, Any]]) -> None:
-    """Add `p_holm` and `p_holm_at_floor` to tests that have `p` and `p_at_floor`; those without a p-value are left out.
+    """Add `p_holm` and `p_holm_at_floor` to tests with `p` and `p_at_floor`; tests without a p-value are skipped.
 
-    A corrected value rests on the floor of resampling if it is, or has been raised to, that of a test at the floor.
+    A corrected value is at the floor of resampling if its test is at the floor, or if it was raised to the value of
+    such a test.
     """
     tested = [item for item in family if item["p"] is not None]
     adjusted = holm([item["p"] for item in tested])

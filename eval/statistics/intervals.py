@@ -1,18 +1,19 @@
-"""95% intervals of means over cases, chosen by what the values are; none of them has zero width.
+"""95% intervals of means over cases, chosen by the kind of values; none of them has zero width.
 
 | values | interval |
 | --- | --- |
 | yes/no, one per case | Wilson's score interval |
-| bounded (shares; differences of shares), fewer than FEW cases vary | pseudo-cases at both bounds: Agresti and Coull, Bonett and Price |
+| shares and their differences, fewer than FEW cases vary | pseudo-cases at both bounds (Agresti-Coull, Bonett-Price) |
 | unbounded (turns, tokens, calls), fewer than FEW cases vary | Student's t; none without any spread |
-| anything else | percentile bootstrap over cases, expanded for small n as Student's t is |
-| mean of the means of groups, bounded | the groups' own intervals put together (the stratified Wilson interval, generalized) |
+| any other | percentile bootstrap over cases, expanded for small n like Student's t |
+| mean of the means of groups, bounded | combined intervals of the groups (generalized stratified Wilson interval) |
 
-A case varies if its value is not the most common one. A percentile bootstrap cannot know what the sample does not show: at 1 failure in 50
-it covers the truth in 63% of samples, and without a failure it has no width at all.
+A case varies if its value is not the most common one. A percentile bootstrap cannot know what the sample does not show.
+At 1 failure in 50 it covers the truth in 63% of samples; without a failure it has no width at all.
 
-Sources: Brown, Cai and DasGupta 2001 (Wilson, Agresti-Coull); Bonett and Price 2012, J. Educ. Behav. Stat. 37(4) (paired differences);
-Hesterberg 2015, Am. Stat. 69(4), section 4.2 (expanded percentiles); Yan and Su 2010, Stat. Biopharm. Res. 2(3) (stratified Wilson).
+Sources: Brown, Cai and DasGupta 2001 (Wilson, Agresti-Coull); Bonett and Price 2012, J. Educ. Behav. Stat. 37(4)
+(paired differences); Hesterberg 2015, Am. Stat. 69(4), section 4.2 (expanded percentiles); Yan and Su 2010, Stat.
+Biopharm. Res. 2(3) (stratified Wilson).
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ POWER, LEVEL = 0.80, 0.05
 FEW = 10
 Bounds = tuple[float | None, float | None]
 SHARE: Bounds = (0.0, 1.0)
-DIFFERENCE: Bounds = (-1.0, 1.0)  # of two shares
+DIFFERENCE: Bounds = (-1.0, 1.0)  # the range of a difference of two shares
 COST: Bounds = (0.0, None)
 UNBOUNDED: Bounds = (None, None)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval and how it was made; `draws` are the resampled means behind a bootstrap."""
+    """An interval and its method; `draws` are the resampled means behind a bootstrap."""
 
     low: float | None
     high: float | None
@@ -50,10 +51,11 @@ NO_INTERVAL = Interval(None, None, "none")
 def resampled_means(
     sums: np.ndarray, counts: np.ndarray, seed: int, resamples: int = RESAMPLES, block: int = 2_000_000
 ) -> np.ndarray:
-    """Means of `resamples` draws of whole cases with replacement.
+    """Means of `resamples` draws of complete cases with replacement.
 
-    `sums`, `counts`: (cases, columns) - what each case adds up to, and over how many trials. Returns (resamples, columns).
-    The draw depends on `seed` and the number of cases alone, so two columns, or two runs of the same cases, are drawn alike.
+    `sums`, `counts`: (cases, columns), the total of each case and its number of trials. Returns (resamples, columns).
+    The draw depends only on `seed` and the number of cases, so two columns, or two runs of the same cases, use the same
+    draw.
     """
     cases = len(sums)
     generator = np.random.default_rng([seed, cases])
@@ -73,7 +75,7 @@ def is_yes_no(values: np.ndarray) -> bool:
 
 
 def varying(values: np.ndarray) -> int:
-    """How many values are not the most common one (values that differ by rounding alone count as one)."""
+    """The number of values that are not the most common one; differences from rounding are ignored."""
     _, counts = np.unique(np.round(values, 12), return_counts=True)
     return len(values) - int(counts.max(initial=0))
 
@@ -81,7 +83,10 @@ def varying(values: np.ndarray) -> int:
 def mean_interval(
     values: np.ndarray, weights: np.ndarray | None = None, bounds: Bounds = SHARE, seed: int = 0, level: float = LEVEL
 ) -> Interval:
-    """The interval of the weighted mean of case values, (cases,) each; `weights` are trials or rows per case (None: alike)."""
+    """The interval of the weighted mean of case values, (cases,) each.
+
+    `weights`: trials or rows per case; None for equal weights.
+    """
     weights = np.ones(len(values)) if weights is None else weights
     n, alike = len(values), bool((weights == weights[:1]).all())
     if not n:
@@ -116,7 +121,10 @@ def student_interval(
 
 
 def percentiles(draws: np.ndarray, cases: int, level: float = LEVEL) -> tuple[float, float]:
-    """The ends of the expanded percentile interval, as order statistics: bootstrap_p is below `level` just where they leave 0 out."""
+    """The ends of the expanded percentile interval, as order statistics.
+
+    bootstrap_p is below `level` exactly when they exclude 0.
+    """
     tail = float(norm.cdf(student.ppf(level / 2, cases - 1) * np.sqrt(cases / (cases - 1))))
     place = max(0, int(np.ceil(tail * (len(draws) + 1))) - 2)
     ordered = np.partition(draws, [place, len(draws) - 1 - place])
@@ -124,9 +132,9 @@ def percentiles(draws: np.ndarray, cases: int, level: float = LEVEL) -> tuple[fl
 
 
 def _with_pseudo_cases(mean: float, n: float, variance: float, bounds: Bounds, level: float) -> Interval:
-    """The normal interval after cases were added at each bound: z^2 / 2 for a share, one for a difference.
+    """The normal interval after adding cases at each bound: z^2 / 2 for a share, one for a difference.
 
-    `n`: cases, those of unequal weight as the number of equal ones that would know as much (Kish); `variance` of one such case.
+    `n`: the number of cases, or with unequal weights the effective number (Kish). `variance`: of one such case.
     """
     z = float(norm.ppf(1 - level / 2))
     lowest, highest = (float(bound) for bound in bounds if bound is not None)
@@ -153,12 +161,15 @@ def combined_interval(
     bounds: Bounds = SHARE,
     level: float = LEVEL,
 ) -> Interval:
-    """The interval of a mean of bounded groups with weights `share`: the weighted sum of the groups' own at a lower common confidence.
+    """The interval of a mean of bounded groups with weights `share`.
 
-    `sums`, `counts`: (cases, groups); `intervals_at(level)` gives each group's interval. What is independent partly cancels, so the common
-    confidence is such that the sum of the reaches becomes the reach of the sum; like groups give about the interval of their cases
-    together. While fewer than FEW cases vary within the groups it holds the interval with pseudo-cases, too: many groups with a failure
-    or none each say less than they seem to.
+    It is the weighted sum of the groups' own intervals at a lower common confidence. `sums`, `counts`: (cases, groups).
+    `intervals_at(level)` returns each group's interval.
+
+    Independent errors partly cancel, so the common confidence is chosen to make the sum of the half-widths equal the
+    half-width of the sum. Identical groups thus get about the interval of their pooled cases. While fewer than FEW
+    cases vary within the groups, the result also contains the interval with pseudo-cases: many groups with one failure
+    or none carry less information than they appear to.
     """
     whole = np.array([(found.low, found.high) for found in intervals_at(level)], dtype=float)
     reach = share * (whole[:, 1] - whole[:, 0])
@@ -177,9 +188,10 @@ def combined_interval(
 
 
 def group_correlations(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(groups, groups) correlations of the groups' means over the cases that they share, none below 0.
+    """(groups, groups) correlations of the group means over their shared cases, at least 0.
 
-    `sums`, `counts`: (cases, groups). Groups that share cases and of which one has no spread are taken to go together entirely.
+    `sums`, `counts`: (cases, groups). Groups that share cases, one of them without spread, are assumed fully
+    correlated.
     """
     residuals = sums - counts * (sums.sum(axis=0) / counts.sum(axis=0))
     residuals[np.abs(residuals) < 1e-12] = 0.0
@@ -197,11 +209,12 @@ def statistic_intervals(
     seed: int = 0,
     pseudo: bool = False,
 ) -> tuple[np.ndarray, list[Interval]]:
-    """Statistics of means of several columns (an F1 of means, a ratio of totals), with bootstrap intervals over cases.
+    """Statistics of means of several columns (an F1 of means, a ratio of totals), with bootstrap intervals.
 
-    `sums`, `counts`: (cases, columns); `statistic` maps (draws, columns) means to (draws, outputs). Returns the values, (outputs,), NaN
-    where there is none, and their intervals; no interval without spread. `pseudo`: the columns are shares, and while fewer than FEW
-    cases vary, two cases of zeros and two of ones are added to what is drawn.
+    The bootstrap is over cases. `sums`, `counts`: (cases, columns). `statistic` maps (draws, columns) means to (draws,
+    outputs). Returns the values, (outputs,), NaN if undefined, and their intervals; no interval without spread.
+    `pseudo`: the columns are shares, so while fewer than FEW cases vary, two cases of zeros and two of ones are added
+    before resampling.
     """
     values = statistic((sums.sum(axis=0) / counts.sum(axis=0))[None, :])[0]
     if pseudo and max(varying(column) for column in (sums / counts).T) < FEW:

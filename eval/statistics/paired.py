@@ -1,11 +1,11 @@
-"""Paired differences of two results on the same cases: the interval and the p-value that belongs to it.
+"""Paired differences of two results on the same cases: the interval and its p-value.
 
 | values | interval | p-value |
 | --- | --- | --- |
 | yes/no, one per case | Tango's score interval | McNemar's score test, which is Tango's at no difference |
-| anything else | that of the mean of the differences (eval.statistics.intervals) | the same method turned around |
+| any other | interval of the mean difference (eval.statistics.intervals) | the same method, inverted |
 
-In both, p is below 0.05 just where the 95% interval leaves 0 out.
+In both, p is below 0.05 exactly when the 95% interval excludes 0.
 
 Source: Tango 1998, Stat. Med. 17(8), 891-908; Yang, Sun and Hardin 2013 for the root of its quadratic.
 """
@@ -37,7 +37,7 @@ from eval.statistics.intervals import (
 
 @dataclass(frozen=True)
 class PairedTest:
-    """The interval of a paired difference, and its p-value; `at_floor`: resampling cannot tell how much smaller p is."""
+    """The interval of a paired difference, and its p-value; `at_floor`: p is at the resolution of resampling."""
 
     interval: Interval
     p: float | None
@@ -77,7 +77,7 @@ def paired_test(
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """McNemar's two-sided score test of paired yes/no values: are the changes one-sided? 1.0 if nothing changed."""
+    """McNemar's two-sided score test for paired yes/no values; 1.0 if nothing changed."""
     return float(chi2.sf((gained - lost) ** 2 / (gained + lost), 1)) if gained + lost else 1.0
 
 
@@ -91,23 +91,21 @@ def _tango_upper(gained: int, lost: int, n: int, level: float) -> float:
     z = float(norm.ppf(1 - level / 2))
 
     def gap(difference: float) -> float:
-        """The score statistic of this true difference, plus z: 0 at the upper end. It falls as the difference grows."""
+        """The score statistic at this true difference, plus z. It decreases in the difference; 0 at the upper end."""
         b = (2 * n - gained + lost) * difference - gained - lost
         c = -lost * difference * (1 - difference)
         q = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
         variance = n * (2 * q + difference * (1 - difference))
         return gained - lost - n * difference + z * math.sqrt(max(0.0, variance))
 
-    begin = (
-        gained - lost
-    ) / n + 1e-9  # at the estimate itself the variance can be 0, and the statistic without a meaning
+    begin = (gained - lost) / n + 1e-9  # at the estimate itself the variance can be 0, and the statistic undefined
     return float(bisect(gap, begin, 1.0, xtol=1e-12)) if begin < 1 and gap(1.0) < 0 else 1.0
 
 
 def p_from_interval(value: float, interval: Interval, level: float = LEVEL) -> float:
-    """The p-value of no difference from an interval alone: its reach towards 0 is `z` standard errors."""
+    """The p-value of no difference from an interval alone: its half-width towards 0 is `z` standard errors."""
     if interval.low is None or interval.high is None:
-        raise ValueError("an interval without ends has no p-value")
+        raise ValueError("expected an interval with both ends, to compute a p-value")
     reach = value - interval.low if value > 0 else interval.high - value
     return float(2 * norm.sf(float(norm.ppf(1 - level / 2)) * abs(value) / reach))
 

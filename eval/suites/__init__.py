@@ -1,4 +1,4 @@
-"""What a suite is: cases, games, results; shared by every script of `eval/`.
+"""The parts of a suite (cases, games, results), shared by every script in `eval/`.
 
-`suite.py` runs one; `results.py` summarizes it.
+`suite.py` runs a suite; `results.py` summarizes it.
 """

@@ -1,10 +1,10 @@
-"""A suite's cases in play, each as simple as `hear` and `row`; the engine that plays them is train/policies/games.py.
+"""A suite's active cases, each defined by `hear` and `row`; the engine that plays them is train/policies/games.py.
 
-How a suite is built on this: eval/suites/suite.py.
+eval/suites/suite.py explains how to build a suite on this.
 
 Example:
     play = game_player(arguments, make_game, max_turns=9)
-    play(policy, [("q1", 0), ("q1", 1)], print)     # a result row for each (case id, trial), as it ends
+    play(policy, [("q1", 0), ("q1", 1)], print)     # one result row per (case id, trial), in completion order
 """
 
 from __future__ import annotations
@@ -28,26 +28,27 @@ PlayCases = Callable[[Policy, Sequence[Play], OnRow], None]
 
 
 class GameFault(Exception):
-    """The suite's own infrastructure failed (a simulated user's server, a sandbox): the case is not scored."""
+    """The suite's own infrastructure failed (a simulated user's server, a sandbox); the case is not scored."""
 
 
 class SuiteGame(Game):
-    """One case of a suite in play. Calls come from one thread at a time, but not always the same one."""
+    """One active case of a suite. Calls come from one thread at a time, but not always the same thread."""
 
     def hear(self, generation: Generation) -> None:
-        """Take one model turn: parse it, run tools or ask a simulated user, update `state`, perhaps set `done`.
+        """Process one model turn: parse it, run tools or query a simulated user, update `state`.
 
-        No text may make it raise: a broken turn is the model's doing and is scored. Raises GameFault for what is not.
+        Set `done` at the end of the game. No model text may raise an exception: a broken turn is the model's error and
+        is scored. Raises GameFault for infrastructure errors.
         """
         raise NotImplementedError
 
     def row(self, outcome: str) -> dict[str, Any]:
         """The suite's columns of the row: numbers or None for the metrics, `calls`, and `failure` (its kind, or "").
 
-        Called once, at the end, unless there was a fault. Added to it are id, trial, seed, outcome, turns,
+        Called once at the end, unless there was a fault. The engine adds id, trial, seed, outcome, turns,
         completion_tokens, seconds, transcript, and `turn_scores` (the raw text and tokens of each turn, which `replay:`
-        reads). A `turn_scores` of the suite's own, one dictionary per turn, is merged into it; `transcript` and
-        `failure` of the suite's own are kept.
+        reads). The suite may return its own `turn_scores`, one dictionary per turn, which is merged. Its own
+        `transcript` and `failure` are kept.
         """
         raise NotImplementedError
 
@@ -55,7 +56,7 @@ class SuiteGame(Game):
 def conversation(
     case_id: str, messages: Sequence[Mapping[str, Any]], tools: Sequence[ToolDocument | Mapping[str, Any]] = ()
 ) -> Environment:
-    """A state of messages and tools alone. `tools`: documents, or OpenAI functions with or without their wrapper.
+    """A state with only messages and tools. `tools`: documents, or OpenAI functions with or without their wrapper.
 
     Raises BadInput for a tool without a name.
     """
@@ -80,21 +81,21 @@ def conversation(
 
 
 def with_messages(state: Environment, *messages: Mapping[str, Any]) -> Environment:
-    """The state with more messages behind the ones it has; `state` is not changed."""
+    """A copy of the state with more messages appended; `state` is not changed."""
     return state.model_copy(update={"messages": [*state.messages, *(dict(message) for message in messages)]})
 
 
 def game_player(
     arguments: argparse.Namespace, make_game: Callable[[str, int], SuiteGame], *, max_turns: int, threads: int = 0
 ) -> PlayCases:
-    """A function that plays (case id, trial) pairs as games and hands over a row for each as it ends, faults too.
+    """A function that plays (case id, trial) pairs as games and passes on a row for each when it ends.
 
-    `arguments`: --seed and --in-flight of the suite. `threads`: see play_games. An error that a game did not expect is
-    a fault of that game alone, with its text; BadInput ends the run.
+    Faults get a row too. `arguments`: the suite's --seed and --in-flight. `threads`: see play_games. An unexpected
+    error in a game is a fault of that game only, recorded with its text. BadInput ends the run.
     """
 
     def play(policy: Policy, plays: Sequence[Play], on_row: OnRow) -> None:
-        lock = threading.Lock()  # one row at a time
+        lock = threading.Lock()  # rows are passed on one at a time
 
         def make(place: int) -> SuiteGame:
             game, fault = _attempt(partial(make_game, *plays[place]))
@@ -105,7 +106,7 @@ def game_player(
             with lock:
                 try:
                     on_row(row)
-                except RecursionError:  # arguments nested to the limit of JSON; the turns' raw texts hold them too
+                except RecursionError:  # arguments nested beyond JSON's limit; the raw turn texts still hold them
                     on_row(row | {"transcript": []})
 
         play_games(
@@ -152,7 +153,7 @@ def _row(game: SuiteGame, seed: int) -> dict[str, Any]:
 
 
 def _attempt(act: Callable[[], T]) -> tuple[T | None, str]:
-    """What `act` returns, and the fault's text, empty if there was none. BadInput is raised: the user has to see it."""
+    """The result of `act`, and the text of its fault (empty if none). BadInput is raised, so that the user sees it."""
     try:
         return act(), ""
     except BadInput:

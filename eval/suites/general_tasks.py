@@ -1,10 +1,12 @@
-"""The six general benchmarks, and the six made skills, as lm-eval tasks: which task, which few-shot examples, which data, and the problems that come out.
+"""The six general benchmarks and the six made skills as lm-eval tasks: task, few-shot examples, data, problems.
 
-MMLU, BBH and GSM8K are lm-eval's own tasks (`mmlu_generative`, `bbh_cot_fewshot`, `gsm8k`), their prompts, examples, filters and metrics
-unchanged; a generated task file includes the stock one and overrides the number of examples and, offline, where the data are. MATH takes lm-eval's
-task with a prompt that asks for `\\boxed{}` (the stock one asks for a bare answer, and shows no reasoning). HumanEval and MBPP get a prompt
-of our own, and no metric: lm-eval's tasks need a metric from the hub that runs model-written code beside the grader, and they put words into the model's
-mouth (`gen_prefix`), which shuts a thinking mode off. All six are generative, since likelihoods of answer letters are no measure of a model that thinks.
+MMLU, BBH and GSM8K are lm-eval's own tasks (`mmlu_generative`, `bbh_cot_fewshot`, `gsm8k`) with unchanged prompts,
+examples, filters and metrics. A generated task file includes the stock file and overrides the number of examples and,
+offline, the data location. MATH uses lm-eval's task with a prompt that asks for `\\boxed{}` (the stock prompt asks for
+a bare answer and shows no reasoning). HumanEval and MBPP use this project's prompts and no lm-eval metric, for two
+reasons. lm-eval's metric comes from the hub and runs model-written code in the grader's process. Its tasks also prefill
+the model's answer (`gen_prefix`), which disables thinking. All six are generative, because likelihoods of answer
+letters do not measure a model that thinks.
 
 | benchmark | lm-eval task | examples | from |
 | mmlu | mmlu_<subject>_generative, 57 | 5 | first of split `dev` |
@@ -13,12 +15,15 @@ mouth (`gen_prefix`), which shuts a thinking mode off. All six are generative, s
 | math | hendrycks_math_<subject>, 7 | 0 | |
 | humaneval | own prompt | 0 | |
 | mbpp | own prompt | 3 | first of split `prompt` |
-The six made skills (`made_lookup` ...: train/teaching/made_skills.py, written by `python -m eval.made_skills`) stand for the six where there is nothing
-else. Their records have the same fields, and each is asked and graded by the task of the benchmark that it stands for, with its own prompt and no examples.
-Examples are turns of the conversation (`fewshot_as_multiturn`), rendered by the model's own chat template.
 
-Data: offline, DIR/<benchmark>/<subset>/<split>*.jsonl (or .json, .parquet; the subset's folder may be left out where there is one), with the
-hub's field names, which is also how a copy of the hub's repository lies; otherwise from the hub.
+The six made skills (`made_lookup` ...: train/teaching/made_skills.py, written by `python -m eval.made_skills`) stand in
+for the six benchmarks if those are not available. Their records have the same fields. Each is asked and graded by the
+task of the benchmark that it stands for, with its own prompt and no examples. Examples are turns of the conversation
+(`fewshot_as_multiturn`), rendered by the model's own chat template.
+
+Data: offline, DIR/<benchmark>/<subset>/<split>*.jsonl (or .json, .parquet), with the hub's field names. The subset's
+folder may be omitted if there is only one. A copy of the hub's repository has this layout. Without a folder, the data
+come from the hub.
 
 Source: lm-evaluation-harness 0.4.13, `lm_eval/tasks/`; paper/README.md, "Evaluation" (general).
 """
@@ -65,10 +70,10 @@ OWN_TASK: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark. `stock`: glob of lm-eval's task files, None for a task of our own, whose configuration is `own`.
+    """One benchmark. `stock`: glob of lm-eval's task files; None for a project task, configured by `own`.
 
-    `splits`: what has to be there. `size`: problems in the published test set. `subset`: the only subset, "" where there are several.
-    `stands_for`: of a made skill, the benchmark whose task and graders it uses.
+    `splits`: the required splits. `size`: number of problems in the published test set. `subset`: the only subset, ""
+    if there are several. `stands_for`: for a made skill, the benchmark whose task and graders it uses.
     """
 
     name: str
@@ -161,7 +166,7 @@ TASKS = BENCHMARKS | MADE_TASKS
 
 @dataclass(frozen=True)
 class Subset:
-    """A subset of a benchmark (an MMLU subject, a BBH task). `files`: its local files by split, empty for the hub."""
+    """A subset of a benchmark (MMLU subject, BBH task). `files`: its local files by split; empty if from the hub."""
 
     benchmark: Benchmark
     name: str
@@ -171,9 +176,10 @@ class Subset:
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem as lm-eval asks it. `stops`: where the stock task ends an answer; `task`: lm-eval's, for its own score.
+    """One problem as lm-eval asks it.
 
-    `published`: it is one of the FTRL authors' file, with their prompt.
+    `stops`: where the stock task ends an answer. `task`: lm-eval's task, for its own score. `published`: the problem
+    comes from the FTRL authors' file, with their prompt.
     """
 
     id: str
@@ -188,13 +194,13 @@ class Problem:
 
     @property
     def kind(self) -> str:
-        """The benchmark by whose rules it is graded."""
+        """The benchmark whose rules grade it."""
         return TASKS[self.benchmark].stands_for or self.benchmark
 
     def stock_score(self, text: str) -> bool | None:
-        """lm-eval's own score of a final text: its stop strings, its filter, its metric; the strictest filter where it has two.
+        """lm-eval's own score of a final text: its stop strings, filter and metric; the strictest of several filters.
 
-        None where the task is our own, or its metric does not look at what our prompt asks for (MATH).
+        None for a project task, or if the metric ignores the form that the prompt asks for (MATH).
         """
         if self.kind not in ("mmlu", "bbh", "gsm8k"):
             return None
@@ -203,7 +209,7 @@ class Problem:
         for stop in self.stops:
             text = text.split(stop)[0] if stop else text
         instance = Instance("generate_until", dict(self.doc), ("", {}), 0, (self.id, 0, 1), resps=[text])
-        ensemble = self.task._filters[0]  # lm-eval applies filters to whole tasks only
+        ensemble = self.task._filters[0]  # lm-eval applies filters only to complete tasks
         ensemble.apply([instance])
         scores = self.task.process_results(self.doc, [instance.filtered_resps[ensemble.name]])
         return bool(scores["exact_match"])
@@ -221,17 +227,17 @@ def stock_files(benchmark: Benchmark) -> list[tuple[str, Path | None]]:
     found: list[tuple[str, Path | None]] = []
     for path in sorted(root.glob(benchmark.stock)):
         name = re.search(r"^\"?dataset_name\"?: *\"?([\w-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-        if name and name[1] != "default":  # MATH-500, a part of MATH
+        if name and name[1] != "default":  # skips MATH-500, a part of MATH
             found.append((name[1], path))
     if not found:
-        raise BadInput(f"{root / benchmark.stock}: not there; expected lm-eval 0.4.13")
+        raise BadInput(f"{root / benchmark.stock}: no such file; install lm-eval 0.4.13")
     return found
 
 
 def find_subsets(data: str, names: Sequence[str], split: str = "test") -> list[Subset]:
-    """The subsets of tasks in a data folder (`hub`: all of them). Raises DataMissing naming every task that is not there.
+    """The subsets of the tasks in a data folder (`hub`: all of them). Raises DataMissing that names every missing task.
 
-    `split`: of the made skills; the benchmarks are asked from their test sets.
+    `split`: for the made skills; the benchmarks always use their test sets.
     """
     found: list[Subset] = []
     missing: list[str] = []
@@ -248,13 +254,13 @@ def find_subsets(data: str, names: Sequence[str], split: str = "test") -> list[S
             folder = f"{data}/{benchmark.name}/" + ("" if benchmark.subset else "<subset>/")
             files = " and ".join(f"{split}.jsonl" for split in benchmark.splits)
             source = (
-                "made by `python -m eval.made_skills`" if benchmark.stands_for else f"from the hub's {benchmark.hub}"
+                "written by `python -m eval.made_skills`" if benchmark.stands_for else f"from the hub's {benchmark.hub}"
             )
             missing.append(f"{benchmark.name}: {files} (or .json, .parquet) in {folder}, {source}")
         found += subsets
     if missing:
         raise DataMissing(
-            f"not there: {'; '.join(missing)}. Put them there, leave out --data to use the hub, or choose --tasks"
+            f"missing: {'; '.join(missing)}. Add the files, omit --data to use the hub, or choose other --tasks"
         )
     return found
 
@@ -286,15 +292,16 @@ def task_configuration(subset: Subset) -> dict[str, Any]:
         return configuration | {"dataset_path": benchmark.hub, "dataset_name": subset.name}
     kinds = {SUFFIXES[path.suffix] for paths in subset.files.values() for path in paths}
     if len(kinds) > 1:
-        raise BadInput(f"{benchmark.name}/{subset.name}: expected all files of one kind, got both JSON and Parquet")
+        raise BadInput(f"{benchmark.name}/{subset.name}: expected files of one format, got both JSON and Parquet")
     files = {split: [str(path.resolve()) for path in paths] for split, paths in subset.files.items()}
     return configuration | {"dataset_path": kinds.pop(), "dataset_name": None, "dataset_kwargs": {"data_files": files}}
 
 
 def load_problems(subsets: Sequence[Subset], limit: int | None) -> list[Problem]:
-    """All problems of the subsets, as lm-eval asks them; with `limit`, that many of each benchmark, spread over its subsets.
+    """All problems of the subsets, as lm-eval asks them.
 
-    Raises DataMissing if the hub cannot be reached, BadInput for data that lm-eval cannot use.
+    `limit`: the number of problems per benchmark, spread over its subsets. Raises DataMissing if the hub cannot be
+    reached, BadInput for data that lm-eval cannot use.
     """
     chosen: dict[str, list[list[Problem]]] = {}
     with tempfile.TemporaryDirectory() as folder, _quiet_harness():
@@ -312,12 +319,12 @@ def _load_task(file: Path, subset: Subset) -> Any:
     where = f"{subset.benchmark.name}/{subset.name}"
     try:
         [task] = TaskManager(include_defaults=False).load([str(file)])["tasks"].values()
-    except Exception as error:  # datasets, the hub's client and lm-eval raise kinds of their own
+    except Exception as error:  # datasets, the hub's client and lm-eval each raise their own exception types
         text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
         if subset.files:
             raise BadInput(f"{where}: lm-eval cannot use {', '.join(map(str, _paths(subset)))} ({text})") from None
         raise DataMissing(
-            f"{where}: the hub's {subset.benchmark.hub} cannot be loaded ({text}); give a folder with --data instead"
+            f"{where}: the hub's {subset.benchmark.hub} cannot be loaded ({text}); pass a local folder with --data"
         ) from None
     if task.config.num_fewshot is None:
         task.set_config("num_fewshot", 0)
@@ -332,7 +339,7 @@ def _paths(subset: Subset) -> Iterator[Path]:
 
 def _problems(task: Any, subset: Subset, limit: int | None) -> Iterator[Problem]:
     try:
-        # the chat template is the policy's: here the conversation itself is handed on, as JSON
+        # the policy applies its chat template later, so lm-eval passes the conversation on as JSON
         task.build_all_requests(
             limit=limit, apply_chat_template=True, fewshot_as_multiturn=True, chat_template=_as_json, tokenizer_name=""
         )
@@ -366,10 +373,10 @@ PUBLISHED_NAMES = {
 
 
 def read_published_problems(file: Path, names: Sequence[str], limit: int | None) -> tuple[list[Problem], list[Path]]:
-    """The problems of the FTRL authors' General.jsonl, at most `limit` of each benchmark, and the files that were read.
+    """The problems of the FTRL authors' General.jsonl, at most `limit` per benchmark, and the files that were read.
 
-    A record has `messages`, `answer` (a letter, a number, an expression, a HumanEval id, MBPP's asserts) and `data_source`, such as `General/MMLU`.
-    Raises DataMissing, BadInput.
+    A record has `messages`, `answer` (a letter, a number, an expression, a HumanEval id, MBPP's asserts) and
+    `data_source`, such as `General/MMLU`. Raises DataMissing or BadInput.
     """
     if not file.is_file():
         raise DataMissing(f"{file}: no such file; `python -m eval.download general` fetches the authors' file")
@@ -390,7 +397,7 @@ def read_published_problems(file: Path, names: Sequence[str], limit: int | None)
         case = answer.replace("HumanEval/", "humaneval/") if name == "humaneval" else f"{name}/published/{number}"
         found[name].append(Problem(case, name, "published", doc, messages, answer, (), None, published=True))
     if missing := [name for name, problems in found.items() if not problems]:
-        raise DataMissing(f"{file}: holds no problem of {', '.join(missing)}; choose others with --tasks")
+        raise DataMissing(f"{file}: contains no problems of {', '.join(missing)}; choose other --tasks")
     problems = [problem for group in found.values() for problem in group]
     if not found.get("humaneval"):
         return problems, [file]
@@ -417,7 +424,7 @@ def _problem_id(subset: Subset, doc: Mapping[str, Any], doc_id: int) -> str:
 
 
 def _spread(groups: Sequence[Sequence[Problem]], limit: int | None) -> list[Problem]:
-    """The first `limit` problems, one of each subset in turn, in the order of the subsets."""
+    """The first `limit` problems, taken in rotation from the subsets, in their order."""
     if limit is None:
         return [problem for group in groups for problem in group]
     rounds = sorted((place, number) for number, group in enumerate(groups) for place in range(len(group)))[:limit]
@@ -426,7 +433,7 @@ def _spread(groups: Sequence[Sequence[Problem]], limit: int | None) -> list[Prob
 
 @contextmanager
 def _quiet_harness() -> Iterator[None]:
-    """One progress bar instead of two for each of 94 tasks, and warnings only."""
+    """One progress bar instead of two for each of 94 tasks, and only warnings in the log."""
     import datasets
     import lm_eval.api.task as harness
 

@@ -1,22 +1,21 @@
-"""How much of a score is chance, and what it cost: flip rates, intraclass correlation and pass^k over trials; tokens
-and seconds.
+"""How much of a score is chance, and what it cost: flip rates, intraclass correlation, pass^k; tokens and seconds.
 
 Input: result rows. Outputs: `noise` and `cost` of a suite's summary.
 
-| in `noise`, for each metric that is a column | what it is |
+| in `noise`, for each metric that is a column | meaning |
 | --- | --- |
-| `flip_rate` | share of cases whose trials do not all agree, over the cases with two or more trials |
-| `intraclass_correlation` | share of the variance of one trial that lies between cases: 1, a case always scores the same; 0, all is chance |
+| `flip_rate` | share of cases whose trials disagree, among cases with two or more trials |
+| `intraclass_correlation` | share of a trial's variance that is between cases (1: no noise; 0: only noise) |
 | `pass^k` | for yes/no columns: the chance that k trials of a case all succeed (eval/suites/pass_hat_k.py) |
 
-With one trial per case none of these can be known, and `noise` is empty: `--trials 4` measures them. Of a greedy policy
-flips come from batches alone.
+With one trial per case these are unknown and `noise` is empty; `--trials 4` measures them. For a greedy policy, only
+batching causes flips.
 
-| in `cost` | what it is |
+| in `cost` | meaning |
 | --- | --- |
-| `tokens_read` | prompt tokens of all turns together, as if no prefix were cached |
-| `tokens_written` | what the model wrote |
-| `seconds` | of an episode, from its first turn to its last, beside all others in flight |
+| `tokens_read` | prompt tokens summed over all turns, as if no prefix were cached |
+| `tokens_written` | tokens that the model generated |
+| `seconds` | wall time of an episode from its first turn to its last, with all others in flight |
 
 Source: Shrout and Fleiss 1979, ICC(1,1), from the one-way analysis of variance; tau-bench (arXiv 2406.12045) for
 pass^k.
@@ -38,8 +37,9 @@ COST_COLUMNS = ("tokens_read", "tokens_written", "seconds")
 
 
 def trials_by_case(rows: Sequence[Row], column: str) -> list[np.ndarray]:
-    """The values of each case's trials, shape (trials,), of cases that have any. A case is an id: a cluster's rows are
-    different cases.
+    """The trial values of each case that has any, shape (trials,).
+
+    A case is an id here: the rows of one cluster are different cases.
     """
     values: dict[str, list[float]] = {}
     for row in rows:
@@ -54,8 +54,9 @@ def _mean(values: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def intraclass_correlation(cases: Sequence[np.ndarray], seed: int = 0) -> Estimate:
-    """ICC(1,1) of cases with two or more trials each, with a bootstrap interval over cases; no value where nothing
-    varies.
+    """ICC(1,1) of cases with two or more trials each, with a bootstrap interval over cases.
+
+    No value if nothing varies.
     """
     sizes = np.array([len(trials) for trials in cases], dtype=float)
     if len(cases) < 2:
@@ -66,7 +67,7 @@ def intraclass_correlation(cases: Sequence[np.ndarray], seed: int = 0) -> Estima
     bessel = len(cases) / (len(cases) - 1)
 
     def correlation(moments: np.ndarray) -> np.ndarray:
-        """(draws, 3) means of the case means, their squares and the variances within -> (draws, 1)."""
+        """(draws, 3) means of the case means, their squares, and the variances within cases -> (draws, 1)."""
         mean, square, variance = moments.T
         between = np.maximum(0.0, square - mean**2) * bessel
         total = between + variance * (1 - 1 / trials)
@@ -82,7 +83,7 @@ def intraclass_correlation(cases: Sequence[np.ndarray], seed: int = 0) -> Estima
 
 
 def noise(rows: Sequence[Row], metrics: Sequence[Metric], seed: int = 0) -> dict[str, dict[str, Any]]:
-    """What repeated trials say about each metric's column; {} where no case was played twice."""
+    """What repeated trials show about each metric's column; {} if no case was repeated."""
     columns = dict.fromkeys(
         metric if isinstance(metric, str) else metric.column
         for metric in metrics
@@ -108,7 +109,7 @@ def noise(rows: Sequence[Row], metrics: Sequence[Metric], seed: int = 0) -> dict
 
 
 def cost(rows: Sequence[Row], seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Totals, and means per episode with their intervals, of COST_COLUMNS; a column that no row knows is left out."""
+    """Totals and per-episode means with intervals for COST_COLUMNS; a column that no row has is omitted."""
     counted: list[dict[str, Any]] = []
     for row in scored(rows):
         turns = row.get("turn_scores") or ()
@@ -133,7 +134,7 @@ def cost(rows: Sequence[Row], seed: int = 0) -> dict[str, dict[str, Any]]:
 
 
 def noise_text(found: dict[str, dict[str, Any]], metric: str) -> str:
-    """A line on a metric's trials; empty where none was repeated."""
+    """One line on a metric's trials; empty if no case was repeated."""
     if metric not in found:
         return ""
     one = found[metric]

@@ -1,11 +1,13 @@
-"""pass^k: the chance that k independent trials of a task all succeed, by domain and as the unweighted mean of the domains.
+"""pass^k: the chance that k independent trials of a task all succeed, by domain and as the unweighted domain mean.
 
 Input: result rows with `id`, `domain` and a 0/1 `reward`. Output: estimates with 95% intervals.
 
-A task with c successes in n trials gives C(c, k) / C(n, k), which is unbiased: the share of the k-subsets of its trials that hold no failure.
-Trials that a fault broke are missing from n; a task with fewer than k trials left has no pass^k and is not counted.
+A task with c successes in n trials contributes C(c, k) / C(n, k). This unbiased estimate is the share of its k-subsets
+of trials without a failure. Trials lost to a fault are not part of n. A task with fewer than k remaining trials has no
+pass^k and is not counted.
 
-Source: tau-bench (arXiv 2406.12045), section on pass^k; paper/README.md (every published cell is an unweighted mean of the domains).
+Source: tau-bench (arXiv 2406.12045), section on pass^k; paper/README.md (every published cell is an unweighted mean of
+the domains).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def pass_hat_k(successes: int, trials: int, k: int) -> float:
 
 
 def task_rows(rows: Sequence[Row], k: int) -> list[dict[str, Any]]:
-    """One row a task that has k trials: `id`, `domain` and its `pass_hat_k`."""
+    """One row per task with at least k trials: `id`, `domain` and its `pass_hat_k`."""
     rewards: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         rewards.setdefault((row["domain"], row["id"]), []).append(row["reward"])
@@ -39,7 +41,7 @@ def task_rows(rows: Sequence[Row], k: int) -> list[dict[str, Any]]:
 
 
 def pass_hat_k_tables(rows: Sequence[Row], domains: Sequence[str], trials: int, seed: int = 0) -> dict[str, Any]:
-    """`{"mean": {"pass^1": estimate, ...}, domain: {...}}` for k = 1 ... trials. No mean where a domain has no task."""
+    """`{"mean": {"pass^1": estimate, ...}, domain: {...}}` for k = 1 ... trials. No mean if a domain has no task."""
     tables: dict[str, Any] = {name: {} for name in ("mean", *domains)}
     weights = {domain: 1 / len(domains) for domain in domains}
     for k in range(1, trials + 1):
@@ -53,9 +55,9 @@ def pass_hat_k_tables(rows: Sequence[Row], domains: Sequence[str], trials: int, 
 
 
 def resolvable_difference(rows: Sequence[Row], domains: Sequence[str]) -> float | None:
-    """The paired difference in pass^1 that these tasks resolve at 80% power: domains weigh the same, whatever their sizes.
+    """The paired difference in pass^1 that these tasks resolve at 80% power, with equally weighted domains.
 
-    Another model's spread is taken to be this one's and the two uncorrelated. None without a spread.
+    Assumes that the other model has the same spread and is uncorrelated with this one. None without a spread.
     """
     tasks = task_rows(rows, 1)
     variance = 0.0

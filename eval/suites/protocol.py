@@ -1,21 +1,20 @@
-"""What was measured and how, as one machine-readable header and one name: results of different protocols are not
-compared by accident.
+"""What was measured and how, as a machine-readable header and a name, so that different protocols are not mixed up.
 
 Inputs: a suite's name, its recorded configuration, the hashes of its data. Output: `protocol` in every `summary.json`:
 
-| key | what it is |
+| key | meaning |
 | --- | --- |
 | `suite`, `split` | the cases: the data file's name and SHA-256 |
 | `metrics` | the formula of each headline metric |
-| `mode`, `turns` | plain or thinking; the most turns of a case, None where the suite's own rule ends it |
+| `mode`, `turns` | plain or thinking; the turn limit per case, None if the suite's own rule ends a case |
 | `decoding` | temperature (0 is greedy), tokens per turn, tokens per prompt |
-| `matching` | `published` or `strict`; `both` where a suite reports both |
+| `matching` | `published` or `strict`; `both` if a suite reports both |
 | `settings` | the suite's other choices, such as its simulated user |
-| `seed`, `trials`, `limit` | how much was drawn: they change the noise, not what is measured |
-| `name` | all of it in one line, for a table or a file name |
+| `seed`, `trials`, `limit` | the sample: these change the noise, not what is measured |
+| `name` | all of the above in one line, for a table or a file name |
 
-`eval.compare` refuses two results whose headers differ in more than seed, trials and limit. A summary that was written
-without a header has one all the same where it holds its configuration: `protocol_of` makes it.
+`eval.compare` refuses two results whose headers differ in more than seed, trials and limit. For an older summary
+without a header, `protocol_of` builds it from the recorded configuration.
 
 Source: PROTOCOL.md; paper/README.md, "Evaluation".
 """
@@ -31,7 +30,7 @@ from typing import Any
 from env_construction.environment.jsonl import BadInput, json_text
 
 CASES = "mean over cases of "
-# suite -> headline metric -> formula; names are those of the suites' HEADLINES
+# suite -> headline metric -> formula; the metric names match the suites' HEADLINES
 FORMULAS: dict[str, dict[str, str]] = {
     "environments": {
         "solve_f1": CASES + "2 Q / (P + n)",
@@ -59,7 +58,7 @@ FIXED_TURNS = {"rotbench": 1, "general": 1}
 DECODING = ("temperature", "max_new_tokens", "max_prompt_tokens")
 DECIDING = ("suite", "split", "metrics", "mode", "turns", "decoding", "matching", "settings")
 NOTED = ("seed", "trials", "limit")
-# of a configuration, what is in the header under another name, and what names the policy
+# configuration keys that the header stores under another name, or that name the policy
 _ELSEWHERE = frozenset(
     {*DECODING, *NOTED, "thinking", "max_turns", "match", "data_sha256", "policy", "policy_content", "dtype"}
 )
@@ -85,8 +84,9 @@ def protocol(suite: str, configuration: Mapping[str, Any], data: Mapping[str, st
 
 
 def protocol_name(header: Mapping[str, Any]) -> str:
-    """`environments/test-a4757ccf/plain/turns20/greedy-1024/published/seed0-trials1`: hashes stand for what is too long
-    to say.
+    """One-line name of a protocol; hashes replace parts that are too long.
+
+    Such as `environments/test-a4757ccf/plain/turns20/greedy-1024/published/seed0-trials1`.
     """
     files = list(header["split"].items())
     if len(files) == 1:
@@ -113,8 +113,9 @@ def _short_hash(value: Any) -> str:
 
 
 def protocol_of(path: Path | str) -> dict[str, Any] | None:
-    """The header of a result folder (or of the folder that a results file is in); None where its summary does not say
-    how it was made.
+    """The header of a result folder, or of the folder that contains a results file.
+
+    None if its summary does not record how it was measured.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
@@ -128,8 +129,9 @@ def protocol_of(path: Path | str) -> dict[str, Any] | None:
 
 
 def protocol_differences(a: Mapping[str, Any], b: Mapping[str, Any], keys: tuple[str, ...] = DECIDING) -> list[str]:
-    """`key: value of A, value of B` for what differs. Of metrics and settings, those that both know: versions of this
-    repository may differ.
+    """`key: value of A, value of B` for each difference.
+
+    For metrics and settings only keys known to both sides are compared, because versions of this repository may differ.
     """
     found = []
     for key in keys:
@@ -152,10 +154,10 @@ def _shown(value: Any) -> str:
 
 
 def compared_protocols(a: Path | str, b: Path | str, across: bool = False) -> dict[str, Any]:
-    """The names of both sides' protocols and what differs between them. Raises BadInput where that is more than noise
-    and not `across`.
+    """The protocol names of both sides and their differences.
 
-    A side whose summary does not say how it was made has no name, and nothing is refused on its account.
+    Raises BadInput if they differ in more than noise and `across` is false. A side whose summary does not record its
+    protocol has no name and is never a reason to refuse.
     """
     sides = protocol_of(a), protocol_of(b)
     names = [side["name"] if side else None for side in sides]
@@ -166,18 +168,19 @@ def compared_protocols(a: Path | str, b: Path | str, across: bool = False) -> di
         noted = protocol_differences(sides[0], sides[1], NOTED)
     if differences and not across:
         raise BadInput(
-            f"{a} and {b} were measured under different protocols ({'; '.join(differences)}): their difference is no gain "
-            "of a policy. Measure both under one, or compare all the same with --across-protocols"
+            f"{a} and {b} were measured under different protocols ({'; '.join(differences)}): "
+            "their difference is not the gain of a policy. Measure both under one protocol, "
+            "or compare anyway with --across-protocols"
         )
     return {"protocols": names, "protocol_differences": differences, "protocol_notes": noted}
 
 
 def protocols_text(found: Mapping[str, Any]) -> str:
-    """One line on the protocols of a comparison, and more where they differ."""
+    """One line on the protocols of a comparison, plus lines for their differences."""
     a, b = found["protocols"]
     lines = [f"protocol {a}" if a == b and a else f"protocols {a or 'unknown'} and {b or 'unknown'}"]
     if found["protocol_differences"]:
-        lines.append(f"ACROSS PROTOCOLS, so no gain of a policy: {'; '.join(found['protocol_differences'])}")
+        lines.append(f"ACROSS PROTOCOLS, so not the gain of a policy: {'; '.join(found['protocol_differences'])}")
     if found["protocol_notes"]:
-        lines.append(f"drawn differently: {'; '.join(found['protocol_notes'])}")
+        lines.append(f"sampled differently: {'; '.join(found['protocol_notes'])}")
     return "\n".join(lines)

@@ -1,9 +1,9 @@
 """Result rows -> estimates with 95% intervals -> `summary.json`: shared by every suite.
 
-A metric is a column of the rows, a function of the means of several columns (`RatioMetric`), or a mean of the means of groups
-(`GroupedMean`). Estimates are over cases, clustered: the trials of one case belong together, because they are not independent, and so
-do rows that name the same `cluster` (one question asked in several settings). eval.statistics.intervals says which interval is used.
-Rows whose outcome is `fault` are left out of every metric and counted.
+A metric is a column of the rows, a function of the means of several columns (`RatioMetric`), or a mean of group means
+(`GroupedMean`). Estimates are over cases, with clusters: the trials of a case are not independent, so they form one
+cluster. So do rows with the same `cluster` (one question asked in several settings). eval.statistics.intervals says
+which interval is used. Rows whose outcome is `fault` are excluded from every metric and counted.
 
 Source: paper/README.md, "Evaluation"; every number carries its n and a 95% interval.
 """
@@ -37,7 +37,7 @@ from eval.statistics.intervals import (
 )
 from eval.statistics.paired import resolvable
 
-# columns that count something: never shares, even where all counts are 0 or 1
+# count columns, which are never shares, even if all counts are 0 or 1
 COSTS = frozenset(
     {"turns", "user_turns", "calls", "failed_calls", "dropped_calls", "calls_cut", "solved", "completion_tokens"}
     | {"tokens_read", "tokens_written", "seconds"}
@@ -62,7 +62,7 @@ Row = Mapping[str, Any]
 class RatioMetric:
     """A metric computed from the means of several columns, such as F1 from averaged precision and recall.
 
-    `combine` gets one array of means for each of `columns` (one entry a resample) and returns one array.
+    `combine` receives one array of means per column (one entry per resample) and returns one array.
     """
 
     name: str
@@ -72,11 +72,11 @@ class RatioMetric:
 
 @dataclass(frozen=True)
 class GroupedMean:
-    """The mean of a column's means in each group: five noise levels, two domains, whatever their numbers of cases.
+    """The mean of a column's group means (five noise levels, two domains), whatever the group sizes.
 
-    `group` is the column that names a row's group. `weights` maps groups to weights that sum to 1 (None: all groups that
-    occur, equally); a group of `weights` that no row has leaves the metric without a value. `of` are all groups of the suite
-    (default: those of `weights`): a mean of fewer is partial, and the summary says so.
+    `group` is the column that names a row's group. `weights` maps groups to weights that sum to 1 (None: all groups
+    that occur, equally). If a group in `weights` has no row, the metric has no value. `of` lists all groups of the
+    suite (default: those of `weights`). A mean over fewer groups is partial, and the summary says so.
     """
 
     name: str
@@ -90,18 +90,18 @@ Metric = str | RatioMetric | GroupedMean
 
 
 def f1_of_means(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """Harmonic mean, 0 where both are 0."""
+    """Harmonic mean; 0 if both are 0."""
     total = precision + recall
     return np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
 
 
 def scored(rows: Iterable[Row]) -> list[Row]:
-    """The rows that count: all but infrastructure faults."""
+    """The rows that count: all except infrastructure faults."""
     return [row for row in rows if row.get("outcome") != "fault"]
 
 
 def case_values(rows: Iterable[Row], column: str) -> dict[str, list[float]]:
-    """`{case: values over its trials}` of a column, by `cluster` where a row has one, else by `id`; None is left out."""
+    """`{case: values over its trials}` of a column, by `cluster` if a row has one, else by `id`; None is excluded."""
     values: dict[str, list[float]] = {}
     for row in rows:
         value = row.get(column)
@@ -116,7 +116,7 @@ def case_of(row: Row) -> str:
 
 
 def bounds_of(column: str, rows: Iterable[Row]) -> Bounds:
-    """What the values of a column can be: shares where all lie within [0, 1], but for COSTS."""
+    """The range of a column: a share if all values are within [0, 1], except for COSTS."""
     if column in COSTS:
         return COST
     values = (row.get(column) for row in rows)
@@ -124,7 +124,10 @@ def bounds_of(column: str, rows: Iterable[Row]) -> Bounds:
 
 
 def case_sums(rows: Sequence[Row], columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """`(sums, counts)`, (cases, columns) each: what a case's rows add up to, over how many of them. Cases that lack a column are left out."""
+    """`(sums, counts)`, (cases, columns) each: the total of a case's rows, and the number of rows with a value.
+
+    Cases that lack a column are excluded.
+    """
     per_column = [case_values(rows, column) for column in columns]
     cases = sorted(set.intersection(*(set(values) for values in per_column)))
     sums = np.array([[sum(values[case]) for values in per_column] for case in cases])
@@ -151,7 +154,7 @@ def estimate(rows: Sequence[Row], metric: Metric, seed: int = 0) -> Estimate:
 
 
 def rows_and_weights(rows: Sequence[Row], metric: GroupedMean) -> tuple[list[Row], dict[str, float]]:
-    """The rows that count for a mean of groups, and each group's weight. No rows if a group of the metric has none."""
+    """The rows that count for a mean of groups, and each group's weight. No rows if a group of the metric is empty."""
     found = [row for row in rows if row.get(metric.column) is not None and row.get(metric.group) is not None]
     names = sorted({str(row[metric.group]) for row in found})
     weights = dict(metric.weights) if metric.weights is not None else {name: 1 / len(names) for name in names}
@@ -161,7 +164,7 @@ def rows_and_weights(rows: Sequence[Row], metric: GroupedMean) -> tuple[list[Row
 
 
 def group_sums(rows: Sequence[Row], metric: GroupedMean, groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """`(sums, counts)`, (cases, groups) each, of the metric's column; a case without a row in a group counts 0 there."""
+    """`(sums, counts)` of the metric's column, (cases, groups) each; a case without a row in a group counts 0 there."""
     places = {name: place for place, name in enumerate(groups)}
     cases = {case: place for place, case in enumerate(sorted({case_of(row) for row in rows}))}
     sums, counts = np.zeros((len(cases), len(groups))), np.zeros((len(cases), len(groups)))
@@ -183,7 +186,10 @@ def _grouped_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> Es
 
 
 def grouped_interval(sums: np.ndarray, counts: np.ndarray, share: np.ndarray, bounds: Bounds, seed: int) -> Interval:
-    """The interval of a mean of groups with weights `share`: each group's own put together, or, of costs, that of the cases' parts."""
+    """The interval of a mean of groups with weights `share`.
+
+    It combines the groups' own intervals, or for costs uses the per-case values.
+    """
     if bounds != SHARE:
         sizes = counts.sum(axis=0)
         return mean_interval(len(sums) * ((sums / sizes) @ share), None, bounds, seed)
@@ -198,7 +204,7 @@ def grouped_interval(sums: np.ndarray, counts: np.ndarray, share: np.ndarray, bo
 
 
 def partial_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> dict[str, Any] | None:
-    """The mean of the groups that were measured, and their names, where these are some of the metric's groups and not all."""
+    """The mean of the measured groups, and their names, if only some of the metric's groups were measured."""
     groups = list(metric.of or metric.weights or ())
     there = {str(row[metric.group]) for row in rows if row.get(metric.column) is not None}
     measured = [name for name in groups if name in there]
@@ -213,8 +219,8 @@ def partial_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> dic
 def smallest_resolvable_difference(rows: Sequence[Row], column: str) -> float | None:
     """The paired difference in the mean of `column` that this many cases resolve at 80% power (5% level, two-sided).
 
-    Another model's scores are unknown, so its spread is taken to be this one's and the two uncorrelated, which is on the
-    safe side: scores on the same cases are usually correlated. None with fewer than two cases or no spread at all.
+    Assumes that the other model has the same spread and is uncorrelated with this one. This is conservative, because
+    scores on the same cases are usually correlated. None with fewer than two cases or without any spread.
     """
     values = [sum(trials) / len(trials) for trials in case_values(rows, column).values()]
     if len(values) < 2:
@@ -237,8 +243,8 @@ def summarize(
 ) -> dict[str, Any]:
     """The summary of a suite's rows.
 
-    `groups` maps a key of the summary to the column it groups by (`{"by_scenario": "scenario"}`). `data` are the files that
-    the cases came from; their SHA-256 is recorded. `extra` adds the suite's own keys.
+    `groups` maps a key of the summary to the column it groups by (`{"by_scenario": "scenario"}`). `data` are the files
+    of the cases; their SHA-256 is recorded. `extra` adds the suite's own keys.
     """
     counted = scored(rows)
 
@@ -268,7 +274,9 @@ def summarize(
         "cases": len({row["id"] for row in rows}),
         "faults": len(rows) - len(counted),
         "failures": {str(kind): failures.count(kind) for kind in sorted({str(f) for f in failures if f})},
-        "interval": f"95% over cases, clustered over trials: eval.statistics.intervals, {RESAMPLES} resamples, seed {seed}",
+        "interval": (
+            f"95% over cases, clustered over trials: eval.statistics.intervals, {RESAMPLES} resamples, seed {seed}"
+        ),
         "versions": versions(),
         "git_commit": git_commit(),
         "data_sha256": {Path(path).name: file_sha256(path) for path in data},
@@ -282,7 +290,7 @@ def _name(metric: Metric) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a score may depend on, as installed."""
+    """The installed versions of Python and of the packages that can affect a score."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -295,7 +303,7 @@ def versions() -> dict[str, str]:
 def git_commit() -> str | None:
     """The commit of this repository, with `+changes` if tracked files differ from it; None outside a git checkout."""
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed: another repository may hold the virtual environment
+    if not (root / ".git").exists():  # an installed package: a different repository may contain the virtual environment
         return None
     try:
         commit = subprocess.run(
@@ -329,12 +337,12 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
     file = path / "results.jsonl" if path.is_dir() else path
     rows = [row for _, row in read_jsonl(file, required=("id",))]
     if not rows:
-        raise BadInput(f"{file}: holds no rows")
+        raise BadInput(f"{file}: contains no rows; run the suite first")
     return rows
 
 
 def table_text(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], metrics: Sequence[str]) -> str:
-    """A readable table: one line a group, each metric in percent as `value [low, high]`."""
+    """A readable table: one line per group, each metric in percent as `value [low, high]`."""
     width = max([len(name) for name in tables] + [5])
     lines = [" ".join([" " * width, f"{'n':>5}", *(f"{metric:>22}" for metric in metrics)])]
     for name, table in tables.items():

@@ -1,22 +1,23 @@
-"""The loop that every suite shares: many cases in play at once, rows that survive a kill, a summary with intervals.
+"""The loop that every suite shares: many cases in parallel, rows that survive a kill, a summary with intervals.
 
-Inputs: a policy, the cases of a suite. Outputs, in --out: `results.jsonl` (one row a case and trial), `faults.jsonl` (what the
-infrastructure broke: not scored, played again by the next call), `summary.json`, `configuration.json`. A run in which no case could
-be played ends with the fault's words and exit code 2.
+Inputs: a policy and the cases of a suite.
+Outputs, in --out: `results.jsonl` (one row per case and trial), `faults.jsonl` (cases that the infrastructure broke:
+not scored; the next call plays them again), `summary.json`, `configuration.json`. A run in which no case could be
+played ends with the fault's text and exit code 2.
 
-How a suite is written. Its module, `eval/<name>.py`, exposes four things, which `eval.run` imports when it needs them:
+To write a suite, create a module `eval/<name>.py` with four things, which `eval.run` imports when it needs them:
 
     SUITE = "rotbench"                                      the name
     def parser() -> argparse.ArgumentParser                 suite_parser(...) and the suite's own flags
-    def run(arguments, policy=None) -> dict[str, Any]       plays and returns the summary; `policy`, if given, is loaded already
+    def run(arguments, policy=None) -> dict[str, Any]       play; return the summary; use `policy` if given
     def main() -> int                                       run(parser().parse_args()); return 0
 
-`eval.run` lists the module in its table SUITES, with the metrics that stand for it. `run` checks its data first: files that are
-absent raise DataMissing (what, and where it comes from), which `eval.run` reports as a skipped suite. It then calls `run_suite`
-with a `play` function. For a conversation, `play` is `game_player` with the suite's games (eval/suites/games.py): a `SuiteGame`
-is one case in play, and needs to know nothing of batches, seeds, threads, files or tokens:
+Add the module and its headline metrics to the table SUITES of `eval.run`. `run` checks its data first: missing files
+raise DataMissing (what is missing and where it comes from), which `eval.run` reports as a skipped suite. It then calls
+`run_suite` with a `play` function. For a conversation, `play` is `game_player` with the suite's games
+(eval/suites/games.py). A `SuiteGame` is one active case. It does not handle batches, seeds, threads, files or tokens:
 
-    class CoinGame(SuiteGame):                              # one case: ask, hear, answer
+    class CoinGame(SuiteGame):                              # one case
         def __init__(self, case, trial):
             question = [{"role": "user", "content": case["question"]}]
             super().__init__(case["id"], trial, conversation(case["id"], question, tools))
@@ -60,41 +61,41 @@ from train.policies.specs import SPECS, load_policy
 from train.stages.faults import faults_line, faults_text, require_played
 
 SAMPLING = ("seed", "temperature", "max_new_tokens", "max_prompt_tokens", "thinking", "dtype")
-"""What decides what a policy says: recorded with the results."""
+"""Settings that determine a policy's output; recorded with the results."""
 POLICY_SETTINGS = (*SAMPLING, "batch_size")
 RECORDED = ("policy", "limit", "trials", *SAMPLING)
 EXTENDABLE = ("limit", "trials")
-"""What a later call may raise: only the rows that are missing are then made."""
+"""Settings that a later call may raise; it then plays only the missing rows."""
 
 
 class DataMissing(BadInput):
-    """A suite's data are not there. The message says which file, where it comes from, and how to get it."""
+    """A suite's data are missing. The message says which file, where it comes from, and how to get it."""
 
 
 def suite_parser(docstring: str | None, command: str, data: str | None = None) -> argparse.ArgumentParser:
     """The flags that all suites share. `data` is the default of --data; None makes the flag required."""
     parser = ScriptParser(docstring, command)
     parser.add_argument("--policy", required=True, help=", ".join(SPECS))
-    parser.add_argument("--data", required=data is None, default=data, help="where the cases are")
+    parser.add_argument("--data", required=data is None, default=data, help="file or folder with the cases")
     parser.add_argument("--out", required=True, help="result folder")
     parser.add_argument(
-        "--limit", type=int, default=None, help="only the first N cases (of each group, where a suite has groups)"
+        "--limit", type=int, default=None, help="only the first N cases (per group, if the suite has groups)"
     )
     parser.add_argument("--trials", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--max-new-tokens", type=int, default=1024, help="tokens a turn")
+    parser.add_argument("--max-new-tokens", type=int, default=1024, help="token limit per turn")
     parser.add_argument(
-        "--max-prompt-tokens", type=int, default=None, help="default: all that the model's context leaves"
+        "--max-prompt-tokens", type=int, default=None, help="default: the space left in the model's context"
     )
     parser.add_argument("--thinking", action="store_true")
     parser.add_argument(
         "--dtype",
         default=None,
-        help="of hf and vllm, as bfloat16; default: the checkpoint's on a GPU, float32 on a CPU",
+        help="for hf and vllm, such as bfloat16; default: the checkpoint's on a GPU, float32 on a CPU",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="sequences in one batch of hf")
-    parser.add_argument("--in-flight", type=int, default=1024, help="cases in play at once, on all GPUs together")
+    parser.add_argument("--batch-size", type=int, default=64, help="sequences per batch, for hf")
+    parser.add_argument("--in-flight", type=int, default=1024, help="number of cases in parallel, over all GPUs")
     return parser
 
 
@@ -103,7 +104,7 @@ _kept_policies: dict[tuple[Any, ...], Policy] | None = None
 
 @contextmanager
 def one_policy() -> Iterator[None]:
-    """Inside, suites with the same policy and settings share one loaded model; another one takes its place."""
+    """Context in which suites with the same policy and settings share one loaded model; a different one replaces it."""
     global _kept_policies
     _kept_policies = {}
     try:
@@ -128,7 +129,7 @@ def load_suite_policy(arguments: argparse.Namespace) -> Policy:
 
 @contextmanager
 def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnRow, Counter[str]]]:
-    """The files that rows go to: yields what is done already, the row's way in, and the faults so far, by their text."""
+    """The output files of rows: yields the finished cases, the function that saves a row, and fault counts by text."""
     faults: Counter[str] = Counter()
     with (
         JsonlWriter(out / "results.jsonl", key=("id", "trial")) as rows,
@@ -148,14 +149,15 @@ def row_files(out: Path, total: int, label: str) -> Iterator[tuple[set[Any], OnR
 
 
 def ordered_rows(out: Path, case_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows that `out` holds so far, in the order of `case_ids`, then by trial. Raises BadInput for a row of another case."""
+    """The rows that `out` contains so far, in the order of `case_ids`, then by trial.
+
+    Raises BadInput for a row of an unknown case.
+    """
     order = {case_id: place for place, case_id in enumerate(case_ids)}
     file = out / "results.jsonl"
     found = read_rows(file) if file.exists() and file.stat().st_size else []
     if strange := sorted({str(row["id"]) for row in found} - order.keys()):
-        raise BadInput(
-            f"{file}: id {strange[0]!r} is not among the {len(order)} cases asked for; choose another folder"
-        )
+        raise BadInput(f"{file}: id {strange[0]!r} is not among the {len(order)} requested cases; choose another --out")
     return sorted(found, key=lambda row: (order[row["id"]], row["trial"]))
 
 
@@ -175,29 +177,34 @@ def run_suite(
     system_messages: bool = False,
     extra: Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Play what the result folder does not hold yet, write and print the summary, return it.
+    """Play what the result folder lacks, write and print the summary, return it.
 
-    `case_ids`: all cases, in order, without repeats. `play(policy, plays, on_row)` plays the (case id, trial) pairs that are
-    left and hands over each row. `settings` are the suite's own choices: they join the recorded configuration, and a folder
-    that was made with others, or by a policy of other content, is refused. --limit and --trials can be raised: the run is extended. `shown` are the printed metrics (default: all), `headline` (default: the first of them) is
-    the one whose smallest resolvable difference is printed. `policy` is one that is loaded already, else it is loaded when something is left to play.
-    `system_messages`: tool conversations begin with one, which a chat template may refuse or drop.
-    `extra(rows)` adds the suite's own keys to the summary, beside the configuration. Raises BadInput, also where all that
-    was left has failed (require_played).
+    - `case_ids`: all cases, in order, without repeats.
+    - `play(policy, plays, on_row)` plays the remaining (case id, trial) pairs and passes on each row.
+    - `settings`: the suite's own choices, part of the recorded configuration. A folder that was created with other
+      settings, or by a policy with other content, is refused. --limit and --trials can be raised to extend a run.
+    - `shown`: the printed metrics (default: all).
+    - `headline`: the metric whose smallest resolvable difference is printed (default: the first of `shown`).
+    - `policy`: a loaded policy; without it, one is loaded when something is left to play.
+    - `system_messages`: tool conversations begin with a system message, which a chat template may refuse or drop.
+    - `extra(rows)` adds the suite's own keys to the summary.
+
+    Raises BadInput for a wrong configuration, or if every remaining case failed (require_played).
     """
     begun = time.monotonic()
     out = Path(arguments.out)
     if not case_ids:
-        raise BadInput(f"{', '.join(map(str, data_files))}: holds no cases")
+        raise BadInput(f"{', '.join(map(str, data_files))}: contains no cases")
     configuration = {name: getattr(arguments, name) for name in RECORDED} | dict(settings or {})
     hashes = _hashes(data_files)
     configuration["data_sha256"] = next(iter(hashes.values())) if len(hashes) == 1 else hashes
     configuration["policy_content"] = policy_identity(arguments.policy)
-    contents = tuple(name for name in configuration if name.endswith("_content"))  # the policy's, a simulated user's
+    # contents of the policy and of a simulated user
+    contents = tuple(name for name in configuration if name.endswith("_content"))
     specs = tuple(name.removesuffix("_content") for name in contents)
     keep_configuration(out, configuration, may_grow=EXTENDABLE, noted=specs, partly_known=contents)
     total = len(case_ids) * arguments.trials
-    with JsonlWriter(out / "results.jsonl", key=("id", "trial")) as written:  # cuts off a line torn by a kill
+    with JsonlWriter(out / "results.jsonl", key=("id", "trial")) as written:  # drops a last line that a kill truncated
         left = [
             (case, trial) for case in case_ids for trial in range(arguments.trials) if (case, trial) not in written.done
         ]
@@ -209,7 +216,7 @@ def run_suite(
         with row_files(out, total, getattr(arguments, "label", "") + policy.name) as (_, keep, faults):
             play(policy, left, keep)
     elif (kept := _kept_summary(out)).get("rows") == total:
-        print(f"{out}: all {total} episodes are there, nothing to do")
+        print(f"{out}: all {total} episodes are complete, nothing to do")
         return kept
     rows = ordered_rows(out, case_ids)
     summary = summarize(
@@ -243,7 +250,7 @@ def run_suite(
 
 
 def _kept_summary(out: Path) -> dict[str, Any]:
-    """The summary of a former call; empty where there is none, or a killed call left it unreadable."""
+    """The summary of an earlier call; empty if there is none, or if a kill left it unreadable."""
     try:
         return dict(json.loads((out / "summary.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -251,7 +258,7 @@ def _kept_summary(out: Path) -> dict[str, Any]:
 
 
 def _hashes(files: Sequence[Path | str]) -> dict[str, str]:
-    """SHA-256 by file name; files of one name in several folders are named from the folder that they share."""
+    """SHA-256 by file name; files with the same name are named relative to their common folder."""
     paths = [Path(file) for file in files]
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
@@ -261,9 +268,12 @@ def _hashes(files: Sequence[Path | str]) -> dict[str, str]:
 
 
 def resolution_text(summary: Mapping[str, Any], metric: str) -> str:
-    """A line on the smallest paired difference that a summary's cases can resolve; empty if that is unknown."""
+    """One line on the smallest paired difference that a summary's cases can resolve; empty if unknown."""
     smallest = summary["smallest_resolvable_difference"].get(metric)
     if smallest is None:
         return ""
     cases = summary["metrics"][metric]["n"]
-    return f"the smallest paired difference in {metric} that {cases} cases resolve at 80% power: {100 * smallest:.1f} points\n"
+    return (
+        f"the smallest paired difference in {metric} that {cases} cases resolve at 80% power: "
+        f"{100 * smallest:.1f} points\n"
+    )

@@ -1,12 +1,15 @@
-"""The questions of ToolHop, in both layouts that they are published in.
+"""The questions of ToolHop, in both published layouts.
 
-Input: a JSONL file (the authors' `ToolHop.jsonl`) or one JSON list (the original data set's `ToolHop.json`). Output: `Question`s.
+Input: a JSONL file (the authors' `ToolHop.jsonl`) or one JSON list (the original data set's `ToolHop.json`).
+Output: `Question`s.
 
-A record has `question`, `answer`, `tools` (`{sub-question: tool document}`) and `functions`: `{tool name: source}`, or a list of sources, in
-which a tool's source is the first that defines a function of its name. `id` and `domain` are taken where they stand.
+A record has `question`, `answer`, `tools` (`{sub-question: tool document}`) and `functions`: `{tool name: source}` or a
+list of sources. In a list, a tool's source is the first that defines a function with its name. `id` and `domain` are
+used if present.
 
-A name can stand there twice, with two documents, for two sub-questions (in 7 of 100 sampled questions); only one source can answer to it. It
-is offered once, with the document that fits the source: servers refuse a name given twice. The authors' code shows both documents.
+A name can occur twice, with two documents, for two sub-questions (in 7 of 100 sampled questions), but only one source
+can have that name. The tool is offered once, with the document that fits the source, because servers refuse duplicate
+names. The authors' code shows both documents.
 
 Source: paper/README.md, "Evaluation".
 """
@@ -37,7 +40,7 @@ class Question:
 
 
 def read_questions(path: Path | str, limit: int | None = None) -> list[Question]:
-    """The questions of a JSONL file, or of a JSON list. Raises BadInput with line (or place) and key."""
+    """The questions of a JSONL file or a JSON list. Raises BadInput with line (or item) and key."""
     path = Path(path)
     questions: list[Question] = []
     for number, record in _records(path):
@@ -47,7 +50,7 @@ def read_questions(path: Path | str, limit: int | None = None) -> list[Question]
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            raise BadInput(f"{path}: the id {question.id!r} stands there twice")
+            raise BadInput(f"{path}: duplicate id {question.id!r}; ids must be unique")
         seen.add(question.id)
     return questions
 
@@ -89,7 +92,7 @@ def _question(record: Mapping[str, Any], where: str, place: int) -> Question:
 
 
 def _fitting(documents: Sequence[dict[str, Any]], source: str) -> dict[str, Any]:
-    """Of several documents of one name, the one whose parameters the source takes (the first, where that is equal)."""
+    """Of several documents with one name, the one whose parameters match the source; the first if tied."""
     if len(documents) == 1:
         return documents[0]
     name = documents[0]["name"]
@@ -109,7 +112,7 @@ def _properties(document: Mapping[str, Any]) -> set[str]:
 
 
 def _codes(functions: Any, names: Sequence[str], where: str) -> dict[str, str]:
-    """`{tool name: source}`. In a list, a tool's source is the first that defines a function of its name."""
+    """`{tool name: source}`. In a list, a tool's source is the first that defines a function with its name."""
     if isinstance(functions, dict) and all(isinstance(source, str) for source in functions.values()):
         return dict(functions)
     if not isinstance(functions, list) or not all(isinstance(source, str) for source in functions):

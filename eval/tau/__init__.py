@@ -1,4 +1,4 @@
-"""tau-bench: its domains and its game with a simulated user.
+"""tau-bench: its domains, and its game with a simulated user.
 
-`eval/tau_bench.py` is the script.
+The script is `eval/tau_bench.py`.
 """

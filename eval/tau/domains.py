@@ -1,12 +1,14 @@
-"""The tasks and domains of tau-bench in the authors' layout, and what a database looks like after the recorded actions.
+"""The tasks and domains of tau-bench in the authors' layout, and the database that the recorded actions produce.
 
-Input: a folder with `tau-bench.jsonl` (a task a line: `instruction`, `actions`, `outputs`, `data_source` = `tau-bench/<domain>`) and
-`tau-bench/<domain>/`: `tools.json` (OpenAI functions), `codes.json` (`{tool: source}`; a tool's function takes the database first), `wiki.md` (the policy
-that the agent follows), and the database, one JSON file a table. Output: `Task`s and `Domain`s.
+Input: a folder with `tau-bench.jsonl` (one task per line: `instruction`, `actions`, `outputs`, `data_source` =
+`tau-bench/<domain>`) and `tau-bench/<domain>/`. That subfolder has `tools.json` (OpenAI functions), `codes.json`
+(`{tool: source}`; each tool's function receives the database as its first argument), `wiki.md` (the policy that the
+agent follows), and the database, one JSON file per table.
+Output: `Task`s and `Domain`s.
 
-A domain is read once. Its database is handed to the sandbox once an episode, never once a call.
+A domain is read once. The sandbox receives its database once per episode, never once per call.
 
-Source: paper/README.md, "Evaluation"; the reward's rule is tau-bench's own.
+Source: paper/README.md, "Evaluation"; the reward rule is tau-bench's own.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ NOT_TABLES = ("tools.json", "codes.json")
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `actions` are the recorded calls, `outputs` what the agent must have said. `id` is `<domain>/<place>`."""
+    """One task. `id` is `<domain>/<index>`.
+
+    `actions` are the recorded calls, `outputs` what the agent must say.
+    """
 
     id: str
     domain: str
@@ -41,7 +46,7 @@ class Task:
 
     @property
     def gold_calls(self) -> tuple[ToolCall, ...]:
-        """The recorded calls that make the right database: all but the one that would end the episode."""
+        """The recorded calls that produce the right database: all except the call that would end the episode."""
         return tuple(action for action in self.actions if action.name != HAND_OVER)
 
 
@@ -59,9 +64,9 @@ class Domain:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def right_database(self, task: Task, sandbox: ToolSandbox) -> str:
-        """The fingerprint after the task's recorded actions; an action that fails changes nothing, as in tau-bench.
+        """The fingerprint after the task's recorded actions. As in tau-bench, an action that fails changes nothing.
 
-        Computed once a task. Raises GameFault if the sandbox fails.
+        Computed once per task. Raises GameFault if the sandbox fails.
         """
         with self._lock:
             known = self._right.get(task.id)
@@ -86,12 +91,15 @@ class Domain:
 
 
 def fingerprint(database: Any) -> str:
-    """SHA-256 of a database: equal for what tau-bench takes as equal (order of keys aside; 1, 1.0 and true are three values)."""
+    """SHA-256 of a database, equal whenever tau-bench considers two databases equal.
+
+    The order of keys is ignored; 1, 1.0 and true are three values.
+    """
     return hashlib.sha256(json.dumps(database, sort_keys=True).encode()).hexdigest()
 
 
 def read_tasks(path: Path, limit: int | None = None) -> list[Task]:
-    """The tasks in order, at most `limit` of each domain. Raises BadInput with line number and key."""
+    """The tasks in order, at most `limit` per domain. Raises BadInput with line number and key."""
     tasks: list[Task] = []
     places: dict[str, int] = {}
     for number, record in read_jsonl(path, required=("instruction", "actions", "outputs", "data_source")):
@@ -101,10 +109,10 @@ def read_tasks(path: Path, limit: int | None = None) -> list[Task]:
             known = " or ".join(f"tau-bench/{name}" for name in DOMAINS)
             raise BadInput(f"{where}: key 'data_source': expected {known}, got {record['data_source']!r}")
         if not isinstance(record["instruction"], str):
-            raise BadInput(f"{where}: key 'instruction': expected a text")
+            raise BadInput(f"{where}: key 'instruction': expected a string")
         outputs = record["outputs"]
         if not isinstance(outputs, list) or not all(isinstance(output, str) for output in outputs):
-            raise BadInput(f"{where}: key 'outputs': expected a list of texts")
+            raise BadInput(f"{where}: key 'outputs': expected a list of strings")
         if not isinstance(record["actions"], list):
             raise BadInput(f"{where}: key 'actions': expected a list of calls")
         place = places[domain] = places.get(domain, -1) + 1
@@ -129,7 +137,7 @@ def _action(action: Any, where: str) -> ToolCall:
 
 
 def read_domain(folder: Path, name: str) -> Domain:
-    """The domain of `folder/<name>`. Raises DataMissing for a file that is not there, BadInput for one that does not fit."""
+    """The domain in `folder/<name>`. Raises DataMissing for a missing file, BadInput for an invalid one."""
     place = folder / name
     for file in (*NOT_TABLES, "wiki.md"):
         if not (place / file).is_file():
@@ -137,13 +145,13 @@ def read_domain(folder: Path, name: str) -> Domain:
     tables = sorted(path for path in place.glob("*.json") if path.name not in NOT_TABLES)
     if not tables:
         raise DataMissing(
-            f"{place}: no database: expected a JSON file for each table, beside tools.json and codes.json"
+            f"{place}: no database: expected a JSON file for each table, in the folder of tools.json and codes.json"
         )
     tools, codes = _read_json(place / "tools.json"), _read_json(place / "codes.json")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise BadInput(f"{place / 'tools.json'}: expected a list of tool documents")
     if not isinstance(codes, dict) or not all(isinstance(source, str) for source in codes.values()):
-        raise BadInput(f"{place / 'codes.json'}: expected an object of sources")
+        raise BadInput(f"{place / 'codes.json'}: expected an object of tool sources")
     return Domain(
         name=name,
         wiki=read_text(place / "wiki.md"),
@@ -162,7 +170,7 @@ def _read_json(path: Path) -> Any:
 
 
 def check_actions(tasks: list[Task], domains: Mapping[str, Domain]) -> None:
-    """Refuse tasks whose recorded actions name a tool that their domain does not have. Raises BadInput."""
+    """Refuse tasks whose recorded actions name a tool that the domain lacks. Raises BadInput."""
     for task in tasks:
         for action in task.actions:
             if action.name not in domains[task.domain].codes:

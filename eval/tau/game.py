@@ -1,6 +1,6 @@
-"""One episode of tau-bench: the agent's turns, the user's answers, the database, and the reward. See eval/tau_bench.py.
+"""One episode of tau-bench: the agent's turns, the user's replies, the database, and the reward. See eval/tau_bench.py.
 
-Input: a task, its domain, a simulated user, a sandbox. Output: the state that the policy sees next, and at the end the row.
+Input: a task, its domain, a simulated user, a sandbox. Output: the state that the policy sees next, and the final row.
 
 Source: tau-bench (arXiv 2406.12045); paper/README.md, defect 8.
 """
@@ -29,15 +29,16 @@ from train.policies.interface import Generation
 
 
 def required_outputs_said(outputs: Sequence[str], said: Sequence[str]) -> bool:
-    """Does each output stand in one of the texts? Lower case, commas of the texts removed, as tau-bench does it."""
+    """Whether each output appears in one of the texts, in lower case and without commas, as in tau-bench."""
     texts = [text.lower().replace(",", "") for text in said]
     return all(any(output.lower() in text for text in texts) for output in outputs)
 
 
 def first_call(text: str, match: str) -> tuple[ParsedTurn, int]:
-    """The turn with its first call alone, and how many further calls were dropped.
+    """The turn with only its first call, and the number of dropped calls.
 
-    `published` reads nothing behind the first closing tag: if what stands before it is no call, the whole turn is a message.
+    `published` ignores everything after the first closing tag. If the text before it is not a call, the entire turn is
+    a message.
     """
     turn = parse_turn(text, match)
     if match == "published":
@@ -53,7 +54,7 @@ def first_call(text: str, match: str) -> tuple[ParsedTurn, int]:
 
 
 class TauGame(SuiteGame):
-    """One task being served."""
+    """One task in play."""
 
     def __init__(
         self,
@@ -68,9 +69,9 @@ class TauGame(SuiteGame):
         opened = [{"role": "system", "content": domain.wiki}, {"role": "user", "content": opening}]
         super().__init__(task.id, trial, conversation(task.id, opened, domain.tools))
         self._task, self._domain, self._user, self._sandbox, self._match = task, domain, user, sandbox, match
-        self._lines = [GREETING, opening]  # agent and user in turn, as the user sees it
+        self._lines = [GREETING, opening]  # agent and user alternate, as the user sees it
         self._session: ToolSession | None = None
-        self._said: list[str] = []  # to the user
+        self._said: list[str] = []  # messages to the user
         self._said_with_calls: list[str] = []
         self._statuses: list[list[str]] = []
         self._failed_calls = self._dropped_calls = self._gold_made = 0
@@ -78,7 +79,7 @@ class TauGame(SuiteGame):
         self._db_match: bool | None = None
 
     def gold_turn(self) -> str:
-        """The recorded actions one by one, then the outputs; without outputs, a recorded hand-over."""
+        """The recorded actions one by one, then the outputs; without outputs, the recorded hand-over if any."""
         if self._gold_made < len(self._task.gold_calls):
             self._gold_made += 1
             return render_call(self._task.gold_calls[self._gold_made - 1])
@@ -107,7 +108,7 @@ class TauGame(SuiteGame):
                 self._session = self._sandbox.open_session(self._domain.codes, self._domain.database)
             except SandboxFault as error:
                 raise GameFault(str(error)) from None
-            weakref.finalize(self, self._session.close)  # a fault of the policy drops the game without a word
+            weakref.finalize(self, self._session.close)  # if the policy fails, nothing else closes the session
         [call] = turn.calls
         result = self._session.call(call.name, call.arguments)
         if result.status == "fault":

@@ -1,14 +1,15 @@
-"""The simulated user of tau-bench: somebody with an instruction, who talks to the agent until the goal is reached.
+"""The simulated user of tau-bench: a customer with an instruction, who talks to the agent until the goal is reached.
 
-By its spec (--user-model):
+The spec (--user-model) selects the user:
 
-    MODEL@BASE_URL    any OpenAI-compatible model, temperature 0, at most 512 tokens a line (the key comes from OPENAI_API_KEY)
-    replay:FILE       the lines that a former run recorded (`user_turns` in its result rows): the same users again, no model
-    scripted          says the whole instruction first and stops at the first message back: for a trial of the machinery and
-                      for the oracle; scores with it are comparable with nothing
+    MODEL@BASE_URL    an OpenAI-compatible model at temperature 0, up to 512 tokens per line (key from OPENAI_API_KEY)
+    replay:FILE       the lines that an earlier run recorded (`user_turns` in its result rows), without a model
+    scripted          says the full instruction first and stops at the first reply: for tests of the code and for the
+                      oracle; its scores are not comparable with any others
 
-The prompt gives the instruction and the rules of tau-bench's user in words of our own; a file with `{instruction}` in it replaces it
-(--user-prompt), for numbers with the published wording. Thinking of the user's model is not shown to the agent.
+The prompt gives the instruction and the rules of tau-bench's user in this project's words. For numbers with the
+published wording, pass --user-prompt with a file that contains `{instruction}`. The agent does not see the thinking of
+the user's model.
 
 Source: paper/README.md, "Evaluation" (the user is gpt-4o-2024-08-06 at temperature 0).
 """
@@ -36,14 +37,15 @@ Your instruction: {{instruction}}
 How to play:
 - Write one line at a time: what the customer says next.
 - Never tell the whole instruction at once; tell what the present step needs.
-- Invent nothing. Where the agent asks for something that the instruction does not have, such as an order number, say that you do not know or do not have it.
+- Invent nothing. Where the agent asks for something that the instruction does not have, such as an order number, \
+say that you do not know or do not have it.
 - Say things in your own words, not in those of the instruction.
 - Talk naturally, and stay the person that the instruction describes.
 - Once the goal of the instruction is reached, write {STOP} and nothing else: that ends the conversation."""
 
 
 class UserLeft(Exception):
-    """The user cannot take in what the agent said (it is longer than the user's model can read): the agent's doing."""
+    """The agent's message is longer than the user's model can read: the agent's failure."""
 
 
 class SimulatedUser(Protocol):
@@ -52,7 +54,7 @@ class SimulatedUser(Protocol):
     name: str
 
     def reply(self, case_id: str, trial: int, instruction: str, lines: Sequence[str]) -> str:
-        """`lines`: agent and user in turn, the agent first (its greeting) and last. Raises GameFault, UserLeft."""
+        """`lines`: agent and user alternate; the agent is first (its greeting) and last. Raises GameFault, UserLeft."""
 
 
 class ModelUser:
@@ -66,13 +68,13 @@ class ModelUser:
         messages = [{"role": "system", "content": self._prompt.replace("{instruction}", instruction)}]
         messages += [
             {"role": ("user", "assistant")[place % 2], "content": line} for place, line in enumerate(lines)
-        ]  # seen from the user's model, the agent is its user
+        ]  # for the user's model, the agent has the role of the user
         turn = len(lines) // 2
         seed = turn_seed(self._seed, f"user:{case_id}", trial, turn)
         request = PolicyRequest(conversation(case_id, messages), case_id, trial, turn, seed)
         [generation] = self._policy.generate([request])
         if generation.fault:
-            raise GameFault(f"the simulated user: {generation.fault}")
+            raise GameFault(f"the simulated user failed: {generation.fault}")
         if generation.too_long:
             raise UserLeft
         said = parse_turn(generation.text, "strict").content
@@ -82,7 +84,7 @@ class ModelUser:
 
 
 class ReplayUser:
-    """The lines of a former run, by case and trial."""
+    """The lines of an earlier run, by case and trial."""
 
     def __init__(self, path: str) -> None:
         self.name = f"replay:{path}"
@@ -90,18 +92,18 @@ class ReplayUser:
         for number, row in read_jsonl(path, required=("id", "user_turns")):
             lines = row["user_turns"]
             if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-                raise BadInput(f"{path}:{number}: key 'user_turns': expected a list of texts")
+                raise BadInput(f"{path}:{number}: key 'user_turns': expected a list of strings")
             self._lines[str(row["id"]), recorded_trial(row, f"{path}:{number}")] = lines
 
     def reply(self, case_id: str, trial: int, instruction: str, lines: Sequence[str]) -> str:
         recorded, turn = self._lines.get((case_id, trial), []), len(lines) // 2
         if turn >= len(recorded):
-            raise GameFault(f"only {len(recorded)} lines of the user are recorded of {case_id!r}, trial {trial}")
+            raise GameFault(f"only {len(recorded)} user lines are recorded for {case_id!r}, trial {trial}")
         return recorded[turn]
 
 
 class ScriptedUser:
-    """Tells all at once and stops at the first message back."""
+    """Says the full instruction at once and stops at the first reply."""
 
     name = "scripted"
 
@@ -110,7 +112,7 @@ class ScriptedUser:
 
 
 def load_user(spec: str, *, seed: int = 0, prompt: str = PROMPT, concurrency: int = 32) -> SimulatedUser:
-    """The user of a spec. Raises BadInput."""
+    """The user that a spec names. Raises BadInput."""
     if spec == "scripted":
         return ScriptedUser()
     if spec.startswith("replay:"):
@@ -124,16 +126,16 @@ def load_user(spec: str, *, seed: int = 0, prompt: str = PROMPT, concurrency: in
 
 
 def user_identity(spec: str) -> dict[str, Any]:
-    """What identifies the user of a spec, by content (train.policies.identity)."""
+    """The identity of the user by content (train.policies.identity)."""
     of_server = "@" in spec and not spec.startswith(("openai:", "replay:"))
     return policy_identity(f"openai:{spec}" if of_server else spec)
 
 
 def read_prompt(path: str | None) -> str:
-    """The user's prompt, from a file if one is given. Raises BadInput."""
+    """The user's prompt, from a file if `path` is given. Raises BadInput."""
     if path is None:
         return PROMPT
     prompt = read_text(path)
     if "{instruction}" not in prompt:
-        raise BadInput(f"{path}: expected a prompt with {{instruction}} in it")
+        raise BadInput(f"{path}: expected a prompt that contains {{instruction}}")
     return prompt

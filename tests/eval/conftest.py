@@ -1,4 +1,4 @@
-"""What the tests of tau-bench share: two made domains in the authors' layout, and a server that plays the user."""
+"""Fixtures of the tau-bench tests: two synthetic domains in the authors' layout, and a server that plays the user."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def tau_folder(tmp_path: Path) -> Path:
 
 
 class UserServer(LocalServer):
-    """An OpenAI-compatible server; `line(body)`: what the user says, a status and an error, or an answer's bytes."""
+    """An OpenAI-compatible server; `line(body)` returns the user's line, a status and an error, or raw bytes."""
 
     def __init__(self) -> None:
         self.line: Callable[[dict[str, Any]], str | tuple[int, str] | bytes] = lambda body: "###STOP###"

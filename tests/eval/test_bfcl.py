@@ -1,4 +1,4 @@
-"""BFCL: gold calls pass, each kind of wrong call fails as the package says, nothing that a model wrote is evaluated."""
+"""BFCL: gold calls pass, each kind of wrong call fails as in the package, model text is never evaluated."""
 
 import ast
 import contextlib
@@ -47,7 +47,7 @@ def single(process: BfclProcess, case_id: str, text: str) -> dict[str, Any]:
 
 
 def multi(process: BfclProcess, case_id: str, turns: list[str]) -> dict[str, Any]:
-    """The row of a multi-turn case in which the model says `turns`, then nothing but text."""
+    """The row of a multi-turn case in which the model says `turns`, then only text."""
     category, case = case_of(process, case_id)
     game = bfcl.MultiTurnGame(case, category, 0, process)
     said = iter(turns)
@@ -93,7 +93,7 @@ def scored_rows(right: dict[str, tuple[int, int]]) -> list[dict[str, Any]]:
 
 
 def package_mean(name: str) -> Any:
-    """A function of the package's eval_runner_helper, which as a module imports clients of many models."""
+    """A function of the package's eval_runner_helper; importing that module would load clients of many models."""
     source = (bfcl.package_folder() / "eval_checker" / "eval_runner_helper.py").read_text()
     found = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
     space: dict[str, Any] = {}
@@ -102,7 +102,7 @@ def package_mean(name: str) -> Any:
 
 
 def test_aggregates_are_those_of_the_package(process) -> None:
-    """The package's own functions, on the sizes that its data have."""
+    """The package's own functions, on the sizes of its data."""
     weighted_mean, plain_mean = map(package_mean, ("calculate_weighted_accuracy", "calculate_unweighted_accuracy"))
     sizes = {category: len(process.ask("cases", category=category)) for category in bfcl.CATEGORIES}
     assert {category: sizes[category] for category in bfcl.LIVE} == bfcl.LIVE_SIZES
@@ -129,7 +129,7 @@ def test_aggregates_are_those_of_the_package(process) -> None:
     assert found["non_live_ast"]["value"] == pytest.approx(plain_mean([simple, *others])["accuracy"])
 
 
-def test_irrelevance_weighs_its_two_categories_alike_and_multi_turn_stands_apart() -> None:
+def test_irrelevance_weighs_its_categories_equally_and_multi_turn_categories_are_separate() -> None:
     right = {"irrelevance": (240, 0), "live_irrelevance": (0, 884), "multi_turn_base": (30, 10)}
     found = summarize("bfcl", "p", scored_rows(right), bfcl.METRICS)
     assert found["metrics"]["irrelevance"]["value"] == 0.5  # 240 of 1,124 are 21.4%
@@ -138,7 +138,7 @@ def test_irrelevance_weighs_its_two_categories_alike_and_multi_turn_stands_apart
 
 
 def test_only_the_listed_gold_calls_are_refused_by_the_packages_checker(process) -> None:
-    """All 3,641 single-turn cases; of the multi-turn ones, see the next test."""
+    """All 3,641 single-turn cases; the next test covers the multi-turn cases."""
     refused, seen = set(), 0
     for category in bfcl.GROUPS["single_turn"]:
         for case in process.ask("cases", category=category):
@@ -151,7 +151,7 @@ def test_only_the_listed_gold_calls_are_refused_by_the_packages_checker(process)
 
 
 def test_gold_paths_of_multi_turn_categories_pass(process) -> None:
-    """All 800 pass, as the oracle's run over everything shows; here every fifth of two categories."""
+    """All 800 pass when the oracle runs on all of them; this test uses every fifth case of two categories."""
     for category in ("multi_turn_base", "multi_turn_long_context"):
         for case in process.ask("cases", category=category)[::5]:
             state = ToolState(process, case["id"])
@@ -273,7 +273,7 @@ def test_two_games_of_one_case_do_not_share_state(process) -> None:
     assert "mine" not in two.call("ls", {})[0]
 
 
-def test_call_that_runs_on_is_cut_and_the_other_cases_go_on() -> None:
+def test_an_endless_call_is_killed_and_other_cases_continue() -> None:
     with BfclProcess(call_seconds=1.0) as process:
         other = ToolState(process, BASE)
         other.call("mkdir", {"dir_name": "kept"})
@@ -291,12 +291,12 @@ def test_call_that_runs_on_is_cut_and_the_other_cases_go_on() -> None:
 
 
 def test_checker_process_that_died_is_replaced() -> None:
-    """Killed from outside: noticed at the next request, replaced, and the same request then answered."""
+    """Killed from outside: the next request notices it, replaces the process, and is answered."""
     with BfclProcess() as own:
         own.ask("cases", category="simple_java", limit=1)
         assert own._process is not None
         os.kill(own._process.pid, signal.SIGKILL)
-        with contextlib.suppress(NoAnswer):  # if the request was written before the death was seen
+        with contextlib.suppress(NoAnswer):  # if the request was written before the death was noticed
             own.ask("cases", category="simple_java", limit=1)
         assert own.ask("cases", category="simple_java", limit=1)[0]["id"] == "simple_java_0"
 
@@ -332,7 +332,7 @@ def test_arguments_come_back_from_the_call_text_as_they_were_and_hold_no_bracket
         ("mkdir", {"": 1}),
     ],
 )
-def test_nothing_but_a_public_method_with_named_arguments_is_ever_evaluated(name, arguments, process) -> None:
+def test_only_public_methods_with_named_arguments_are_evaluated(name, arguments, process) -> None:
     assert call_text(name, arguments, {"mkdir": ["dir_name"]}) == UNDEFINED_CALL
     output, _ = ToolState(process, BASE).call(name, arguments)
     assert output.startswith("Error during execution:")

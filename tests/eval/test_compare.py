@@ -88,8 +88,8 @@ def test_results_that_do_not_differ_at_all_have_an_interval_with_a_width_but_for
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_p_is_below_5_percent_just_where_the_interval_leaves_0_out(data) -> None:
-    """Whatever the values: yes/no, graded, costs, few cases or many, groups or none."""
+def test_p_is_below_5_percent_exactly_if_the_interval_excludes_0(data) -> None:
+    """For all kinds of values: yes/no, graded, costs, few cases or many, groups or none."""
     one = data.draw(st.sampled_from([st.booleans(), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 4)]))
     chance = np.random.default_rng(data.draw(st.integers(0, 99)))
     n, shift = data.draw(st.integers(1, 60)), data.draw(st.floats(0, 1))
@@ -112,7 +112,7 @@ def test_p_values_at_the_floor_of_resampling_are_printed_as_bounds() -> None:
     a = generator.uniform(0, 0.4, 40)
     result = compare(rows_of(a.tolist()), rows_of((a + generator.uniform(0.4, 0.6, 40)).tolist()), family=["x"])
     item = result["metrics"]["x"]
-    assert item["p"] == item["p_holm"] == bootstrap_p(np.ones(10_000), 40)  # none of the resampled means lies beyond 0
+    assert item["p"] == item["p_holm"] == bootstrap_p(np.ones(10_000), 40)  # no resampled mean is below 0
     assert item["p_at_floor"] and item["p_holm_at_floor"] and 0.0002 < item["p"] < 0.001
     assert comparison_text(result).count(f"< {item['p']:.4f}") == 2
     assert p_text(1e-9) == "< 0.0001" and p_text(0.04) == "0.0400" and p_text(None) == "n/a"
@@ -126,7 +126,7 @@ def test_a_correction_that_rests_on_a_test_at_the_floor_says_so() -> None:
     assert [item["p_holm_at_floor"] for item in family] == [True, True, False]
 
 
-def test_holm_is_over_the_headlines_of_the_suite_and_not_over_what_it_costs(monkeypatch, tmp_path, capsys) -> None:
+def test_holm_covers_the_headlines_but_not_the_costs(monkeypatch, tmp_path, capsys) -> None:
     generator = np.random.default_rng(1)
     for name, gain in (("a", 0.0), ("b", 0.1)):
         (tmp_path / name).mkdir()
@@ -155,7 +155,7 @@ def test_holm_is_over_the_headlines_of_the_suite_and_not_over_what_it_costs(monk
         assert {name for name, item in found["metrics"].items() if "p_holm" in item} == set(family)
         wanted = holm([found["metrics"][name]["p"] for name in family])
         assert [found["metrics"][name]["p_holm"] for name in family] == wanted
-        assert f"Holm's correction is over {', '.join(family)}" in capsys.readouterr().out
+        assert f"Holm's correction covers {', '.join(family)}" in capsys.readouterr().out
     (tmp_path / "b" / "summary.json").write_text('{"suite": "bfcl"}')
     monkeypatch.setattr(sys, "argv", command)
     assert script.main() == 0
@@ -207,7 +207,7 @@ def solve_f1(row: dict[str, Any]) -> float:
     )
 )
 def test_shares_add_up_to_the_difference_in_solve_f1_that_the_tables_show(cases) -> None:
-    """Whatever the counts, and however many trials either side has."""
+    """For any counts and any number of trials on either side."""
     sides: list[list[dict[str, Any]]] = [[], []]
     for number, trials in enumerate(cases):
         for side, rows in zip(sides, trials, strict=True):
@@ -223,8 +223,8 @@ def test_shares_add_up_to_the_difference_in_solve_f1_that_the_tables_show(cases)
     assert (total["value"], total["low"], total["high"]) == pytest.approx(wanted, abs=1e-9)
 
 
-def test_an_episode_that_calls_more_than_others_weighs_no_more_than_they() -> None:
-    """Totals over all calls would be ruled by the one long episode, and even have the other sign."""
+def test_an_episode_with_many_calls_has_no_extra_weight() -> None:
+    """Totals over all calls would be dominated by the one long episode, with the opposite sign."""
     before = [{"id": "short", **counted(1, 1, 0, 0, 0, 1)}, {"id": "long", **counted(40, 40, 0, 8, 8, 8)}]
     after = [{"id": "short", **counted(1, 1, 0, 1, 1, 1)}, {"id": "long", **counted(60, 60, 0, 6, 6, 8)}]
     found = decompose(before, after)
@@ -232,7 +232,7 @@ def test_an_episode_that_calls_more_than_others_weighs_no_more_than_they() -> No
     assert found["solve_f1_gain"]["value"] == pytest.approx((1 + 12 / 68 - 16 / 48) / 2)
 
 
-def test_gain_of_a_case_where_nothing_was_tried_is_given_to_the_attempts() -> None:
+def test_gain_of_a_case_without_attempts_goes_to_the_attempts() -> None:
     found = decompose([{"id": "a", **counted(0, 0, 0, 0, 0, 2)}], [{"id": "a", **counted(4, 3, 1, 2, 2, 2)}])
     assert found is not None
     shares = {name: share["value"] for name, share in found["shares"].items()}
@@ -248,7 +248,7 @@ def test_gain_of_a_case_where_nothing_was_tried_is_given_to_the_attempts() -> No
         (counted(5, 5, 0, 5, 4, 8), counted(10, 10, 0, 10, 8, 8), "attempts"),
     ],
 )
-def test_gain_of_one_kind_is_given_to_that_kind_alone(before, after, factor) -> None:
+def test_gain_in_one_factor_goes_to_that_factor_alone(before, after, factor) -> None:
     found = decompose([{"id": "a", **before}], [{"id": "a", **after}])
     assert found is not None
     gain = found["solve_f1_gain"]["value"]
@@ -261,7 +261,7 @@ def test_rows_without_counts_have_no_decomposition() -> None:
     assert compare(rows_of([0.0, 1.0]), rows_of([1.0, 1.0]))["decomposition"] is None
 
 
-def test_cases_of_one_side_and_faults_are_left_out_and_counted() -> None:
+def test_cases_of_one_side_and_faults_are_excluded_and_counted() -> None:
     a = [*rows_of([0.0, 1.0, 0.0]), {"id": "9", "trial": 0, "x": 1.0, "outcome": "fault"}]
     b = [*rows_of([1.0, 1.0]), {"id": "7", "trial": 0, "x": 1.0}]
     found = compare(a, b)
@@ -302,13 +302,15 @@ def test_command_writes_every_metric_with_its_correction(monkeypatch, tmp_path, 
         script.main()
 
 
-def test_faults_on_one_side_are_said_in_the_text(monkeypatch, tmp_path, capsys) -> None:
+def test_faults_on_one_side_are_reported(monkeypatch, tmp_path, capsys) -> None:
     for name, cases in (("a", 10), ("b", 7)):
         (tmp_path / name).mkdir()
         rows = [{"id": str(i), "trial": 0, "x": i % 2} for i in range(cases)]
         (tmp_path / name / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     lost = [{"id": str(i), "trial": 0, "outcome": "fault", "fault": f"no reply after {i} s"} for i in range(6, 10)]
-    (tmp_path / "b" / "faults.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost))  # 6 was played since
+    (tmp_path / "b" / "faults.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in lost)
+    )  # case 6 was played later
     out = tmp_path / "c.json"
     for b in (tmp_path / "b", tmp_path / "b" / "results.jsonl"):
         monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "a"), str(b), "--out", str(out)])
@@ -337,7 +339,7 @@ def test_mean_of_groups_is_compared_as_a_mean_of_groups(tmp_path) -> None:
     assert (grouped["a"], grouped["b"]) == pytest.approx(((1 / 4 + 1 / 2) / 2, (3 / 4 + 1 / 2) / 2))
     assert grouped["difference"] == pytest.approx(1 / 4)
     assert grouped["n"] == 4
-    # a case that only one side has counts on neither
+    # a case that only one side has is excluded from both
     assert paired_difference(before[1:], after, mean)["b"] == pytest.approx((2 / 3 + 1 / 2) / 2)  # type: ignore[index]
 
 

@@ -1,4 +1,4 @@
-"""Public data: fetched from a real local HTTP server that breaks off, errs, ignores ranges or lies; taken from folders; checked."""
+"""Downloads from a local HTTP server that disconnects, fails, ignores ranges or sends wrong bytes; local copies."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Answer = Callable[["Request"], None]
 
 
 class Request(BaseHTTPRequestHandler):
-    """One GET, handed to the server's `answer`."""
+    """One GET request, passed to the server's `answer`."""
 
     def do_GET(self) -> None:
         server = self.server
@@ -47,7 +47,7 @@ class Request(BaseHTTPRequestHandler):
         server.answer(self)
 
     def send(self, status: int, body: bytes, length: int | None = None, **headers: str) -> None:
-        """`length` other than the body's: the connection breaks off."""
+        """If `length` differs from the body's, the connection closes early."""
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         for name, value in headers.items():
@@ -61,7 +61,7 @@ class Request(BaseHTTPRequestHandler):
         return int(given.removeprefix("bytes=").rstrip("-")) if given else 0
 
     def send_rest(self, content: bytes = CONTENT, most: int | None = None) -> None:
-        """The content as a well-behaved server sends it, broken off after `most` bytes."""
+        """The content as a correct server sends it, interrupted after `most` bytes."""
         begin = self.asked_from()
         if begin >= len(content):
             self.send(416, b"", Content_Range=f"bytes */{len(content)}")
@@ -99,7 +99,7 @@ def blob_of(content: bytes) -> str:
 
 
 def file(content: bytes = CONTENT, known: bool = True) -> PublishedFile:
-    """A published file; with `known` false only git's id of its content is on record, as for the large ones."""
+    """A published file; if `known` is false, only git's content id is recorded, as for the large files."""
     return PublishedFile(
         suite="toolhop",
         name="ftrl/numbers.bin",
@@ -129,14 +129,14 @@ def test_a_file_is_fetched_checked_and_recorded(server: DataServer, tmp_path: Pa
     assert mismatch(file(known=known), target, read_lock(tmp_path)) == ""
 
 
-def test_a_transfer_that_breaks_off_goes_on_where_it_was(server: DataServer, tmp_path: Path) -> None:
+def test_an_interrupted_transfer_resumes(server: DataServer, tmp_path: Path) -> None:
     server.answer = lambda request: request.send_rest(most=100_000)
     assert fetched(server, tmp_path, attempts=1) == ""
     assert server.ranges == [None, "bytes=100000-", "bytes=200000-"]
     assert (tmp_path / "ftrl/numbers.bin").read_bytes() == CONTENT
 
 
-def test_the_next_call_goes_on_with_what_a_former_one_brought(server: DataServer, tmp_path: Path) -> None:
+def test_the_next_run_resumes_a_partial_download(server: DataServer, tmp_path: Path) -> None:
     server.answer = lambda request: (
         request.send_rest(most=100_000) if not request.asked_from() else request.send(503, b"")
     )
@@ -148,7 +148,7 @@ def test_the_next_call_goes_on_with_what_a_former_one_brought(server: DataServer
     assert server.ranges == ["bytes=100000-"]
 
 
-def test_a_server_that_ignores_ranges_starts_over(server: DataServer, tmp_path: Path) -> None:
+def test_the_transfer_restarts_if_the_server_ignores_ranges(server: DataServer, tmp_path: Path) -> None:
     def answer(request: Request) -> None:
         broken = len(server.ranges) == 1
         request.send(200, CONTENT[:70_000] if broken else CONTENT, len(CONTENT))
@@ -159,10 +159,10 @@ def test_a_server_that_ignores_ranges_starts_over(server: DataServer, tmp_path: 
     assert (tmp_path / "ftrl/numbers.bin").read_bytes() == CONTENT
 
 
-def test_a_server_that_never_gets_beyond_a_point_is_given_up(server: DataServer, tmp_path: Path) -> None:
+def test_a_transfer_without_progress_is_abandoned(server: DataServer, tmp_path: Path) -> None:
     server.answer = lambda request: request.send(200, CONTENT[:70_000], len(CONTENT))
     problem = fetched(server, tmp_path)
-    assert "3 attempts in a row brought nothing new" in problem
+    assert "3 consecutive attempts received no new bytes" in problem
     assert len(server.ranges) == 4
 
 
@@ -175,7 +175,7 @@ def test_a_refusal_is_final(server: DataServer, tmp_path: Path, status: int) -> 
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_passing_errors_are_tried_again(server: DataServer, tmp_path: Path, status: int) -> None:
+def test_temporary_errors_are_retried(server: DataServer, tmp_path: Path, status: int) -> None:
     server.answer = lambda request: request.send_rest() if len(server.ranges) == 3 else request.send(status, b"later")
     assert fetched(server, tmp_path) == ""
     server.answer = lambda request: request.send(status, b"later")
@@ -185,17 +185,17 @@ def test_passing_errors_are_tried_again(server: DataServer, tmp_path: Path, stat
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("wrong", [CONTENT[:-1] + b"x", CONTENT[:-1], CONTENT + b"x", b"", b"<html>login</html>"])
-def test_wrong_bytes_are_thrown_away_and_refused(server: DataServer, tmp_path: Path, wrong: bytes, known: bool) -> None:
+def test_wrong_bytes_are_discarded_and_refused(server: DataServer, tmp_path: Path, wrong: bytes, known: bool) -> None:
     server.answer = lambda request: request.send(200, wrong)
     problem = fetched(server, tmp_path, file(known=known))
-    assert "sent other bytes than the published ones" in problem
+    assert "did not send the published bytes" in problem
     assert len(server.ranges) == 2
     assert list((tmp_path / "ftrl").iterdir()) == []
     assert not (tmp_path / LOCK).exists()
 
 
 @pytest.mark.parametrize("old", [b"part of an older file", CONTENT + b"too long", CONTENT[:-1] + b"x"])
-def test_a_part_of_another_file_is_fetched_again_from_the_start(server: DataServer, tmp_path: Path, old: bytes) -> None:
+def test_a_partial_download_of_another_file_restarts(server: DataServer, tmp_path: Path, old: bytes) -> None:
     part = tmp_path / "ftrl/numbers.bin.part"
     part.parent.mkdir()
     part.write_bytes(old)
@@ -204,12 +204,12 @@ def test_a_part_of_another_file_is_fetched_again_from_the_start(server: DataServ
     assert (tmp_path / "ftrl/numbers.bin").read_bytes() == CONTENT
 
 
-def test_a_range_that_begins_elsewhere_is_refused(server: DataServer, tmp_path: Path) -> None:
+def test_a_wrong_range_is_refused(server: DataServer, tmp_path: Path) -> None:
     part = tmp_path / "ftrl/numbers.bin.part"
     part.parent.mkdir()
     part.write_bytes(CONTENT[:10])
     server.answer = lambda request: request.send(206, CONTENT, Content_Range=f"bytes 0-{len(CONTENT) - 1}/*")
-    assert "asked from byte 10, got 'bytes 0-" in fetched(server, tmp_path)
+    assert "requested bytes from 10, got 'bytes 0-" in fetched(server, tmp_path)
 
 
 def test_redirects_are_followed(server: DataServer, tmp_path: Path) -> None:
@@ -219,14 +219,14 @@ def test_redirects_are_followed(server: DataServer, tmp_path: Path) -> None:
     assert fetched(server, tmp_path) == ""
 
 
-def test_no_server_is_said_in_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_in_one_line(tmp_path: Path) -> None:
     with httpx.Client(timeout=1.0) as client:
         problem = fetch(file(), tmp_path, client, base_url="http://127.0.0.1:9", attempts=2, longest_wait_s=0.01)
     assert "ConnectError" in problem and "\n" not in problem
 
 
-def test_the_first_download_is_the_measure_of_later_ones(tmp_path: Path) -> None:
-    """A lock that names another SHA-256 or size is believed, not overwritten."""
+def test_later_downloads_must_match_the_first(tmp_path: Path) -> None:
+    """A lock with a different SHA-256 or size is trusted, not overwritten."""
     item, place = file(known=False), tmp_path / "numbers.bin"
     place.write_bytes(CONTENT)
     entry = {"size": len(CONTENT), "sha256": SHA256}
@@ -241,7 +241,7 @@ def test_the_first_download_is_the_measure_of_later_ones(tmp_path: Path) -> None
         read_lock(tmp_path)
 
 
-def test_git_content_id_is_gits_own(tmp_path: Path) -> None:
+def test_content_id_equals_gits(tmp_path: Path) -> None:
     place = tmp_path / "numbers.bin"
     place.write_bytes(CONTENT)
     asked = subprocess.run(["git", "hash-object", str(place)], capture_output=True, text=True, check=True)
@@ -249,7 +249,7 @@ def test_git_content_id_is_gits_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["ftrl/numbers.bin", "numbers.bin", "raw/numbers.bin"])
-def test_files_are_taken_from_a_data_folder_or_a_checkout(tmp_path: Path, place: str) -> None:
+def test_files_are_copied_from_a_data_folder_or_a_checkout(tmp_path: Path, place: str) -> None:
     source, folder = tmp_path / "source", tmp_path / "data"
     (source / place).parent.mkdir(parents=True)
     (source / place).write_bytes(CONTENT)
@@ -287,7 +287,7 @@ def test_hashes_of_the_table_are_those_of_the_real_files(tmp_path: Path) -> None
         published_file("rotbench/clean.json", tmp_path)
 
 
-def test_what_is_missing_says_where_it_comes_from(tmp_path: Path) -> None:
+def test_missing_files_are_reported_with_their_source(tmp_path: Path) -> None:
     with pytest.raises(
         DataMissing, match=r"train\.jsonl of the repository bytedance/FTRL.*eval\.download environments"
     ):
@@ -296,10 +296,10 @@ def test_what_is_missing_says_where_it_comes_from(tmp_path: Path) -> None:
         published_file("ftrl/nothing.jsonl", tmp_path)
 
 
-def test_command_fetches_lists_and_never_writes_over(
+def test_command_downloads_lists_and_never_overwrites(
     server: DataServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole command, where the server has nothing and a file of the user's own stands in one place."""
+    """The complete command, with an empty server and a user's file in one target path."""
     mine = tmp_path / "data/ftrl/ToolHop.jsonl"
     mine.parent.mkdir(parents=True)
     mine.write_text("my own\n")
@@ -321,10 +321,10 @@ def test_command_fetches_lists_and_never_writes_over(
     server.ranges = []
     code, said = call("--list")
     assert (code, server.ranges) == (1, [])
-    assert said.count("missing; it is") == 26
+    assert said.count("missing; its source is") == 26
 
 
-def test_lock_keeps_what_other_calls_recorded(server: DataServer, tmp_path: Path) -> None:
+def test_lock_keeps_entries_of_earlier_runs(server: DataServer, tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text(json.dumps({"other": {"size": 1}}))
     assert fetched(server, tmp_path) == ""
     assert set(read_lock(tmp_path)) == {"other", "ftrl/numbers.bin"}

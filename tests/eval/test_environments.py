@@ -1,4 +1,4 @@
-"""Evaluation on environments: ceiling, floor, the decomposition counted by hand, resuming, faults, the real data."""
+"""Evaluation on environments: ceiling, floor, hand-counted decomposition, resuming, faults, the published data."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ def measure(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> dict[str, An
     return json.loads((Path(str(arguments[arguments.index("--out") + 1])) / "summary.json").read_text())
 
 
-def test_a_call_with_nan_leaves_lines_that_every_reader_takes(monkeypatch, data: Path, tmp_path: Path) -> None:
+def test_a_call_with_nan_leaves_valid_json_lines(monkeypatch, data: Path, tmp_path: Path) -> None:
     turn = '<tool_call>\n{"name": "capital_of", "arguments": {"country": NaN, "depth": 1e999}}\n</tool_call>'
     ids = [record["id"] for _, record in read_jsonl(data)]
     (tmp_path / "turns.jsonl").write_text("".join(json.dumps({"id": i, "turns": [turn, "No."]}) + "\n" for i in ids))
@@ -77,7 +77,7 @@ def test_oracle_is_exactly_one_on_every_metric(monkeypatch, data, tmp_path, matc
         assert {name: (table[name]["value"], table[name]["high"]) for name in metrics} == dict.fromkeys(
             metrics, (1.0, 1.0)
         )
-        n = table["solve_f1"]["n"]  # all of n cases right is no proof that all cases are: Wilson's lower end
+        n = table["solve_f1"]["n"]  # n of n correct has Wilson's lower bound, not 1
         assert table["solve_f1"]["low"] == pytest.approx(n / (n + 1.96**2), abs=1e-4)
         assert all(table[name]["low"] < 1 for name in metrics)
     assert set(summary["by_scenario"]) == {"single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop"}
@@ -102,7 +102,7 @@ def test_rates_counted_by_hand(environments, sandbox, tmp_path) -> None:
         call("Peru") + "\n" + call("Fiji"),  # needed and solving; needed and not solving
         call("Ghana") + "\n" + call("Ghana"),  # needed and solving; nothing left for the second
         render_call(ToolCall("larger_of", {"a": 1, "b": 2}))
-        + "\n<tool_call>\n{broken\n</tool_call>",  # needless; malformed
+        + "\n<tool_call>\n{broken\n</tool_call>",  # not needed; malformed
         "The capitals are Lima and Accra.",
     ]
     row = row_of(environments[1], turns, sandbox, tmp_path)
@@ -149,7 +149,7 @@ def test_row_holds_the_transcript_and_each_turns_score(environments, sandbox, tm
     assert row["turn_scores"][0]["solved"] == ["Suva"]
 
 
-def test_results_are_scored_again_by_replay(monkeypatch, data, environments, tmp_path) -> None:
+def test_replay_reproduces_the_results(monkeypatch, data, environments, tmp_path) -> None:
     recorded = tmp_path / "turns.jsonl"
     turns = [[call("Fiji"), "Suva"], [call("Peru"), "Lima"], [call("Peru"), call("Fiji"), "?"], ["<tool_call>"]]
     recorded.write_text(
@@ -165,7 +165,7 @@ def test_results_are_scored_again_by_replay(monkeypatch, data, environments, tmp
     assert first["metrics"]["answer_correct"]["value"] == 0.5
 
 
-def test_killed_run_goes_on_and_a_finished_one_loads_no_policy(monkeypatch, data, tmp_path, capsys) -> None:
+def test_a_killed_run_resumes_and_a_finished_one_loads_no_policy(monkeypatch, data, tmp_path, capsys) -> None:
     arguments = ["--policy", "random", "--data", data, "--trials", 4, "--seed", 5, "--out"]
     whole = measure(monkeypatch, *arguments, tmp_path / "whole")
     measure(monkeypatch, *arguments, tmp_path / "cut")
@@ -177,10 +177,10 @@ def test_killed_run_goes_on_and_a_finished_one_loads_no_policy(monkeypatch, data
     assert file.read_bytes().splitlines(keepends=True)[:7] == lines[:7]
     monkeypatch.setattr("eval.suites.suite.load_policy", None)
     measure(monkeypatch, *arguments, tmp_path / "cut")
-    assert "all 16 episodes are there" in capsys.readouterr().out
+    assert "all 16 episodes are complete" in capsys.readouterr().out
 
 
-def test_turns_cut_off_at_the_limit_of_tokens_are_counted_and_said(
+def test_turns_cut_off_at_the_token_limit_are_counted_and_reported(
     monkeypatch, data, tiny_checkpoint, tmp_path, capsys
 ) -> None:
     arguments = ["--policy", f"hf:{tiny_checkpoint}", "--data", data, "--max-turns", 2, "--out", tmp_path / "short"]
@@ -254,7 +254,7 @@ def test_batched_model_scores_what_it_scores_one_at_a_time(monkeypatch, data, ti
     assert batched["metrics"]["completion_tokens"]["value"] > 0
 
 
-@pytest.mark.skipif(not SAMPLE.exists(), reason="the 40 published environments are not beside this checkout")
+@pytest.mark.skipif(not SAMPLE.exists(), reason="the 40 published environments are not available")
 def test_published_environments_are_played_and_scored_by_scenario(monkeypatch, tmp_path) -> None:
     summary = measure(monkeypatch, "--policy", "random", "--data", SAMPLE, "--out", tmp_path / "out", "--max-turns", 4)
     assert summary["metrics"]["solve_f1"]["n"] == 40

@@ -1,4 +1,4 @@
-"""The general suite on a small local data folder in the hub's layout, with made questions: six tasks, one process, one model."""
+"""The general suite on a small local data folder in the hub's layout: six tasks, one process, one model."""
 
 import json
 import sys
@@ -98,7 +98,7 @@ def problems(data: Path) -> dict[str, Problem]:
 
 
 class Said:
-    """A policy that says what it was told to, and counts what it was asked."""
+    """A policy that returns given texts, and counts its requests."""
 
     name = "said"
 
@@ -127,7 +127,7 @@ def test_six_tasks_in_one_run_and_the_reference_answers_score_full_marks(data: P
     rows = read_rows(tmp_path / "out")
     assert len(rows) == 8 + 3 + 3 + 2 + 1 + 2
     assert {row["id"] for row in rows} >= {"mmlu/anatomy/0", "gsm8k/2", "humaneval/7", "mbpp/11", "math/algebra/1"}
-    # "B" is not the "ANSWER: B" that the authors' grader reads
+    # the authors' grader requires "ANSWER: B", not "B"
     assert {row["task"] for row in rows if row["published"]} == set(BENCHMARKS) - {"mmlu"}
     assert summary["coverage"]["mmlu"] == {"n": 8, "of": 14042}
 
@@ -145,7 +145,7 @@ def test_a_tiny_checkpoint_is_measured_in_one_load(data: Path, tmp_path: Path, t
 def test_rows_are_what_comparison_and_retention_expect(data: Path, tmp_path: Path) -> None:
     measure(data, tmp_path / "eval" / "grpo" / "general")
     measure(data, tmp_path / "eval" / "start" / "general", policy=Said({"gsm8k/0": "#### 60"}))
-    for policy in ("start", "grpo"):  # a policy is one that was measured on the run's own environments
+    for policy in ("start", "grpo"):  # retention considers only policies measured on the run's own environments
         write_jsonl(tmp_path / "eval" / policy / "results.jsonl", [{"id": "x", "trial": 0}])
     start = Role("start", "tiny", "plain")
     write_roles(tmp_path, {"start": start, "grpo": Role("trained", "tiny", "plain", start="start", algorithm="grpo")})
@@ -159,7 +159,7 @@ def test_rows_are_what_comparison_and_retention_expect(data: Path, tmp_path: Pat
     assert artifact.rows[2]["difference"] == pytest.approx(100 * 2 / 3)
 
 
-def test_a_cut_off_run_asks_only_for_what_is_left(data: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_remaining_problems(data: Path, tmp_path: Path) -> None:
     measure(data, tmp_path / "out", "--tasks", "gsm8k", "mbpp", policy=Said({"gsm8k/1": "62"}))
     whole = (tmp_path / "out" / "results.jsonl").read_text(encoding="utf-8")
     lines = whole.splitlines(keepends=True)
@@ -172,7 +172,7 @@ def test_a_cut_off_run_asks_only_for_what_is_left(data: Path, tmp_path: Path) ->
         measure(data, tmp_path / "out", "--tasks", "gsm8k", policy=policy)
 
 
-def test_limit_takes_as_many_of_each_benchmark_spread_over_its_subsets(data: Path, tmp_path: Path) -> None:
+def test_limit_is_per_benchmark_and_spread_over_its_subsets(data: Path, tmp_path: Path) -> None:
     measure(data, tmp_path / "out", "--limit", 3)
     ids = [row["id"] for row in read_rows(tmp_path / "out")]
     assert ids[:6] == [
@@ -201,7 +201,7 @@ def test_missing_data_are_named_with_their_source(tmp_path: Path, data: Path, mo
     assert not (tmp_path / "out").exists()
 
 
-def test_data_of_another_shape_are_bad_input(tmp_path: Path) -> None:
+def test_malformed_data_are_bad_input(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "gsm8k" / "train.jsonl", [{"q": "?"}] * 5)
     write_jsonl(tmp_path / "gsm8k" / "test.jsonl", [{"q": "?"}])
     with pytest.raises(BadInput, match=r"gsm8k/(train|test)\.jsonl"):
@@ -216,7 +216,7 @@ def test_the_command_line(data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["suite"] == "general"
 
 
-def test_examples_come_as_turns_and_the_question_last(problems: dict[str, Problem]) -> None:
+def test_examples_are_turns_before_the_question(problems: dict[str, Problem]) -> None:
     def shape(case: str) -> str:
         return "".join(message["role"][0] for message in problems[case].messages)
 
@@ -231,7 +231,7 @@ def test_examples_come_as_turns_and_the_question_last(problems: dict[str, Proble
     assert "assert add_12(2) == 14" in problems["mbpp/12"].messages[-1]["content"]
 
 
-def test_the_stock_tasks_are_all_there_and_keep_their_prompts(data: Path) -> None:
+def test_all_stock_tasks_exist_with_unchanged_prompts(data: Path) -> None:
     assert {name: len(stock_files(item)) for name, item in BENCHMARKS.items()} == {
         "mmlu": 57,
         "bbh": 27,
@@ -328,9 +328,14 @@ def test_grades(
 
 PIECES = st.sampled_from(
     [
-        "B", "b", "(B)", "C", "\n", "\n\n", " ", ". ", "The answer is ", "So the answer is ", "ANSWER: ", "#### ", "60", "-60", "\u221260", "6{,}0",
-        "1,060", "False", "True", "(A)", "(B).", "False.", "60.", "= ", "30 + 30 ", "\\boxed{60}", "\\boxed{B}", "Question: ", "Q: ", "It's ", "<think>",
-        "</think>", "\\boxed{\\frac{1}{2}}", "$0.5$", "\\boxed{2}", "a^2", "\\boxed{a^2}", "not ", "$", "%", "<|im_end|>",
+        "B", "b", "(B)", "C", "\n", "\n\n", " ", ". ", "The answer is ", "So the answer is ", "ANSWER: ",
+        "#### ", "60", "-60",
+        "\u221260", "6{,}0",
+        "1,060", "False", "True", "(A)", "(B).", "False.", "60.", "= ", "30 + 30 ", "\\boxed{60}", "\\boxed{B}",
+        "Question: ",
+        "Q: ", "It's ", "<think>",
+        "</think>", "\\boxed{\\frac{1}{2}}", "$0.5$", "\\boxed{2}", "a^2", "\\boxed{a^2}", "not ", "$", "%",
+        "<|im_end|>",
     ]
 )  # fmt: skip
 
@@ -342,14 +347,14 @@ PIECES = st.sampled_from(
     st.lists(PIECES, max_size=7).map("".join),
 )
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_strict_is_correct(problems: dict[str, Problem], box: ToolSandbox, case: str, text: str) -> None:
+def test_strict_answers_are_correct(problems: dict[str, Problem], box: ToolSandbox, case: str, text: str) -> None:
     found = general.grade(problems[case], text, box)
     assert found.correct or not found.strict
     assert found.correct == (found.failure == "")
-    if found.strict and case != "math/algebra/0":  # and without help: the lenient rules alone find most of them
-        event(
-            f"the lenient rule agrees: {general._answer(problems[case].benchmark, general.gold_answer(problems[case]), text)[1]}"
-        )
+    if found.strict and case != "math/algebra/0":  # the lenient rules find most of these without the strict rule
+        problem = problems[case]
+        agrees = general._answer(problem.benchmark, general.gold_answer(problem), text)[1]
+        event(f"the lenient rule agrees: {agrees}")
 
 
 BLOCKS = st.sampled_from(
@@ -366,14 +371,14 @@ BLOCKS = st.sampled_from(
 
 @given(st.lists(BLOCKS, max_size=4).map("".join))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_program_that_is_strict_is_correct(problems: dict[str, Problem], box: ToolSandbox, text: str) -> None:
+def test_strict_programs_are_correct(problems: dict[str, Problem], box: ToolSandbox, text: str) -> None:
     found = general.grade(problems["mbpp/11"], text, box)
     assert found.correct or not found.strict
 
 
 @pytest.fixture(scope="module")
 def published_file(data: Path) -> Path:
-    """A made file in the format that the authors' grader reads."""
+    """A synthetic file in the format that the authors' grader reads."""
 
     def record(source: str, answer: str, **more: str) -> dict[str, Any]:
         messages = [{"role": "user", "content": f"A question of {source}, answer {answer}?"}]
@@ -396,7 +401,7 @@ def published_file(data: Path) -> Path:
     return path
 
 
-def test_the_authors_file_is_asked_with_its_prompts_and_graded_as_they_do(published_file: Path, tmp_path: Path) -> None:
+def test_the_authors_file_uses_their_prompts_and_graders(published_file: Path, tmp_path: Path) -> None:
     program = "```python\ndef add(x):\n    return x + 1\n```"
     said = Said({"mmlu/published/1": "ANSWER: B", "mmlu/published/8": "It's C.", "mbpp/published/7": program})
     summary = measure(published_file, tmp_path / "out", policy=said)
@@ -415,7 +420,7 @@ def test_the_authors_file_is_asked_with_its_prompts_and_graded_as_they_do(publis
         measure(published_file, tmp_path / "none", "--tasks", "mbpp")
 
 
-def test_what_the_authors_file_lacks_is_named(published_file: Path, tmp_path: Path) -> None:
+def test_missing_problems_of_the_authors_file_are_named(published_file: Path, tmp_path: Path) -> None:
     lonely = tmp_path / "General.jsonl"
     lonely.write_bytes(published_file.read_bytes())
     with pytest.raises(DataMissing, match=r"humaneval: test\.jsonl"):
@@ -430,7 +435,7 @@ def test_what_the_authors_file_lacks_is_named(published_file: Path, tmp_path: Pa
         measure(lonely, tmp_path / "out", "--tasks", "mmlu")
 
 
-def test_a_prompt_that_opens_thinking_makes_the_turn_begin_inside_it(
+def test_a_turn_starts_inside_thinking_that_the_prompt_opens(
     problems: dict[str, Problem], box: ToolSandbox, tiny_checkpoint: Path
 ) -> None:
     inside = general.grade(problems["mmlu/anatomy/0"], "B looks right", box, thinking_opened=True)

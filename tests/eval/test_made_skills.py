@@ -1,4 +1,4 @@
-"""The made skills through eval.general: the written items are asked as they are taught and graded as the benchmarks they stand for."""
+"""The made skills in eval.general: asked as they are taught, graded as the benchmarks they stand for."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from eval.suites.suite import DataMissing
 from train.policies.interface import Generation, PolicyRequest
 from train.teaching.made_skills import SKILLS, made_items
 
-# MATH's grader needs math-verify, which requirements.txt has; without it the other five are tested
+# MATH's grader needs math-verify (in requirements.txt); without it, only the other five are tested
 GRADED = [skill for skill in SKILLS if skill != "made_expressions" or find_spec("math_verify")]
 
 
@@ -35,7 +35,7 @@ def write(out: Path, *more: str) -> None:
 
 
 class Taught:
-    """Says the taught answer of every item, with its thoughts where `thinking`, or the answer of the next item."""
+    """Says the taught answer of every item (with thoughts if `thinking`), or the answer of the next item."""
 
     name = "taught"
 
@@ -63,7 +63,7 @@ def measure(data: Path, out: Path, policy: Any, *flags: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("split", "thinking"), [("test", False), ("test", True), ("dev", False)])
-def test_what_is_taught_scores_full_marks_strictly(data: Path, tmp_path: Path, split: str, thinking: bool) -> None:
+def test_taught_answers_get_full_strict_scores(data: Path, tmp_path: Path, split: str, thinking: bool) -> None:
     flags = ["--split", split, *(["--thinking"] if thinking else [])]
     summary = measure(data, tmp_path, Taught(split, thinking), *flags)
     for skill in GRADED:
@@ -77,9 +77,9 @@ def test_another_items_answer_is_wrong(data: Path, tmp_path: Path) -> None:
     assert len(read_rows(tmp_path)) == 8 * len(GRADED)
 
 
-def test_the_reference_plays_all_and_made_stands_for_all_six(data: Path, tmp_path: Path) -> None:
+def test_the_oracle_plays_all_six_skills_of_made(data: Path, tmp_path: Path) -> None:
     assert measure(data, tmp_path / "out", None)["metrics"]["correct"]["value"] == 1.0
-    with pytest.raises(DataMissing, match=r"made_lookup: test\.jsonl .*made by `python -m eval\.made_skills`"):
+    with pytest.raises(DataMissing, match=r"made_lookup: test\.jsonl .*written by `python -m eval\.made_skills`"):
         line = ["--policy", "oracle", "--data", str(tmp_path), "--out", str(tmp_path / "none"), "--tasks", "made"]
         general.run(general.parser().parse_args(line), None)
     with pytest.raises(DataMissing, match=r"eval\.made_skills"):

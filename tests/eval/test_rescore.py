@@ -1,4 +1,4 @@
-"""Stored episodes scored again: the same reading gives the same scores, another one says which cases differ and how."""
+"""Rescoring stored episodes: the same rules give the same scores; other rules report the changed cases."""
 
 import json
 import sys
@@ -66,12 +66,12 @@ def test_the_same_reading_changes_nothing(folder, monkeypatch, capsys) -> None:
     assert (settings["max_turns"], settings["seed"], settings["match"]) == (7, 3, "published")
 
 
-def test_strict_reads_the_same_text_otherwise(folder, environments, monkeypatch, capsys) -> None:
+def test_strict_parses_the_same_text_differently(folder, environments, monkeypatch, capsys) -> None:
     found = rescored(monkeypatch, folder, "--match", "strict", "--out", folder / "strict")
     assert found["protocol_differences"] == ["matching: published, strict"]
     changed = {item["id"]: item for item in found["changed"]}
     first, third = changed[environments[0].id], changed[environments[2].id]
-    assert first["solve_f1"] == [1.0, 0.0] and first["turns"] == [2, 1], "the call stands in the thinking"
+    assert first["solve_f1"] == [1.0, 0.0] and first["turns"] == [2, 1], "the call is inside the thinking"
     assert third["calls"] == [2, 3], "the unreadable call counts"
     assert changed[environments[3].id]["calls"] == [0, 1]
     assert environments[1].id not in changed
@@ -80,8 +80,8 @@ def test_strict_reads_the_same_text_otherwise(folder, environments, monkeypatch,
     assert set(found["rewards"]) == set(REWARDS)
     assert found["rewards"]["solve_f1"]["a"] == pytest.approx(_mean_reward(folder))
     said = capsys.readouterr().out
-    assert "3 of 4 episodes are scored differently" in said and "mean reward of an episode: solve_f1 " in said
-    assert "0 episodes go on beyond their record under this reading, 1 end before it" in said
+    assert "3 of 4 episodes are scored differently" in said and "mean reward per episode: solve_f1 " in said
+    assert "0 episodes would continue beyond their record under these rules, 1 end before it" in said
 
 
 def _mean_reward(folder: Path) -> float:
@@ -89,7 +89,7 @@ def _mean_reward(folder: Path) -> float:
     return sum(sum(t["reward"] for t in row["turn_scores"]) / (row["sub_questions"] + 1) for row in rows) / len(rows)
 
 
-def test_fewer_turns_cut_episodes_and_a_record_that_would_go_on_is_scored_as_it_is(folder, monkeypatch) -> None:
+def test_fewer_turns_cut_episodes_and_an_episode_beyond_its_record_is_scored_as_it_is(folder, monkeypatch) -> None:
     cut = rescored(monkeypatch, folder, "--max-turns", 1, "--out", folder / "one")
     assert cut["ends_earlier"] == 3 and "turns: 7, 1" in cut["protocol_differences"]
     rows = [row for _, row in read_jsonl(folder / "one" / "results.jsonl")]
@@ -118,19 +118,19 @@ def test_data_are_found_by_their_hash_and_other_data_are_refused(folder, environ
     assert find_data(folder, {"test.jsonl": "0" * 64}) is None
     write_environments(tmp_path / "other.jsonl", environments[:2])
     monkeypatch.setattr(sys, "argv", ["rescore", str(folder), "--data", str(tmp_path / "other.jsonl")])
-    with pytest.raises(BadInput, match=r"not the file that .* was measured on"):
+    with pytest.raises(BadInput, match=r"its SHA-256 is not that of the data behind"):
         script.main()
     (tmp_path / "environments" / "test.jsonl").unlink()
     monkeypatch.setattr(sys, "argv", ["rescore", str(folder)])
-    with pytest.raises(BadInput, match="are not near it: name the file with --data"):
+    with pytest.raises(BadInput, match=r"cannot find its data .*; pass the file with --data"):
         script.main()
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [(["--out", "."], "that is the folder to be rescored"), ([], "expected the summary.json of a finished suite")],
+    [(["--out", "."], "this is the folder to rescore"), ([], "expected the summary.json of a finished suite")],
 )
-def test_what_cannot_be_rescored_is_refused(folder, monkeypatch, line, said) -> None:
+def test_results_that_cannot_be_rescored_are_refused(folder, monkeypatch, line, said) -> None:
     if not line:
         (folder / "summary.json").unlink()
     monkeypatch.chdir(folder)
@@ -139,7 +139,7 @@ def test_what_cannot_be_rescored_is_refused(folder, monkeypatch, line, said) -> 
         script.main()
 
 
-def test_a_flag_that_the_suite_does_not_know_ends_with_its_words(folder, monkeypatch, capsys) -> None:
+def test_an_unknown_flag_is_a_usage_error(folder, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["rescore", str(folder), "--matching", "strict"])
     with pytest.raises(SystemExit):
         script.main()

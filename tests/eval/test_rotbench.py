@@ -1,4 +1,4 @@
-"""RoTBench's scores on hand-made turns: three readers, two scorings, what the published ones would say, hostile turns."""
+"""RoTBench scores on hand-written turns: three parsers, two scoring rules, hostile turns."""
 
 import json
 from pathlib import Path
@@ -65,11 +65,11 @@ def reading(row: dict, name: str) -> str:
         ("book", {"to": "Lima", "day": "May 4"}, "ts", "ts"),
         ("book", {"to": "Lima", "day": "May 4", "seat": "None", "class": "1"}, "ts", "ts"),
         ("book", {"to": "Lima", "day": "May 5", "seat": "None"}, "ts+pi", "ts+pi"),
-        # a gold "None" may hold anything for RoTBench, only "None" for the authors
+        # a gold "None" matches anything for RoTBench, only "None" for the authors
         ("book", {"to": "Lima", "day": "May 4", "seat": "12A"}, "ts+pi+cf", "ts+pi"),
-        # values in each other's places: the authors compare them as a bag
+        # swapped values: the authors compare values as a multiset
         ("book", {"to": "May 4", "day": "Lima", "seat": "None"}, "ts+pi", "ts+pi+cf"),
-        # a list as a value stops the authors' comparison, after TS and PI were counted
+        # a list as a value stops the authors' comparison, after TS and PI are counted
         ("book", {"to": ["Lima"], "day": "May 4", "seat": "None"}, "ts+pi", "ts+pi"),
         ("finish", {"to": "Lima", "day": "May 4", "seat": "None"}, "", ""),
         ("book", {}, "ts", "ts"),
@@ -92,7 +92,7 @@ def test_finish_stands_for_the_last_tool_and_its_text_is_not_compared() -> None:
     assert passed(stages_of(ask, Action("ask_to_user", {"question": "When?"}))) == ""
 
 
-def test_any_gold_answer_counts_and_the_best_stage_is_kept() -> None:
+def test_the_best_stage_over_all_gold_answers_counts() -> None:
     two = case(("cancel", {"id": "7"}), ("cancel", {"id": "8"}), ("book", {"to": "Lima"}))
     assert passed(stages_of(two, Action("cancel", {"id": "8"}))) == "ts+pi+cf"
     assert passed(stages_of(two, Action("book", {"from": "Lima"}))) == "ts"
@@ -100,7 +100,7 @@ def test_any_gold_answer_counts_and_the_best_stage_is_kept() -> None:
 
 
 def test_none_parameters_of_one_gold_answer_do_not_leak_into_the_next() -> None:
-    """RoTBench's evaluator deletes `seat` from the turn for the first answer, then misses it in the second: CF fails there."""
+    """RoTBench's evaluator deletes `seat` for the first gold answer and misses it in the second: CF fails there."""
     two = case(("book", {"to": "Cusco", "seat": "None"}), ("book", {"to": "Lima", "seat": "12A"}))
     assert passed(stages_of(two, Action("book", {"to": "Lima", "seat": "12A"}))) == "ts+pi+cf"
 
@@ -135,7 +135,7 @@ def test_empty_arguments_are_an_answer() -> None:
             False,
             True,
         ),
-        ("<think>\n" + CALL, True, False, False),  # thinking that never ended
+        ("<think>\n" + CALL, True, False, False),  # unclosed thinking
         ("<think>no</think>I will.<think>\n" + CALL, True, False, False),
         (CALL.replace('"None"}', '"None"'), False, False, False),
         (CALL.replace("Action Input", "Arguments"), False, False, False),
@@ -154,7 +154,7 @@ def test_three_readings_side_by_side(text, published, strict, tolerant) -> None:
     ]
 
 
-def test_exact_readers_cut_where_the_published_ones_cut() -> None:
+def test_exact_parsers_cut_at_the_published_positions() -> None:
     assert read_strict("Action:book\nAction Input: {}") == Action("ook", {})
     assert read_strict('Action: book\n\nAction Input: {"a": 1}') == Action("book\n", {"a": 1})
     assert read_published('Action: book\n\nAction Input: {"a": 1}') == Action("book", {"a": 1})
@@ -190,7 +190,7 @@ def test_hostile_turns_end_in_a_scored_row(text, failure) -> None:
 
 
 def fixture_folder(folder: Path) -> Path:
-    """Two questions a level in the published layout, tools in the system prompt."""
+    """Two questions per level in the published layout, tools in the system prompt."""
     tools = [{"name": name, "parameters": {}} for name in ("book", "today", "ask_to_user", "finish")]
     golds = ['Thought:\nAction: book\nAction Input: {"to": "Lima"}', "Thought:\nAction: today\nAction Input: {}"]
     records = [
@@ -214,7 +214,7 @@ def measure(*arguments: object) -> dict:
     return rotbench.run(rotbench.parser().parse_args(list(map(str, arguments))))
 
 
-def test_levels_count_alike_whatever_their_size(tmp_path) -> None:
+def test_levels_have_equal_weight(tmp_path) -> None:
     data = fixture_folder(tmp_path)
     turns = tmp_path / "turns.jsonl"
     right = [f"slight-{place:03d}" for place in range(4)] + ["union-000"]
@@ -228,7 +228,7 @@ def test_levels_count_alike_whatever_their_size(tmp_path) -> None:
     summary = measure("--policy", f"replay:{turns}", "--data", data, "--out", tmp_path / "out")
     assert summary["metrics"]["cf_strict"]["value"] == pytest.approx((0 + 1 + 0 + 0 + 0.5) / 5)
     assert summary["by_level"]["slight"]["cf_tolerant"]["value"] == 1.0
-    assert summary["metrics"]["cf_strict"]["n"] == 2  # questions: their variants are not independent
+    assert summary["metrics"]["cf_strict"]["n"] == 2  # counts questions, since their variants are not independent
     assert summary["metrics"]["ts_chance"]["value"] == 0.25
     assert summary["rows"] == 12
     rows = [row for _, row in read_jsonl(tmp_path / "out" / "results.jsonl")]
@@ -243,11 +243,11 @@ def test_missing_and_broken_data_are_named(tmp_path) -> None:
     with pytest.raises(BadInput, match=r"heavy\.json: item 0: expected keys id, scenario and conversations"):
         read_cases(data)
     (data / "heavy.json").unlink()
-    with pytest.raises(DataMissing, match=r"heavy\.json missing; they come from github\.com/Junjie-Ye/RoTBench"):
+    with pytest.raises(DataMissing, match=r"heavy\.json missing; run `python -m eval\.download rotbench`"):
         read_cases(data)
 
 
-def test_third_turns_are_asked_behind_the_two_calls_before_them(tmp_path) -> None:
+def test_third_turns_follow_the_two_earlier_calls(tmp_path) -> None:
     data = fixture_folder(tmp_path)
     called = [
         {"from": "assistant", "value": "Thought:\nAction: today\nAction Input: {}"},
@@ -284,8 +284,8 @@ def test_third_turns_are_asked_behind_the_two_calls_before_them(tmp_path) -> Non
         read_cases(data)
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="RoTBench's cases are not beside this checkout")
-def test_oracle_gets_full_marks_on_the_published_cases_and_noise_is_where_it_should_be(tmp_path) -> None:
+@pytest.mark.skipif(not DATA.exists(), reason="RoTBench's cases are not available")
+def test_oracle_gets_full_marks_on_the_published_cases_and_noise_is_as_published(tmp_path) -> None:
     cases = read_cases(DATA)
     assert [sum(case.level == level for case in cases) for level in rotbench.LEVELS] == [105, 210, 210, 210, 105]
     assert sum(not gold.arguments for case in cases for gold in case.answers) == 65

@@ -1,4 +1,4 @@
-"""All suites in one call: one model, what is skipped and why, what failed, the table."""
+"""All suites in one run: one model, skipped suites with reasons, failed suites, the table."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch, environments, tmp_path) -> list[str]:
     ]
 
 
-def test_suites_without_data_are_skipped_with_what_is_missing(monkeypatch, small, tmp_path, capsys) -> None:
+def test_suites_without_data_are_skipped_and_the_missing_files_named(monkeypatch, small, tmp_path, capsys) -> None:
     names = "environments,toolhop,tau_bench,rotbench,bfcl"
     code, found = call(monkeypatch, tmp_path / "out", "--model", "oracle", "--suites", names, *small)
     assert code == 0
@@ -53,7 +53,7 @@ def test_suites_without_data_are_skipped_with_what_is_missing(monkeypatch, small
     assert (tmp_path / "out" / "bfcl" / "results.jsonl").read_text().count("\n") == 2
 
 
-def test_partly_measured_aggregates_are_in_the_table_and_marked(monkeypatch, small, tmp_path, capsys) -> None:
+def test_partial_aggregates_are_marked_in_the_table(monkeypatch, small, tmp_path, capsys) -> None:
     flags = ["--model", "oracle", "--suites", "bfcl", "--with"]
     chosen = "bfcl: --categories simple_python,multi_turn_base,live_relevance --limit 2"
     _, found = call(monkeypatch, tmp_path / "out", *flags, chosen)
@@ -86,7 +86,7 @@ def test_one_model_is_loaded_for_all_suites_and_none_for_finished_ones(
     assert len(loaded) == 1
 
 
-def test_a_suite_that_cannot_be_measured_fails_without_the_others(monkeypatch, small, tmp_path, environments) -> None:
+def test_a_failing_suite_does_not_stop_the_others(monkeypatch, small, tmp_path, environments) -> None:
     bare = [environment.model_copy(update={"gold_plan": []}) for environment in environments]
     write_environments(tmp_path / "test.jsonl", bare)
     code, found = call(monkeypatch, tmp_path / "out", "--model", "oracle", "--suites", "environments,bfcl", *small)
@@ -95,7 +95,7 @@ def test_a_suite_that_cannot_be_measured_fails_without_the_others(monkeypatch, s
     assert (tmp_path / "out" / "bfcl" / "summary.json").exists()
 
 
-def test_bad_flags_end_the_run_before_it_begins(monkeypatch, small, tmp_path) -> None:
+def test_bad_flags_are_refused_before_any_suite_runs(monkeypatch, small, tmp_path) -> None:
     with pytest.raises(BadInput, match="unknown 'toolhopp'; expected all, or some of environments, toolhop"):
         suites.chosen_suites("bfcl,toolhopp")
     with pytest.raises(BadInput, match="expected 'SUITE: FLAGS' with one of bfcl"):

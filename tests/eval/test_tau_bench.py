@@ -1,4 +1,4 @@
-"""tau-bench on two made domains: episodes against a real local server as the user, and every branch of the reward."""
+"""tau-bench on two synthetic domains: episodes with a local server as the user, and every branch of the reward."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HAND_OVER = call("transfer_to_human_agents", summary="as asked")
 
 
 class Agent:
-    """Says `turns[case id]` one after the other, then "Good day." for ever."""
+    """Says `turns[case id]` in order, then "Good day." at every turn."""
 
     name = "agent"
 
@@ -48,7 +48,7 @@ class Agent:
 
 
 def played(folder: Path, policy: Any, *flags: str, user: str = "scripted") -> tuple[dict[str, Any], dict[str, Any]]:
-    """The summary and, by case id, the rows of a run on the made domains."""
+    """The summary and, by case id, the rows of a run on the synthetic domains."""
     out = folder.parent / "out"
     name = getattr(policy, "name", policy)
     required = ["--policy", name, "--data", str(folder), "--out", str(out), "--user-model", user, "--user-threads", "4"]
@@ -67,8 +67,8 @@ def test_oracle_plays_the_recorded_actions_and_gets_full_marks(tau_folder: Path)
     assert rows["retail/1"]["failed_calls"] == 1
 
 
-def test_doing_nothing_solves_what_asks_for_nothing(tau_folder: Path) -> None:
-    """Tasks whose right database is the first one are solved by any polite agent: tau-bench's own rule."""
+def test_doing_nothing_solves_tasks_that_need_no_change(tau_folder: Path) -> None:
+    """tau-bench's own rule: any polite agent solves a task whose right database is the initial one."""
     summary, rows = played(tau_folder, Agent({}))
     assert {case: row["failure"] for case, row in rows.items()} == {
         "airline/0": "wrong_database",
@@ -83,7 +83,7 @@ def test_doing_nothing_solves_what_asks_for_nothing(tau_folder: Path) -> None:
 
 
 def plain_replay(folder: Path, domain: str, calls: list[tuple[str, dict[str, Any]]]) -> Any:
-    """The database after calls, by running the tools' code right here."""
+    """The database after calls, by running the tools' code in this process."""
     place = folder / "tau-bench" / domain
     codes = json.loads((place / "codes.json").read_text())
     data = {
@@ -102,7 +102,7 @@ def plain_replay(folder: Path, domain: str, calls: list[tuple[str, dict[str, Any
 
 
 def tau_verdict(folder: Path, record: dict[str, Any], transcript: list[dict[str, Any]]) -> float:
-    """tau-bench's reward of a transcript, worked out here from its description alone; 0 unless it ended by itself."""
+    """tau-bench's reward of a transcript, computed from its description alone; 0 unless the episode ended by itself."""
     domain = record["data_source"].split("/")[1]
     made = [
         (message["tool_calls"][0]["function"]["name"], message["tool_calls"][0]["function"]["arguments"])
@@ -143,7 +143,7 @@ EPISODES: dict[str, dict[str, list[str]]] = {
         "retail/1": [call("move_order", order="#8", city="Suva"), HAND_OVER],
     },
     "outputs": {
-        # in a message that carries a call, split over two messages, and in the tool's output only
+        # in a message with a call, split over two messages, and only in the tool output
         "airline/1": ["1200, two seats " + READ_B1, "As I said."],
         "airline/3": [CANCEL_B2, CANCEL_B1, "You get 1 299.5 back."],
     },
@@ -162,7 +162,7 @@ EPISODES: dict[str, dict[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", EPISODES)
-def test_reward_is_what_tau_benchs_rule_says_of_the_same_transcript(tau_folder: Path, name: str) -> None:
+def test_reward_follows_tau_benchs_rule_on_the_same_transcript(tau_folder: Path, name: str) -> None:
     _, rows = played(tau_folder, Agent(EPISODES[name]))
     records = [json.loads(line) for line in (tau_folder / "tau-bench.jsonl").read_text().splitlines()]
     by_id = {task.id: record for task, record in zip(read_tasks(tau_folder / "tau-bench.jsonl"), records, strict=True)}
@@ -175,7 +175,7 @@ def test_reward_is_what_tau_benchs_rule_says_of_the_same_transcript(tau_folder: 
 
 
 def test_differences_from_the_published_check(tau_folder: Path) -> None:
-    """Defect 8: theirs wants the outputs where a call is, and its hand-over never ends an episode."""
+    """Defect 8: the published check reads outputs in messages with a call; its hand-over never ends an episode."""
     _, rows = played(
         tau_folder,
         Agent(
@@ -193,14 +193,14 @@ def test_differences_from_the_published_check(tau_folder: Path) -> None:
     assert rows["airline/3"]["failure"] == "missing_output"
 
 
-def test_an_episode_without_an_end_is_unsolved_though_the_database_is_right(tau_folder: Path) -> None:
+def test_an_unfinished_episode_is_unsolved_even_if_the_database_is_right(tau_folder: Path) -> None:
     _, rows = played(tau_folder, Agent({"airline/0": [CANCEL_B1, *[READ_B1] * 40]}), "--limit", "1")
     row = rows["airline/0"]
     assert (row["turns"], row["outcome"], row["failure"], row["reward"]) == (30, "max_turns", "max_turns", 0.0)
     assert (row["db_match"], row["outputs_said"]) == (None, None)
 
 
-def test_required_outputs_are_sought_without_case_and_commas() -> None:
+def test_required_outputs_ignore_case_and_commas() -> None:
     assert required_outputs_said((), ())
     assert required_outputs_said(("1786", "Two Seats"), ("It is $1,786.", "TWO SEATS"))
     assert not required_outputs_said(("1786",), ("It is 1.786",))
@@ -208,7 +208,7 @@ def test_required_outputs_are_sought_without_case_and_commas() -> None:
     assert not required_outputs_said(("1786", "x"), ("1786",))
 
 
-def test_databases_are_equal_where_tau_bench_takes_them_as_equal() -> None:
+def test_databases_are_equal_exactly_as_in_tau_bench() -> None:
     def hashable(item: Any) -> Any:
         if isinstance(item, dict):
             return tuple((key, hashable(value)) for key, value in sorted(item.items()))
@@ -233,7 +233,7 @@ def test_databases_are_equal_where_tau_bench_takes_them_as_equal() -> None:
             assert (fingerprint(one) == fingerprint(other)) == (tau_hash(one) == tau_hash(other)), (one, other)
 
 
-def test_one_call_a_turn(tau_folder: Path) -> None:
+def test_one_call_per_turn(tau_folder: Path) -> None:
     _, rows = played(tau_folder, Agent({"airline/3": [f"{CANCEL_B1}\n{CANCEL_B2}", "1299.5"]}), "--domains", "airline")
     row = rows["airline/3"]
     assert (row["calls"], row["dropped_calls"], row["failure"]) == (1, 1, "wrong_database")
@@ -246,7 +246,7 @@ def test_one_call_a_turn(tau_folder: Path) -> None:
         (f"Hm. {CANCEL_B1}", "published", 1, 0, "Hm."),
         (f"{CANCEL_B1}{CANCEL_B2}{READ_B1}", "strict", 1, 2, ""),
         (f"{CANCEL_B1}{CANCEL_B2}{READ_B1}", "published", 1, 2, ""),
-        # published: a first block that is no call makes the whole turn a message; strict: the first call counts
+        # published: an invalid first block makes the entire turn a message; strict: the first call counts
         ("<tool_call>{</tool_call>" + CANCEL_B1, "published", 0, 1, "<tool_call>{</tool_call>" + CANCEL_B1),
         ("<think>hm</think>So: <tool_call>{</tool_call>x", "published", 0, 0, "So: <tool_call>{</tool_call>x"),
         ("<tool_call>{</tool_call>" + CANCEL_B1, "strict", 1, 0, ""),
@@ -293,7 +293,7 @@ def test_a_server_plays_the_user(tau_folder: Path, user_server: Any) -> None:
     assert "Your instruction: Cancel B1." in last["messages"][0]["content"]
 
 
-def test_faults_of_the_user_are_left_out_not_scored(tau_folder: Path, user_server: Any) -> None:
+def test_faults_of_the_user_are_excluded_not_scored(tau_folder: Path, user_server: Any) -> None:
     def line(body: dict[str, Any]) -> str | tuple[int, str]:
         prompt = body["messages"][0]["content"]
         if "Cancel B1." in prompt:
@@ -316,7 +316,7 @@ def test_faults_of_the_user_are_left_out_not_scored(tau_folder: Path, user_serve
 HTML = b"<html><body>Welcome to the console</body></html>"
 
 
-def test_odd_replies_of_the_users_model_are_faults_of_their_episodes(tau_folder: Path, user_server: Any) -> None:
+def test_invalid_replies_of_the_users_model_are_faults_of_their_episodes(tau_folder: Path, user_server: Any) -> None:
     chunks = [{"type": "thinking", "thinking": "They know."}, {"type": "text", "text": "Hello."}]
     odd = {
         "Cancel B1.": b'{"choices": [{"message": null}]}',
@@ -341,11 +341,13 @@ def test_odd_replies_of_the_users_model_are_faults_of_their_episodes(tau_folder:
 @pytest.mark.parametrize("words", ["Welcome to the console", "wrong key"])
 def test_a_user_that_never_answers_ends_the_run_in_one_line(tau_folder: Path, user_server: Any, words: str) -> None:
     user_server.line = lambda body: HTML if words.startswith("Welcome") else (401, words)
-    with pytest.raises(BadInput, match=f"no episode of 4 could be played; 4 times: the simulated user: .*{words}"):
+    with pytest.raises(
+        BadInput, match=f"no episode of 4 could be played; 4 times: the simulated user failed: .*{words}"
+    ):
         played(tau_folder, Agent({}), "--domains", "airline", user=user_server.spec)
 
 
-def test_what_the_users_model_cannot_read_ends_the_episode_unsolved(tau_folder: Path, user_server: Any) -> None:
+def test_a_message_too_long_for_the_user_ends_the_episode_unsolved(tau_folder: Path, user_server: Any) -> None:
     user_server.line = lambda body: (
         (400, "This model's maximum context length is 4096 tokens") if len(body["messages"]) > 2 else "Hello."
     )
@@ -372,7 +374,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("match", ["published", "strict"])
 def test_hostile_output_ends_in_a_scored_row(tau_folder: Path, match: str) -> None:
-    """Each case gets several of them in a row, then one call twenty times over."""
+    """Each case gets several hostile turns in sequence, then the same call twenty times."""
     turns = list(HOSTILE.values())
     agent = Agent(
         {
@@ -397,9 +399,7 @@ def test_hostile_output_ends_in_a_scored_row(tau_folder: Path, match: str) -> No
     assert rows["retail/1"]["calls"] == 20
 
 
-def test_a_database_is_read_once_and_handed_over_once_an_episode(
-    tau_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_is_read_once_and_sent_once_per_episode(tau_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     handed: list[int] = []
     opened, reader = ToolSandbox.open_session, tau_bench.read_domain
@@ -418,13 +418,13 @@ def test_a_database_is_read_once_and_handed_over_once_an_episode(
     _, rows = played(tau_folder, Agent(turns), "--domains", "airline", "--limit", "2", "--trials", "3")
     assert rows["airline/0"]["calls"] == 10
     assert read == ["airline"]
-    # three episodes of the first task, none of the second, which calls nothing; and each task's recorded actions once
+    # three episodes of the first task, none of the second (no calls), and the recorded actions of each task once
     assert 4 <= len(handed) <= 3 + 2 * 3
     assert len(set(handed)) == 1
 
 
 @pytest.mark.parametrize("broken", ["the user", "the policy"])
-def test_sessions_end_with_their_episodes_even_by_a_fault(
+def test_sessions_end_with_their_episodes_even_after_a_fault(
     tau_folder: Path, monkeypatch: pytest.MonkeyPatch, user_server: Any, broken: str
 ) -> None:
     sessions: list[ToolSession] = []
@@ -495,7 +495,7 @@ def test_random_policy_plays(tau_folder: Path) -> None:
     assert (summary["rows"], summary["faults"], len(rows)) == (6, 0, 6)
 
 
-def test_other_prompt_for_the_user(tau_folder: Path, user_server: Any) -> None:
+def test_user_prompt_from_a_file(tau_folder: Path, user_server: Any) -> None:
     prompt = tau_folder.parent / "prompt.txt"
     prompt.write_text("Be a customer: {instruction}", encoding="utf-8-sig")
     played(
@@ -515,7 +515,7 @@ def test_other_prompt_for_the_user(tau_folder: Path, user_server: Any) -> None:
         played(tau_folder, Agent({}), "--user-prompt", str(prompt))
 
 
-def test_a_user_that_is_nobody_is_refused(tau_folder: Path) -> None:
+def test_an_unknown_user_spec_is_refused(tau_folder: Path) -> None:
     with pytest.raises(BadInput, match="MODEL@BASE_URL, replay:FILE or scripted"):
         played(tau_folder, Agent({}), user="gpt")
     arguments = parser().parse_args(["--policy", "random", "--data", str(tau_folder), "--out", "out"])
@@ -523,7 +523,7 @@ def test_a_user_that_is_nobody_is_refused(tau_folder: Path) -> None:
         run(arguments)
 
 
-def test_missing_data_say_what_and_from_where(tau_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_are_named_with_their_source(tau_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tau_folder.parent)
     arguments = parser().parse_args(["--policy", "random", "--out", "out", "--user-model", "scripted"])
     with pytest.raises(DataMissing, match=r"tau-bench\.jsonl: no such file.*bytedance/FTRL.*eval\.download tau_bench"):

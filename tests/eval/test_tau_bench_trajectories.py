@@ -1,4 +1,4 @@
-"""Trajectories as tau-bench records them are turned into replay lines, scored again, and compared reward by reward."""
+"""tau-bench's recorded trajectories are converted to replay lines, scored again, and compared by reward."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_recorded_episodes_get_the_reward_that_tau_bench_gave_them(
     assert (summary["rows"], summary["faults"]) == (3, 0)
     monkeypatch.setattr(sys, "argv", [*command, "--results", str(out)])
     assert main() == 0
-    assert "3 of 3 episodes get the reward" in capsys.readouterr().out
+    assert "3 of 3 episodes get the same reward" in capsys.readouterr().out
     path.write_text(json.dumps([{**RECORDED[0], "reward": 0.0}, *RECORDED[1:]]))
     assert main() == 1
     said_now = capsys.readouterr().out
-    assert "airline/0, trial 0: 0 there, 1 here" in said_now
+    assert "airline/0, trial 0: tau-bench gave 0, this suite 1" in said_now
     assert "2 of 3 episodes" in said_now
 
 
@@ -77,7 +77,7 @@ def test_turns_keep_content_and_first_call(tmp_path: Path) -> None:
     assert (line["id"], line["trial"], line["reward"]) == ("airline/1", 0, 0.0)
 
 
-def test_messages_are_read_as_servers_write_them_and_one_odd_item_costs_itself_alone(tmp_path: Path) -> None:
+def test_server_messages_are_parsed_and_an_invalid_item_is_skipped(tmp_path: Path) -> None:
     as_object, without = called("cancel_booking", booking="B1"), called("transfer_to_human_agents")
     as_object["tool_calls"][0]["function"]["arguments"] = {"booking": "B1"}
     without["tool_calls"][0]["function"]["arguments"] = ""
@@ -96,7 +96,7 @@ def test_messages_are_read_as_servers_write_them_and_one_odd_item_costs_itself_a
     assert [reason.split(": ")[1] for reason in left_out] == ["item 0", "item 2", "item 3"]
 
 
-def test_nothing_compared_is_no_agreement(tmp_path: Path) -> None:
+def test_no_shared_episode_is_not_agreement(tmp_path: Path) -> None:
     lines, _ = read_trajectories(file(tmp_path, RECORDED), "retail")
     assert differences(lines, [{"id": "airline/0", "trial": 0, "reward": 1.0, "failure": ""}]) == (0, [])
 
@@ -112,6 +112,6 @@ def test_nothing_compared_is_no_agreement(tmp_path: Path) -> None:
         [{**RECORDED[0], "traj": [{"role": "assistant", "tool_calls": [{}]}]}],
     ],
 )
-def test_other_files_are_refused_in_one_line(tmp_path: Path, records: Any) -> None:
+def test_invalid_files_are_refused_in_one_line(tmp_path: Path, records: Any) -> None:
     with pytest.raises(BadInput, match="expected"):
         read_trajectories(file(tmp_path, records), "airline")

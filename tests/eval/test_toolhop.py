@@ -1,4 +1,4 @@
-"""ToolHop: both layouts are read, three settings played, and each branch of both readings of AC, beside the published scorer."""
+"""ToolHop: both data layouts, three settings, every branch of both readings of AC, and the published rule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def director_of(film, detail="plain"):
         raise KeyError("no film " + film)
     return {"film": film, "director": directors[film]}
 """
-# with an example call at its end, as many sources of the data set have it
+# ends with an example call, like many sources of the data set
 BIRTH = """import datetime
 
 def _year(name):
@@ -71,7 +71,7 @@ BIRTH_CALL = render_call(ToolCall("birth_year", {"name": "Ada Born"}))
 
 
 class Scripted:
-    """Says `turns[setting][turn]`, the last one again and again; one list of turns serves every setting."""
+    """Says `turns[setting][turn]` and repeats the last one; one list of turns serves every setting."""
 
     name = "scripted"
 
@@ -144,7 +144,7 @@ def test_direct_gets_no_tools_and_each_setting_its_own_prompt(tmp_path: Path) ->
     assert "Call a tool at every step" in texts["mandatory"]
 
 
-def test_other_prompts_are_taken_from_a_file_and_recorded(tmp_path: Path) -> None:
+def test_prompts_from_a_file_are_used_and_recorded(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.json"
     prompts.write_text(json.dumps({name: f"{name}! {{question}}" for name in PROMPTS}))
     policy = Scripted(["x"])
@@ -172,7 +172,7 @@ def test_both_layouts_of_the_data_give_the_same_tools(tmp_path: Path) -> None:
     assert read_questions(tmp_path / "marked.jsonl") == [authors]
 
 
-def test_a_name_that_stands_there_twice_is_offered_once_as_its_source_takes_it(tmp_path: Path) -> None:
+def test_a_duplicate_tool_name_is_offered_once_with_the_fitting_document(tmp_path: Path) -> None:
     other = {"name": "director_of", "description": "other", "parameters": {"properties": {"title": {}, "film": {}}}}
     fitting = DOCUMENTS["Who directed the film Little Mill?"]
     for pair in ((other, fitting), (fitting, other), (fitting, {**fitting, "description": "the same again"})):
@@ -202,12 +202,12 @@ def test_broken_records_are_named_with_line_and_key(tmp_path: Path, change: dict
         read_questions(path)
 
 
-def test_an_id_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"'17'.*twice"):
+def test_a_duplicate_id_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"duplicate id '17'"):
         read_questions(data(tmp_path, ORIGINAL, ORIGINAL))
 
 
-def test_missing_data_says_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_are_reported_with_their_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = parser().parse_args(["--policy", "random", "--out", "out"])
     with pytest.raises(DataMissing, match=r"ToolHop\.jsonl: no such file.*bytedance/FTRL.*eval\.download toolhop"):
@@ -223,25 +223,25 @@ def test_missing_data_says_where_they_come_from(tmp_path: Path, monkeypatch: pyt
         ("1951", "<answer>1951</answer>", None, True, True),
         ("1951", "In 1951.", None, True, True),
         ("1951", "<answer>1952</answer>", None, False, False),
-        # 4: substrings of other words and numbers
+        # defect 4: substrings of other words and numbers
         ("19", "<answer>1951</answer>", None, True, False),
         ("no", "<answer>unknown</answer>", None, True, False),
         # numbers by value, dates by day
         ("1234", "<answer>1,234.0</answer>", None, True, True),
         ("1949-08-21", "<answer>August 21, 1949</answer>", None, False, True),
-        # 9: a wrong last message with the answer in the tool output before it
+        # defect 9: a wrong last message with the answer in the tool output before it
         ("1951", "<answer>1952</answer>", "1951", True, False),
         ("1951", "I do not know.", '{"year": 1951}', True, False),
         ("1951", "I do not know.", '{"year": 1952}', False, False),
-        # an empty last message is wrong in both, whatever the tools said
+        # an empty last message is wrong in both readings, whatever the tool output
         ("1951", "", "1951", False, False),
-        # 6b: the answer only inside the thinking
+        # defect 6b: the answer only inside the thinking
         ("1951", "<think>1951?</think>No idea.", None, True, False),
         ("1951", "<think>1952?</think>1951", None, True, True),
         # the parts of an answer in another order
         ("Ann, Bob", "<answer>Bob and Ann</answer>", None, True, False),
         ("Ann, Bob", "<answer>Ann, Bob</answer>", None, True, True),
-        # the answer beside another one in the tag
+        # the tag contains the answer and another one
         ("1951", "First 1951. <answer>1950</answer>", None, True, False),
         ("1951", "<answer>1950</answer> No: <answer>1951</answer>", None, True, True),
         ("1951", "<answer>1951", None, True, True),
@@ -264,7 +264,7 @@ def test_every_branch_of_both_readings(
 
 
 def authors_verdict(messages: list[dict[str, Any]], answer: str) -> bool:
-    """The published rule, worked out here from its description alone: over the last two messages of an episode."""
+    """The published rule, computed from its description alone: over the last two messages of an episode."""
     last = messages[-1]
     if last["role"] != "assistant" or not last["content"]:
         return False
@@ -291,9 +291,7 @@ def authors_verdict(messages: list[dict[str, Any]], answer: str) -> bool:
         ["1951 " + BIRTH_CALL, "<tool_call>{"],
     ],
 )
-def test_published_column_is_what_the_authors_rule_says_of_the_same_transcript(
-    tmp_path: Path, turns: list[str]
-) -> None:
+def test_published_column_follows_the_authors_rule_on_the_same_transcript(tmp_path: Path, turns: list[str]) -> None:
     _, rows = played(tmp_path, Scripted(turns), "--max-turns", "3")
     assert len(rows) == 3
     for case, row in rows.items():
@@ -303,7 +301,7 @@ def test_published_column_is_what_the_authors_rule_says_of_the_same_transcript(
         assert row["ac_published"] == float(expected), case
 
 
-def test_an_episode_cut_off_while_it_calls_is_wrong_in_both_readings(tmp_path: Path) -> None:
+def test_an_episode_that_ends_with_a_call_is_wrong_in_both_readings(tmp_path: Path) -> None:
     _, rows = played(tmp_path, Scripted([BIRTH_CALL]))
     row = rows["0/mandatory"]
     assert (row["turns"], row["calls"], row["outcome"], row["failure"]) == (9, 9, "max_turns", "max_turns")
@@ -350,7 +348,7 @@ def test_random_policy_plays_and_scores_low(tmp_path: Path) -> None:
     assert summary["metrics"]["ac_strict"]["value"] < 0.5
 
 
-def test_settings_of_a_question_are_drawn_together(tmp_path: Path) -> None:
+def test_settings_of_a_question_are_resampled_together(tmp_path: Path) -> None:
     """Two questions, one right in every setting: the interval is that of two cases, not of six."""
 
     class HalfRight(Scripted):

@@ -1,4 +1,4 @@
-"""The answer rules on hand-made texts, one for each branch; and the code rules, with programs run in the sandbox."""
+"""The answer rules on hand-written texts, one per branch, and the code rules on programs in the sandbox."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -43,7 +43,7 @@ def test_thinking_is_stripped_and_unclosed_thinking_is_no_answer(text: str, open
 
 
 @given(st.text(), st.text())
-def test_what_is_thought_never_changes_what_is_graded(thought: str, said: str) -> None:
+def test_thinking_never_changes_the_graded_text(thought: str, said: str) -> None:
     thought, said = thought.replace("<", ""), said.replace("<", "")
     assert split_thinking(f"<think>{thought}</think>{said}") == split_thinking(said)
 
@@ -254,8 +254,8 @@ def test_equal_short_answers(target: str, answer: str, same: bool) -> None:
 
 
 @pytest.mark.parametrize("junk", ["\\boxed{", "\\(", "\\[", "answer:\n", "$", "{", "answer is (", "\\frac{", "-"])
-def test_a_megabyte_that_says_nothing_has_no_letter_and_no_number(junk: str) -> None:
-    text = junk * (1_000_000 // len(junk))  # a rule of quadratic time would not come to an end here
+def test_a_megabyte_of_junk_has_no_letter_and_no_number(junk: str) -> None:
+    text = junk * (1_000_000 // len(junk))  # a quadratic-time rule would not finish here
     assert choice_letter(text) is None
     assert final_number(text) is None
     assert not same_expression("1", final_expression(text) or "")
@@ -263,7 +263,9 @@ def test_a_megabyte_that_says_nothing_has_no_letter_and_no_number(junk: str) -> 
 
 
 DOC = {
-    "prompt": 'from typing import List\n\ndef helper(x):\n    return x\n\n\ndef half(x: int) -> int:\n    """Half of x."""\n',
+    "prompt": (
+        'from typing import List\n\ndef helper(x):\n    return x\n\n\ndef half(x: int) -> int:\n    """Half of x."""\n'
+    ),
     "entry_point": "half",
     "test": "def check(candidate):\n    assert candidate(4) == 2\n",
 }
@@ -305,7 +307,7 @@ def test_programs_are_judged_by_the_benchmarks_tests_in_the_sandbox(
     assert passes(program_of(code, problem), problem, box) == outcome
 
 
-def test_which_block_counts() -> None:
+def test_which_code_block_counts() -> None:
     problem = human_eval_problem(DOC)
     text = "```bash\nls\n```\n```python\nhalf(4)\n```\n```python\ndef half(x):\n    return 2\n```\n```\nprint(1)\n```\n"
     assert extract_code(text, problem) == "def half(x):\n    return 2\n"

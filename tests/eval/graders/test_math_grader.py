@@ -1,4 +1,4 @@
-"""MATH's grader: pairs of known equality, an answer that never ends, threads, and the authors' reading of a whole response."""
+"""MATH's grader: known equalities, an answer that never ends, threads, and the authors' reading of a response."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +9,22 @@ from eval.graders import math_grader
 from eval.graders.math_grader import published_math, same_expression
 
 EQUAL = [
-    ("\\frac{1}{2}", "0.5"), ("\\frac{1}{2}", "\\dfrac12"), ("e^{2}", "e^2"), ("\\text{(C)}", "C"), ("\\text{Monday}", "Monday"),
-    ("2\\sqrt3", "\\sqrt{12}"), ("a+b", "b+a"), ("\\{1,2\\}", "\\{2,1\\}"), ("{1,2}", "{2,1}"), ("1000", "1,000"), ("9500", "9{,}500"),
-    ("10\\,000", "10000"), ("11111", "11,\\! 111"), ("-4", "\u22124"), ("1-\\sqrt2", "1-\\sqrt{2}"), ("(2,5]", "(2, 5]"), ("x=3", "3"),
+    ("\\frac{1}{2}", "0.5"), ("\\frac{1}{2}", "\\dfrac12"), ("e^{2}", "e^2"), ("\\text{(C)}", "C"),
+    ("\\text{Monday}", "Monday"),
+    ("2\\sqrt3", "\\sqrt{12}"), ("a+b", "b+a"), ("\\{1,2\\}", "\\{2,1\\}"), ("{1,2}", "{2,1}"), ("1000", "1,000"),
+    ("9500", "9{,}500"),
+    ("10\\,000", "10000"),
+    ("11111", "11,\\! 111"), ("-4", "\u22124"), ("1-\\sqrt2", "1-\\sqrt{2}"), ("(2,5]", "(2, 5]"),
+    ("x=3", "3"),
     ("50\\%", "50"), ("10", "10\\text{ cm}"), ("90^\\circ", "90"), ("2x+1", "1+2x"), ("3\\frac{1}{2}", "3.5"),
-    ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"), ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+    ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
 ]  # fmt: skip
 DIFFERENT = [
-    ("2", "3"), ("4", "-4"), ("x^2", "x^3"), ("(1,2)", "(2,1)"), ("(2,5]", "[2,5]"), ("\\text{odd}", "\\text{even}"), ("A", "B"),
-    ("\\frac{1}{3}", "0.333"), ("\\pi", "3.14159"), ("500", "9{,}500"), ("6", ""), ("6", "\\boxed{"), ("6", "\\frac{" * 300),
+    ("2", "3"), ("4", "-4"), ("x^2", "x^3"), ("(1,2)", "(2,1)"), ("(2,5]", "[2,5]"), ("\\text{odd}", "\\text{even}"),
+    ("A", "B"),
+    ("\\frac{1}{3}", "0.333"), ("\\pi", "3.14159"), ("500", "9{,}500"), ("6", ""), ("6", "\\boxed{"),
+    ("6", "\\frac{" * 300),
 ]  # fmt: skip
 
 
@@ -50,8 +57,8 @@ def test_an_answer_that_never_ends_is_wrong_in_any_thread_and_the_next_one_is_gr
         ("3", "\\boxed{2}, no: \\boxed{3}", False),  # the first box counts
         ("3", "\\boxed{3}, the final answer is $2$.", True),
         ("3", "The answer is $x = 3$.", True),
-        ("3", "So $x = 3$.", False),  # where there is no box, the word "answer" has to come first
-        ("3", "The answer is 3.", False),  # and plain text is no LaTeX
+        ("3", "So $x = 3$.", False),  # without a box, the word "answer" must come first
+        ("3", "The answer is 3.", False),  # plain text is not LaTeX
         ("3", "", False),
     ],
 )

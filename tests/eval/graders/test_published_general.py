@@ -1,4 +1,4 @@
-"""The authors' graders, as read from their code: verdicts on made replies, flaws included."""
+"""The authors' graders, reproduced from their code: verdicts on synthetic replies, including their flaws."""
 
 from collections.abc import Iterator
 
@@ -21,11 +21,11 @@ from eval.graders.published_general import (
         ("mmlu", "B", "ANSWER: B", True),
         ("mmlu", "B", "so the answer : b, of course", True),
         ("mmlu", "B", "ANSWER: A\nANSWER: B", False),  # the first counts
-        ("mmlu", "B", "ANSWER: Because", True),  # any letter behind the colon
+        ("mmlu", "B", "ANSWER: Because", True),  # any letter after the colon
         ("mmlu", "B", "The answer is (B).", False),
         ("mmlu", "B", "B", False),
         ("bbh", "(B)", "So the answer is (B).", True),
-        ("bbh", "(B)", "the answer is b", True),  # no capital: all of it is compared, case aside
+        ("bbh", "(B)", "the answer is b", True),  # no capital: the entire text is compared, ignoring case
         ("bbh", "(B)", "the answer is b.", False),
         ("bbh", "(B)", "(A) fails. So the answer is (B).", True),
         ("bbh", "(B)", "The answer is (A). No, the answer is (B).", False),
@@ -101,7 +101,7 @@ def box() -> Iterator[ToolSandbox]:
         ("while True: pass", False),
     ],
 )
-def test_mbpp_programs_run_as_in_a_function(box: ToolSandbox, program: str, correct: bool) -> None:
+def test_mbpp_programs_run_inside_a_function(box: ToolSandbox, program: str, correct: bool) -> None:
     problem = mbpp_problem({"test_list": ["assert f(0) == 1", "assert f(1) == 2"]})
     assert published_mbpp(problem, f"```python\n{program}\n```", box) is correct
 

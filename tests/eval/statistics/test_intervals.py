@@ -1,4 +1,4 @@
-"""Intervals cover the truth at the edges of the scale, have a width, and agree with the p-values beside them."""
+"""Intervals cover the truth near the bounds, have a width, and agree with their p-values."""
 
 import itertools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ RARE = [(n, p) for n in (20, 50) for p in (0.02, 0.05)]
 
 
 def coverage(draw: Callable[[np.random.Generator], tuple[Any, float]], repeats: int = 600) -> float:
-    """The share of samples whose interval holds the truth; `draw` gives an interval and the truth."""
+    """The share of samples whose interval contains the truth; `draw` returns an interval and the truth."""
     chance = np.random.default_rng(11)
     held = 0
     for _ in range(repeats):
@@ -41,7 +41,7 @@ def coverage(draw: Callable[[np.random.Generator], tuple[Any, float]], repeats: 
 
 @pytest.mark.parametrize(("n", "p"), [*RARE, *((n, 1 - p) for n, p in RARE), (20, 0.5), (105, 0.02)])
 def test_interval_of_a_proportion_covers_a_rare_event(n: int, p: float) -> None:
-    """Exactly, over all outcomes: a percentile bootstrap covers 33% at n = 20, p = 0.02."""
+    """Exact, over all outcomes: a percentile bootstrap covers 33% at n = 20, p = 0.02."""
     covered = 0.0
     for k in range(n + 1):
         found = estimate([{"id": str(i), "x": i < k} for i in range(n)], "x")
@@ -75,7 +75,7 @@ def test_interval_of_repeated_trials_covers_a_rare_event(n: int, p: float) -> No
 @pytest.mark.parametrize("groups", [2, 5])
 @pytest.mark.parametrize("shared", [False, True])
 def test_interval_of_a_mean_of_groups_covers_a_rare_event(n: int, p: float, groups: int, shared: bool) -> None:
-    """Groups of cases of their own, or the same questions asked in every group, with answers that go together."""
+    """Separate cases per group, or the same questions in every group with correlated answers."""
     metric = GroupedMean("m", "x", "group")
 
     def draw(chance: np.random.Generator) -> tuple[Any, float]:
@@ -116,7 +116,7 @@ def test_costs_without_spread_have_no_interval(values: list[float]) -> None:
         assert mean_interval(np.array(values), None, bounds) == NO_INTERVAL
 
 
-def test_few_costs_get_students_interval_which_ends_at_nothing() -> None:
+def test_few_costs_get_students_interval_with_lower_bound_0() -> None:
     values = np.array([3.0, 5.0, 4.0, 9.0])
     found = mean_interval(values, None, UNBOUNDED)
     wanted = ttest_1samp(values, 0).confidence_interval(0.95)
@@ -135,8 +135,8 @@ def test_weights_of_equal_cases_change_nothing_and_copies_add_nothing() -> None:
 
 @pytest.mark.parametrize("cases", [10, 25, 400])
 @pytest.mark.parametrize("offset", range(-3, 4))
-def test_p_of_a_bootstrap_is_below_5_percent_just_where_its_interval_leaves_0_out(cases: int, offset: int) -> None:
-    """Also at the very draw where it turns."""
+def test_bootstrap_p_is_below_5_percent_exactly_if_its_interval_excludes_0(cases: int, offset: int) -> None:
+    """Also exactly at the draw where the result changes."""
     draws = np.sort(np.random.default_rng(0).normal(0, 1, 10_000))
     low, high = percentiles(draws, cases)
     for turning, place in ((low, np.searchsorted(draws, low)), (high, np.searchsorted(draws, high))):
@@ -155,18 +155,18 @@ def test_rejections_without_a_difference_are_about_5_percent_in_small_samples() 
     assert 0.02 <= rejected / 300 <= 0.08
 
 
-def test_groups_go_together_as_far_as_their_shared_cases_do() -> None:
+def test_groups_correlate_as_much_as_their_shared_cases() -> None:
     chance = np.random.default_rng(0)
     one, other = chance.random((2, 200))
     sums = np.column_stack([one, one, 1 - one, other, np.zeros(200)])
     found = group_correlations(sums, np.ones_like(sums))
     assert found[0, 1] == pytest.approx(1) and found[0, 2] == 0 and abs(found[0, 3]) < 0.15
-    assert found[0, 4] == 1.0  # nothing shows how far a group without spread goes with another on the same cases
+    assert found[0, 4] == 1.0  # a group without spread is assumed fully correlated with others on the same cases
     apart = np.kron(np.eye(2), np.ones((30, 1)))
     assert (group_correlations(apart * 0.5, apart) == np.eye(2)).all()
 
 
-def test_equal_groups_are_as_good_as_their_cases_together() -> None:
+def test_equal_groups_have_the_interval_of_their_pooled_cases() -> None:
     rows = [{"id": f"{g}-{i}", "group": str(g), "x": i < 12} for g, i in itertools.product(range(4), range(30))]
     together, grouped = estimate(rows, "x"), estimate(rows, GroupedMean("m", "x", "group"))
     assert (grouped.low, grouped.high) == pytest.approx((together.low, together.high), abs=1e-6)

@@ -26,7 +26,7 @@ def test_tangos_interval_has_the_published_values(gained, lost, n, interval) -> 
 
 @given(st.integers(1, 60), st.data())
 @settings(deadline=None)
-def test_tangos_interval_is_mcnemars_test_turned_around(n: int, data: st.DataObject) -> None:
+def test_tangos_interval_is_the_inverted_mcnemar_test(n: int, data: st.DataObject) -> None:
     gained = data.draw(st.integers(0, n))
     lost = data.draw(st.integers(0, n - gained))
     low, high = tango(gained, lost, n)
@@ -51,7 +51,7 @@ def test_interval_of_a_rare_change_covers_it(n: int, gain: float, loss: float, g
     assert held / 500 >= 0.92
 
 
-def test_costs_that_all_change_alike_have_neither_interval_nor_p() -> None:
+def test_costs_with_equal_changes_have_no_interval_and_no_p() -> None:
     found = paired_test(np.full(20, 3.0), np.full(20, 2.0), None, COST)
     assert (found.interval.low, found.p) == (None, None)
     assert paired_test(np.full(20, 3.0), np.full(20, 3.0), None, COST).p == 1.0
@@ -64,7 +64,7 @@ def test_one_case_is_no_evidence() -> None:
         assert found.interval.low is not None and found.interval.low < 0 < after
 
 
-def test_few_graded_changes_are_tested_as_their_interval_says() -> None:
+def test_few_graded_changes_have_a_p_that_agrees_with_their_interval() -> None:
     before = np.full(40, 0.5)
     for changed in range(1, 10):
         after = before + 0.4 * (np.arange(40) < changed)

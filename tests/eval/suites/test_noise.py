@@ -1,4 +1,4 @@
-"""Flip rates, intraclass correlation and pass^k by known numbers; tokens and seconds add up."""
+"""Flip rates, intraclass correlation and pass^k on known numbers; totals of tokens and seconds."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_flips_and_pass_k_of_yes_no_cases():
     assert 0 < found["flip_rate"]["low"] < 0.5 < found["flip_rate"]["high"] < 1
 
 
-def test_correlation_is_that_of_the_analysis_of_variance():
+def test_correlation_equals_the_analysis_of_variance():
     cases = [
         np.array(row, dtype=float)
         for row in ([9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7])
@@ -42,8 +42,8 @@ def test_correlation_of_cases_that_never_flip_and_of_pure_chance():
     assert intraclass_correlation([np.ones(2)]).value is None
 
 
-def test_correlation_of_unequal_numbers_of_trials_is_near_the_truth():
-    """Cases' means with variance 1, trials with variance 1: half of a trial's variance lies between cases."""
+def test_correlation_with_unequal_trial_counts_is_near_the_truth():
+    """Cases' means with variance 1, trials with variance 1: half of a trial's variance is between cases."""
     draw = np.random.default_rng(1)
     cases = [
         draw.normal(mean, 1, size) for mean, size in zip(draw.normal(0, 1, 600), draw.integers(2, 6, 600), strict=True)
@@ -51,7 +51,7 @@ def test_correlation_of_unequal_numbers_of_trials_is_near_the_truth():
     assert intraclass_correlation(cases).value == pytest.approx(0.5, abs=0.05)
 
 
-def test_without_repeats_nothing_is_known_and_faults_do_not_count():
+def test_without_repeats_noise_is_empty_and_faults_do_not_count():
     assert noise(rows_of([[1], [0]]), ["x"]) == {}
     assert noise_text({}, "x") == ""
     rows = [*rows_of([[1, 1], [0, 0]]), {"id": "0", "trial": 2, "x": 0, "outcome": "fault"}]
@@ -73,7 +73,7 @@ def test_rows_of_one_cluster_are_different_cases():
     assert [len(values) for values in trials_by_case(rows, "x")] == [1, 1]
 
 
-def test_cost_adds_up_and_what_is_not_known_is_left_out():
+def test_cost_adds_up_and_unknown_columns_are_omitted():
     turns = [{"prompt_tokens": 10}, {"prompt_tokens": 30}]
     rows = [
         {"id": "a", "trial": 0, "turn_scores": turns, "completion_tokens": 5, "seconds": 1.5},

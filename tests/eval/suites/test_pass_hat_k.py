@@ -1,4 +1,4 @@
-"""pass^k against its definition, and means in which both domains weigh the same."""
+"""pass^k against its definition, and means in which both domains have equal weight."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_pass_hat_k_is_the_share_of_subsets_without_a_failure(trials: list[bool]
 
 
 @pytest.mark.parametrize(("successes", "trials", "k"), [(1, 2, 0), (1, 2, 3), (3, 2, 1), (-1, 2, 1)])
-def test_what_has_no_value_is_refused(successes: int, trials: int, k: int) -> None:
+def test_invalid_counts_are_refused(successes: int, trials: int, k: int) -> None:
     with pytest.raises(ValueError, match="expected 1 <= k"):
         pass_hat_k(successes, trials, k)
 
@@ -35,7 +35,7 @@ def rows(**tasks: tuple[str, list[int]]) -> list[dict[str, Any]]:
     ]
 
 
-def test_domains_weigh_the_same_whatever_their_sizes() -> None:
+def test_domains_have_equal_weight_whatever_their_sizes() -> None:
     found = rows(
         a0=("airline", [1, 1, 0, 0]), r0=("retail", [1] * 4), r1=("retail", [1, 1, 1, 0]), r2=("retail", [0] * 4)
     )
@@ -51,7 +51,7 @@ def test_domains_weigh_the_same_whatever_their_sizes() -> None:
 
 
 def test_trials_that_a_fault_broke_are_missing_from_n() -> None:
-    """Three of four trials left: C(2, 2) / C(3, 2); a task with a single one has a pass^1 and no pass^2."""
+    """Three of four trials remain: C(2, 2) / C(3, 2). A task with one remaining trial has a pass^1 but no pass^2."""
     found = rows(a=("airline", [1, 1, 0]), b=("airline", [1]))
     assert [row["pass_hat_k"] for row in task_rows(found, 2)] == [pytest.approx(1 / 3)]
     assert [row["pass_hat_k"] for row in task_rows(found, 1)] == [pytest.approx(2 / 3), 1.0]
@@ -66,7 +66,7 @@ def test_no_mean_where_a_domain_has_no_task() -> None:
 
 
 def test_small_domains_cost_resolution() -> None:
-    """The same tasks resolve less when most of them stand in one of the two domains."""
+    """The same tasks resolve less if most of them are in one of the two domains."""
     rewards = [index % 2 for index in range(40)]
 
     def split(first: int) -> float:

@@ -1,4 +1,4 @@
-"""The protocol header: everything that decides what was measured is in it and in its name, and other protocols are refused."""
+"""The protocol header and its name cover everything that was measured; different protocols are refused."""
 
 import importlib
 import json
@@ -17,7 +17,8 @@ from eval.suites.protocol import FORMULAS, protocol, protocol_differences, proto
 
 CONFIGURATION: dict[str, Any] = {
     "policy": "hf:a", "policy_content": {"weights": "1"}, "limit": None, "trials": 1, "seed": 0, "temperature": 0.0,
-    "max_new_tokens": 128, "max_prompt_tokens": None, "thinking": False, "dtype": None, "max_turns": 20, "match": "published",
+    "max_new_tokens": 128, "max_prompt_tokens": None, "thinking": False, "dtype": None,
+    "max_turns": 20, "match": "published",
     "data_sha256": "ab12",
 }  # fmt: skip
 DATA = {"test.jsonl": "ab12" * 16}
@@ -33,7 +34,7 @@ def test_every_suite_states_the_formula_of_each_headline_metric():
         assert set(importlib.import_module(suite.module).HEADLINES) <= set(FORMULAS[name])
 
 
-def test_the_name_carries_the_header():
+def test_the_name_contains_the_header():
     assert header()["name"] == "environments/test-ab12ab12/plain/turns20/greedy-128/published/seed0-trials1"
     more = header(thinking=True, temperature=0.7, max_prompt_tokens=512, match="strict", trials=4, seed=3, limit=50)
     assert more["name"] == "environments/test-ab12ab12/thinking/turns20/t0.7-128of512/strict/seed3-trials4-first50"
@@ -47,7 +48,7 @@ def test_the_name_carries_the_header():
     )
 
 
-# a change of the configuration -> what is said of it
+# configuration change -> reported difference
 DECIDING = {
     "mode: plain, thinking": {"thinking": True},
     "turns: 20, 10": {"max_turns": 10},
@@ -59,7 +60,7 @@ DECIDING = {
 
 
 @pytest.mark.parametrize(("said", "change"), DECIDING.items())
-def test_what_decides_a_measurement_is_a_difference_and_changes_the_name(said, change):
+def test_measurement_settings_are_differences_and_change_the_name(said, change):
     assert protocol_differences(header(), header(**change)) == [said]
     assert header(**change)["name"] != header()["name"]
 
@@ -83,7 +84,7 @@ def _hash() -> str:
 @pytest.mark.parametrize(
     "change", [{"policy": "hf:b"}, {"policy_content": {"weights": "2"}}, {"seed": 1}, {"trials": 4}, {"limit": 3}]
 )
-def test_the_policy_and_how_much_was_drawn_are_none(change):
+def test_the_policy_and_the_sample_size_are_not_differences(change):
     assert protocol_differences(header(), header(**change)) == []
 
 
@@ -105,12 +106,12 @@ def test_comparison_across_protocols_is_refused_unless_asked_for(tmp_path, monke
     monkeypatch.setattr(sys, "argv", ["compare", a, b, "--across-protocols", "--out", str(tmp_path / "c.json")])
     assert script.main() == 0
     said, found = capsys.readouterr().out, json.loads((tmp_path / "c.json").read_text())
-    assert "ACROSS PROTOCOLS, so no gain of a policy: mode: plain, thinking" in said
-    assert "drawn differently: seed: 0, 1" in said
+    assert "ACROSS PROTOCOLS, so not the gain of a policy: mode: plain, thinking" in said
+    assert "sampled differently: seed: 0, 1" in said
     assert found["protocol_differences"] == ["mode: plain, thinking"] and found["metrics"]["x"]["n"] == 3
 
 
-def test_results_of_before_the_header_have_one_by_their_configuration(tmp_path, monkeypatch, capsys):
+def test_older_results_get_a_header_from_their_configuration(tmp_path, monkeypatch, capsys):
     old = {"suite": "environments", "configuration": {**CONFIGURATION, "max_turns": 5}, "data_sha256": DATA}
     a = write(tmp_path / "a", [0, 1], **old)
     assert protocol_of(a) == protocol_of(Path(a) / "results.jsonl") == header(max_turns=5)

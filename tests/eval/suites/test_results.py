@@ -1,4 +1,4 @@
-"""Estimates: clustered intervals, missing values, ratio metrics, what a summary must carry."""
+"""Estimates: clustered intervals, missing values, ratio metrics, required content of a summary."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def test_interval_agrees_with_scipys_percentile_bootstrap() -> None:
     assert found.n == 80
 
 
-def test_interval_of_means_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_interval_of_means_has_its_nominal_coverage() -> None:
     generator = np.random.default_rng(7)
     covered = 0
     for _ in range(200):
@@ -52,14 +52,14 @@ def test_interval_of_means_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.89 <= covered / 200 <= 0.99
 
 
-def test_trials_of_a_case_are_drawn_together() -> None:
+def test_trials_of_a_case_are_resampled_together() -> None:
     """Copies of the same trial carry no information: the interval must not shrink."""
     once = rows_of([0.0, 1.0] * 20)
     copied = [{**row, "trial": trial} for row in once for trial in range(10)]
     assert estimate(copied, "x") == estimate(once, "x")
 
 
-def test_case_without_a_value_is_left_out_and_n_says_so() -> None:
+def test_case_without_a_value_is_excluded_from_the_mean_and_n() -> None:
     found = estimate(rows_of([1.0, None, 0.0, None]), "x")
     assert (found.value, found.n) == (0.5, 2)
     assert estimate(rows_of([None]), "x").as_dict() == {"value": None, "low": None, "high": None, "n": 0}
@@ -88,7 +88,7 @@ def test_interval_of_a_ratio_of_many_cases_is_scipys_percentile_bootstrap() -> N
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 5))
-def test_interval_of_a_share_holds_the_value_stays_within_0_and_1_and_has_a_width(values, seed) -> None:
+def test_interval_of_a_share_contains_the_value_stays_within_0_and_1_and_has_a_width(values, seed) -> None:
     found = estimate(rows_of(values), "x", seed)
     assert found.value is not None and found.low is not None and found.high is not None
     assert 0 <= found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high <= 1
@@ -112,7 +112,7 @@ def test_smallest_resolvable_difference_shrinks_with_n_and_needs_spread() -> Non
     assert smallest_resolvable_difference(rows_of([1.0]), "x") is None
 
 
-def test_summary_leaves_faults_out_counts_them_and_groups(tmp_path) -> None:
+def test_summary_excludes_and_counts_faults_and_groups_rows(tmp_path) -> None:
     data = tmp_path / "cases.jsonl"
     data.write_text("{}\n")
     rows = [
@@ -131,7 +131,7 @@ def test_summary_leaves_faults_out_counts_them_and_groups(tmp_path) -> None:
     assert {"numpy", "scipy", "python"} <= summary["versions"].keys()
     assert json.loads(write_summary(tmp_path, summary).read_text()) == summary
     text = table_text({"all": summary["metrics"], **summary["by_kind"]}, ["x"])
-    assert "50.0 [9.5, 90.5]" in text  # Wilson's for 1 of 2
+    assert "50.0 [9.5, 90.5]" in text  # Wilson's interval for 1 of 2
     assert "100.0 [20.7, 100.0]" in text
 
 
@@ -144,7 +144,7 @@ def test_empty_or_missing_results_are_refused(tmp_path) -> None:
     with pytest.raises(BadInput, match=r"results.jsonl: no such file"):
         read_rows(tmp_path)
     (tmp_path / "results.jsonl").write_text("")
-    with pytest.raises(BadInput, match=r"results.jsonl: holds no rows"):
+    with pytest.raises(BadInput, match=r"results.jsonl: contains no rows"):
         read_rows(tmp_path)
 
 
@@ -158,7 +158,7 @@ def level_rows() -> list[dict]:
     ]
 
 
-def test_mean_of_groups_weighs_groups_alike_or_as_told() -> None:
+def test_mean_of_groups_uses_equal_or_given_weights() -> None:
     rows = level_rows()[:-1]  # the large level has five cases: 2 of 5 right
     assert estimate(rows, GroupedMean("m", "x", "level")).value == pytest.approx((1 / 2 + 2 / 5) / 2)
     told = GroupedMean("m", "x", "level", {"small": 0.25, "large": 0.75})
@@ -170,7 +170,7 @@ def test_mean_of_groups_weighs_groups_alike_or_as_told() -> None:
     assert estimate([], GroupedMean("m", "x", "level")).n == 0
 
 
-def test_rows_of_one_cluster_are_drawn_together() -> None:
+def test_rows_of_one_cluster_are_resampled_together() -> None:
     rows = [
         {"id": f"{question}-{place}", "trial": 0, "cluster": question, "level": "a", "x": float(question % 2)}
         for question in range(10)
@@ -186,7 +186,7 @@ def test_rows_of_one_cluster_are_drawn_together() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("ab"), st.floats(0, 1)), min_size=1, max_size=30))
 @settings(max_examples=60, deadline=None)
-def test_mean_of_groups_has_an_interval_with_a_width_that_holds_it(found: list[tuple[int, str, float]]) -> None:
+def test_mean_of_groups_has_an_interval_with_a_width_that_contains_it(found: list[tuple[int, str, float]]) -> None:
     rows = [
         {"id": str(place), "trial": 0, "cluster": f"q{question}", "level": level, "x": value}
         for place, (question, level, value) in enumerate(found)
@@ -198,7 +198,7 @@ def test_mean_of_groups_has_an_interval_with_a_width_that_holds_it(found: list[t
 
 
 def test_a_cost_without_any_spread_has_a_value_and_no_interval() -> None:
-    """Two cases of 7 calls say nothing about the next case; a share of 1.0 does, since no share is above it."""
+    """Two cases of 7 calls give no information on the next case; a share of 1.0 does, since no share exceeds 1."""
     for column in ("turns", "calls", "completion_tokens"):
         assert estimate(rows_of([1, 1, 1], column), column) == Estimate(1.0, None, None, 3)
     mean = GroupedMean("turns", "turns", "level")
@@ -209,7 +209,7 @@ def test_a_cost_without_any_spread_has_a_value_and_no_interval() -> None:
     assert "100.0 [n/a]" in table_text({"all": summary["metrics"]}, ["calls"])
 
 
-def test_partly_measured_mean_is_in_the_summary_with_what_was_measured() -> None:
+def test_partial_mean_is_in_the_summary_with_its_groups() -> None:
     rows = level_rows()
     told = GroupedMean("told", "x", "level", {"small": 0.2, "large": 0.3, "huge": 0.5})
     plain = GroupedMean("plain", "x", "level", of=("small", "large"))

@@ -1,4 +1,4 @@
-"""The loop that all suites share: outcomes, faults, seeds, threads that do not hold each other up, resuming, one model."""
+"""The loop shared by all suites: outcomes, faults, seeds, independent threads, resuming, one model."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from train.policies.interface import Exchange, Generation, OraclePolicy, PolicyR
 
 
 class EchoPolicy:
-    """Says the case, trial, turn and seed of each request; notes the batches."""
+    """Says the case, trial, turn and seed of each request; records the batches."""
 
     name = "echo"
 
@@ -39,7 +39,7 @@ class EchoPolicy:
 
 
 class OneAtATime(EchoPolicy):
-    """Streams: exchanges each turn as soon as it is written, so that games are never in step."""
+    """A streaming policy: replaces each turn as soon as it is generated, so games are never synchronized."""
 
     workers = 1
 
@@ -51,7 +51,7 @@ class OneAtATime(EchoPolicy):
 
 
 class Countdown(SuiteGame):
-    """A game of as many turns as its id says; `before` is called when it hears."""
+    """A game with as many turns as its id says; `before` runs at the start of each `hear`."""
 
     def __init__(self, case: str, trial: int, before: Callable[[str, int], None] | None = None) -> None:
         super().__init__(case, trial, conversation(case, [{"role": "user", "content": case}]))
@@ -132,7 +132,7 @@ def test_without_threads_the_batches_are_the_same_in_every_run_and_full() -> Non
     assert [len(batch) for batch in first.batches] == [3, 3, 3]
 
 
-def test_outcomes_that_are_not_the_games_own() -> None:
+def test_outcomes_set_by_the_engine() -> None:
     special = {
         ("3", 1): Generation("", 0, 9, False, too_long=True),
         ("4", 1): Generation("", 0, 0, False, fault="server gone"),
@@ -143,7 +143,7 @@ def test_outcomes_that_are_not_the_games_own() -> None:
     assert rows["4"] == {"id": "4", "trial": 0, "seed": 7, "outcome": "fault", "fault": "server gone"}
 
 
-def test_a_game_that_breaks_is_a_fault_of_its_own_case_and_bad_input_ends_the_run() -> None:
+def test_a_broken_game_is_a_fault_of_its_case_and_bad_input_ends_the_run() -> None:
     def before(case: str, turn: int) -> None:
         if case == "2" and turn == 2:
             raise GameFault("user's server gone")
@@ -173,8 +173,8 @@ def test_a_game_that_cannot_be_set_up_is_a_fault() -> None:
     assert [(row["id"], row["outcome"]) for row in rows] == [("2", "fault"), ("1", "ended")]
 
 
-def test_a_streaming_policy_is_not_kept_waiting_for_a_slow_game() -> None:
-    """Game 2 hears its first turn only once game 3 has ended: with one waiting for the other, this would stand still."""
+def test_a_streaming_policy_does_not_wait_for_a_slow_game() -> None:
+    """Game 2 hears its first turn only after game 3 ends; if one waited for the other, this test would hang."""
     other_ended = threading.Event()
 
     def before(case: str, turn: int) -> None:
@@ -188,7 +188,7 @@ def test_a_streaming_policy_is_not_kept_waiting_for_a_slow_game() -> None:
     assert all(row["outcome"] == "ended" for row in rows)
 
 
-def test_oracle_plays_the_games_gold_turns_and_names_a_game_without() -> None:
+def test_oracle_plays_gold_turns_and_names_a_game_without_them() -> None:
     [row] = play(OraclePolicy(), ["2"], Golden)
     assert [turn["text"] for turn in row["turn_scores"]] == ["gold 0", "gold 1"]
     with pytest.raises(BadInput, match="case '2' has no gold_plan and no gold turns"):
@@ -205,7 +205,7 @@ def test_turn_scores_of_the_suite_are_merged_and_its_transcript_kept() -> None:
     assert (row["transcript"], row["failure"], len(row["turn_scores"])) == (["mine"], "bored", 2)
 
 
-def test_conversation_takes_tools_in_each_usual_shape() -> None:
+def test_conversation_accepts_tools_in_each_common_form() -> None:
     state = conversation(
         "c", [], [{"name": "a"}, {"type": "function", "function": {"name": "b", "parameters": {"x": 1}}}]
     )
@@ -256,7 +256,7 @@ def test_suite_resumes_replays_faults_and_refuses_another_configuration(tmp_path
     policy = EchoPolicy()
     again = countdown_suite(tmp_path / "out", [data], policy=policy)
     assert again == whole and not policy.batches
-    assert "all 6 episodes are there" in capsys.readouterr().out
+    assert "all 6 episodes are complete" in capsys.readouterr().out
     with pytest.raises(BadInput, match="seed: 0 in the folder, 4 requested"):
         countdown_suite(tmp_path / "out", [data], "--seed", "4")
     data.write_text("[]")
@@ -268,7 +268,7 @@ def without_costs(summary: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in summary.items() if key not in ("seconds", "cost")}
 
 
-def test_limit_and_trials_that_are_raised_extend_the_run(tmp_path) -> None:
+def test_raised_limit_and_trials_extend_the_run(tmp_path) -> None:
     data = tmp_path / "cases.json"
     data.write_text("{}")
     out, file = tmp_path / "out", tmp_path / "out" / "results.jsonl"
@@ -302,17 +302,17 @@ def test_limit_and_trials_are_not_lowered(tmp_path, flags, message) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
 
 
-def test_row_of_a_case_that_is_not_asked_for_is_named(tmp_path) -> None:
+def test_row_of_an_unknown_case_is_named(tmp_path) -> None:
     data = tmp_path / "cases.json"
     data.write_text("{}")
     countdown_suite(tmp_path / "out", [data], "--limit", "2")
     with (tmp_path / "out" / "results.jsonl").open("a") as out:
         out.write('{"id": "9", "trial": 0}\n')
-    with pytest.raises(BadInput, match=r"results\.jsonl: id '9' is not among the 3 cases asked for"):
+    with pytest.raises(BadInput, match=r"results\.jsonl: id '9' is not among the 3 requested cases"):
         countdown_suite(tmp_path / "out", [data])
 
 
-def test_summary_is_remade_where_a_kill_came_between_rows_and_summary(tmp_path) -> None:
+def test_summary_is_rebuilt_after_a_kill_between_rows_and_summary(tmp_path) -> None:
     data = tmp_path / "cases.json"
     data.write_text("{}")
     countdown_suite(tmp_path / "out", [data], "--limit", "1")
@@ -339,7 +339,7 @@ def test_policy_of_other_content_under_one_path_is_refused_by_every_suite(tmp_pa
     assert moved["rows"] == 6
 
 
-def test_data_files_of_one_name_are_told_apart(tmp_path) -> None:
+def test_data_files_with_the_same_name_are_distinguished(tmp_path) -> None:
     files = []
     for domain in ("retail", "airline"):
         (tmp_path / domain).mkdir()
@@ -371,7 +371,7 @@ def test_suites_share_one_model_and_another_setting_replaces_it(monkeypatch, tmp
     assert len(loaded) == 5
 
 
-def test_row_that_is_nested_too_deeply_to_be_written_loses_its_transcript_only() -> None:
+def test_row_nested_too_deeply_loses_only_its_transcript() -> None:
     written: list[dict[str, Any]] = []
 
     def on_row(row: dict[str, Any]) -> None:
