@@ -34,7 +34,7 @@ def test_matrix_holds_the_papers_twelve_runs() -> None:
 def test_every_ablation_changes_its_setting_with_every_algorithm(algorithm: str, ablation: str) -> None:
     if algorithm == "ppo" and "credit" in ABLATIONS[ablation]:
         with pytest.raises(
-            BadInput, match="ppo gives credit by its critic; use tiny-plain-ppo-episode, or tiny-plain-grpo-"
+            BadInput, match="ppo assigns credit with its critic; use tiny-plain-ppo-episode, or tiny-plain-grpo-"
         ):
             experiment(f"tiny-plain-{algorithm}-{ablation}")
         return

@@ -65,7 +65,7 @@ def test_every_step_is_logged_and_shown(out: Path, capsys: pytest.CaptureFixture
 
 
 def test_failed_trainer_shows_its_last_lines_and_the_log(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BadInput, match=r"code 3 after 2 of 5 steps; the whole log is .*output\.log"):
+    with pytest.raises(BadInput, match=r"code 3 after 2 of 5 steps; complete log: .*output\.log"):
         train(trainer(1, 2, "ValueError: out of luck", 3), {}, out, epoch=1, steps=5)
     assert "ValueError: out of luck" in capsys.readouterr().err
 
@@ -316,7 +316,7 @@ def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(
     assert (summary["steps"], summary["seconds_in_steps"], summary["model_tokens"]) == (1, 2.0, 6464)
     monkeypatch.setattr(run_openrlhf, "build_command", lambda *_: trainer(1, 0, code=1))
     assert run_openrlhf.main() == 0
-    assert "trained already" in capsys.readouterr().out
+    assert "already trained" in capsys.readouterr().out
     parsed(monkeypatch, [*line, "--seed", "5"])
     with pytest.raises(BadInput, match=r"seed: 0 in the folder, 5 requested"):
         run_openrlhf.main()

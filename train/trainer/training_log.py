@@ -49,7 +49,7 @@ def drop_steps_after(rows: Path, step: int) -> None:
     write_jsonl(rows, [row for _, row in read_jsonl(rows) if row.get("step", 0) <= step])
 
 
-def telling_lines(log: str) -> list[str]:
+def error_lines(log: str) -> list[str]:
     """The log's lines without colours, progress bars and warnings."""
     lines = [COLOUR.sub("", part) for line in log.splitlines() for part in line.split("\r")]
     return [line for line in lines if not NOISE.search(line)]

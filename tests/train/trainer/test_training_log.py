@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from train.trainer.training_log import drop_steps_after, read_status, telling_lines
+from train.trainer.training_log import drop_steps_after, error_lines, read_status
 
 # as OpenRLHF 0.11.2 wrote it through Ray
 LINE = (
@@ -59,10 +59,10 @@ def test_steps_after_the_saved_state_leave_the_log_and_a_torn_line_too(tmp_path:
     assert not (tmp_path / "absent.jsonl").exists()
 
 
-def test_telling_lines_leave_out_bars_colours_and_warnings() -> None:
+def test_error_lines_leave_out_bars_colours_and_warnings() -> None:
     log = (
         "\x1b[36m(Actor pid=3)\x1b[0m ValueError: no such model\n"
         "forward:  50%|#####     | 1/2 [00:01<00:01,  1.2s/it]\rforward: 100%|##########| 2/2 [00:02<00:00,  1.2s/it]\n"
         "WARNING 11-23 11:35:16 [vllm.py:663] something\n\n"
     )
-    assert telling_lines(log) == ["(Actor pid=3) ValueError: no such model"]
+    assert error_lines(log) == ["(Actor pid=3) ValueError: no such model"]
