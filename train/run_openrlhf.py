@@ -287,7 +287,7 @@ def check_finished(out: Path, kept: dict[str, Any], wanted: Mapping[str, Any]) -
         print(f"note: {kept['prompts']} has changed since {out} was trained on it")
     trained = json.loads((out / "done.json").read_text(encoding="utf-8")).get("reward")
     if trained is None:
-        print(f"note: {out} comes from a version that did not log the reward per step; only its configuration names it")
+        print(f"note: {out} was trained before the reward was logged per step; only its configuration names it")
     elif wrong := differences({"reward_credit": NO_CREDIT, **trained}, wanted):  # older runs did not log the credit
         raise BadInput(f"{out} was trained with another reward: {'; '.join(wrong)}. Choose another output folder")
 

@@ -142,7 +142,7 @@ def test_a_model_of_your_own_has_its_own_shape(tmp_path: Path) -> None:
     shape = {"name": "own", "start": row.model.start, "thinking": True, "gpus": 1}
     assert row.model == replace(MODELS["tiny"], **shape) and row.match == "strict"
     assert row.scale == experiment("qwen2.5-3b-plain-grpo").scale
-    with pytest.raises(BadInput, match="needs that model's folder or hub name"):
+    with pytest.raises(BadInput, match="needs the model's folder or hub name"):
         experiment("own-plain-grpo")
     with pytest.raises(BadInput, match="expected a causal language model's folder"):
         experiment("own-plain-grpo", str(tmp_path))

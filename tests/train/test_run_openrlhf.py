@@ -184,7 +184,7 @@ def test_episodes_need_prompts_for_episodes_in_the_same_mode(
         if good:
             check(row, launch)
             continue
-        with pytest.raises(BadInput, match=r"prompts\.jsonl:1: tiny-plain-grpo-outcome plays whole episodes"):
+        with pytest.raises(BadInput, match=r"prompts\.jsonl:1: tiny-plain-grpo-outcome plays complete episodes"):
             check(row, launch)
 
 
@@ -206,7 +206,7 @@ def test_credit_by_gold_calls_needs_gold_calls(
             check(row, launch)
             continue
         with pytest.raises(
-            BadInput, match=r"prompts\.jsonl:1: .* compares calls with gold calls, and this environment has none"
+            BadInput, match=r"prompts\.jsonl:1: .* compares calls with gold calls, but this environment has none"
         ):
             check(row, launch)
 
@@ -248,7 +248,7 @@ def test_a_gpu_experiment_without_a_gpu_is_refused_before_anything_is_loaded(
     launch = make_launch(
         row, parsed(monkeypatch, arguments("no/such-model", write_prompts(tmp_path, "", 512), tmp_path))
     )
-    with pytest.raises(BadInput, match=r"needs 8 GPU\(s\), this machine shows none"):
+    with pytest.raises(BadInput, match=r"needs 8 GPU\(s\), but this machine has none"):
         check(row, launch)
 
 

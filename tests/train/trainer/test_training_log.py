@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from reward.logged_settings import TABLES
 from train.trainer.training_log import drop_steps_after, error_lines, read_status
 
 # as OpenRLHF 0.11.2 wrote it through Ray
@@ -41,8 +42,9 @@ def test_other_lines_are_no_steps() -> None:
 
 
 def test_the_rewards_settings_are_read_by_name() -> None:
+    variant = float(TABLES["reward_variant"].index("solve_recall"))
     row = read_status(
-        "Global step 7: {'reward_variant': 3.0, 'reward_match': 1.0, 'reward_control': 0.0, 'reward_seed': 5.0}"
+        f"Global step 7: {{'reward_variant': {variant}, 'reward_match': 1.0, 'reward_control': 0.0, 'reward_seed': 5.0}}"
     )
     assert row is not None
     assert (row["reward_variant"], row["reward_match"], row["reward_control"]) == ("solve_recall", "strict", "")

@@ -82,7 +82,7 @@ def test_what_cannot_be_credited_is_refused(found: dict[str, Any]) -> None:
     assert "9 turn rewards for" in found["wrong number"]
     assert found["unknown credit"].startswith("FTRL_EPISODE_CREDIT='matchtir': expected one of outcome, ")
     assert found["critic"].endswith(
-        "needs an estimator of group_norm, reinforce, reinforce_baseline, rloo, dr_grpo, got gae"
+        "expected an estimator among group_norm, reinforce, reinforce_baseline, rloo, dr_grpo, got gae"
     )
 
 
