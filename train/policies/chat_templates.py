@@ -1,14 +1,14 @@
-"""Chat templates of our own, for models that come without one that has room for tools.
+"""Chat templates for models whose own template does not support tools.
 
-Both write ChatML turns, tool calls as Hermes JSON in `<tool_call>` tags and tool outputs in `<tool_response>` tags, as Qwen's
-templates do; they differ in how they lay out the tools. A template that a model brings along is always preferred.
+Both write ChatML turns, tool calls as Hermes JSON in `<tool_call>` tags and tool outputs in `<tool_response>` tags, as
+Qwen's templates do. They differ in the format of the tools. A model's own template with tool support takes precedence.
 """
 
 from __future__ import annotations
 
 
 def _messages(before_content: str, opened: str) -> str:
-    """The part after the tools. `before_content`: what an assistant's turn begins with; `opened`: what follows its opening."""
+    """The part after the tools. `before_content`: start of an assistant's turn; `opened`: text after its opening."""
     return (
         """\
 {%- for message in messages -%}
@@ -37,7 +37,8 @@ def _messages(before_content: str, opened: str) -> str:
 
 EMPTY_THINKING = "<think>\n\n</think>\n\n"
 _EMPTY = r"<think>\n\n</think>\n\n"
-# Turns since the last question keep their thinking, and the empty block where thinking is off: a longer conversation only appends.
+# Turns since the last question keep their thinking, or the empty block if thinking is off. A longer conversation
+# therefore only appends text.
 _THINKING_OF_A_TURN = (
     "{%- if loop.index0 > asked.last and message.reasoning_content -%}"
     r"{{ '<think>\n' ~ message.reasoning_content.strip() ~ '\n</think>\n\n' }}"
@@ -67,8 +68,10 @@ TINY_TEMPLATE = """\
 {{ '<|im_start|>system\\n' ~ messages[0].content ~ '<|im_end|>\\n' }}
 {%- endif -%}
 """ + _messages(_THINKING_OF_A_TURN, "{{ '" + _EMPTY + "' if add_generation_prompt and plain }}")
-"""For our own policies: a tool is one short JSON line (name, parameter names with type or enum, description). The thinking switch is
-Qwen3's but for one thing: Qwen3 leaves the empty block out of earlier turns, here it stays, as it was when the turn was sampled."""
+"""For our own policies: a tool is one short JSON line (name, parameter names with type or enum, description).
+
+The thinking switch is Qwen3's with one exception: Qwen3 drops the empty block from earlier turns. Here it stays, as it
+was when the turn was sampled."""
 
 CHATML_TEMPLATE = """\
 {%- set system = messages[0].content if messages and messages[0].role == 'system' else '' -%}
@@ -81,4 +84,4 @@ CHATML_TEMPLATE = """\
 {%- endif -%}
 {{ '<|im_end|>\\n' }}
 """ + _messages("", "")
-"""For instruction-tuned ChatML models whose own template leaves tools out, such as SmolLM2-Instruct."""
+"""For instruction-tuned ChatML models whose own template does not support tools, such as SmolLM2-Instruct."""

@@ -1,11 +1,11 @@
-"""The engine of collection and of every evaluation: many games in play at once, each turn generated in a batch.
+"""The rollout engine of collection and evaluation: plays many games concurrently and generates turns in batches.
 
 A game is one case in play: an environment (train/policies/rollout.py), a question or a conversation
-(eval/suites/games.py). It knows nothing of batches, seeds, threads and workers; all of that is here.
+(eval/suites/games.py). This module handles batches, seeds, threads and workers; games do not.
 
-Seeds depend on the run's seed, the case's id, the trial and the turn alone: the result does not depend on how many
-games are in flight, nor on where a run was cut off. (Of a sampled model the seeds are fixed, and the batch's
-composition can still change last bits of its logits: see train/policies/local_policies.py.)
+Seeds depend only on the run's seed, the case's id, the trial and the turn. The result does not depend on the number of
+concurrent games or on where a run was interrupted. Exception: the composition of a batch can change the last bits of a
+model's logits (train/policies/local_policies.py).
 
 Source: paper/README.md, "Training", and defect 10 (one prompt at a time, no seeds).
 """
@@ -29,8 +29,8 @@ class Game:
 
     The engine fills in `generations` (the turns so far) and, at the end, `seconds` (in flight) and `outcome`: `ended`,
     `max_turns`, `too_long` (the prompt left no room for another turn), or `fault` with its text in `fault`. A game that
-    is made with a fault is over at once. `gold_turn`, where a case has one, is the raw text of the right turn in the
-    present state: the oracle plays it and must get full marks.
+    is created with a fault ends immediately. `gold_turn`, if a case has one, returns the raw text of the correct turn
+    in the current state. The oracle plays it and must get the full score.
     """
 
     gold_turn: Callable[[], str] | None = None
@@ -57,11 +57,11 @@ def turn_seed(seed: int, case_id: str, trial: int, turn: int) -> int:
 
 
 def take_turns(ready: list[int], room: int, kept: int) -> list[int]:
-    """Take at most `room` of `ready` (the latest played last): of its last `kept`, those that have waited longest.
+    """Take at most `room` of `ready`, which is ordered by last play: of its last `kept`, those that waited longest.
 
-    A policy keeps what it computed for about twice as many games as it has room for, and no more are begun. Prompts
-    grow, and then its room shrinks below what was begun: those played longest ago wait, and the others find their
-    former turns.
+    A policy caches about twice as many games as it has room for, and no more are started. When prompts grow, its room
+    can shrink below the number of started games. The least recently played games then wait, and the others find their
+    earlier turns in the cache.
     """
     first = max(0, len(ready) - kept)
     taken = ready[first : first + room]

@@ -107,7 +107,7 @@ def adapter_parameters(row: Experiment) -> float:
 
 
 def memory_plan(row: Experiment, gpus: int, nodes: int, gpu_gib: float, tokens: int | None = None) -> MemoryPlan:
-    """The plan of `row` on `nodes` x `gpus` GPUs, for sequences of `tokens` (default: the longest that the limits allow).
+    """The plan of `row` on `nodes` x `gpus` GPUs, for sequences of `tokens` (default: the longest allowed).
 
     If a policy with adapters does not fit together with an awake engine, its base moves to the host meanwhile
     (`parks_base`).
@@ -212,8 +212,8 @@ def check_memory(row: Experiment, gpus: int, nodes: int, gpu_gib: float) -> str:
         lacking = "; ".join(memory_plan(row, gpus, nodes, gpu_gib, 1).lines())
         raise BadInput(f"{row.name} does not fit on {nodes} x {gpus} GPUs: {lacking}. Use more or larger GPUs")
     return (
-        f"memory: by estimate, sequences up to {longest} of the allowed {allowed} tokens fit into {gpu_gib:.0f} GiB per "
-        "GPU; longer ones may run out of memory during training"
+        f"memory: by estimate, sequences up to {longest} of the allowed {allowed} tokens fit into {gpu_gib:.0f} GiB "
+        "per GPU; longer ones may run out of memory during training"
     )
 
 
@@ -241,8 +241,8 @@ def check_resources(
     needed, free = sum(plan.disk.values()), shutil.disk_usage(place).free / GIB
     if needed > free:
         raise BadInput(
-            f"{place}: the run needs {needed:.1f} GiB of disk ({_listed(plan.disk)}), but {free:.1f} GiB are free; free "
-            "some space or choose another --out"
+            f"{place}: the run needs {needed:.1f} GiB of disk ({_listed(plan.disk)}), but {free:.1f} GiB are free; "
+            "free some space or choose another --out"
         )
     return [*lines, f"disk: {needed:.1f} GiB needed ({_listed(plan.disk)}), {free:.0f} GiB free"]
 

@@ -101,7 +101,7 @@ def build_flags(row: Experiment, launch: Launch) -> list[str]:
 
 
 def overrides(settings: Sequence[str]) -> list[str]:
-    """Flags of `NAME=VALUE` settings, which override earlier flags. Raises BadInput for a setting that is not allowed."""
+    """Flags of `NAME=VALUE` settings, which override earlier flags. Raises BadInput for a setting not allowed."""
     flags: list[str] = []
     for setting in settings:
         name, equals, value = setting.partition("=")

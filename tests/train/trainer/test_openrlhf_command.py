@@ -306,7 +306,7 @@ def test_credit_per_turn_travels_as_a_variable_and_takes_no_control() -> None:
     assert reward_environment(row, "", 3)[CREDIT_VARIABLE] == "matchtir-hard"
     assert flags_of(row.name) == flags_of("tiny-plain-grpo-episode"), "the trainer's flags are those of the episode row"
     for name, control in ((row.name, "shuffled"), (f"{row.name}-constant", "")):
-        with pytest.raises(BadInput, match="one per turn; take the control of tiny-plain-grpo-episode"):
+        with pytest.raises(BadInput, match="one per turn; use the control with tiny-plain-grpo-episode"):
             reward_environment(experiment(name), control, 3)
 
 

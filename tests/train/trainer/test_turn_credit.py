@@ -78,7 +78,7 @@ def test_response_length_counts_written_tokens(found: dict[str, Any]) -> None:
 
 def test_what_cannot_be_credited_is_refused(found: dict[str, Any]) -> None:
     assert "needs --algo.kl.use_loss" in found["KL in the reward"]
-    assert "train with train/agent.py" in found["another agent"]
+    assert "use train/agent.py" in found["another agent"]
     assert "9 turn rewards for" in found["wrong number"]
     assert found["unknown credit"].startswith("FTRL_EPISODE_CREDIT='matchtir': expected one of outcome, ")
     assert found["critic"].endswith(
