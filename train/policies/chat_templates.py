@@ -21,7 +21,9 @@ def _messages(before_content: str, opened: str) -> str:
 {{ message.content or '' }}
 {%- for call in message.tool_calls or [] -%}
 {%- set function = call.function if call.function is defined else call -%}
-{{ '\\n' if message.content or not loop.first }}{{ '<tool_call>\\n{"name": ' ~ (function.name | tojson) ~ ', "arguments": ' ~ (function.arguments if function.arguments is string else function.arguments | tojson) ~ '}\\n</tool_call>' }}
+{{ '\\n' if message.content or not loop.first }}{{ '<tool_call>\\n{"name": ' ~ (function.name | tojson) ~ \
+', "arguments": ' ~ (function.arguments if function.arguments is string else function.arguments | tojson) ~ \
+'}\\n</tool_call>' }}
 {%- endfor -%}
 {{ '<|im_end|>\\n' }}
 {%- elif message.role == 'tool' -%}
@@ -50,19 +52,23 @@ _THINKING_OF_A_TURN = (
 TINY_TEMPLATE = """\
 {%- set plain = enable_thinking is defined and not enable_thinking -%}
 {%- set asked = namespace(last=-1) -%}
-{%- for message in messages -%}{%- if message.role == 'user' -%}{%- set asked.last = loop.index0 -%}{%- endif -%}{%- endfor -%}
+{%- for message in messages -%}{%- if message.role == 'user' -%}{%- set asked.last = loop.index0 -%}\
+{%- endif -%}{%- endfor -%}
 {%- macro signature(function) -%}
 {%- set parameters = function.parameters or {} -%}
 {%- set required = parameters.required or [] -%}
 {"name": {{ function.name | tojson }}, "parameters": {
 {%- for name, schema in (parameters.properties or {}).items() -%}
-{{ (name if name in required else name ~ '?') | tojson }}: {{ (schema.enum if schema.enum else schema.type or 'any') | tojson }}{{ ', ' if not loop.last }}
+{{ (name if name in required else name ~ '?') | tojson }}: \
+{{ (schema.enum if schema.enum else schema.type or 'any') | tojson }}{{ ', ' if not loop.last }}
 {%- endfor -%}
 }, "description": {{ function.description | tojson }}}
 {%- endmacro -%}
 {%- if tools -%}
-{{ '<|im_start|>system\\n' }}{%- if messages and messages[0].role == 'system' -%}{{ messages[0].content ~ '\\n' }}{%- endif -%}
-{{ '<tools>\\n' }}{%- for tool in tools -%}{{ signature(tool.function if tool.function is defined else tool) ~ '\\n' }}{%- endfor -%}
+{{ '<|im_start|>system\\n' }}{%- if messages and messages[0].role == 'system' -%}\
+{{ messages[0].content ~ '\\n' }}{%- endif -%}
+{{ '<tools>\\n' }}{%- for tool in tools -%}\
+{{ signature(tool.function if tool.function is defined else tool) ~ '\\n' }}{%- endfor -%}
 {{ '</tools><|im_end|>\\n' }}
 {%- elif messages and messages[0].role == 'system' -%}
 {{ '<|im_start|>system\\n' ~ messages[0].content ~ '<|im_end|>\\n' }}
@@ -77,7 +83,8 @@ CHATML_TEMPLATE = """\
 {%- set system = messages[0].content if messages and messages[0].role == 'system' else '' -%}
 {{ '<|im_start|>system\\n' ~ (system or ('' if tools else 'You are a helpful assistant.')) }}
 {%- if tools -%}
-{{ ('\\n\\n' if system) ~ 'You can call these tools; each line describes one, with its parameters as JSON Schema.\\n<tools>\\n' }}
+{{ ('\\n\\n' if system) ~ \
+'You can call these tools; each line describes one, with its parameters as JSON Schema.\\n<tools>\\n' }}
 {%- for tool in tools -%}{{ (tool | tojson) ~ '\\n' }}{%- endfor -%}
 {{ '</tools>\\nCall a tool by writing:\\n<tool_call>\\n{"name": <tool>, "arguments": <object>}\\n</tool_call>\\n' }}
 {{- 'Several calls may stand in one turn. When you know the answer, say it without a call.' }}

@@ -47,7 +47,7 @@ SERVER_SECONDS = 10
 
 
 def policy_identity(spec: str) -> dict[str, Any]:
-    """The identity of a spec's policy; keys that cannot be determined are absent. Raises BadInput for a missing file."""
+    """The identity of a spec's policy, without keys that cannot be determined. Raises BadInput for a missing file."""
     kind, _, rest = spec.partition(":")
     if kind == "replay" and rest:
         return {"kind": "replay", "sha256": file_sha256(rest)}

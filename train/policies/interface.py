@@ -220,8 +220,8 @@ class ReplayPolicy:
     """Replays recorded turns, so that recorded outputs can be scored again without a model.
 
     A line has `id`, `trial` (0 if absent) and either `turns` (a list of raw texts) or, in a result row, `turn_scores`
-    with the raw `text` of each turn. A turn that is not recorded is a fault, not a wrong answer. Exception: if the row's
-    episode ended as `too_long`, the turn after the last recorded one is `too_long` again.
+    with the raw `text` of each turn. A turn that is not recorded is a fault, not a wrong answer. Exception: if the
+    row's episode ended as `too_long`, the turn after the last recorded one is `too_long` again.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -6,9 +6,9 @@ differs. `hf` decodes with `train/policies/packed_decoding.py` instead of `model
 CPU policy are only faster this way.
 
 Sampling: the random numbers of a request depend only on its seed. The last bits of the logits can depend on the batch's
-composition and, in `hf`, on the cache of the episode's previous turn. Another batch therefore gives the same text unless
-a random number falls between two such values. Greedy decoding can differ if the two best logits are equal up to those
-bits. The same holds for vLLM, which also seeds each request.
+composition and, in `hf`, on the cache of the episode's previous turn. Another batch therefore gives the same text
+unless a random number falls between two such values. Greedy decoding can differ if the two best logits are equal up to
+those bits. The same holds for vLLM, which also seeds each request.
 """
 
 from __future__ import annotations

@@ -370,7 +370,7 @@ class PackedDecoder:
         return joined
 
     def _prefill(self, first: int) -> torch.Tensor:
-        """Compute the uncached part of the prompts from row `first` on; returns their last logits, (rows, vocabulary)."""
+        """Compute the uncached part of the prompts from row `first` on; return the last logits, (rows, vocabulary)."""
         cache = self.cache
         logits: list[torch.Tensor] = []
         row = first

@@ -1,8 +1,8 @@
 """Render prompts: the only place where messages and tools become text, with the model's chat template.
 
 Collection, RL prompts and evaluation all call `render_prompt`, so a policy is trained and evaluated on the same text. A
-prompt file has the hash of its template (`template_sha256`). A template may reject or drop parts of an episode, so it is
-tested when a tokenizer is loaded (`check_template`).
+prompt file has the hash of its template (`template_sha256`). A template may reject or drop parts of an episode, so it
+is tested when a tokenizer is loaded (`check_template`).
 
 Source: paper/README.md, "Training"; issue: prompts, templates, thinking.
 """
@@ -95,8 +95,8 @@ def render_prompt(
 ) -> str:
     """The prompt that a model continues: `messages` so far with `tools` (OpenAI format), the assistant's turn opened.
 
-    Lone surrogates, which a model can write as JSON escapes, become `?`, because tokenizers accept only valid Unicode. If
-    the tokenizer normalizes to NFC (Qwen's do), the prompt is normalized too. The tokens are the same and decode to
+    Lone surrogates, which a model can write as JSON escapes, become `?`, because tokenizers accept only valid Unicode.
+    If the tokenizer normalizes to NFC (Qwen's do), the prompt is normalized too. The tokens are the same and decode to
     exactly this prompt, which the reward needs to find the response in a query. Templates that read call ids get
     generated ids. Raises TemplateRefuses.
     """
@@ -120,7 +120,7 @@ def render_prompt(
 
 
 def check_template(tokenizer: Any, name: str | Path, system: bool = False) -> None:
-    """Raises BadInput, naming what fails, unless the template renders all of an episode; `system`: a system message too.
+    """Raises BadInput, naming what fails, unless the template renders all of an episode; `system`: system messages too.
 
     Otherwise a template could reject a conversation, or drop parts of it, in the middle of a run.
     """
@@ -132,8 +132,8 @@ def check_template(tokenizer: Any, name: str | Path, system: bool = False) -> No
                 raise BadInput(f"{name} cannot be used: with {what}, {error}; use another model or template") from None
             if missing := [mark for mark in shown if mark not in text]:
                 raise BadInput(
-                    f"{name} cannot be used: with {what}, the chat template leaves out {', '.join(map(repr, missing))}; "
-                    "use another model or template"
+                    f"{name} cannot be used: with {what}, the chat template leaves out "
+                    f"{', '.join(map(repr, missing))}; use another model or template"
                 )
 
 
@@ -176,7 +176,7 @@ def _called(*numbers: int) -> list[dict[str, Any]]:
 def feedback_text(tokenizer: Any, tool_messages: Sequence[Mapping[str, Any]], thinking: bool) -> str:
     """The template's text after an assistant's turn: end-of-turn token, tool messages, opening of the next turn.
 
-    For playing an episode token by token: this text is appended to the turn's own tokens, which are never rendered again.
+    Episodes played token by token append this text to the turn's own tokens, which are never rendered again.
     Raises BadInput if the template does not write a turn's content as it is.
     """
     conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _TURN}, *tool_messages]

@@ -1,15 +1,15 @@
 """A policy behind an OpenAI-compatible server, for open models (vLLM, SGLang, llama.cpp) and closed ones.
 
 Many requests run concurrently. Connection errors, rate limits and overloads are retried with growing waits. If all
-attempts fail, or the reply is not a chat completion (env_construction/replies/server_replies.py), only that episode gets
-a fault. If the server parses tool calls and thinking, the raw text of the turn is rebuilt from them, so that all
+attempts fail, or the reply is not a chat completion (env_construction/replies/server_replies.py), only that episode
+gets a fault. If the server parses tool calls and thinking, the raw text of the turn is rebuilt from them, so that all
 policies share one parser and one scorer. The API key, if required, comes from OPENAI_API_KEY.
 
-Requests include `chat_template_kwargs: {"enable_thinking": ...}`, which vLLM and SGLang support. If a server rejects the
-field, requests omit it. With thinking requested, the rejection is a fault.
+Requests include `chat_template_kwargs: {"enable_thinking": ...}`, which vLLM and SGLang support. If a server rejects
+the field, requests omit it. With thinking requested, the rejection is a fault.
 
-Reasoning of earlier turns is sent as `reasoning_content`, so that the server's chat template handles it as for `hf:` and
-`vllm:` (Qwen3's keeps it between the calls of one question). If a server rejects the field, messages omit it and a note
+Reasoning of earlier turns is sent as `reasoning_content`, so that the server's chat template handles it as for `hf:`
+and `vllm:` (Qwen3's keeps it between the calls of one question). If a server rejects the field, messages omit it and a note
 is printed once: the model then sees less of its own thinking than a local one.
 """
 

@@ -37,8 +37,8 @@ def load_policy(
 
     `max_prompt_tokens`: a longer prompt ends its episode as `too_long`; None: the limit is the model's context.
     `concurrency`: for `openai`. `dtype` (torch's name): for `hf` and `vllm`; default: the checkpoint's type on a GPU,
-    otherwise float32. `batch_size`, `device` (train/trainer/devices.py), `workers`: for `hf`. `workers` is the number of
-    batches decoded concurrently, each in a thread; None: as many as the cores allow at torch's number of threads.
+    otherwise float32. `batch_size`, `device` (train/trainer/devices.py), `workers`: for `hf`. `workers` is the number
+    of batches decoded concurrently, each in a thread; None: as many as the cores allow at torch's number of threads.
     """
     kind, _, rest = spec.partition(":")
     generation: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "thinking": thinking}
