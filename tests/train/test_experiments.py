@@ -89,7 +89,8 @@ def test_adapters_take_one_gpu_and_a_higher_rate() -> None:
 
 def test_reinforce_plus_plus_has_a_rate_of_its_own_for_the_tiny_model_alone() -> None:
     rate = {name: experiment(name).scale.learning_rate for name in (
-        "tiny-plain-grpo", "tiny-plain-reinforce++", "tiny-plain-reinforce++-shuffled", "tiny-plain-reinforce++-baseline",
+        "tiny-plain-grpo", "tiny-plain-reinforce++", "tiny-plain-reinforce++-shuffled",
+        "tiny-plain-reinforce++-baseline",
         "qwen3-8b-plain-grpo", "qwen3-8b-plain-reinforce++",
     )}  # fmt: skip
     assert rate["tiny-plain-reinforce++"] == rate["tiny-plain-reinforce++-shuffled"] < rate["tiny-plain-grpo"]

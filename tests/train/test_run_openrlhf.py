@@ -1,4 +1,4 @@
-"""One epoch of training, from the outside: what is refused, what is shown, what is kept, and what a second call does."""
+"""train.run_openrlhf: rejected inputs, progress output, kept files, and a second run in the same folder."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ from train.run_openrlhf import train
 from train.trainer.training_launch import check, make_launch
 
 ROOT = Path(__file__).resolve().parents[2]
-# Stands where the trainer's command stands: writes the lines that OpenRLHF writes, since the trainer itself takes a minute
+# Replaces the trainer's command: it writes the lines that OpenRLHF writes, because the real trainer takes a minute
 # (the smoke profile of run_all.sh runs it).
 STEPS = """
 import sys
@@ -36,7 +36,7 @@ raise SystemExit(int(sys.argv[4]))
 
 
 def trainer(first: int, last: int, message: str = "end", code: int = 0, **environ: str) -> list[str]:
-    """`environ`: the reward's settings that its workers had, where they differ from those of tiny-plain-grpo, seed 0."""
+    """`environ`: reward settings of its workers that differ from those of tiny-plain-grpo with seed 0."""
     logged = codes(RewardSettings.from_environ({**os.environ, **environ}))
     script = STEPS.replace("SETTINGS", ", ".join(f"{key!r}: {value}" for key, value in logged.items()))
     return [sys.executable, "-c", script, str(first), str(last), message, str(code)]
@@ -339,8 +339,8 @@ def test_an_unknown_name_ends_with_code_2_and_the_closest_names() -> None:
 
 
 FINISHED = {
-    "reward_variant": "solve_f1", "reward_match": "published", "reward_control": "", "reward_episode": "none", "reward_credit": "none",
-    "reward_seed": 0,
+    "reward_variant": "solve_f1", "reward_match": "published", "reward_control": "", "reward_episode": "none",
+    "reward_credit": "none", "reward_seed": 0,
 }  # fmt: skip
 
 

@@ -9,8 +9,8 @@ Requests include `chat_template_kwargs: {"enable_thinking": ...}`, which vLLM an
 the field, requests omit it. With thinking requested, the rejection is a fault.
 
 Reasoning of earlier turns is sent as `reasoning_content`, so that the server's chat template handles it as for `hf:`
-and `vllm:` (Qwen3's keeps it between the calls of one question). If a server rejects the field, messages omit it and a note
-is printed once: the model then sees less of its own thinking than a local one.
+and `vllm:` (Qwen3's keeps it between the calls of one question). If a server rejects the field, messages omit it and a
+note is printed once: the model then sees less of its own thinking than a local one.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Item:
     doc: dict[str, Any]
 
     def is_right(self, said: str) -> bool:
-        """Whether a turn ends with the exact answer. The graders are less strict: they run programs and parse answers."""
+        """Whether a turn ends with the exact answer. The graders, which run programs and parse answers, are laxer."""
         said = said.rpartition("</think>")[2].strip()
         is_code = self.skill in ("made_completion", "made_writing")
         return said == self.answer if is_code else said.endswith(self.answer.splitlines()[-1])

@@ -27,9 +27,9 @@ from train.policies.chat_templates import TINY_TEMPLATE
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAG_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 
-# A lower-case word includes the space before it. A space before a capitalized word belongs to the previous word instead,
-# so that a name of several words has no piece that is only a space, which would not predict the next piece. Each digit
-# is separate. Everything between is one piece.
+# A lower-case word includes the space before it. A space before a capitalized word belongs to the previous word
+# instead, so that a name of several words has no piece that is only a space, which would not predict the next piece.
+# Each digit is separate. Everything between is one piece.
 WORD_SPLIT = (
     r" ?\p{Ll}+(?: (?=\p{Lu}))?|\p{Lu}\p{Ll}*(?: (?=\p{Lu}))?|\p{N}(?: (?=\p{Lu}))?"
     r"|[^\p{L}\p{N}]+(?= \p{Ll})|[^\p{L}\p{N}]+|\p{L}"

@@ -8,7 +8,8 @@ from train.trainer.training_log import drop_steps_after, error_lines, read_statu
 
 # as OpenRLHF 0.11.2 wrote it through Ray
 LINE = (
-    "\x1b[36m(PPOTrainer pid=6953)\x1b[0m INFO 11-23 11:38:49 ppo_trainer.py:551] ✨ Global step 2: {'kind_answer': 0.0, "
+    "\x1b[36m(PPOTrainer pid=6953)\x1b[0m INFO 11-23 11:38:49 ppo_trainer.py:551] ✨ Global step 2: "
+    "{'kind_answer': 0.0, "
     "'kl': 0.03513701018003723, 'reward': 0.43489623069763184, 'return': -2.561137080192566e-09, 'sandbox_ms': 0.5, "
     "'timing/make_experience': 2.8001537322998047, 'rollout/num_samples': 128.0, 'timing/step_total': 16.0}"
 )
@@ -44,7 +45,8 @@ def test_other_lines_are_no_steps() -> None:
 def test_the_rewards_settings_are_read_by_name() -> None:
     variant = float(TABLES["reward_variant"].index("solve_recall"))
     row = read_status(
-        f"Global step 7: {{'reward_variant': {variant}, 'reward_match': 1.0, 'reward_control': 0.0, 'reward_seed': 5.0}}"
+        f"Global step 7: {{'reward_variant': {variant}, 'reward_match': 1.0, 'reward_control': 0.0, "
+        "'reward_seed': 5.0}"
     )
     assert row is not None
     assert (row["reward_variant"], row["reward_match"], row["reward_control"]) == ("solve_recall", "strict", "")

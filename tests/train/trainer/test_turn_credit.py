@@ -1,4 +1,4 @@
-"""Advantages per turn, as OpenRLHF's own experiences carry them after the adaptation, are those of the NumPy functions."""
+"""The advantages per turn in OpenRLHF's experiences after the adaptation equal those of the NumPy functions."""
 
 from __future__ import annotations
 
