@@ -1,4 +1,4 @@
-"""The CPU patches: what OpenRLHF, DeepSpeed and vLLM see in an adapted process. (The smoke profile trains with them.)"""
+"""The CPU patches: what OpenRLHF, DeepSpeed and vLLM see in an adapted process. The smoke profile trains with them."""
 
 import json
 import os
