@@ -83,13 +83,16 @@ def play_games(
 ) -> None:
     """Play the games of the places 0 to `count` - 1; `on_end(place, game)` is called as each ends.
 
-    It is called from the thread of the game's stream: a policy with several workers calls it from several threads.
-    A game is made when there is room for it and dropped when it has ended; at most `in_flight` exist at once. Turns of
-    all running games are generated together. `hear(games)` lets each take its newest generation (parse it, run tools,
-    update `state`, perhaps set `done`), in order; it yields the text of the infrastructure's fault for each, empty
-    where there was none. `threads` 0: one `hear` takes all turns that came together, and every run makes the same
-    batches. More: turns are heard one by one in that many threads, and a policy that streams is not kept waiting for a
-    slow game (a simulated user, a server) while it has other turns to write.
+    It is called from the thread of the game's stream, so a policy with several workers calls it from several threads.
+    A game is created when there is room for it and dropped when it has ended; at most `in_flight` exist at once. Turns
+    of all running games are generated together.
+
+    `hear(games)` processes the newest generation of each game in order: parse it, run tools, update `state`, set `done`
+    if the game ends. It yields the infrastructure fault of each game, empty if there was none.
+
+    `threads` 0: one `hear` call processes all turns that finished together, and every run forms the same batches. With
+    more, that many threads process turns one by one. A streaming policy then generates other turns while it waits for a
+    slow game (a simulated user, a server).
     """
     stream: Callable[[Exchange], None]
     if isinstance(policy, StreamingPolicy):
@@ -183,7 +186,7 @@ class _Table(Generic[G]):
             self._hearing |= {pool.submit(lambda game: list(hear([game])), game): p for p, game in written.items()}
 
     def _gather(self, until: str | None) -> None:
-        """Go on with the games that have heard their turn; waits for `until` first (None: for nothing)."""
+        """Continue the games whose turn has been processed; wait for `until` first (None: do not wait)."""
         if not self._hearing:
             return
         heard = wait(self._hearing, return_when=until).done if until else {f for f in self._hearing if f.done()}
