@@ -1,8 +1,7 @@
 """Play environments: the reward's scorer scores each turn, and the sandbox runs its tool calls.
 
-Collection and evaluation both call `play`, so they cannot disagree. An episode ends with
-the first turn without a parsed call, or after `max_turns`. How games are played, and their seeds:
-train/policies/games.py.
+Collection and evaluation both call `play`, so they cannot disagree. An episode ends with the first turn without a
+parsed call, or after `max_turns`. The engine and its seeds are in train/policies/games.py.
 
 Source: paper/README.md, "Training" and "Reward for one model turn".
 """

@@ -202,7 +202,7 @@ def hindsight_run(responses, credit, micro):
 
 
 def expected_gaps(item):
-    """The gaps of each turn, shape (depths, tokens), none for the last turn. View: all up to turn k + d, then turn k."""
+    """The gaps of each turn, shape (depths, tokens), none for the last turn. View: turns up to k + d, then turn k."""
     ranges, tokens, gaps = item["action_ranges"], item["observation_tokens"], []
     for k, (start, end) in enumerate(ranges):
         if k == len(ranges) - 1:
