@@ -13,15 +13,15 @@ OpenRLHF 0.11.2 includes a multi-turn executor. This one differs where that one 
 | | OpenRLHF's MultiTurnAgentExecutor | here |
 | --- | --- | --- |
 | token limit of a turn | the remainder of `--data.max_len` | `--rollout.max_new_tokens`, the same for every turn |
-| no room for one more turn | continues with the remaining tokens | ends (`too_long`) without feedback, as in collection |
+| no room for one more turn | uses the remaining tokens | ends (`too_long`) without feedback, as in collection |
 | reward | sum over steps | one of `reward/episode_rewards.py`, computed once per episode |
 | a truncated turn | its end-of-turn token stays missing | the token is added before the feedback |
 | logs | of the last step | of the complete episode |
 | an exception in a step | ends the training | reward 0 and `fault` 1 |
 
 The trainer receives one scalar per sample, on the episode's last token. With gamma 1 every token of every turn has the
-same return. With FTRL_EPISODE_CREDIT each turn has its own advantage: the turns'
-rewards are passed on, and train/trainer/turn_credit.py uses them.
+same return. With FTRL_EPISODE_CREDIT each turn has its own advantage: this file passes on the turns' rewards, and
+train/trainer/turn_credit.py uses them.
 
 Environment variables, read once; without them OpenRLHF cannot start: FTRL_REWARD_VARIANT, _MATCH, _CONTROL, _SEED
 (reward/openrlhf_reward.py) for the turns, and
@@ -30,7 +30,8 @@ Environment variables, read once; without them OpenRLHF cannot start: FTRL_REWAR
     FTRL_EPISODE_CREDIT      a row of reward/credit.py; not set: one advantage per episode
 
 Example:
-    python -m train.run_openrlhf --experiment tiny-plain-grpo-episode --policy-dir outputs/cpu/start --prompts PROMPTS --out OUT
+    python -m train.run_openrlhf --experiment tiny-plain-grpo-episode --policy-dir outputs/cpu/start \\
+        --prompts PROMPTS --out OUT
 Source: paper/README.md, "Who uses it now": outcome-only training on complete episodes, compared with the paper's
 turn-wise reward.
 """
@@ -138,7 +139,7 @@ class AgentExecutor(AgentExecutorBase):
 
 
 def earned_by_turns(episode: ToolEpisode | None, credit: str) -> list[float]:
-    """What each turn of an episode earned, a row of reward/credit.py; nothing where the episode was lost to a fault."""
+    """The reward of each turn by a row of reward/credit.py; empty if the episode was lost to a fault."""
     if episode is None or episode.outcome == "fault":
         return []
     strict = episode.settings.turn.match == "strict"

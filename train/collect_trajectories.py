@@ -1,18 +1,24 @@
-"""Play environments with a policy and record every prefix: the raw material of the RL prompts.
+"""Play environments with a policy and record every prefix, from which train.rl_prompts builds the RL prompts.
 
-Inputs: environments (JSONL or Parquet), a policy. Outputs, in --out: `trajectories.jsonl` (one row an episode) and `configuration.json`.
-A row holds the environment as it was at the start, the whole conversation, one prefix a turn (how many messages it has,
-what was unsolved, the solve rate: `prefix_environments` makes Environment states of them again), the raw turns with their
-scores, and the episode's scores. Resumable: environments that have a row are not played again (--limit and --trials can be
-raised later), and a folder of a policy with other content is refused. An episode that ended by
-an infrastructure fault is recorded as such in `faults.jsonl` and is played again by the next call. A run in
-which no episode could be played ends with the fault's words and exit code 2.
+Inputs: environments (JSONL or Parquet), a policy.
+Outputs, in --out:
+- `trajectories.jsonl`: one row per episode. A row has the environment in its initial state, the complete conversation,
+  one prefix per turn (number of messages, what was unsolved, solve rate), the raw turns with their scores, and the
+  episode's scores. `prefix_environments` rebuilds the Environment states of the prefixes.
+- `faults.jsonl`: the episodes that an infrastructure fault ended. The next run plays them again.
+- `configuration.json`.
+
+Resumable: the next run skips episodes that have a row. --limit and --trials may be raised later. The script refuses a
+folder that was written with a policy of other content. If no episode could be played, it prints the fault and exits
+with code 2.
 
 Example:
-    python -m train.collect_trajectories --environments outputs/cpu/environments/train.jsonl --policy hf:outputs/cpu/start \\
-        --out outputs/cpu/grpo/epoch-1/trajectories --temperature 1.0 --max-turns 20 --seed 1 --max-prompt-tokens 3072
+    python -m train.collect_trajectories --environments outputs/cpu/environments/train.jsonl \\
+        --policy hf:outputs/cpu/start --out outputs/cpu/grpo/epoch-1/trajectories --temperature 1.0 --max-turns 20 \\
+        --seed 1 --max-prompt-tokens 3072
 
-Source: paper section "Training" (paper/README.md): temperature 1.0, at most 20 turns, afresh at the start of each epoch.
+Source: paper section "Training" (paper/README.md): temperature 1.0, at most 20 turns, repeated at the start of each
+epoch.
 """
 
 from __future__ import annotations
@@ -70,13 +76,13 @@ def trajectory_row(episode: Episode) -> dict[str, Any]:
 
 
 def _states(episode: Episode) -> list[Environment]:
-    """The state before each turn, and the last state where the limit of turns or of tokens kept it from being asked."""
+    """The state before each turn, and the last state if a limit of turns or tokens ended the episode before a turn."""
     unasked = [episode.state] if episode.outcome in ("max_turns", "too_long") else []
     return [*episode.prefixes, *unasked]
 
 
 def prefix_environments(row: dict[str, Any], where: str = "row") -> list[Environment]:
-    """The Environment states of a row's prefixes, in order. Raises BadInput naming `where` for a row of another shape."""
+    """The Environment states of a row's prefixes, in order. Raises BadInput with `where` for another row format."""
     try:
         start = Environment.from_record(row["environment"], where)
         return [
@@ -109,7 +115,7 @@ def read_trajectories(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def load_environments(path: Path | str, limit: int | None = None) -> list[Environment]:
-    """The (first `limit`) environments of a file. Raises BadInput if two of them have the same id: ids key the results."""
+    """The (first `limit`) environments of a file. Raises BadInput for a repeated id, because ids key the results."""
     environments: list[Environment] = []
     seen: set[str] = set()
     for environment in read_environments(path):
@@ -123,7 +129,7 @@ def load_environments(path: Path | str, limit: int | None = None) -> list[Enviro
 
 
 def collect(arguments: argparse.Namespace) -> int:
-    """Play what has no row yet; returns the exit code."""
+    """Play the episodes that have no row yet. Return the exit code."""
     environments = load_environments(arguments.environments, arguments.limit)
     keep_configuration(
         arguments.out,
@@ -148,7 +154,7 @@ def collect(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     outcomes: Counter[str] = Counter()
     broken: Counter[str] = Counter()  # faults by their text
-    turns: Counter[bool] = Counter()  # by whether they were cut off
+    turns: Counter[bool] = Counter()  # by whether they were truncated
     with (
         JsonlWriter(out / "trajectories.jsonl", key=("id", "trial")) as rows,
         JsonlWriter(out / "faults.jsonl", key=("id", "trial"), fresh=True) as faults,
@@ -190,7 +196,7 @@ def collect(arguments: argparse.Namespace) -> int:
             )
         total = len(rows.done)
     counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing new to play"
-    print(f"wrote {out / 'trajectories.jsonl'}: {total} episodes ({resumed} from before; {counted})")
+    print(f"wrote {out / 'trajectories.jsonl'}: {total} episodes ({resumed} from earlier runs; {counted})")
     print(cut_off_text(turns[True], turns.total(), arguments.max_new_tokens), end="")
     print(faults_line(broken.elements(), len(environments) * arguments.trials, out), end="")
     require_played(broken, outcomes.total(), total, out)
@@ -210,16 +216,19 @@ def main() -> int:
         "--max-prompt-tokens", type=int, default=16384, help="a longer prompt ends its episode (outcome too_long)"
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, default=1024, help="tokens a turn; the paper has 1024 plain, 8192 thinking"
+        "--max-new-tokens",
+        type=int,
+        default=1024,
+        help="token limit of a turn; paper: 1024 plain, 8192 thinking",
     )
     parser.add_argument("--thinking", action="store_true")
     parser.add_argument("--match", choices=MATCHES, default="published")
-    parser.add_argument("--trials", type=int, default=1, help="episodes for each environment")
+    parser.add_argument("--trials", type=int, default=1, help="episodes per environment")
     parser.add_argument("--limit", type=int, default=None, help="play only the first N environments")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=64, help="sequences in one batch of hf")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="of hf; auto: the GPU where there is one")
-    parser.add_argument("--in-flight", type=int, default=1024, help="episodes at once, on all GPUs together")
+    parser.add_argument("--batch-size", type=int, default=64, help="sequences per batch (hf only)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="hf only; auto: the GPU if there is one")
+    parser.add_argument("--in-flight", type=int, default=1024, help="concurrent episodes, on all GPUs together")
     return collect(parser.parse_args())
 
 

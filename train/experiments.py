@@ -1,26 +1,31 @@
-"""The matrix: every experiment has a name, and the name says all of it. Data, and the few functions that read it.
+"""The experiment matrix. The name of an experiment determines all of its settings.
 
-    <model>-<plain|thinking>-<algorithm>[-<ablation>...]        for example qwen3-8b-thinking-grpo, tiny-plain-reinforce++-strict
+    <model>-<plain|thinking>-<algorithm>[-<ablation>...]    e.g. qwen3-8b-thinking-grpo, tiny-plain-reinforce++-strict
 
-`python -m train.experiments` lists them with an estimate of their cost, `--json` for programs. The paper's twelve runs are
-{qwen2.5-7b, qwen2.5-14b}-plain and {qwen3-8b, qwen3-14b}-{plain, thinking}, each with grpo and reinforce++. Beyond it:
+`python -m train.experiments` lists all experiments with estimates of their cost; `--json` prints JSON. The paper's
+twelve runs are {qwen2.5-7b, qwen2.5-14b}-plain and {qwen3-8b, qwen3-14b}-{plain, thinking}, each with grpo and
+reinforce++. Extensions:
 
 | ablation | what is trained |
 | --- | --- |
-| `-episode` | whole episodes, played online; reward: the turns' rewards summed, over n + 1 (reward/episode_rewards.py) |
-| `-episode-credit-<row>` | the same, with an advantage for each turn: a row of reward/credit.py, such as `matchtir-hard` or `discounted` |
-| `-outcome` | whole episodes; reward 1 for a right final answer: the "outcome GRPO" that later papers run on this data (Qwen3-8B) |
-| `-outcome-f1` | whole episodes; reward: the episode's Solve-F1 |
-| `-lora` | adapters instead of all weights, on one GPU; merged into a whole checkpoint after each epoch |
+| `-episode` | complete episodes, played online; reward: sum over turns / (n + 1) (reward/episode_rewards.py) |
+| `-episode-credit-<row>` | the same with one advantage per turn: a row of reward/credit.py, such as `matchtir-hard` |
+| `-outcome` | complete episodes; reward 1 for a correct final answer: the "outcome GRPO" of later papers (Qwen3-8B) |
+| `-outcome-f1` | complete episodes; reward: the episode's Solve-F1 |
+| `-lora` | adapters instead of all weights, on one GPU; merged into a full checkpoint after each epoch |
 
-Models from 0.5B to 3B train on one GPU. `own-...` is a row for any other causal model: `experiment("own-plain-grpo", policy)` reads the
-shape from the model's own configuration (run_all.sh --model). Qwen3.5 (`qwen3.5-4b`, `qwen3.5-9b`; shapes from published training
-scripts) is a hybrid: three of four layers carry a state instead of attending. The pinned transformers and vLLM know the architecture;
-transformers' layers do not tell packed sequences apart, so these rows train one sequence at a time. They have not been run.
+Models from 0.5B to 3B train on one GPU. `own-...` is a row for any other causal model: `experiment("own-plain-grpo",
+policy)` reads the shape from the model's configuration (run_all.sh --model).
 
-Of the rows in paper/README.md, "Who uses it now": FTRL-GRPO is qwen3-8b-plain-grpo, outcome GRPO is qwen3-8b-plain-grpo-outcome.
-MatchTIR's two rows are qwen3-8b-thinking-grpo-episode-credit-matchtir-hard and -soft, TurnSight's is -episode-credit-turnsight.
-Hyperparameters: paper section "Training" (paper/README.md); the flags that carry them are in `train/trainer/openrlhf_command.py`.
+Qwen3.5 (`qwen3.5-4b`, `qwen3.5-9b`) is a hybrid: three of four layers use linear attention with a recurrent state. Its
+shapes come from published training scripts. The pinned transformers and vLLM support the architecture, but the
+linear-attention layers of transformers mix packed sequences. These rows therefore train one sequence at a time. They
+have not been run.
+
+Rows of paper/README.md, "Who uses it now": FTRL-GRPO is qwen3-8b-plain-grpo, outcome GRPO is
+qwen3-8b-plain-grpo-outcome. MatchTIR's two rows are qwen3-8b-thinking-grpo-episode-credit-matchtir-hard and -soft.
+TurnSight's row ends in -episode-credit-turnsight. Hyperparameters: paper section "Training" (paper/README.md);
+`train/trainer/openrlhf_command.py` turns them into flags.
 
 Example: python -m train.experiments --json
 """
@@ -40,11 +45,11 @@ from reward.credit import CREDITS
 
 @dataclass(frozen=True)
 class Model:
-    """A starting point: its hub name (empty where the run makes its own start), whether it has a thinking mode, the GPUs that
-    a run takes, and its shape, from its published configuration.
+    """A start model: its shape, from the published configuration, and how many GPUs a run uses.
 
-    A hybrid has `linear_layers` among its `layers` whose projections have `linear_columns` columns in all, and an output gate as
-    wide as the queries (`gated`) in the others.
+    `start`: hub name, empty if the run trains its own start policy. `thinking`: whether it has a thinking mode.
+    Hybrids: `linear_layers` of the `layers` use linear attention, with projections of `linear_columns` columns in
+    total. `gated`: the other layers have an output gate as wide as the queries.
     """
 
     name: str
@@ -63,11 +68,11 @@ class Model:
     linear_columns: int = 0
     gated: bool = False
     untaught: bool = False
-    """It knows no tools: without supervised learning first, its rewards are near zero."""
+    """It was not trained to use tools: without supervised learning first, its rewards are near zero."""
 
     @property
     def parameters(self) -> float:
-        """Millions, norms and biases left out."""
+        """In millions, without norms and biases."""
         attention = self.head_width * ((3 if self.gated else 2) * self.heads + 2 * self.kv_heads)
         mixing = (self.layers - self.linear_layers) * attention + self.linear_layers * self.linear_columns
         embeddings = self.vocabulary * (1 if self.tied else 2)
@@ -76,10 +81,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything; lengths in tokens, batches in prompts (`rollout_batch`) and samples (`train_batch`).
+    """Sizes of a run. Lengths are in tokens, `rollout_batch` in prompts, `train_batch` in samples.
 
-    `token_budget`: on GPUs that pack sequences, a micro-batch takes as many as have so many tokens together, instead of
-    `micro_batch` sequences. A sequence of full length has as many, so that memory is the same. 0: off.
+    `token_budget`: on GPUs that pack sequences, the token limit of a micro-batch, which replaces `micro_batch`
+    sequences. It equals the tokens of `micro_batch` sequences of full length, so the peak memory is the same. 0: off.
     """
 
     rollout_batch: int
@@ -108,7 +113,8 @@ SMOLLM2 = Model(
     tied=True,
     untaught=True,
 )
-# of 32 layers; 16 key and 32 value heads of 128: query, key and value, gate, output, and two numbers a head
+# 24 of 32 layers are linear, with 16 key and 32 value heads of width 128. Columns: query and key, value, gate, output,
+# and two numbers per head.
 QWEN35 = (24, 2 * 2048 + 4096 + 4096 + 4096 + 2 * 32, True)
 MODELS = {
     model.name: model
@@ -132,9 +138,9 @@ MODELS = {
     )
 }
 
-# OpenRLHF's flags for each algorithm, after and over those that all share (train/trainer/openrlhf_command.py). Dr. GRPO (arXiv 2503.20783)
-# drops the division by each response's length; OpenRLHF's token mean is the nearest. GSPO (arXiv 2507.18071) clips the ratio of
-# whole sequences, whose spread is a thousand times smaller.
+# OpenRLHF's flags per algorithm. They follow and override the shared flags (train/trainer/openrlhf_command.py).
+# Dr. GRPO (arXiv 2503.20783) drops the division by each response's length; OpenRLHF's token mean is the closest option.
+# GSPO (arXiv 2507.18071) clips the ratio of complete sequences, whose spread is a thousand times smaller.
 ALGORITHMS: dict[str, list[str]] = {
     "grpo": ["--algo.advantage.estimator", "group_norm"],
     "reinforce++": ["--algo.advantage.estimator", "reinforce"],
@@ -148,8 +154,8 @@ ALGORITHMS: dict[str, list[str]] = {
     "ppo": ["--algo.advantage.estimator", "gae"],
 }  # fmt: skip
 
-# What an ablation changes: the reward's variant or matching, the control, what is played, which weights are trained, or the
-# construction strategy left out.
+# What an ablation changes: the reward's variant or matching, the control, the reward of complete episodes, the trained
+# weights, or the omitted construction strategy.
 ABLATIONS: dict[str, dict[str, str]] = {
     "solve-precision": {"variant": "solve_precision"},
     "solve-recall": {"variant": "solve_recall"},
@@ -175,41 +181,44 @@ PAPER = Scale(512, 16, 512, 1, 1e-6, 16384, 1024, 3, token_budget=16384 + 1024)
 PAPER_THINKING = Scale(512, 16, 512, 1, 1e-6, 16384, 8192, 3, token_budget=16384 + 8192)
 ONE_GPU = Scale(64, 8, 128, 1, 1e-6, 4096, 512, 2, token_budget=4096 + 512)
 ONE_GPU_THINKING = Scale(64, 8, 128, 1, 1e-6, 4096, 2048, 2, token_budget=4096 + 2048)
-ADAPTERS = Scale(64, 8, 128, 1, 1e-6, 1280, 384, 2)  # what 24 GB hold beside 8B parameters
+ADAPTERS = Scale(64, 8, 128, 1, 1e-6, 1280, 384, 2)  # lengths that fit into 24 GB together with 8B parameters
 ADAPTERS_THINKING = Scale(64, 8, 128, 1, 1e-6, 4096, 2048, 2)
 SMALL = Scale(64, 8, 128, 8, 5e-6, 2048, 256, 2, token_budget=8 * (2048 + 256))
 SMALL_ON_CPU = Scale(8, 4, 16, 1, 2e-5, 1024, 192, 1)
-# Lengths: all prompts of demonstrators fit (the longest of 150 dev environments: 673 tokens plain, 808 thinking), and 99% of their turns.
+# All prompts of demonstrators fit (the longest of 150 dev environments: 673 tokens plain, 808 thinking), and 99% of
+# their turns.
 TINY = Scale(16, 8, 32, 16, 1e-4, 704, 128, 2)
 TINY_THINKING = replace(TINY, max_prompt=832, max_response=192)
-# REINFORCE++ compares a response with all others of the batch, not with those to its own prompt. Its gradient is noisier for that,
-# and at GRPO's rate the tiny model loses what it could: this rate was chosen on dev environments.
+# REINFORCE++ compares a response with all others of the batch, not only with those to the same prompt. Its gradient is
+# therefore noisier, and at GRPO's rate the tiny model forgets its skills. This rate was chosen on dev environments.
 RATES = {("tiny", "reinforce++"): 2.5e-5, ("mini", "reinforce++"): 2.5e-5}
 SCALES = {
     "tiny": TINY,
     "mini": TINY,
     "smollm2-135m": SMALL,
     "smollm2-135m-cpu": SMALL_ON_CPU,
-}  # all others: by the GPUs that they take
-ONE_GPU_MILLIONS = 4000  # a model of your own up to this size takes one GPU, a larger one eight
-ADAPTER_RATE = 10  # adapters take about ten times the learning rate of full training
+}  # all others: by the number of GPUs
+ONE_GPU_MILLIONS = 4000  # an `own` model up to this size uses one GPU, a larger one eight
+ADAPTER_RATE = 10  # adapters need about ten times the learning rate of full training
 EPISODE_TURNS = 4  # of an average episode, for estimates of cost
 PEAK_FLOPS = 989e12  # of an H100 or H200, dense bf16
-COMPUTE_USE = 0.4  # of the peak, while the policy trains; sound for long packed sequences on idle machines
-# GPU hours of one run that others published for a row like ours (ToolCompass, arXiv 2609.25678: Qwen3.5-4B, 21.9 h on 4 H200). Its
-# batch sizes, lengths and epochs are not ours, so this bounds the estimate, it does not calibrate it.
+COMPUTE_USE = 0.4  # of the peak, while the policy trains; realistic for long packed sequences on idle machines
+# Published GPU hours of one run similar to ours (ToolCompass, arXiv 2609.25678: Qwen3.5-4B, 21.9 h on 4 H200). Its
+# batch sizes, lengths and epochs differ from ours. It is a plausibility check of the estimate, not a calibration.
 PUBLISHED_HOURS = {"qwen3.5-4b-thinking-grpo-outcome": 4 * 21.9}
 TEMPERATURE = {
     "paper": 1.0,
     "released": 0.7,
-}  # presets: the paper's text, and the trainer's default in the authors' scripts
+}  # presets: from the paper's text, and the trainer's default in the authors' scripts
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row of the matrix. `variant`, `match`, `control`: the reward's settings; `episode`: the reward of whole episodes, empty
-    where every prefix is a prompt of its own; `credit`: what gives each turn of an episode its advantage, a row of reward/credit.py, empty
-    for one advantage per episode; `adapter`: "lora" or empty; `without`: a construction strategy left out.
+    """One row of the matrix.
+
+    `variant`, `match`, `control`: the reward's settings. `episode`: the reward of complete episodes; empty if every
+    prefix is a separate prompt. `credit`: the row of reward/credit.py that computes one advantage per turn; empty for
+    one advantage per episode. `adapter`: "lora" or empty. `without`: the omitted construction strategy.
     """
 
     name: str
@@ -227,12 +236,12 @@ class Experiment:
 
     @property
     def flags(self) -> list[str]:
-        """The algorithm's own flags."""
+        """The flags of the algorithm."""
         return ALGORITHMS[self.algorithm]
 
     @property
     def plain_reward(self) -> bool:
-        """Whether the row trains all weights with the paper's own reward, in the paper's mode: no ablation, no control."""
+        """Whether the row trains all weights with the paper's reward, without an ablation or control."""
         return self.name == f"{self.model.name}-{'thinking' if self.thinking else 'plain'}-{self.algorithm}"
 
     @property
@@ -242,25 +251,30 @@ class Experiment:
 
     @property
     def gpus(self) -> int:
-        """The GPUs that a run takes unless told otherwise: adapters are trained on one."""
+        """The default number of GPUs of a run. Adapters train on one."""
         return min(self.model.gpus, 1) if self.adapter else self.model.gpus
 
     def cpu_minutes(self, steps: int = 24) -> int:
-        """Training alone, `steps` rollout batches an epoch: 60 s of start-up an epoch, and 14 s a step for 128 responses, 300
-        tokens each with their prompt (two such trainings side by side on two cores took 25 minutes). A step of whole episodes has
-        2.2 times the tokens. A larger model is taken to need as much longer as its matrices do at twice the speed: 234 s a step of
-        SmolLM2-135M, which took 204 to 243 s on one core that multiplies in bfloat16, 239 to 375 s on two that do not. 0 for models
-        that need a GPU.
+        """Estimated minutes of training with `steps` rollout batches per epoch; 0 for models that need a GPU.
+
+        Start-up takes 60 s per epoch. A step takes 14 s for 128 responses of 300 tokens each, prompt included: two such
+        trainings in parallel on two cores took 25 minutes. A step of complete episodes has 2.2 times the tokens.
+
+        For larger models the time grows with the parameters, at twice the speed per parameter. This predicts 234 s per
+        step for SmolLM2-135M. Measured: 204 to 243 s on one core that multiplies in bfloat16, 239 to 375 s on two cores
+        that do not.
         """
         samples = self.scale.rollout_batch * self.scale.samples_per_prompt
         step = 14 * (2.2 if self.episode else 1) * samples / 128 * max(1.0, self.model.parameters / 2)
         return round(self.scale.epochs * (60 + step * steps) / 60) if self.model.gpus == 0 else 0
 
     def gpu_hours(self, prompts: int | None = None) -> float:
-        """A rough estimate for one run over `prompts` prompts an epoch (default: 5000 prefixes, or the 2215 questions for
-        episodes) on H100s or H200s at `COMPUTE_USE` of their peak: forward, recomputed forward and backward of the policy, forward
-        of policy and reference, and generation at a fifth of that efficiency. Adapters save the weights' part of the backward pass.
-        0 for rows that take no GPU. See PUBLISHED_HOURS for what it was held against.
+        """A rough estimate for one run on H100s or H200s at `COMPUTE_USE` of their peak; 0 for rows without a GPU.
+
+        `prompts`: prompts per epoch (default: 5000 prefixes, or the 2215 questions for episodes). It counts forward,
+        recomputed forward and backward of the policy, forward of policy and reference, and generation at a fifth of
+        that efficiency. Adapters save the weights' part of the backward pass. PUBLISHED_HOURS has a published figure
+        for comparison.
         """
         if self.model.gpus == 0:
             return 0.0
@@ -285,15 +299,17 @@ def _scale(model: Model, thinking: bool, adapter: bool, algorithm: str) -> Scale
     else:
         scale = PAPER_THINKING if thinking else PAPER
     if model.linear_layers or adapter:
-        # a hybrid mixes packed sequences; DeepSpeed's stage 2, which adapters take, keeps the last micro-batch's gradient alone
+        # Hybrids would mix packed sequences. Adapters use DeepSpeed's stage 2, which would keep only the gradient of
+        # the last micro-batch.
         scale = replace(scale, token_budget=0)
     rate = RATES.get((model.name, algorithm), scale.learning_rate)
     return replace(scale, learning_rate=ADAPTER_RATE * rate if adapter else rate)
 
 
 def own_model(policy: str) -> Model:
-    """A model from its own configuration, of a checkpoint folder or of a hub name whose configuration can be had; its row takes one
-    GPU up to 4B parameters, else eight. Raises BadInput if it is no causal language model of the shape that can be planned for.
+    """A model from the configuration of a checkpoint folder or hub name: one GPU up to 4B parameters, otherwise eight.
+
+    Raises BadInput if it is not a causal language model, or if its memory cannot be planned (mixtures of experts).
     """
     from transformers import AutoConfig
 
@@ -308,7 +324,7 @@ def own_model(policy: str) -> Model:
         model = Model(
             name="own",
             start=policy,
-            thinking=True,  # whether the chat template has the switch is checked when prompts are made
+            thinking=True,  # train.rl_prompts checks whether the chat template has the switch
             gpus=1,
             layers=config.num_hidden_layers,
             width=config.hidden_size,
@@ -326,23 +342,19 @@ def own_model(policy: str) -> Model:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"{policy}: expected a causal language model's folder or hub name ({first})") from None
     if any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
-        raise BadInput(
-            f"{policy}: mixtures of experts are not planned for; choose a row of python -m train.experiments"
-        )
+        raise BadInput(f"{policy}: mixtures of experts are not supported; choose a row of python -m train.experiments")
     return model if model.parameters <= ONE_GPU_MILLIONS else replace(model, gpus=8)
 
 
 def experiment(name: str, policy: str = "") -> Experiment:
-    """The experiment of that name; ablations combine in any order. `own-...` takes its model from `policy`, others ignore it.
+    """The experiment of that name. Ablations combine in any order. Only `own-...` uses `policy`, its model.
 
-    Raises BadInput with the closest names.
+    Raises BadInput with the closest names for an unknown name.
     """
     models = list(MODELS.values())
     if name.startswith("own-"):
         if not policy:
-            raise BadInput(
-                f"{name}: the row of a model of your own needs that model's folder or hub name (--model, --policy-dir)"
-            )
+            raise BadInput(f"{name}: an own-... row needs the model's folder or hub name (--model, --policy-dir)")
         models.append(own_model(policy))
     for model in sorted(models, key=lambda item: -len(item.name)):
         for mode in ("plain", "thinking"):
@@ -356,7 +368,8 @@ def experiment(name: str, policy: str = "") -> Experiment:
                 algorithm, settings = parsed
                 if "credit" in settings and algorithm == "ppo":
                     raise BadInput(
-                        f"{name}: ppo gives credit by its critic; use {head}ppo-episode, or {head}grpo{name[len(head) + len('ppo') :]}"
+                        f"{name}: ppo assigns credit with its critic; use {head}ppo-episode, or "
+                        f"{head}grpo{name[len(head) + len('ppo') :]}"
                     )
                 thinking = mode == "thinking"
                 scale = _scale(model, thinking, "adapter" in settings, algorithm)
@@ -386,7 +399,7 @@ def _algorithm_and_ablations(text: str) -> tuple[str, dict[str, str]] | None:
 
 
 def matrix() -> list[Experiment]:
-    """Every model and mode with every algorithm, and every single ablation of grpo and reinforce++."""
+    """Every model and mode with every algorithm, and each single ablation of grpo and reinforce++."""
     rows = []
     for model, mode in itertools.product(MODELS.values(), ("plain", "thinking")):
         if mode == "thinking" and not model.thinking:
@@ -400,9 +413,9 @@ def matrix() -> list[Experiment]:
 
 def main() -> int:
     parser = ScriptParser(__doc__, "python -m train.experiments")
-    parser.add_argument("--json", action="store_true", help="one JSON object an experiment")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per experiment")
     arguments = parser.parse_args()
-    from train.trainer.memory_plan import smallest_gpu  # which needs this module
+    from train.trainer.memory_plan import smallest_gpu  # not at the top: memory_plan imports this module
 
     for row in matrix():
         size = smallest_gpu(row) if row.gpus else 0
@@ -417,9 +430,8 @@ def main() -> int:
         print(f"{row.name:66} {where}  about {cost_text}  {batch}{'  (paper)' if row.in_paper else ''}")
     if not arguments.json:
         for name, hours in PUBLISHED_HOURS.items():
-            print(
-                f"published for {name}: {hours:.0f} GPU hours, {hours / experiment(name).gpu_hours():.1f} times our estimate"
-            )
+            ratio = hours / experiment(name).gpu_hours()
+            print(f"published for {name}: {hours:.0f} GPU hours, {ratio:.1f} times our estimate")
     return 0
 
 

@@ -4,7 +4,8 @@ Inputs: --base (checkpoint folder or hub name), --adapter (PEFT folder saved by 
 Output: --out, a checkpoint folder in the base's precision, with tokenizer and chat template.
 
 Example:
-    python -m train.merge_adapter --base Qwen/Qwen3-8B --adapter outputs/lora/epoch1/adapter --out outputs/lora/epoch1/checkpoint
+    python -m train.merge_adapter --base Qwen/Qwen3-8B --adapter outputs/lora/epoch1/adapter \\
+        --out outputs/lora/epoch1/checkpoint
 
 `train.run_openrlhf` does this automatically at the end of each epoch of a `-lora` experiment.
 """

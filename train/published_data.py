@@ -13,7 +13,7 @@ only: the same record has the same id in any file.
 
 Example:
     python -m train.published_data --data-file data/ftrl/train.jsonl --out outputs/published/train.jsonl
-    python -m train.collect_trajectories --environments outputs/published/train.jsonl --policy vllm:Qwen/Qwen3-8B --out ...
+    python -m train.collect_trajectories --environments outputs/published/train.jsonl --policy vllm:Qwen/Qwen3-8B ...
 
 Source: paper/README.md, "Data format" and "The published data, counted".
 """
@@ -102,7 +102,8 @@ def main() -> int:
     summary_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     listed = ", ".join(f"{count} {name}" for name, count in sorted(scenarios.items()))
     print(
-        f"wrote {arguments.out}: {len(environments)} of the {expected} published {arguments.split} environments ({listed})"
+        f"wrote {arguments.out}: {len(environments)} of the {expected} published {arguments.split} environments "
+        f"({listed})"
     )
     if len(environments) != expected:
         print(f"note: results are not comparable with the paper's, which used all {expected} environments")

@@ -13,8 +13,9 @@ responses are the policy's own samples, so at its start the policy already predi
 stopping by such a loss would learn nothing.
 
 Example:
-    python -m train.rejection_sampling --policy-dir outputs/cpu/start --out outputs/cpu/rejection-sampling/epoch1/learned \\
-        --trajectories outputs/cpu/rejection-sampling/epoch1/trajectories.jsonl --max-prompts 384 --minutes 5
+    python -m train.rejection_sampling --policy-dir outputs/cpu/start --max-prompts 384 --minutes 5 \\
+        --trajectories outputs/cpu/rejection-sampling/epoch1/trajectories.jsonl \\
+        --out outputs/cpu/rejection-sampling/epoch1/learned
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ TOKENS_A_BATCH = 4096
 def best_responses(
     policy: HfPolicy, states: list[Environment], arguments: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The best response per prompt with its reward, and counts. Skips prompts whose responses all have equal rewards."""
+    """The best response per prompt with its reward, and counts. Prompts whose responses score alike are skipped."""
     requests = [
         PolicyRequest(state, state.id, trial, place, random.Random(f"{arguments.seed}:{place}:{trial}").getrandbits(48))
         for place, state in enumerate(states)

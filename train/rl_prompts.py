@@ -1,4 +1,4 @@
-"""Convert trajectories to the RL dataset that OpenRLHF reads: each question and every prefix that ends in tool feedback.
+"""Convert trajectories to OpenRLHF's RL dataset: each question and every prefix that ends in tool feedback.
 
 Inputs: `trajectories.jsonl` of train.collect_trajectories, and the tokenizer of the model to train. Experiments on
 complete episodes (`-episode`, `-outcome`) play online and need questions only: --environments FILE instead of
@@ -14,7 +14,8 @@ The set is trimmed to complete rollout batches, as in the authors' trainer.
 
 Example:
     python -m train.rl_prompts --trajectories outputs/cpu/grpo/epoch-1/trajectories/trajectories.jsonl \\
-        --tokenizer outputs/cpu/start --out outputs/cpu/grpo/epoch-1/prompts.jsonl --max-prompt-tokens 3072 --rollout-batch 32
+        --tokenizer outputs/cpu/start --out outputs/cpu/grpo/epoch-1/prompts.jsonl --max-prompt-tokens 3072 \\
+        --rollout-batch 32
 
 Source: paper section "Training" (paper/README.md).
 """
@@ -130,7 +131,7 @@ def make_prompts(
         if len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) > max_prompt_tokens:
             counts.over_long += 1
             continue
-        # credit per turn may compare calls with the gold ones (reward/credit.py)
+        # Credit per turn may compare calls with gold calls (reward/credit.py).
         more = {"thinking": thinking, "gold_plan": [call.model_dump() for call in state.gold_plan]} if episodes else {}
         fitting.append(({"prompt": prompt, "label": prompt_label(state, **more), "template_sha256": template}, bare))
     random.Random(f"{seed}:0:rl_prompts").shuffle(fitting)
@@ -215,8 +216,8 @@ def main() -> int:
     )
     if summary.get("dropped_when_rendered_again"):
         print(
-            f"note: this template drops {summary['dropped_when_rendered_again']!r} from earlier turns when it renders a "
-            "prompt; episodes keep this text, because it was there when the turn was sampled"
+            f"note: this template drops {summary['dropped_when_rendered_again']!r} from earlier turns when it renders "
+            "a prompt; episodes keep this text, because it was there when the turn was sampled"
         )
     return 0
 

@@ -1,14 +1,17 @@
-"""From an experiment's name, a policy and a prompt file to a trained checkpoint: runs OpenRLHF's trainer for one epoch.
+"""Train a policy for one epoch with OpenRLHF: from an experiment's name, a policy and a prompt file to a checkpoint.
 
 Inputs: --experiment (train/experiments.py), --policy-dir (checkpoint, or hub name), --prompts (of train.rl_prompts).
-Outputs in --out: `checkpoint/` (Hugging Face format, with tokenizer and template; `adapter/` beside it for `-lora`), `train_log.jsonl` (one row a step: all that
-OpenRLHF logs, `reward_seconds` spent running calls and their `reward_share` of the step), `openrlhf/` (its whole output, the
-command, TensorBoard files), and `done.json` at the very end.
+Outputs in --out:
+- `checkpoint/`: Hugging Face format, with tokenizer and template. `-lora` experiments also write `adapter/`.
+- `train_log.jsonl`: one row per step with all that OpenRLHF logs, `reward_seconds` spent running calls, and
+  `reward_share`, their share of the step's time.
+- `openrlhf/`: OpenRLHF's complete output, the command, TensorBoard files.
+- `done.json`: written last.
 
-`train/trainer/openrlhf_launcher.py` runs OpenRLHF's own entry point: on --gpus N GPUs, or on the CPU for --gpus 0 and the rows made for it,
-whatever the machine has (train/trainer/devices.py). A finished run is not repeated. A killed one resumes from its last saved state
-(--save-steps), or starts the epoch again. Optimizer state and KL reference start fresh with each epoch; --reference base keeps the
-reference of the first one.
+`train/trainer/openrlhf_launcher.py` runs OpenRLHF's own entry point on --gpus N GPUs. With --gpus 0, and for the CPU
+experiments, it uses the CPU even on a machine with GPUs (train/trainer/devices.py). A finished run is not repeated. A
+killed run resumes from its last saved state (--save-steps), or starts the epoch again. Optimizer state and KL reference
+are reset at each epoch; --reference base keeps the first epoch's reference.
 
 Example:
     python -m train.run_openrlhf --experiment tiny-plain-grpo --policy-dir outputs/cpu/start \\
@@ -62,10 +65,10 @@ from train.trainer.training_launch import (
     route_notes,
     training_environment,
 )
-from train.trainer.training_log import drop_steps_after, read_status, telling_lines
+from train.trainer.training_log import drop_steps_after, error_lines, read_status
 
 LOG_LINES = 25
-# what decides the result; the machine it was made on and how often its state was saved do not
+# The settings that decide the result. The machine and the interval of saved states do not.
 CONFIGURATION = (
     "experiment", "policy_dir", "prompts", "seed", "epoch", "preset", "reference", "base_policy", "reward_control",
     "set",
@@ -83,13 +86,15 @@ def train(
     states: Sequence[str] = ("_actor",),
     job: RayJob | None = None,
 ) -> list[dict[str, Any]]:
-    """Run the command; show a bar, append a row a step to `train_log.jsonl`, keep all its output in `openrlhf/output.log`.
+    """Run the command, show a progress bar, append one row per step to `train_log.jsonl`, write all output to
+    `openrlhf/output.log`.
 
-    `states`: what the trainer saves and resumes; empty: it starts from the beginning. `job`: what `command` submits; it is stopped
-    where it has not ended well.
-    Returns the rows of the whole epoch, those of an earlier, killed run included. Raises BadInput if the trainer fails or
-    ends early (its last telling lines go to stderr), if `watch` finds a reason to stop it, or if a step was not rewarded by the
-    settings `wanted` (of reward/logged_settings.py).
+    `states`: the states that the trainer saves and resumes from; empty: it starts from the beginning. `job`: the
+    cluster job that `command` submits; it is stopped unless it ends successfully.
+
+    Returns the rows of the complete epoch, including those of an earlier, killed run. Raises BadInput if the trainer
+    fails or ends early (its last error lines go to stderr), if `watch` finds a reason to stop it, or if a step was
+    rewarded with settings other than `wanted` (reward/logged_settings.py).
     """
     watch = watch or HealthWatch()
     log, rows_file = out / "openrlhf" / "output.log", out / "train_log.jsonl"
@@ -120,12 +125,13 @@ def train(
                 _show(bar, status)
                 if wrong := differences(status, wanted or {}):
                     raise BadInput(
-                        f"stopped at step {status['step']}: it was trained with another reward: {'; '.join(wrong)}; the whole log is {log}"
+                        f"stopped at step {status['step']}: it was trained with another reward: {'; '.join(wrong)}; "
+                        f"complete log: {log}"
                     )
                 for finding in watch.see(status):
                     tqdm.write(f"health: step {finding.step}: {finding.message}", file=sys.stderr)
                     if finding.stop:
-                        raise BadInput(f"stopped at step {finding.step}: {finding.message}; the whole log is {log}")
+                        raise BadInput(f"stopped at step {finding.step}: {finding.message}; complete log: {log}")
         code = process.wait()
         ended = code == 0
     finally:
@@ -136,9 +142,9 @@ def train(
             job.stop()
     found = [row for _, row in read_jsonl(rows_file)]
     if code or len(found) < steps:
-        lines = telling_lines(log.read_text(encoding="utf-8", errors="replace"))[-LOG_LINES:]
+        lines = error_lines(log.read_text(encoding="utf-8", errors="replace"))[-LOG_LINES:]
         print("\n".join(lines), file=sys.stderr)
-        raise BadInput(f"OpenRLHF ended with code {code} after {len(found)} of {steps} steps; the whole log is {log}")
+        raise BadInput(f"OpenRLHF ended with code {code} after {len(found)} of {steps} steps; complete log: {log}")
     return found
 
 
@@ -149,54 +155,62 @@ def _show(bar: Any, status: dict[str, Any]) -> None:
     bar.set_description("OpenRLHF")
     bar.set_postfix_str(shown, refresh=False)
     bar.update(1)
-    if bar.disable:  # not a terminal: a line a step instead of a bar
+    if bar.disable:  # not a terminal: one line per step instead of a bar
         left = max(0, bar.total - status["step"]) * seconds
         print(f"step {status['step']}/{bar.total}: {shown}, about {left:.0f} s left", flush=True)
 
 
 def _end_with_parent() -> None:
-    """Linux: the trainer ends when this process does, however that happens; Ray's processes end with the trainer."""
+    """Linux: end the trainer when this process ends for any reason. Ray's processes end with the trainer."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def stop_on_sigterm() -> None:
-    """A scheduler's SIGTERM ends the trainer, and its job on a cluster, before it ends this process."""
+    """On a scheduler's SIGTERM, end the trainer and its cluster job before this process."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = ScriptParser(__doc__, "python -m train.run_openrlhf")
-    parser.add_argument("--experiment", required=True, help="a name that python -m train.experiments lists")
-    parser.add_argument("--policy-dir", required=True, help="where this epoch starts: checkpoint folder or hub name")
+    parser.add_argument("--experiment", required=True, help="name from `python -m train.experiments`")
+    parser.add_argument(
+        "--policy-dir", required=True, help="policy at the start of this epoch: checkpoint folder or hub name"
+    )
     parser.add_argument("--prompts", required=True, help="prompt file of train.rl_prompts")
     parser.add_argument("--out", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epoch", type=int, default=1, help="written into train_log.jsonl")
     parser.add_argument("--preset", choices=sorted(TEMPERATURE), default="paper", help="temperature 1.0, or 0.7")
     parser.add_argument(
-        "--reference", choices=("epoch-start", "base"), default="epoch-start", help="what KL is measured to"
+        "--reference", choices=("epoch-start", "base"), default="epoch-start", help="reference policy of the KL term"
     )
     parser.add_argument(
-        "--base-policy", default="", help="--reference base: the policy that the first epoch started from"
+        "--base-policy", default="", help="with --reference base: the policy at the start of the first epoch"
     )
     parser.add_argument("--reward-control", choices=("", "shuffled", "constant"), default="")
-    parser.add_argument("--gpus", type=int, default=None, help="cards of one node (default: what the experiment needs)")
+    parser.add_argument("--gpus", type=int, default=None, help="GPUs per node (default: what the experiment needs)")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument(
         "--ray-address",
         default="",
-        help="train on this Ray cluster: HOST:6379 from one of its nodes, or http://HOST:8265 as a job (default: a Ray of our own)",
+        help="train on this Ray cluster: HOST:6379 from one of its nodes, or http://HOST:8265 as a job "
+        "(default: start a local Ray)",
     )
     parser.add_argument(
         "--save-steps",
         type=int,
         default=None,
-        help=f"save the trainer's state every N steps; 0: never (default: {SAVE_STEPS}; on a CPU {SAVE_STEPS_ON_CPU}, of the tiny model 0)",
+        help=f"save the trainer's state every N steps; 0: never (default: {SAVE_STEPS} on GPUs, {SAVE_STEPS_ON_CPU} on "
+        "a CPU, 0 for the tiny model)",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of OpenRLHF: actor.adam.lr=5e-6"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="override an OpenRLHF option, for example actor.adam.lr=5e-6; repeatable",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the command, run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the command without running it")
     return parser.parse_args()
 
 
@@ -208,7 +222,7 @@ def main() -> int:
     wanted = asked(reward_environment(row, arguments.reward_control, arguments.seed), row.episode, row.credit)
     if (out / "done.json").exists() and not arguments.dry_run:
         check_finished(out, configuration(row, arguments), wanted)
-        print(f"{out}: trained already")
+        print(f"{out}: already trained")
         return 0
     launch = make_launch(row, arguments)
     environment = training_environment(row, launch, arguments)
@@ -222,7 +236,7 @@ def main() -> int:
         return 0
     check(row, launch)
     if launch.gpus:
-        # a cluster's GPUs cannot be asked from here
+        # The GPUs of a cluster cannot be queried from here.
         print("\n".join(check_resources(row, launch.gpus, launch.nodes, launch.gpu_gib or None, out)))
     keep_configuration(out / "openrlhf", configuration(row, arguments))
     (out / "openrlhf" / "command.txt").write_text(shown + "\n", encoding="utf-8")
@@ -253,15 +267,17 @@ def main() -> int:
 
 
 def configuration(row: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What decides the result, for the output folder to keep: a name's settings may change from one version to the next."""
+    """The settings that decide the result, kept because an experiment's settings may change between versions."""
     kept = {key: value for key, value in vars(arguments).items() if key in CONFIGURATION and value not in ("", [])}
     prompts = file_sha256(arguments.prompts) if Path(arguments.prompts).exists() else ""
     return kept | {"scale": asdict(row.scale), "flags": row.flags, "prompts_sha256": prompts}
 
 
 def check_finished(out: Path, kept: dict[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises BadInput if a finished epoch was trained with another configuration or reward. Prompts that were made again since (a
-    collection replays the episodes that had faulted) are no reason to train again: a note says so.
+    """Raises BadInput if a finished epoch was trained with another configuration or reward.
+
+    Prompts that have changed since then only cause a note. They change when a collection replays episodes that had
+    faults, which is no reason to train again.
     """
     folder = out / "openrlhf"
     found = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))
@@ -271,15 +287,15 @@ def check_finished(out: Path, kept: dict[str, Any], wanted: Mapping[str, Any]) -
         print(f"note: {kept['prompts']} has changed since {out} was trained on it")
     trained = json.loads((out / "done.json").read_text(encoding="utf-8")).get("reward")
     if trained is None:
-        print(f"note: {out} was trained before the reward was logged with every step: only its configuration names it")
-    elif wrong := differences({"reward_credit": NO_CREDIT, **trained}, wanted):  # older runs had no credit to log
+        print(f"note: {out} was trained before the reward was logged per step; only its configuration names it")
+    elif wrong := differences({"reward_credit": NO_CREDIT, **trained}, wanted):  # older runs did not log the credit
         raise BadInput(f"{out} was trained with another reward: {'; '.join(wrong)}. Choose another output folder")
 
 
 def finish(
     out: Path, rows: list[dict[str, Any]], seconds: float, watch: HealthWatch, wanted: Mapping[str, Any]
 ) -> None:
-    """Write `done.json`. Raises BadInput if a step of the log, also of an earlier call, had another reward than `wanted`."""
+    """Write `done.json`. Raises BadInput if a step of this or an earlier run had another reward than `wanted`."""
     for row in rows:
         if wrong := differences(row, wanted):
             raise BadInput(f"{out / 'train_log.jsonl'}: step {row['step']} had another reward: {'; '.join(wrong)}")
@@ -289,7 +305,7 @@ def finish(
     summary = {
         "seconds": seconds,
         "steps": len(rows),
-        # written by the model, over all samples: what trainings are matched by
+        # Tokens that the model wrote, over all samples. Comparisons match trainings by this number.
         "model_tokens": round(sum(mean * samples for mean, samples in lengths if mean and samples)),
         "seconds_in_steps": stepping,
         "reward_seconds": rewarding,
@@ -303,8 +319,9 @@ def finish(
     partial.replace(out / "done.json")
     share = rewarding / stepping if stepping else 0.0
     print(
-        f"wrote {out / 'checkpoint'}: {len(rows)} steps, {seconds:.0f} s ({max(0.0, seconds - stepping):.0f} s of them start-up "
-        f"and saving); running the calls took {share:.2%} of the steps' time"
+        f"wrote {out / 'checkpoint'}: {len(rows)} steps, {seconds:.0f} s, of which "
+        f"{max(0.0, seconds - stepping):.0f} s start-up and saving; running the calls took {share:.2%} of the steps' "
+        "time"
     )
 
 

@@ -21,7 +21,7 @@ from train.teaching.warm_start_card import card
 
 
 def read_summaries(kind: str, named: list[str]) -> dict[str, dict[str, Any]]:
-    """Summaries of arguments `mode=folder`, by `<kind> <mode>`. Raises BadInput for another form or a missing summary."""
+    """Summaries of `mode=folder` arguments, by `<kind> <mode>`. Raises BadInput for another form or no summary."""
     found = {}
     for text in named:
         mode, _, folder = text.partition("=")

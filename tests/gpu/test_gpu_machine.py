@@ -37,7 +37,10 @@ def test_the_sandbox_is_isolated_in_this_kernel() -> None:
 
 def test_the_route_that_is_asked_for_wins() -> None:
     assert visible_gpus() and choose_device("auto") == "cuda" and choose_device("cpu") == "cpu"
-    code = "import torch; from train.trainer.devices import choose_device; print(choose_device('auto'), torch.cuda.is_available())"
+    code = (
+        "import torch; from train.trainer.devices import choose_device; "
+        "print(choose_device('auto'), torch.cuda.is_available())"
+    )
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=hidden, capture_output=True, text=True, check=True
@@ -65,7 +68,8 @@ def test_the_reward_scores_in_a_ray_worker_with_the_settings_that_were_asked_for
     """
     code = """
 import json, os, sys
-os.environ.update(FTRL_REWARD_VARIANT="solve_recall", FTRL_REWARD_MATCH="published", FTRL_REWARD_CONTROL="", FTRL_REWARD_SEED="0")
+os.environ.update(FTRL_REWARD_VARIANT="solve_recall", FTRL_REWARD_MATCH="published")
+os.environ.update(FTRL_REWARD_CONTROL="", FTRL_REWARD_SEED="0")
 from train.trainer.openrlhf_launcher import start_ray
 start_ray([], gpus=1, threads=1)
 import ray

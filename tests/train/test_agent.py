@@ -1,4 +1,4 @@
-"""Episode mode: the tokens that are trained on are the tokens that were sampled, and the reward is the whole episode's."""
+"""Episode mode: the trained tokens are the sampled tokens, and the reward is that of the complete episode."""
 
 import asyncio
 import importlib.util
@@ -50,7 +50,7 @@ def tokenizer(tiny_checkpoint: Path) -> Any:
 
 
 class Engine:
-    """Stands for the vLLM engine: plays given texts, one a turn, and keeps what it was asked. `cut`: turns cut by length."""
+    """A fake vLLM engine: plays the given texts, one per turn, and records requests. `cut`: turns cut by length."""
 
     def __init__(self, tokenizer: Any, texts: list[str], cut: frozenset[int] = frozenset()) -> None:
         self.tokenizer, self.texts, self.cut = tokenizer, texts, cut
@@ -105,7 +105,7 @@ def oracle_texts(environment: Environment, sandbox: Any) -> list[str]:
 
 
 def test_an_episode_reads_as_its_rendered_conversation(agent, tokenizer, environments, sandbox) -> None:
-    """The template of this tokenizer only appends, and the oracle writes calls as it does: tokens and rendering agree."""
+    """This tokenizer's template only appends and writes calls like the oracle, so tokens and rendering agree."""
     for environment in environments:
         texts = oracle_texts(environment, sandbox)
         output, engine = run_episode(agent, tokenizer, environment, texts)

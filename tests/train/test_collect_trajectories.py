@@ -63,7 +63,7 @@ def test_finished_run_plays_nothing_again(monkeypatch, data, tmp_path, capsys) -
     collect(monkeypatch, *arguments)
     monkeypatch.setattr(collect_trajectories, "play", None)
     collect(monkeypatch, *arguments)
-    assert "4 episodes (4 from before; nothing new to play)" in capsys.readouterr().out
+    assert "4 episodes (4 from earlier runs; nothing new to play)" in capsys.readouterr().out
 
 
 def test_folder_of_another_configuration_is_refused(monkeypatch, data, tmp_path) -> None:

@@ -34,7 +34,7 @@ def test_matrix_holds_the_papers_twelve_runs() -> None:
 def test_every_ablation_changes_its_setting_with_every_algorithm(algorithm: str, ablation: str) -> None:
     if algorithm == "ppo" and "credit" in ABLATIONS[ablation]:
         with pytest.raises(
-            BadInput, match="ppo gives credit by its critic; use tiny-plain-ppo-episode, or tiny-plain-grpo-"
+            BadInput, match="ppo assigns credit with its critic; use tiny-plain-ppo-episode, or tiny-plain-grpo-"
         ):
             experiment(f"tiny-plain-{algorithm}-{ablation}")
         return
@@ -89,7 +89,8 @@ def test_adapters_take_one_gpu_and_a_higher_rate() -> None:
 
 def test_reinforce_plus_plus_has_a_rate_of_its_own_for_the_tiny_model_alone() -> None:
     rate = {name: experiment(name).scale.learning_rate for name in (
-        "tiny-plain-grpo", "tiny-plain-reinforce++", "tiny-plain-reinforce++-shuffled", "tiny-plain-reinforce++-baseline",
+        "tiny-plain-grpo", "tiny-plain-reinforce++", "tiny-plain-reinforce++-shuffled",
+        "tiny-plain-reinforce++-baseline",
         "qwen3-8b-plain-grpo", "qwen3-8b-plain-reinforce++",
     )}  # fmt: skip
     assert rate["tiny-plain-reinforce++"] == rate["tiny-plain-reinforce++-shuffled"] < rate["tiny-plain-grpo"]
@@ -142,7 +143,7 @@ def test_a_model_of_your_own_has_its_own_shape(tmp_path: Path) -> None:
     shape = {"name": "own", "start": row.model.start, "thinking": True, "gpus": 1}
     assert row.model == replace(MODELS["tiny"], **shape) and row.match == "strict"
     assert row.scale == experiment("qwen2.5-3b-plain-grpo").scale
-    with pytest.raises(BadInput, match="needs that model's folder or hub name"):
+    with pytest.raises(BadInput, match="needs the model's folder or hub name"):
         experiment("own-plain-grpo")
     with pytest.raises(BadInput, match="expected a causal language model's folder"):
         experiment("own-plain-grpo", str(tmp_path))

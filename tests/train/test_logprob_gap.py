@@ -81,7 +81,7 @@ def test_the_command_writes_and_warns(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """vLLM takes half a minute to start, so a slow sampler of the same model stands in for it; run by hand for the real one."""
+    """vLLM takes half a minute to start, so a slow sampler of the same model replaces it. Run the real one by hand."""
     write_jsonl(
         tmp_path / "prompts.jsonl", [{"prompt": f"Question: {name}?", "label": "{}"} for name in ("Peru", "Fiji")]
     )

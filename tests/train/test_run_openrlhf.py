@@ -1,4 +1,4 @@
-"""One epoch of training, from the outside: what is refused, what is shown, what is kept, and what a second call does."""
+"""train.run_openrlhf: rejected inputs, progress output, kept files, and a second run in the same folder."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ from train.run_openrlhf import train
 from train.trainer.training_launch import check, make_launch
 
 ROOT = Path(__file__).resolve().parents[2]
-# Stands where the trainer's command stands: writes the lines that OpenRLHF writes, since the trainer itself takes a minute
+# Replaces the trainer's command: it writes the lines that OpenRLHF writes, because the real trainer takes a minute
 # (the smoke profile of run_all.sh runs it).
 STEPS = """
 import sys
@@ -36,7 +36,7 @@ raise SystemExit(int(sys.argv[4]))
 
 
 def trainer(first: int, last: int, message: str = "end", code: int = 0, **environ: str) -> list[str]:
-    """`environ`: the reward's settings that its workers had, where they differ from those of tiny-plain-grpo, seed 0."""
+    """`environ`: reward settings of its workers that differ from those of tiny-plain-grpo with seed 0."""
     logged = codes(RewardSettings.from_environ({**os.environ, **environ}))
     script = STEPS.replace("SETTINGS", ", ".join(f"{key!r}: {value}" for key, value in logged.items()))
     return [sys.executable, "-c", script, str(first), str(last), message, str(code)]
@@ -65,7 +65,7 @@ def test_every_step_is_logged_and_shown(out: Path, capsys: pytest.CaptureFixture
 
 
 def test_failed_trainer_shows_its_last_lines_and_the_log(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BadInput, match=r"code 3 after 2 of 5 steps; the whole log is .*output\.log"):
+    with pytest.raises(BadInput, match=r"code 3 after 2 of 5 steps; complete log: .*output\.log"):
         train(trainer(1, 2, "ValueError: out of luck", 3), {}, out, epoch=1, steps=5)
     assert "ValueError: out of luck" in capsys.readouterr().err
 
@@ -184,7 +184,7 @@ def test_episodes_need_prompts_for_episodes_in_the_same_mode(
         if good:
             check(row, launch)
             continue
-        with pytest.raises(BadInput, match=r"prompts\.jsonl:1: tiny-plain-grpo-outcome plays whole episodes"):
+        with pytest.raises(BadInput, match=r"prompts\.jsonl:1: tiny-plain-grpo-outcome plays complete episodes"):
             check(row, launch)
 
 
@@ -206,7 +206,7 @@ def test_credit_by_gold_calls_needs_gold_calls(
             check(row, launch)
             continue
         with pytest.raises(
-            BadInput, match=r"prompts\.jsonl:1: .* compares calls with gold calls, and this environment has none"
+            BadInput, match=r"prompts\.jsonl:1: .* compares calls with gold calls, but this environment has none"
         ):
             check(row, launch)
 
@@ -248,7 +248,7 @@ def test_a_gpu_experiment_without_a_gpu_is_refused_before_anything_is_loaded(
     launch = make_launch(
         row, parsed(monkeypatch, arguments("no/such-model", write_prompts(tmp_path, "", 512), tmp_path))
     )
-    with pytest.raises(BadInput, match=r"needs 8 GPU\(s\), this machine shows none"):
+    with pytest.raises(BadInput, match=r"needs 8 GPU\(s\), but this machine has none"):
         check(row, launch)
 
 
@@ -316,7 +316,7 @@ def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(
     assert (summary["steps"], summary["seconds_in_steps"], summary["model_tokens"]) == (1, 2.0, 6464)
     monkeypatch.setattr(run_openrlhf, "build_command", lambda *_: trainer(1, 0, code=1))
     assert run_openrlhf.main() == 0
-    assert "trained already" in capsys.readouterr().out
+    assert "already trained" in capsys.readouterr().out
     parsed(monkeypatch, [*line, "--seed", "5"])
     with pytest.raises(BadInput, match=r"seed: 0 in the folder, 5 requested"):
         run_openrlhf.main()
@@ -339,8 +339,8 @@ def test_an_unknown_name_ends_with_code_2_and_the_closest_names() -> None:
 
 
 FINISHED = {
-    "reward_variant": "solve_f1", "reward_match": "published", "reward_control": "", "reward_episode": "none", "reward_credit": "none",
-    "reward_seed": 0,
+    "reward_variant": "solve_f1", "reward_match": "published", "reward_control": "", "reward_episode": "none",
+    "reward_credit": "none", "reward_seed": 0,
 }  # fmt: skip
 
 

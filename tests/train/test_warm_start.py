@@ -1,4 +1,4 @@
-"""The tiny policy: its tokenizer keeps names whole wherever they stand, its template only appends, its teaching is of train data."""
+"""The tiny policy: equal tokens for a name everywhere, a template that only appends, lessons only from train data."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Who plays: one policy interface, its back ends, and the engine that all of them share.
+"""Policies: one interface, its back ends, and the rollout engine that they share.
 
-`games.py` plays any game, `rollout.py` environments; `specs.py` turns `--policy` into a policy.
+`games.py` plays any game, `rollout.py` plays environments, `specs.py` turns `--policy` into a policy.
 """

@@ -1,11 +1,11 @@
-"""The engine of collection and of every evaluation: many games in play at once, each turn generated in a batch.
+"""The rollout engine of collection and evaluation: plays many games concurrently and generates turns in batches.
 
 A game is one case in play: an environment (train/policies/rollout.py), a question or a conversation
-(eval/suites/games.py). It knows nothing of batches, seeds, threads and workers; all of that is here.
+(eval/suites/games.py). This module handles batches, seeds, threads and workers; games do not.
 
-Seeds depend on the run's seed, the case's id, the trial and the turn alone: the result does not depend on how many
-games are in flight, nor on where a run was cut off. (Of a sampled model the seeds are fixed, and the batch's
-composition can still change last bits of its logits: see train/policies/local_policies.py.)
+Seeds depend only on the run's seed, the case's id, the trial and the turn. The result does not depend on the number of
+concurrent games or on where a run was interrupted. Exception: the composition of a batch can change the last bits of a
+model's logits (train/policies/local_policies.py).
 
 Source: paper/README.md, "Training", and defect 10 (one prompt at a time, no seeds).
 """
@@ -29,8 +29,8 @@ class Game:
 
     The engine fills in `generations` (the turns so far) and, at the end, `seconds` (in flight) and `outcome`: `ended`,
     `max_turns`, `too_long` (the prompt left no room for another turn), or `fault` with its text in `fault`. A game that
-    is made with a fault is over at once. `gold_turn`, where a case has one, is the raw text of the right turn in the
-    present state: the oracle plays it and must get full marks.
+    is created with a fault ends immediately. `gold_turn`, if a case has one, returns the raw text of the correct turn
+    in the current state. The oracle plays it and must get the full score.
     """
 
     gold_turn: Callable[[], str] | None = None
@@ -57,11 +57,11 @@ def turn_seed(seed: int, case_id: str, trial: int, turn: int) -> int:
 
 
 def take_turns(ready: list[int], room: int, kept: int) -> list[int]:
-    """Take at most `room` of `ready` (the latest played last): of its last `kept`, those that have waited longest.
+    """Take at most `room` of `ready`, which is ordered by last play: of its last `kept`, those that waited longest.
 
-    A policy keeps what it computed for about twice as many games as it has room for, and no more are begun. Prompts
-    grow, and then its room shrinks below what was begun: those played longest ago wait, and the others find their
-    former turns.
+    A policy caches about twice as many games as it has room for, and no more are started. When prompts grow, its room
+    can shrink below the number of started games. The least recently played games then wait, and the others find their
+    earlier turns in the cache.
     """
     first = max(0, len(ready) - kept)
     taken = ready[first : first + room]
@@ -83,13 +83,16 @@ def play_games(
 ) -> None:
     """Play the games of the places 0 to `count` - 1; `on_end(place, game)` is called as each ends.
 
-    It is called from the thread of the game's stream: a policy with several workers calls it from several threads.
-    A game is made when there is room for it and dropped when it has ended; at most `in_flight` exist at once. Turns of
-    all running games are generated together. `hear(games)` lets each take its newest generation (parse it, run tools,
-    update `state`, perhaps set `done`), in order; it yields the text of the infrastructure's fault for each, empty
-    where there was none. `threads` 0: one `hear` takes all turns that came together, and every run makes the same
-    batches. More: turns are heard one by one in that many threads, and a policy that streams is not kept waiting for a
-    slow game (a simulated user, a server) while it has other turns to write.
+    It is called from the thread of the game's stream, so a policy with several workers calls it from several threads.
+    A game is created when there is room for it and dropped when it has ended; at most `in_flight` exist at once. Turns
+    of all running games are generated together.
+
+    `hear(games)` processes the newest generation of each game in order: parse it, run tools, update `state`, set `done`
+    if the game ends. It yields the infrastructure fault of each game, empty if there was none.
+
+    `threads` 0: one `hear` call processes all turns that finished together, and every run forms the same batches. With
+    more, that many threads process turns one by one. A streaming policy then generates other turns while it waits for a
+    slow game (a simulated user, a server).
     """
     stream: Callable[[Exchange], None]
     if isinstance(policy, StreamingPolicy):
@@ -183,7 +186,7 @@ class _Table(Generic[G]):
             self._hearing |= {pool.submit(lambda game: list(hear([game])), game): p for p, game in written.items()}
 
     def _gather(self, until: str | None) -> None:
-        """Go on with the games that have heard their turn; waits for `until` first (None: for nothing)."""
+        """Continue the games whose turn has been processed; wait for `until` first (None: do not wait)."""
         if not self._hearing:
             return
         heard = wait(self._hearing, return_when=until).done if until else {f for f in self._hearing if f.done()}

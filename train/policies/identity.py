@@ -1,17 +1,17 @@
-"""What a policy is, by content: what a result folder records, so that results of two policies never mix under one path.
+"""The content-based identity of a policy, recorded in result folders so that results of two policies never mix.
 
 | spec | what identifies it |
 | --- | --- |
 | `hf:DIR`, `vllm:DIR` | hashes of the weights, the configuration, the tokenizer and the chat template |
-| `hf:HUB/NAME` | the commit that the hub, or without a network the local cache, gives for the name |
+| `hf:HUB/NAME` | the commit of the name on the hub, or in the local cache without a network |
 | `replay:FILE` | the file's SHA-256 |
-| `openai:MODEL@URL` | model, URL, and what the server's list of models says about the model |
-| `oracle`, `random` | the name (seeds are recorded beside it) |
+| `openai:MODEL@URL` | model, URL, and the model's entry in the server's list of models |
+| `oracle`, `random` | the name (seeds are recorded separately) |
 
-Weight files of up to WHOLE_FILE bytes are hashed whole, which takes about a second per GB. Of a larger file these count: its
-size, its safetensors header, the first BLOCK bytes of each tensor, and one block in every STRIDE. Training moves weights
-all over a tensor, so that a sample of a hundredth tells two checkpoints apart; an edit of a few bytes in a large file
-can escape it. Modification times do not count: a copy of a checkpoint is the same policy.
+Weight files of up to WHOLE_FILE bytes are hashed completely, which takes about a second per GB. The hash of a larger
+file covers its size, its safetensors header, the first BLOCK bytes of each tensor, and one block in every STRIDE bytes.
+Training changes weights everywhere in a tensor, so a sample of one percent distinguishes two checkpoints. It can miss
+an edit of a few bytes in a large file. Modification times do not count: a copy of a checkpoint is the same policy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WHOLE_FILE = 1 << 30
 BLOCK = 1 << 16
 STRIDE = 8 << 20
 WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
-# Beside the weights: the parts of a checkpoint folder by the names that their files begin with.
+# The other parts of a checkpoint folder, by the prefixes of their file names.
 PARTS = {
     "config": ("config.json", "generation_config", "adapter_config.json"),
     "tokenizer": ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "spiece", "sentencepiece"),
@@ -47,7 +47,7 @@ SERVER_SECONDS = 10
 
 
 def policy_identity(spec: str) -> dict[str, Any]:
-    """What identifies the policy of a spec; a key that cannot be known now is absent. Raises BadInput for an absent file."""
+    """The identity of a spec's policy, without keys that cannot be determined. Raises BadInput for a missing file."""
     kind, _, rest = spec.partition(":")
     if kind == "replay" and rest:
         return {"kind": "replay", "sha256": file_sha256(rest)}
@@ -106,7 +106,7 @@ def _tensor_starts(path: Path, header: bytes, data: int) -> set[int]:
 
 
 def _hub_identity(name: str) -> dict[str, str]:
-    """The hub's commit for a name; from the cache where the hub cannot be asked; no `commit` where neither knows it."""
+    """The hub's commit for a name, or the cached one if the hub is unreachable; no `commit` if both are unknown."""
     import huggingface_hub
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -119,7 +119,7 @@ def _hub_identity(name: str) -> dict[str, str]:
 
 
 def _server_says(model: str, base_url: str) -> dict[str, Any]:
-    """The server's own entry for the model; nothing where it has no list of models or does not answer."""
+    """The server's entry for the model; empty if the server has no list of models or does not respond."""
     import openai
 
     key = os.environ.get("OPENAI_API_KEY") or "none"

@@ -1,7 +1,7 @@
-"""Policies: everything that can play an environment, behind one batched interface.
+"""The batched policy interface, and the policies without a model (oracle, random, replay).
 
-A policy gets the states of many episodes at once and returns one generation for each. Here: the interface, and the policies
-without a model (oracle, random, replay). `train/policies/specs.py` makes any policy from its spec.
+A policy gets the states of many episodes at once and returns one generation for each. `train/policies/specs.py` creates
+a policy from its spec.
 
 Source: paper/README.md, "Training" (collection) and "Evaluation".
 """
@@ -26,10 +26,10 @@ from reward.tool_calls import render_call
 
 @dataclass(frozen=True)
 class Generation:
-    """One model turn. `truncated`: it was cut by the token limit. `too_long`: the prompt left no room, nothing was generated.
+    """One model turn. `truncated`: ended by the token limit. `too_long`: the prompt left no room for a turn.
 
-    `fault` is the infrastructure's failure (server gone, nothing recorded), empty when there was none; it is never the
-    model's doing.
+    `fault` is an infrastructure failure (no server, nothing recorded), empty if there was none. The model never causes
+    it.
     """
 
     text: str
@@ -42,9 +42,9 @@ class Generation:
 
 @dataclass
 class PolicyRequest:
-    """The state that a turn is asked for. `seed` differs for every (run seed, case, trial, turn).
+    """A state for which a turn is requested. `seed` differs for every (run seed, case, trial, turn).
 
-    `gold` says the right turn of a case that knows it by other means than a gold plan; only the oracle looks at it.
+    `gold` returns the correct turn of a case without a gold plan; only the oracle uses it.
     """
 
     environment: Environment
@@ -63,15 +63,15 @@ class Policy(Protocol):
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]: ...
 
 
-# Takes finished (ticket, generation) pairs and how many requests can be started; returns (ticket, request) pairs to start.
+# Accepts finished (ticket, generation) pairs and the room for new requests; returns (ticket, request) pairs to start.
 Exchange = Callable[[list[tuple[int, Generation]], int], list[tuple[int, PolicyRequest]]]
 
 
 @runtime_checkable
 class StreamingPolicy(Policy, Protocol):
-    """A policy that need not wait for the slowest of a batch: what has ended is exchanged for new requests at any time.
+    """A policy that does not wait for the slowest of a batch: it exchanges finished turns for new requests at any time.
 
-    `workers` streams may run at once, each in a thread and with an exchange of its own.
+    `workers` streams may run at once, each with its own thread and exchange.
     """
 
     workers: int
@@ -85,7 +85,7 @@ class TemplatedPolicy(Policy, Protocol):
     """A policy whose prompts a chat template renders here."""
 
     def check_template(self, system: bool) -> None:
-        """Raises BadInput unless the template serves tool conversations, with `system` those with a system message too."""
+        """Raises BadInput unless the template supports tool conversations; `system`: also with a system message."""
 
 
 def ready_calls(environment: Environment) -> list[ToolCall]:
@@ -116,10 +116,10 @@ def ready_calls(environment: Environment) -> list[ToolCall]:
 
 
 class OraclePolicy:
-    """Plays the gold plan: in each turn every call whose dependencies are solved, at the end the answer. Of a case that has
-    gold turns instead, it plays those.
+    """Plays the gold plan: in each turn all calls whose dependencies are solved, finally the answer.
 
-    It makes each gold call once: a gold call that does not solve its sub-question lowers the score, it does not loop.
+    If a case has gold turns instead, it plays those. It makes each gold call once, so a gold call that does not solve
+    its sub-question lowers the score but causes no loop.
     """
 
     name = "oracle"
@@ -217,11 +217,11 @@ def recorded_trial(record: Mapping[str, Any], where: str) -> int:
 
 
 class ReplayPolicy:
-    """Plays back recorded turns, so that recorded outputs are scored again without a model.
+    """Replays recorded turns, so that recorded outputs can be scored again without a model.
 
-    A line holds `id`, `trial` (0 if absent) and either `turns` (a list of raw texts) or, in a result row,
-    `turn_scores` with the raw `text` of each turn. A turn that is not recorded is a fault, not a wrong answer; but where
-    the row says that its episode ended as `too_long`, the turn after the last one is `too_long` again.
+    A line has `id`, `trial` (0 if absent) and either `turns` (a list of raw texts) or, in a result row, `turn_scores`
+    with the raw `text` of each turn. A turn that is not recorded is a fault, not a wrong answer. Exception: if the
+    row's episode ended as `too_long`, the turn after the last recorded one is `too_long` again.
     """
 
     def __init__(self, path: str | Path) -> None:

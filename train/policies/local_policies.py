@@ -1,13 +1,14 @@
-"""Policies that run a checkpoint folder here: `hf` (transformers) and `vllm`, from the same rendered prompts.
+"""Policies that run a checkpoint folder locally: `hf` (transformers) and `vllm`, with the same rendered prompts.
 
-Both render with `train/policies/prompts.py`, hand token ids to the model, cut the end-of-turn token and decode the rest with
-special tokens kept (the tool-call tags of some tokenizers are special). They differ in the engine alone. `hf` decodes with
-`train/policies/packed_decoding.py` rather than `model.generate`; on the tiny CPU policy that is what makes a batch worth it.
+Both render with `train/policies/prompts.py`, pass token ids to the model, remove the end-of-turn token and decode the
+remaining tokens. Decoding keeps special tokens, because some tokenizers' tool-call tags are special. Only the engine
+differs. `hf` decodes with `train/policies/packed_decoding.py` instead of `model.generate`, because batches of the tiny
+CPU policy are only faster this way.
 
-What is guaranteed when sampling: the random numbers of a request depend on its seed alone. The logits that they are compared
-with can differ in their last bits with the batch's composition (and, in `hf`, with what is left from the episode's former
-turn), so another batch gives the same text except where a random number falls between two such values; greedy decoding
-can differ where the two best logits are equal up to those bits. The same holds for vLLM, which seeds each request too.
+Sampling: the random numbers of a request depend only on its seed. The last bits of the logits can depend on the batch's
+composition and, in `hf`, on the cache of the episode's previous turn. Another batch therefore gives the same text
+unless a random number falls between two such values. Greedy decoding can differ if the two best logits are equal up to
+those bits. The same holds for vLLM, which also seeds each request.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from train.policies.packed_decoding import Continuation, PackedDecoder, PrefixSt
 from train.policies.prompts import TemplateRefuses, check_template, load_tokenizer, render_prompt, require_thinking
 from train.trainer.devices import choose_device, require_engine, visible_gpus
 
-# Memory of the KV cache of all batches, and of what is kept of former turns: twice as many episodes are under way as a batch has
-# room for, and all find theirs.
+# Memory of the KV cache of all batches, and of the cached earlier turns. The latter has room for all running episodes,
+# which are twice as many as a batch holds.
 BATCH_CACHE_BYTES = 3 << 29
 PREFIX_STORE_BYTES = 3 << 30
-ENGINE_SEQUENCES = 256  # that a vLLM engine is given at once
+ENGINE_SEQUENCES = 256  # concurrent sequences per vLLM engine
 
 
 def import_vllm_engine(otherwise: str) -> Any:
-    """vLLM's `LLM` class, its environment set for a CPU where there is no GPU. Raises BadInput, with what to do `otherwise`."""
+    """vLLM's `LLM` class, configured for a CPU if there is no GPU. Raises BadInput with the advice `otherwise`."""
     if choose_device() == "cpu":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -51,7 +52,7 @@ def import_vllm_engine(otherwise: str) -> Any:
 
 
 class _CheckpointPolicy:
-    """Rendering, length limits and the way back to text, the same for both engines."""
+    """Rendering, length limits and decoding to text, shared by both engines."""
 
     name: str
 
@@ -84,7 +85,7 @@ class _CheckpointPolicy:
         self.stop_ids = frozenset(i for i in ids if isinstance(i, int) and i >= 0 and i != self.tokenizer.unk_token_id)
 
     def check_template(self, system: bool) -> None:
-        """Raises BadInput unless the template serves tool conversations, with `system` those with a system message too."""
+        """Raises BadInput unless the template supports tool conversations; `system`: also with a system message."""
         check_template(self.tokenizer, self.name, system)
 
     def prompt_ids(self, request: PolicyRequest) -> list[int]:
@@ -112,7 +113,7 @@ class _CheckpointPolicy:
         )
 
     def prompt_or_refusal(self, request: PolicyRequest) -> tuple[list[int], Generation | None]:
-        """The prompt's token ids; or the generation of one that is beyond the limits, or that no template can render."""
+        """The prompt's token ids, and a generation instead of a turn if it is too long or cannot be rendered."""
         try:
             prompt = self.prompt_ids(request)
         except TemplateRefuses as error:
@@ -172,9 +173,9 @@ class HfPolicy(_CheckpointPolicy):
         )
 
     def stream(self, exchange: Exchange) -> None:
-        """Play requests as `exchange` hands them out; a prompt beyond the limits comes back as `too_long`.
+        """Play the requests of `exchange`; a prompt beyond the limits is returned as `too_long`.
 
-        Nothing that a former stream left is used, so that the same requests give the same bits.
+        The cache of earlier streams is not used, so that the same requests give the same bits.
         """
         decoder = self._free.get()
         try:
@@ -206,7 +207,7 @@ class HfPolicy(_CheckpointPolicy):
         decoder.run(trade)
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
-        """One generation for each request, in order. What a former call left of the same episodes is used."""
+        """One generation per request, in order. Reuses the cache that earlier calls left for the same episodes."""
         return _generate(lambda exchange: self._decode(self.decoders[0], exchange), requests)
 
 
@@ -218,11 +219,11 @@ def _cache_bytes_per_token(model: Any) -> int:
 
 
 class VllmPolicy(_CheckpointPolicy):
-    """The same checkpoint through vLLM, on GPU or, with vllm-cpu, on CPU. Token ids go in: no template is applied there.
+    """The same checkpoint through vLLM, on GPU or, with vllm-cpu, on CPU. It gets token ids and applies no template.
 
-    One engine per visible GPU (`workers` of them), each with a process and a share of the episodes of its own: a turn that ends
-    makes room for another at once, and an episode finds the prefix of its former turns where it left it. While the tools of one
-    turn run, the engine writes the others.
+    Each visible GPU has one engine (`workers` in total) with its own process and share of the episodes. A finished turn
+    immediately makes room for another, and an episode finds its prefix in the engine's cache. While the tools of one
+    turn run, the engine generates other turns.
     """
 
     def __init__(
@@ -271,7 +272,7 @@ class VllmPolicy(_CheckpointPolicy):
             self._free.put(engine)
 
     def stream(self, exchange: Exchange) -> None:
-        """Play requests as `exchange` hands them out, on a free engine; a prompt beyond the limits comes back as `too_long`."""
+        """Play the requests of `exchange` on a free engine; a prompt beyond the limits is returned as `too_long`."""
         model = self._free.get()
         engine = model.llm_engine  # its processes go on while this thread is in `exchange`
         running: dict[str, tuple[int, int]] = {}  # request -> its ticket, and the length of its prompt
@@ -314,7 +315,7 @@ class VllmPolicy(_CheckpointPolicy):
         )
 
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
-        """One generation for each request, in order. A prompt beyond the limits comes back as `too_long`."""
+        """One generation per request, in order. A prompt beyond the limits is returned as `too_long`."""
         return _generate(self.stream, requests)
 
 
@@ -344,7 +345,7 @@ def _visible_gpus() -> list[str]:
 
 @contextlib.contextmanager
 def _only_gpu(place: str) -> Iterator[None]:
-    """Processes that are started meanwhile see this GPU alone (nothing changes for an empty `place`, on a CPU)."""
+    """Processes started inside this context see only this GPU; an empty `place`, on a CPU, changes nothing."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     if place:
         os.environ["CUDA_VISIBLE_DEVICES"] = place

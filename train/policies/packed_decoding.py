@@ -1,15 +1,15 @@
-"""Decode many prompts at once through any transformers model, without padding and without computing a prefix twice.
+"""Decode many prompts at once with a transformers model, without padding and without computing a prefix twice.
 
-`model.generate` pads prompts to the longest, copies the whole KV cache at every step, keeps finished sequences, and starts
-every turn of an episode from nothing. On the tiny CPU policy it is slower in a batch than one prompt at a time
-(tests/benchmarks/rollout_throughput.py). Here instead:
-- tokens of all sequences stand in one row, (1, tokens): the matrix products see no padding
-- each sequence has a row of a preallocated cache, written in place; sequences leave the batch the step they end, and others
-  join while the rest goes on, so that a few long ones do not hold up a batch
-- what a sequence leaves in the cache is kept (`PrefixStore`): the next turn's prompt computes only what is new
+`model.generate` pads prompts to the longest, copies the complete KV cache at every step, keeps finished sequences, and
+recomputes every turn of an episode from the start. For the tiny CPU policy a batch of it is slower than one prompt at a
+time (tests/benchmarks/rollout_throughput.py). This module differs:
+- The tokens of all sequences form one row, (1, tokens), so the matrix products have no padding.
+- Each sequence has a row of a preallocated cache, written in place. Sequences leave the batch when they end, and others
+  join while the remaining ones continue, so a few long sequences do not delay a batch.
+- The cache of a finished sequence is kept (`PrefixStore`), so the next turn computes only its new tokens.
 
-It works by an attention function registered with transformers, so the model's own code runs unchanged. Models whose layers
-are not all plain causal attention (sliding windows, linear attention) are refused: vLLM serves those.
+It registers an attention function with transformers, so the model's code runs unchanged. It rejects models with layers
+other than full causal attention (sliding windows, linear attention); use vLLM for those.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from env_construction.environment.jsonl import BadInput
 
 ATTENTION = "packed_cache"
-PREFILL_TOKENS = 1024  # tokens of one prefill pass: enough for full speed, small enough for the caches of the processor
+PREFILL_TOKENS = 1024  # tokens per prefill pass: enough for full speed, small enough for the processor's caches
 Layers = list[
     tuple[torch.Tensor, torch.Tensor]
 ]  # a sequence's keys and values of each layer, (kv heads, tokens, head size)
@@ -35,10 +35,10 @@ Layers = list[
 class PackedCache:
     """Keys and values of the sequences of a batch: per layer (rows, kv heads, capacity, head size), from position 0 on.
 
-    `lengths[row]` tokens of a row are valid. A pass through the model is either a prefill (`spans`: which tokens of the pass
-    belong to which row) or one decoding step (one token for each row, in order).
-    The values' memory is cleared once, because a place that is masked is still multiplied by 0, and NaN times 0 is NaN;
-    afterwards it is used again and again. The keys' memory need not be: scores of masked places are overwritten.
+    `lengths[row]` tokens of a row are valid. A pass through the model is either a prefill (`spans`: which tokens of the
+    pass belong to which row) or one decoding step (one token per row, in order).
+    The values' memory is cleared once and then reused, because masked positions are multiplied by 0 and NaN times 0 is
+    NaN. The keys' memory need not be cleared, because the scores of masked positions are overwritten.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class PackedCache:
                 tensors[layer][:used, :, :longest] = old[:used, :, :longest]
 
     def _new_keys(self, like: torch.Tensor) -> torch.Tensor:
-        # a step multiplies by the transposed keys: in memory the positions of one feature stand side by side
+        # A step multiplies by the transposed keys, so the positions of one feature are adjacent in memory.
         return like.new_empty((self.rows, like.shape[-3], like.shape[-1], self.capacity)).transpose(-1, -2)
 
     def _new_values(self, like: torch.Tensor) -> torch.Tensor:
@@ -170,10 +170,10 @@ class PackedCache:
 
 
 def length_blocks(lengths: Sequence[int], rows: int = 16, slack: float = 1.12) -> list[tuple[int, int, int]]:
-    """Runs of rows, `(begin, end, longest)`, of about the same length: attention reads each run up to its own longest only.
+    """Runs of rows with similar lengths, `(begin, end, longest)`. Attention reads each run only up to its longest row.
 
-    A run has at least `rows` rows (the last may have fewer), and grows while its length and the next rows' differ by at most
-    the factor `slack`: one product more costs about as much as that.
+    A run has at least `rows` rows; the last may have fewer. It grows while its length and that of the next rows differ
+    by at most the factor `slack`, because another product costs about as much.
     """
     blocks: list[tuple[int, int, int]] = []
     for begin in range(0, len(lengths), rows):
@@ -215,7 +215,7 @@ class _Stored:
 
 
 class PrefixStore:
-    """What former sequences left in the cache, by key (the episode), least recently used out first."""
+    """The cached keys and values of earlier sequences by key (the episode); an LRU cache."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -257,7 +257,7 @@ class PrefixStore:
 
 
 def use_packed_attention(model: Any, name: str) -> None:
-    """Switch a transformers model to packed attention. Raises BadInput where that would change what it computes."""
+    """Switch a transformers model to packed attention. Raises BadInput if that would change what it computes."""
     from transformers import AttentionInterface
 
     config = model.config.get_text_config()
@@ -287,8 +287,8 @@ class Continuation:
 class PackedDecoder:
     """Continues prompts, up to `rows` at once, within `max_bytes` of cache (`token_bytes`: the cache of one token).
 
-    Of the sequences that a decoding pass started with, `refill_below` may be left before others are asked for: few large
-    prefills and sandbox batches are cheaper than many small ones.
+    New sequences are requested when at most the share `refill_below` of the started ones is still running, because few
+    large prefills and sandbox batches are cheaper than many small ones.
     """
 
     def __init__(
@@ -316,9 +316,9 @@ class PackedDecoder:
 
     @torch.inference_mode()
     def run(self, exchange: Callable[[list[Continuation], int], list[Continuation]]) -> None:
-        """Decode until nothing is left. `exchange(finished, room)` takes what has ended and returns at most `room` new ones."""
+        """Decode until nothing is left. `exchange(finished, room)` returns at most `room` new sequences."""
         running = self._running
-        running.clear()  # a run that was broken off may have left some
+        running.clear()  # an interrupted run may have left some
         self.cache.lengths.clear()
         first = exchange([], 1)  # how many more there is room for depends on their length
         if not first:
@@ -370,7 +370,7 @@ class PackedDecoder:
         return joined
 
     def _prefill(self, first: int) -> torch.Tensor:
-        """Compute what the cache lacks of the prompts from row `first` on; returns the logits after each, (rows, vocabulary)."""
+        """Compute the uncached part of the prompts from row `first` on; return the last logits, (rows, vocabulary)."""
         cache = self.cache
         logits: list[torch.Tensor] = []
         row = first
@@ -432,7 +432,7 @@ def _longest_first(items: list[Continuation]) -> list[Continuation]:
 
 
 def choose_tokens(logits: torch.Tensor, temperature: float, draws: Sequence[random.Random]) -> list[int]:
-    """The next token of each row of (rows, vocabulary) logits: the most probable, or one drawn with the row's own stream."""
+    """The next token of each row of (rows, vocabulary) logits: the most probable, or sampled with the row's stream."""
     if temperature == 0:
         return logits.argmax(-1).tolist()
     cumulative = torch.softmax(logits.float() / temperature, dim=-1).double().cumsum(-1)

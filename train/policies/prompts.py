@@ -1,8 +1,8 @@
-"""Prompts: the one place where messages and tools become text, by the model's own chat template.
+"""Render prompts: the only place where messages and tools become text, with the model's chat template.
 
-Collection, RL prompts and evaluation all call `render_prompt`, so that a policy is trained on exactly the text that it is
-measured on. A prompt file carries the hash of the template that made it (`template_sha256`). A template is a program of its own,
-which may refuse or leave out what episodes hold: it is tried when a tokenizer is loaded (`check_template`).
+Collection, RL prompts and evaluation all call `render_prompt`, so a policy is trained and evaluated on the same text. A
+prompt file has the hash of its template (`template_sha256`). A template may reject or drop parts of an episode, so it
+is tested when a tokenizer is loaded (`check_template`).
 
 Source: paper/README.md, "Training"; issue: prompts, templates, thinking.
 """
@@ -26,14 +26,14 @@ _READS_IDS = re.compile(r"""tool_call_id|\.id\b|['"]id['"]""")
 
 
 class TemplateRefuses(BadInput):
-    """The chat template cannot render a conversation. The message holds the template's own reason."""
+    """The chat template cannot render a conversation. The message has the template's reason."""
 
 
 def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer of a checkpoint folder (or hub name), padding on the left.
 
-    Raises BadInput if there is no tokenizer, no chat template, or one that has no room for tools (make_room_for_tools) or
-    cannot serve conversations with them (check_template).
+    Raises BadInput if there is no tokenizer or no chat template, or if the template does not support tools
+    (make_room_for_tools) or conversations with them (check_template).
     """
     from transformers import AutoTokenizer
 
@@ -52,9 +52,9 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def make_room_for_tools(tokenizer: Any, name: str | Path) -> None:
-    """Replace a ChatML template without room for tools by CHATML_TEMPLATE: no policy would ever see its tools otherwise.
+    """Replace a ChatML template without tool support by CHATML_TEMPLATE. Otherwise the policy would not see its tools.
 
-    Raises BadInput for a template of another format that has none.
+    Raises BadInput for a template of another format without tool support.
     """
     template = chat_template(tokenizer)
     if "tools" in template:
@@ -95,9 +95,10 @@ def render_prompt(
 ) -> str:
     """The prompt that a model continues: `messages` so far with `tools` (OpenAI format), the assistant's turn opened.
 
-    Lone surrogates, which a model can write as JSON escapes, become `?`: tokenizers take valid Unicode only. Where the tokenizer
-    composes letters and accents (Qwen's do, NFC), so does the prompt: the tokens are the same, and they decode to the prompt again,
-    by which the reward finds the response in a query. A template that reads ids of calls gets some. Raises TemplateRefuses.
+    Lone surrogates, which a model can write as JSON escapes, become `?`, because tokenizers accept only valid Unicode.
+    If the tokenizer normalizes to NFC (Qwen's do), the prompt is normalized too. The tokens are the same and decode to
+    exactly this prompt, which the reward needs to find the response in a query. Templates that read call ids get
+    generated ids. Raises TemplateRefuses.
     """
     try:
         text = tokenizer.apply_chat_template(
@@ -119,9 +120,9 @@ def render_prompt(
 
 
 def check_template(tokenizer: Any, name: str | Path, system: bool = False) -> None:
-    """Raises BadInput, naming what fails, unless the template renders what episodes hold; `system`: a system message too.
+    """Raises BadInput, naming what fails, unless the template renders all of an episode; `system`: system messages too.
 
-    A template may refuse a conversation, or leave parts of it out, that comes up in the middle of a run only.
+    Otherwise a template could reject a conversation, or drop parts of it, in the middle of a run.
     """
     for what, messages, shown in _served_conversations(system):
         for thinking in {False, has_thinking(tokenizer)}:
@@ -131,8 +132,8 @@ def check_template(tokenizer: Any, name: str | Path, system: bool = False) -> No
                 raise BadInput(f"{name} cannot be used: with {what}, {error}; use another model or template") from None
             if missing := [mark for mark in shown if mark not in text]:
                 raise BadInput(
-                    f"{name} cannot be used: with {what}, the chat template leaves out {', '.join(map(repr, missing))}; "
-                    "use another model or template"
+                    f"{name} cannot be used: with {what}, the chat template leaves out "
+                    f"{', '.join(map(repr, missing))}; use another model or template"
                 )
 
 
@@ -142,7 +143,7 @@ def has_system_message(state: Environment) -> bool:
 
 
 def _served_conversations(system: bool) -> Iterator[tuple[str, list[dict[str, Any]], list[str]]]:
-    """What a template must serve: its name, a conversation that has it, and what must then stand in the prompt."""
+    """What a template must support: a description, a conversation, and the text that its prompt must contain."""
     question = {"role": "user", "content": "Question-1"}
     shown = ["probe", "Question-1", "Argument-1", "Answer-1"]
     yield "a question and a tool", [question], shown[:2]
@@ -173,9 +174,9 @@ def _called(*numbers: int) -> list[dict[str, Any]]:
 
 
 def feedback_text(tokenizer: Any, tool_messages: Sequence[Mapping[str, Any]], thinking: bool) -> str:
-    """What the template writes after an assistant's turn: its end-of-turn token, the tools' messages, the next turn opened.
+    """The template's text after an assistant's turn: end-of-turn token, tool messages, opening of the next turn.
 
-    For playing an episode token by token: this text is appended to the turn's own tokens, which are never rendered again.
+    Episodes played token by token append this text to the turn's own tokens, which are never rendered again.
     Raises BadInput if the template does not write a turn's content as it is.
     """
     conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _TURN}, *tool_messages]
@@ -186,7 +187,7 @@ def feedback_text(tokenizer: Any, tool_messages: Sequence[Mapping[str, Any]], th
 
 
 def check_feedback(tokenizer: Any, name: str, thinking: bool) -> None:
-    """Raises BadInput unless `feedback_text` is how a whole conversation with tools, calls and thinking goes on."""
+    """Raises BadInput unless a complete conversation with tools, calls and thinking ends with `feedback_text`."""
     try:
         whole = render_prompt(tokenizer, _probe(thinking), _PROBE_TOOLS, thinking)
         feedback = feedback_text(tokenizer, _probe(thinking)[2:], thinking)
@@ -199,10 +200,10 @@ def check_feedback(tokenizer: Any, name: str, thinking: bool) -> None:
 
 
 def dropped_when_rendered_again(tokenizer: Any, thinking: bool) -> str:
-    """What the template leaves out of an opened turn once the conversation has gone on; empty if it only appends.
+    """The text that the template drops from an opened turn in a longer conversation; empty if it only appends.
 
-    Qwen3 without thinking opens a turn with an empty thinking block and leaves it out of every earlier turn. Rendered
-    prompts (collection, evaluation) then lack it, and an episode played token by token keeps it.
+    Qwen3 without thinking opens a turn with an empty thinking block and drops it from every earlier turn. Rendered
+    prompts (collection, evaluation) then lack it, but an episode played token by token keeps it.
     """
     probe = _probe(thinking)
     opened = render_prompt(tokenizer, probe[:1], _PROBE_TOOLS, thinking)

@@ -1,8 +1,7 @@
-"""Own environments in play: each turn is scored by the reward's own scorer, its tool calls run in the sandbox.
+"""Play environments: the reward's scorer scores each turn, and the sandbox runs its tool calls.
 
-Training (collection) and evaluation play through this one function, so the two can never disagree. An episode ends with
-the first turn without a parsed call, or after `max_turns`. How games are played, and their seeds:
-train/policies/games.py.
+Collection and evaluation both call `play`, so they cannot disagree. An episode ends with the first turn without a
+parsed call, or after `max_turns`. The engine and its seeds are in train/policies/games.py.
 
 Source: paper/README.md, "Training" and "Reward for one model turn".
 """
@@ -22,7 +21,7 @@ from train.policies.interface import Policy
 class Episode(Game):
     """An environment in play. `state` is the environment after the turns so far.
 
-    `prefixes[i]` is the state before turn i, `turns[i]` its score. Where it ends by itself, its outcome is `answered`.
+    `prefixes[i]` is the state before turn i, `turns[i]` its score. The outcome is `answered` if it ends by itself.
     """
 
     def __init__(self, start: Environment, trial: int = 0, seed: int = 0, match: str = "published") -> None:
@@ -34,7 +33,7 @@ class Episode(Game):
         self.prefixes: list[Environment] = []
 
     def take(self, score: TurnScore) -> str:
-        """Go on by a turn; returns the sandbox's fault, empty if there was none."""
+        """Advance by a turn. Return the sandbox's fault, empty if there was none."""
         self.prefixes.append(self.state)
         self.turns.append(score)
         if score.fault:
@@ -51,10 +50,10 @@ class Episode(Game):
 
 
 def cut_off_text(cut: int, turns: int, limit: int) -> str:
-    """A line on the turns that ended at the limit of `limit` tokens, empty where none did.
+    """A line on the turns that ended at the limit of `limit` tokens; empty if none did.
 
-    A call that is cut off is malformed and scores below a turn without any: where the limit is too short for a
-    tokenizer, the reward teaches to call less.
+    A truncated call is malformed and scores lower than a turn without calls. If the limit is too short for a tokenizer,
+    the reward teaches the policy to make fewer calls.
     """
     if not cut:
         return ""
@@ -78,9 +77,9 @@ def play(
 ) -> list[Episode]:
     """Play every environment `trials` times; episodes come back in order (environment, then trial).
 
-    `in_flight` bounds how many episodes run at once; a finished one makes room for the next. `on_episode` is called as
-    each ends. `skip(id, trial)` leaves out what a former run has done. A tool's or a server's fault ends its episode
-    with outcome `fault`; the others go on.
+    `in_flight` limits the concurrent episodes; a finished one makes room for the next. `on_episode` is called when each
+    ends. `skip(id, trial)` excludes the episodes of an earlier run. A fault of a tool or server ends its episode with
+    outcome `fault`; the others continue.
     """
     tasks = [
         (environment, trial)

@@ -1,16 +1,16 @@
-"""The policy behind an OpenAI-compatible server: open models (vLLM, SGLang, llama.cpp) and closed ones alike.
+"""A policy behind an OpenAI-compatible server, for open models (vLLM, SGLang, llama.cpp) and closed ones.
 
-Many requests run at once; a connection error, a rate limit or an overload is retried with growing waits, then becomes a
-fault of that episode alone, as does a reply that is no chat completion (env_construction/replies/server_replies.py). Where the server
-parses tool calls and thinking, the raw text of the turn is rebuilt from them, so that one parser and one scorer serve every
-policy. A key, where one is needed, comes from OPENAI_API_KEY.
+Many requests run concurrently. Connection errors, rate limits and overloads are retried with growing waits. If all
+attempts fail, or the reply is not a chat completion (env_construction/replies/server_replies.py), only that episode
+gets a fault. If the server parses tool calls and thinking, the raw text of the turn is rebuilt from them, so that all
+policies share one parser and one scorer. The API key, if required, comes from OPENAI_API_KEY.
 
-`chat_template_kwargs: {"enable_thinking": ...}` is sent, as vLLM and SGLang understand it; a server that refuses the field
-gets the requests without it, unless thinking was asked for: then the refusal is a fault.
+Requests include `chat_template_kwargs: {"enable_thinking": ...}`, which vLLM and SGLang support. If a server rejects
+the field, requests omit it. With thinking requested, the rejection is a fault.
 
-Reasoning of earlier turns is sent along as `reasoning_content`, so that the server's chat template decides about it as it does for `hf:`
-and `vllm:` (Qwen3's keeps it between the calls of one question). A server that refuses the field gets the messages without it, and a
-note says so once: its model then sees less of its own thinking than a local one.
+Reasoning of earlier turns is sent as `reasoning_content`, so that the server's chat template handles it as for `hf:`
+and `vllm:` (Qwen3's keeps it between the calls of one question). If a server rejects the field, messages omit it and a
+note is printed once: the model then sees less of its own thinking than a local one.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class ServerPolicy:
                 return self._ask_retrying(request, sent)
             except (openai.BadRequestError, openai.UnprocessableEntityError, BadReply) as error:
                 refused = [name for name in sent if name in str(error) and self._sent.get(name, True)]
-                if isinstance(error, BadReply):  # its words may quote a reply, which has a reasoning_content of its own
+                if isinstance(error, BadReply):  # it may quote a reply, which can contain the name reasoning_content
                     refused = [name for name in refused if name != "reasoning_content"]
                 if not refused:
                     raise
@@ -203,9 +203,9 @@ def _valid_unicode(value: Any) -> Any:
 def raw_text(message: ReplyMessage) -> str:
     """The turn's raw text from a server's message: thinking in its tags, content, then the calls in theirs.
 
-    Some servers leave a call in the content that they also read out of it: it is written once. Thinking that the content
-    opens and does not close ends before the calls, since the server found them outside of it. Arguments that are not a JSON object
-    stay as they came, inside the tags: the parser then counts them as malformed.
+    Some servers leave a parsed call in the content; it is written only once. Thinking that the content opens but does
+    not close ends before the calls, because the server found them outside of it. Arguments that are not a JSON object
+    are kept unchanged inside the tags, so the parser counts them as malformed.
     """
     parts: list[str] = []
     if message.thinking:

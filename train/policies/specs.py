@@ -1,4 +1,4 @@
-"""From a spec to a policy: what `--policy` takes everywhere.
+"""Create a policy from its spec, the value of `--policy` in all scripts.
 
 oracle                  plays the gold plan: the ceiling, 1.0 on every metric
 random                  random tools with random arguments of the right shape: the floor
@@ -33,12 +33,12 @@ def load_policy(
     dtype: str | None = None,
     workers: int | None = None,
 ) -> Policy:
-    """The policy of a spec (see the module's head). Raises BadInput for an unknown spec or an unusable checkpoint.
+    """The policy of a spec (see the module's docstring). Raises BadInput for an unknown spec or unusable checkpoint.
 
-    `max_prompt_tokens`: a longer prompt ends its episode as `too_long`; None means all that the model's context leaves.
-    `concurrency` is for `openai`; `dtype` (torch's name) for `hf` and `vllm`: by default the checkpoint's type where there is
-    a GPU, else float32. For `hf`: `batch_size`; `device`, a choice of train/trainer/devices.py; `workers`, how many
-    batches are decoded at once, each in a thread; None means as many as the cores allow at torch's number of threads.
+    `max_prompt_tokens`: a longer prompt ends its episode as `too_long`; None: the limit is the model's context.
+    `concurrency`: for `openai`. `dtype` (torch's name): for `hf` and `vllm`; default: the checkpoint's type on a GPU,
+    otherwise float32. `batch_size`, `device` (train/trainer/devices.py), `workers`: for `hf`. `workers` is the number
+    of batches decoded concurrently, each in a thread; None: as many as the cores allow at torch's number of threads.
     """
     kind, _, rest = spec.partition(":")
     generation: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "thinking": thinking}

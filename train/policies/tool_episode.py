@@ -1,6 +1,6 @@
-"""One episode of training with the environment in the loop: that of train/policies/rollout.py, one turn at a time.
+"""One training episode played online: the episode of train/policies/rollout.py, one turn at a time.
 
-It ends with the first turn without a parsed call, after `max_turns`, or when its conversation has grown too long.
+It ends with the first turn without a parsed call, after `max_turns`, or when its conversation is too long.
 Source: paper/README.md, "Training"; the reward of an episode: reward/episode_rewards.py.
 """
 
@@ -55,7 +55,7 @@ class EpisodeSettings:
 
 
 class ToolEpisode(Episode):
-    """`state` is the environment after the turns so far; `outcome` is empty while the episode goes on."""
+    """`state` is the environment after the turns so far; `outcome` is empty until the episode ends."""
 
     def __init__(
         self, start: Environment, settings: EpisodeSettings, thinking: bool = False, sandbox: ToolSandbox | None = None
@@ -100,10 +100,9 @@ class ToolEpisode(Episode):
 
 
 def episode_logs(episode: ToolEpisode | None, settings: EpisodeSettings) -> dict[str, float]:
-    """What is logged of an episode, the same keys every time: sums over its turns, shares of its turns by kind, the
-    settings.
+    """The logs of an episode, always with the same keys: sums over turns, shares of turns by kind, the settings.
 
-    None is an episode that could not even begin, which is a fault.
+    None is an episode that could not start, which counts as a fault.
     """
     turns = episode.turns if episode else []
     kinds = Counter(turn.kind for turn in turns)

@@ -1,4 +1,4 @@
-"""Supervised learning: demonstrators, the tiny model made from scratch, and the card of what was made.
+"""Supervised learning: demonstrators, the tiny model trained from scratch, and its model card.
 
-`train/warm_start.py` is the script.
+The script is `train/warm_start.py`.
 """

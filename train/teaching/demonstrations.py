@@ -1,12 +1,13 @@
-"""Demonstrations of mixed quality, played from gold plans: what a base model would have picked up from the world.
+"""Demonstrations of mixed quality, played from gold plans. They replace what a base model learns in pretraining.
 
-Reinforcement learning sharpens what a policy already samples. So the tiny policy is taught to copy entities and to write calls
-well, but from demonstrators who often behave badly: they call twice, try a needless tool, ask one thing a turn where
-several fit, take the wrong one of two similar tools, or answer before they know. In thinking mode a turn begins with a short plan. The shares are data (`MIX`), they are
-written into the start's `warm_start.json` and shown in the report, and the reward is what tells good from bad afterwards.
+Reinforcement learning sharpens what a policy already samples. The tiny policy therefore learns to copy entities and to
+write correct calls, but from demonstrators who often behave badly. They repeat calls, try an unneeded tool, make one
+call per turn although several are possible, choose the wrong one of two similar tools, or answer too early. In thinking
+mode a turn begins with a short plan. The shares of the habits are data (`MIX`); `warm_start.json` and the report
+contain them. Only the reward later distinguishes good behavior from bad.
 
-The demonstrator is a policy like any other: it plays through `train/policies/rollout.py`, so its calls are run in the sandbox and
-the tool outputs in a demonstration are real. It plays *train* environments only.
+The demonstrator is an ordinary policy: it plays through `train/policies/rollout.py`, so the sandbox runs its calls and
+the tool outputs in a demonstration are real. It plays only *train* environments.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Turn:
 
 
 class Demonstrator:
-    """A policy that knows the gold plan and follows it with the habits of `mix`; without bad habits, the oracle's episodes.
+    """A policy that follows the gold plan with the habits of `mix`; without bad habits it plays like the oracle.
 
     `thinking`: each turn begins with a short plan in `<think>` tags, which says what the turn then does, good or bad.
     """
@@ -122,7 +123,7 @@ def final_answer(answer: str) -> str:
 
 
 def needless_calls(environment: Environment, call: ToolCall, count: int, rng: random.Random) -> list[ToolCall]:
-    """Calls to other tools of the environment that carry the argument of `call`: `count`, or as many as there are tools."""
+    """At most `count` calls to other tools of the environment, with the argument of `call`."""
     others = [tool for tool in environment.tools if tool.name != call.name]
     tools = rng.sample(others, min(count, len(others)))
     return [ToolCall(tool.name, _arguments_like(tool, _strings_of(call.arguments), rng)) for tool in tools]

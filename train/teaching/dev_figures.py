@@ -1,6 +1,6 @@
-"""How a start does on dev while it is made: tool use in each mode it has, and the made skills. Greedy.
+"""Dev results of a start policy during training: tool use in each mode, and the made skills, decoded greedily.
 
-For the curve alone: final figures, with intervals, come from `eval.environments` and `eval.general`.
+They are for the dev curve only. Final results with intervals come from `eval.environments` and `eval.general`.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ def orthogonalize(grad: torch.Tensor, coefficients: tuple[float, float, float], 
 
 
 class Learner:
-    """Next-token learning with weights. `optimizer`: "muon" for the matrices inside the layers and AdamW for embeddings and
-    norms, or "adamw" for all.
+    """Next-token learning with weights.
+
+    `optimizer`: "muon" uses Muon for the layers' matrices and AdamW for embeddings and norms; "adamw" for all.
     """
 
     def __init__(self, model: torch.nn.Module, pad: int, learning_rate: float, optimizer: str = "muon") -> None:

@@ -1,7 +1,7 @@
-"""What a start learns from: demonstrated tool use without and with thinking, and the six made skills in both modes.
+"""Training data of a start policy: demonstrated tool use, and the six made skills, both with and without thinking.
 
-A lesson is a finished conversation and the mode that its template is rendered in. Each environment is demonstrated in one mode, each
-skill item is answered in one, so that no conversation is seen twice.
+A lesson is a finished conversation and the mode in which its template is rendered. Each environment is demonstrated in
+one mode and each skill item is answered in one mode, so that no conversation is seen twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from train.teaching.made_skills import SKILLS, Item, made_items
 
 @dataclass(frozen=True)
 class Lesson:
-    """A conversation to learn. `kind`: "tools" or the name of a made skill; `environment`: what was played, if anything."""
+    """A conversation to learn. `kind`: "tools" or a made skill's name; `environment`: the played one, if any."""
 
     kind: str
     messages: list[dict[str, Any]]

@@ -1,8 +1,7 @@
-"""The little programs of the made skills: one expression of `x`, in words, as code, and as what it gives for three arguments.
+"""The small programs of the made skills: an expression of `x` in words, as code, and with results for three arguments.
 
-A program applies one to three operations, on whole numbers or on text. What it gives is computed from the operations, never from its
-code, so that a test also tests the code. A number
-in it is given as a sum: copying words is not enough.
+A program applies one to three operations to integers or text. Its results are computed from the operations, never from
+its code, so that a test also tests the code. The description states a number as a sum, so copying words is not enough.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ WORDS = ("sun", "tree", "river", "stone", "cloud", "field", "house", "light", "w
 
 @dataclass(frozen=True)
 class Program:
-    """`words`: what it does, as a phrase with a capital; `code`: an expression of x; `cases`: three (argument, result)."""
+    """`words`: a capitalized phrase of what it does; `code`: an expression of x; `cases`: three (argument, result)."""
 
     name: str
     words: str
@@ -28,7 +27,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Operation:
-    """`words`, `code`: with `{x}` for what the operation is applied to; `atom`: the code needs no parentheses around it."""
+    """`words`, `code`: with `{x}` for the operand; `atom`: the code needs no parentheses."""
 
     words: str
     code: str

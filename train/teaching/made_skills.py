@@ -1,4 +1,4 @@
-"""Six made skills that stand for the six general benchmarks, where no benchmark's data and no pretrained model can be had.
+"""Six made skills that replace the six general benchmarks if neither their data nor a pretrained model is available.
 
 | made skill | stands for | an item |
 | --- | --- | --- |
@@ -9,12 +9,11 @@
 | made_completion | HumanEval | a signature with a docstring to complete; graded by tests in the sandbox |
 | made_writing | MBPP | a function to write from a sentence and three tests; graded by those tests in the sandbox |
 
-An item has the field names of the benchmark that it stands for (`doc`), so that the same lm-eval tasks and the same graders take it
+An item has the field names of the benchmark that it stands for (`doc`), so the same lm-eval tasks and graders accept it
 (eval/suites/general_tasks.py). Scores say nothing about the benchmarks themselves.
 
-Splits are disjoint by construction, whatever the seeds: an item belongs to the split that the hash of its question gives (of a
-program: of what it does, whatever its name).
-An item depends on (seed, skill, split, index) alone.
+Splits are disjoint for all seeds: the hash of an item's question determines its split. For a program, it is the hash of
+what the program does, without its name. An item depends only on (seed, skill, split, index).
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ UNKNOWNS = "abcdefghkmnpqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Item:
-    """One problem. `prompt`: the user's message; `thoughts`: a short working; `answer`: what a right turn says, thinking apart.
+    """One problem. `prompt`: the user's message; `thoughts`: short reasoning; `answer`: a correct turn without it.
 
     `doc`: the same as a record of the benchmark that it stands for.
     """
@@ -67,14 +66,14 @@ class Item:
     doc: dict[str, Any]
 
     def is_right(self, said: str) -> bool:
-        """Whether a turn ends in the answer as it is taught; stricter than the graders, who run programs and read other forms."""
+        """Whether a turn ends with the exact answer. The graders, which run programs and parse answers, are laxer."""
         said = said.rpartition("</think>")[2].strip()
         is_code = self.skill in ("made_completion", "made_writing")
         return said == self.answer if is_code else said.endswith(self.answer.splitlines()[-1])
 
 
 class Draft(NamedTuple):
-    """An item before it is known whether it belongs to a split. `content`: what decides that, the whole prompt if empty."""
+    """An item before its split is known. `content`: the text that decides the split; empty: the complete prompt."""
 
     prompt: str
     thoughts: str
@@ -110,7 +109,7 @@ def made_items(skill: str, split: str, count: int, seed: int) -> list[Item]:
 
 
 def lookup(rng: random.Random) -> Draft:
-    """A table of people and colors: asked for the color of a person, or for the person with a color; or where a name stands."""
+    """A table of people and colors with a question for a color or a person; or a question for a name's choice."""
     if rng.random() < 0.6:
         choices = rng.sample(NAMES, 4)
         gold = rng.choice(choices)

@@ -24,7 +24,7 @@ from train.teaching.sequences import Sequence, batches, copy_batch, word_pieces
 
 @dataclass
 class Progress:
-    """Where learning stands. `smooth`: running means of the loss (nats a token) on copied strings and on conversations."""
+    """State of the training. `smooth`: running mean losses (nats per token) on copied strings and on conversations."""
 
     copying: bool
     steps: int = 0
@@ -38,7 +38,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Watched:
-    """What the policy is looked at with on the way, and where its checkpoint lies."""
+    """The data for dev evaluations during training, and the checkpoint's folder."""
 
     folder: Path
     dev: list[Environment]
@@ -48,7 +48,7 @@ class Watched:
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """A checkpoint folder as every other policy has it, in fp32: start and trained models are compared in one precision."""
+    """Save a checkpoint folder in fp32, so that start and trained models are compared in the same precision."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -57,8 +57,10 @@ def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 def practice(
     model: Any, tokenizer: Any, sequences: list[Sequence], arguments: argparse.Namespace, watched: Watched
 ) -> Progress:
-    """Learn for --minutes of process time, evaluations apart: a busy machine must not make a worse start, unless --wall-minutes
-    ends it earlier. The learning rate falls by the time that is nearer to its end.
+    """Train for --minutes of process time, without evaluations, or until --wall-minutes.
+
+    Process time makes the result independent of the machine's load. The learning rate follows the time limit that is
+    closer to its end.
     """
     rng = random.Random(f"{arguments.seed}:warm_start")
     learner = Learner(model, tokenizer.pad_token_id, arguments.learning_rate, arguments.optimizer)

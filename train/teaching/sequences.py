@@ -1,7 +1,7 @@
-"""Conversations as weighted token sequences, and the batches that a learner takes.
+"""Conversations as weighted token sequences, and the batches for training.
 
-The assistant's own tokens weigh 1 in the loss, all others `prompt_weight`. What the template writes for the assistant (the turn's
-opening, and the empty thinking block where thinking is off) is not its own.
+Tokens that the assistant writes have weight 1 in the loss, all others `prompt_weight`. The template's text in an
+assistant turn (its opening, and the empty thinking block if thinking is off) does not count as written by it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def find_entities(
 
 
 def batches(sequences: list[Sequence], tokens_a_batch: int, rng: random.Random) -> Iterator[list[Sequence]]:
-    """Endless batches of similar length, about `tokens_a_batch` tokens each with padding; every epoch is shuffled anew."""
+    """Endless batches of similar length, about `tokens_a_batch` tokens each with padding; reshuffled every epoch."""
     while True:
         order = list(range(len(sequences)))
         rng.shuffle(order)

@@ -1,17 +1,17 @@
-"""Model, tokenizer and chat template of our own policies, `tiny` and `mini`: Qwen3-architecture models that a CPU can train.
+"""Model, tokenizer and chat template of the `tiny` and `mini` policies: Qwen3-architecture models for CPU training.
 
-What is kept from Qwen3: the architecture (grouped-query attention with q/k norms, SwiGLU, RMSNorm, RoPE, tied embeddings),
-the special tokens (`<|im_start|>`, `<|im_end|>`, `<tool_call>`, `<tool_response>`, `<think>` ...), and the way a chat template
-lays out tools, tool calls (Hermes JSON) and tool responses. What differs, and why:
+Same as in Qwen3: the architecture (grouped-query attention with q/k norms, SwiGLU, RMSNorm, RoPE, tied embeddings), the
+special tokens (`<|im_start|>`, `<|im_end|>`, `<tool_call>`, `<tool_response>`, `<think>` ...), and the chat template's
+layout of tools, tool calls (Hermes JSON) and tool responses. Differences and their reasons:
 
 - The vocabulary has about 2,000 tokens, since the embedding of a 151k vocabulary would be 99% of a model of this size.
 - Text is split so that a capitalised word is the same token sequence wherever it stands (after a space, after a quote).
   Qwen's own split glues the character before a word to it, so that an entity in a question and in a JSON argument have
   different tokens, and a small model has to learn a dictionary before it can copy.
-- The template writes a tool as one short JSON line (name, parameter names with type or enum, description) without the JSON
-  Schema boilerplate: the same facts in a third of the tokens. `?` marks an optional parameter.
-- The thinking switch is Qwen3's (`enable_thinking`), and so is the empty block that opens a turn without thinking. Qwen3's template drops
-  that block from earlier turns; ours keeps it, so that a longer conversation only appends to the shorter one.
+- The template writes a tool as one short JSON line (name, parameter names with type or enum, description) without the
+  JSON Schema boilerplate: the same facts in a third of the tokens. `?` marks an optional parameter.
+- The thinking switch (`enable_thinking`) and the empty block that opens a turn without thinking are Qwen3's. Qwen3's
+  template drops that block from earlier turns. Ours keeps it, so that a longer conversation only appends text.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from train.policies.chat_templates import TINY_TEMPLATE
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAG_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 
-# A lower-case word takes the space before it along. A capitalised word never does: that space ends the word before it, so that a
-# name of several words has no piece that is a mere space, from which nobody can tell how the name goes on. Digits stand alone;
-# all between is one piece.
-WORD_SPLIT = r" ?\p{Ll}+(?: (?=\p{Lu}))?|\p{Lu}\p{Ll}*(?: (?=\p{Lu}))?|\p{N}(?: (?=\p{Lu}))?|[^\p{L}\p{N}]+(?= \p{Ll})|[^\p{L}\p{N}]+|\p{L}"
+# A lower-case word includes the space before it. A space before a capitalized word belongs to the previous word
+# instead, so that a name of several words has no piece that is only a space, which would not predict the next piece.
+# Each digit is separate. Everything between is one piece.
+WORD_SPLIT = (
+    r" ?\p{Ll}+(?: (?=\p{Lu}))?|\p{Lu}\p{Ll}*(?: (?=\p{Lu}))?|\p{N}(?: (?=\p{Lu}))?"
+    r"|[^\p{L}\p{N}]+(?= \p{Ll})|[^\p{L}\p{N}]+|\p{L}"
+)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> PreTrainedTokenizerFast:

@@ -1,7 +1,7 @@
-"""The README.md that a made policy's folder carries: how it was made, how to remake it, what it can and cannot do.
+"""The model card (README.md) of a start policy: how it was trained, how to reproduce it, what it can and cannot do.
 
-In: the report of `train.warm_start` (its `warm_start.json`), the folder with the weights, and the summaries of measurements on dev
-(`eval.environments`, `eval.general`) where there are any. Out: Markdown.
+Inputs: the report of `train.warm_start` (`warm_start.json`), the folder with the weights, and the summaries of dev
+results (`eval.environments`, `eval.general`), if any. Output: Markdown.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def stage_text(report: Mapping[str, Any]) -> str:
     )
     return f"""    python -m train.warm_start {report["command"]}
 
-Seed {report["seed"]}, {report["steps"]:,} updates on {report["tokens"]:,} tokens, {report["seconds"] / 60:.0f} minutes of {core} (evaluations apart); it stopped since {report["stopped"]}.
+Seed {report["seed"]}, {report["steps"]:,} updates on {report["tokens"]:,} tokens, \
+{report["seconds"] / 60:.0f} minutes of {core} (evaluations apart); it stopped since {report["stopped"]}.
 {report.get("note", "")}
 
 | lessons | conversations | tokens |
@@ -69,19 +70,26 @@ def card(report: Mapping[str, Any], folder: Path, measured: Mapping[str, Mapping
     figures = measured_tables(measured) if measured else "Not measured yet: `python -m train.start_card --help`."
     return f"""# A policy to start from, made here
 
-A Qwen3-architecture model of {report["parameters"]:,} parameters ({report["layers"]} layers of width {report["width"]}, {report["vocabulary"]} tokens, {report["dtype"]}, tied
-embeddings), trained from scratch on one {"CPU core" if report["device"] == "cpu" else "GPU"}. One checkpoint has both modes: the chat template's `enable_thinking` is Qwen3's switch.
-It plays compact environments of this repository, answers the six made skills (`train/teaching/made_skills.py`), and does nothing else: it
-is there so that the whole experiment runs where no model can be downloaded, and its scores say nothing about real models or benchmarks.
+A Qwen3-architecture model of {report["parameters"]:,} parameters \
+({report["layers"]} layers of width {report["width"]}, {report["vocabulary"]} tokens, {report["dtype"]}, tied
+embeddings), trained from scratch on one {"CPU core" if report["device"] == "cpu" else "GPU"}. \
+One checkpoint has both modes: the chat template's `enable_thinking` is Qwen3's switch.
+It plays compact environments of this repository, answers the six made skills (`train/teaching/made_skills.py`), \
+and does nothing else: it
+is there so that the whole experiment runs where no model can be downloaded, \
+and its scores say nothing about real models or benchmarks.
 
-It is mediocre on purpose. It learned from a demonstrator of mixed quality, who plays *train* environments with these habits
-(share of turns while something is unsolved; once all is solved, a former call is made again in {report["demonstrations"]["recheck"]:.0%} of turns):
+It is mediocre on purpose. It learned from a demonstrator of mixed quality, \
+who plays *train* environments with these habits
+(share of turns while something is unsolved; once all is solved, a former call is made again in \
+{report["demonstrations"]["recheck"]:.0%} of turns):
 
 | habit | share |
 | --- | ---: |
 {mix}
 
-`train/teaching/demonstrations.py` says what each habit is. What reinforcement learning can then improve is behaviour that the policy
+`train/teaching/demonstrations.py` says what each habit is. \
+What reinforcement learning can then improve is behaviour that the policy
 already samples, good and bad.
 
 ## How it was made

@@ -1,4 +1,4 @@
-"""How OpenRLHF is run: its command, its launcher, the CPU and LoRA adaptations, memory, log, health.
+"""Running OpenRLHF: command, launcher, CPU and LoRA adaptations, memory plan, log, health rules.
 
-Start with `openrlhf_command.py`: every hyperparameter of the paper, one flag each.
+Start with `openrlhf_command.py`: it sets every hyperparameter of the paper with one flag each.
 """

@@ -1,4 +1,4 @@
-"""Change a module of a library right after it is imported, in the processes that import it and only there."""
+"""Patch a library's module right after it is imported, only in the processes that import it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-Adaptations = Mapping[str, Callable[[Any], None]]  # module name -> what is done with the module
-Surroundings = Mapping[str, Callable[[], AbstractContextManager[None]]]  # module name -> what surrounds its execution
+Adaptations = Mapping[str, Callable[[Any], None]]  # module name -> function that patches the module
+Surroundings = Mapping[str, Callable[[], AbstractContextManager[None]]]  # module name -> context of its execution
 
 
 class AdaptAfterImport(importlib.abc.MetaPathFinder):
-    """Finds a module as Python would, and runs every table's adaptation right after the module's own code."""
+    """An import finder that runs every table's adaptation of a module right after the module's code."""
 
     def __init__(self, tables: Sequence[Adaptations], around: Surroundings | None = None) -> None:
         self.tables = tables
@@ -47,13 +47,13 @@ class AdaptAfterImport(importlib.abc.MetaPathFinder):
         return spec
 
     def adapt(self, name: str, module: types.ModuleType) -> None:
-        """Run the adaptations of a module that has been executed."""
+        """Run all adaptations of an executed module."""
         for table in self.tables:
             if name in table:
                 table[name](module)
 
     def install(self) -> None:
-        """Adapt what is imported already, and what will be."""
+        """Adapt modules that are already imported, and those imported later."""
         sys.meta_path.insert(0, self)
         for name in {name for table in self.tables for name in table}:
             if name in sys.modules:

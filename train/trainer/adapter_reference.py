@@ -1,12 +1,13 @@
 """The KL reference of a policy with adapters: the same weights with the adapters off, instead of a second model.
 
-OpenRLHF 0.11.2 loads the reference from `--actor.model_name_or_path` into actors of its own, with adapters too. A policy's adapters start
-at zero, so its base with the adapters off is that model, and a GPU needs not hold it twice (for 8B parameters, 15 GiB). The
-reference's actors are not started: whoever asks the reference group for log-probabilities asks the policy's actors for theirs with
-the adapters off.
+OpenRLHF 0.11.2 loads the reference from `--actor.model_name_or_path` into separate actors, also for adapter training.
+A policy's adapters start at zero, so the base with adapters off is the reference model. Sharing it avoids a second copy
+on the GPU (15 GiB for 8B parameters). The reference's actors are not started. Requests to the reference group for
+log-probabilities go to the policy's actors, which compute them with the adapters off.
 
-`share_policy()` is called in the driver before OpenRLHF's entry point runs, unless a reference of its own is held
-(train/trainer/openrlhf_reference.py). The policy's actors have `reference_forward` from train/trainer/openrlhf_lora.py.
+`openrlhf_launcher.py` calls `share_policy()` in the driver before OpenRLHF's entry point runs, unless a separate
+reference is set (train/trainer/openrlhf_reference.py). The policy's actors get `reference_forward` from
+train/trainer/openrlhf_lora.py.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from openrlhf.trainer.ray.launcher import RayActorGroup, ReferenceModelActor
 
 
 class PolicyAsReference(RayActorGroup):
-    """The policy's actors, seen as OpenRLHF's reference group."""
+    """The policy's actors in the role of OpenRLHF's reference group."""
 
     def async_init_model_from_pretrained(self, *_: Any, **__: Any) -> list[Any]:
-        """Nothing to load."""
+        """Load nothing: the policy's actors have the weights."""
         return []
 
     def async_run_method_batch(self, method_name: str, **data: Any) -> list[Any]:
@@ -30,7 +31,7 @@ class PolicyAsReference(RayActorGroup):
 
 
 def share_policy() -> None:
-    """Let OpenRLHF make no reference actors: a group of them is the policy's group, which is always made first."""
+    """Replace OpenRLHF's reference group with the policy's group, which OpenRLHF always creates first."""
     from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 
     made = RayActorGroup.__init__

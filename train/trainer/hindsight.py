@@ -1,23 +1,22 @@
-"""What the reference thinks of a turn after it has seen what came of it: TurnSight's hindsight views, for credit per
-turn.
+"""TurnSight's hindsight views for credit per turn: the reference scores a turn again after it has seen the outcome.
 
-A turn's tokens are scored once more by the reference, in a context that goes on to what came of the turn, and then
-repeats the turn:
+The reference scores a turn's tokens a second time, in a context that first shows the consequences of the turn and then
+repeats it:
 
     prompt ... turn k | tools' feedback ... turn k + d - 1 | tools' feedback | turn k again      (depth d = 1, 2, 3)
 
-The tokens are those of the sample, so nothing is tokenized twice: what stands between the turn and its repetition is
-the conversation as it was played, which ends where the policy would write its next turn. The gap of a token is the
-reference's log-probability there minus the policy's own where it was written. Its use: `reward/credit.py`,
-`hindsight_advantages`.
+The view reuses the tokens of the sample, so nothing is tokenized twice. Between the turn and its repetition is the
+conversation as it was played, up to the point where the policy would write its next turn. The gap of a token is the
+reference's log-probability in the repetition minus the policy's log-probability at the original place.
+`hindsight_advantages` in `reward/credit.py` uses the gaps.
 
-A view does not reach beyond the last tool output; the last turn has none after it, and has no hindsight. A repetition
-that would be longer than `--data.max_len` is left out: its turn has none either.
+A view ends at the last tool output. The last turn has no tool output after it and therefore no hindsight. A view that
+would be longer than `--data.max_len` is skipped, and its turn has no hindsight either.
 
-Source: TurnSight (arXiv 2608.04007v1), "Execution-Conditioned Hindsight Construction". Not stated there, and chosen
-here: where in the context the hindsight block stands, and in what form. There the block holds calls and tool responses;
-here also the text around a turn's calls. Its reference is the initial policy; here it is the trainer's (the epoch's
-start, or `--reference base`).
+Source: TurnSight (arXiv 2608.04007v1), "Execution-Conditioned Hindsight Construction". The paper does not state the
+place and the form of the hindsight block in the context; they are choices of this repository. The paper's block has
+calls and tool responses; here it also has the text around a turn's calls. The paper's reference is the initial policy;
+here it is the trainer's (the epoch's start, or `--reference base`).
 """
 
 from __future__ import annotations
@@ -26,16 +25,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# of a sample's `info`: the number of each action's turn, shape (samples, actions), from 1; 0: of none
+# Key of a sample's `info`: the turn number of each action, from 1, shape (samples, actions); 0: not part of a turn.
 TURN = "credit_turn"
-# shape (samples, depths, actions), NaN where there is no hindsight
+# Key of a sample's `info`: the gaps, shape (samples, depths, actions); NaN where there is no hindsight.
 GAPS = "credit_gaps"
 
 
 @dataclass(frozen=True)
 class View:
-    """One repetition to score: `tokens`, of which the last `length` are the turn; `depths` that it stands for; where
-    its gaps belong.
+    """One view to score. The last `length` of its `tokens` are the repeated turn.
+
+    `depths`: the depths that share this view. `experience`, `row`, `first_action`: where its gaps are stored.
     """
 
     tokens: Any
@@ -74,16 +74,16 @@ def views_of(
 
 
 def add_hindsight(maker: Any, experiences: Sequence[Any]) -> None:
-    """Put GAPS into each experience's `info`. `maker`: OpenRLHF's RemoteExperienceMaker, whose reference is asked.
+    """Add GAPS to each experience's `info`. `maker`: OpenRLHF's RemoteExperienceMaker, which has the reference.
 
-    Raises ValueError where no reference was loaded.
+    Raises ValueError if no reference was loaded.
     """
     import torch
 
     from reward.credit import DEPTHS
 
     if maker.initial_model_group is None:
-        raise ValueError("hindsight needs a reference: --algo.kl.init_coef above 0")
+        raise ValueError("hindsight needs a reference: set --algo.kl.init_coef above 0")
     args = maker.strategy.args
     views: list[View] = []
     for number, experience in enumerate(experiences):
@@ -104,7 +104,7 @@ def add_hindsight(maker: Any, experiences: Sequence[Any]) -> None:
 
 
 def _reference_log_probs(maker: Any, views: Sequence[View]) -> Iterator[Any]:
-    """The reference's log-probabilities of each view's turn, shape (its length,), in order."""
+    """The reference's log-probabilities of each view's turn, in order; shape (length,) each."""
     import torch
 
     if not views:
@@ -126,7 +126,7 @@ def _reference_log_probs(maker: Any, views: Sequence[View]) -> Iterator[Any]:
         batches.append((sequences, actions, attention))
     copies = args.ds.ring_attn_size * args.ds.tensor_parallel_size
     ranks = max(1, args.actor.num_nodes * args.actor.num_gpus_per_node // copies)
-    # every rank takes as many batches; what was added is dropped below
+    # Every rank must get the same number of batches. The results of the added ones are dropped below.
     filled = batches + [batches[-1]] * (-len(batches) % ranks)
     refs = maker._dispatch_forward(
         maker.initial_model_group,

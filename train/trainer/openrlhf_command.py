@@ -1,8 +1,10 @@
-"""From a row of the matrix to the complete command of OpenRLHF's trainer: every hyperparameter of the paper, one flag each.
+"""Build the complete command of OpenRLHF's trainer from a row of the matrix, with one flag per hyperparameter.
 
-OpenRLHF's own defaults are others (cosine schedule, warm-up, betas 0.9/0.95, no weight decay, no dual clip, KL 0.01, token mean,
-KL inside the reward), so everything that the paper states is written out. Source: paper section "Training" (paper/README.md).
-OpenRLHF's loss_agg_mode covers the policy loss only: KL and entropy stay averaged over tokens.
+Every hyperparameter that the paper states has a flag, because OpenRLHF's defaults differ: cosine schedule, warm-up,
+betas 0.9/0.95, no weight decay, no dual clip, KL 0.01, token mean, KL inside the reward. OpenRLHF's loss_agg_mode
+covers only the policy loss; KL and entropy remain means over tokens.
+
+Source: paper section "Training" (paper/README.md).
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ from train.trainer.turn_credit import CREDIT_VARIABLE
 
 REWARD_FILE = REPOSITORY / "reward" / "openrlhf_reward.py"
 AGENT_FILE = REPOSITORY / "train" / "agent.py"
-ADAPTER_FLAGS = ["--ds.lora.rank", str(ADAPTER_RANK), "--ds.lora.alpha", str(ADAPTER_RANK)]  # of all linear layers
+ADAPTER_FLAGS = ["--ds.lora.rank", str(ADAPTER_RANK), "--ds.lora.alpha", str(ADAPTER_RANK)]  # for all linear layers
 EPISODE_REWARD_VARIABLE = "FTRL_EPISODE_REWARD"
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Where and how one epoch is trained. `gpus` are those of one node, 0 means CPU; `samples` the prompts in the file.
+    """Where and how one epoch is trained.
 
-    `save_steps`: the trainer's state is saved every so many steps, and a killed run resumes from it; 0: never.
-    `reference`: a model folder that KL is measured to instead of `policy`. `ray_address`: a running Ray cluster,
-    HOST:PORT to join it or http://HOST:PORT to submit a job; the repository with its .venv, `policy`, `prompts` and `out` must then
-    be paths that all its nodes share.
-    `threads`: OMP threads of each worker. `flash_attention`, `compiler`: what train/trainer/devices.py found for the GPU route.
-    `gpu_gib`: memory of a GPU, 0 if unknown.
+    `samples`: number of prompts in the file. `gpus`: per node, 0 means CPU. `gpu_gib`: memory of a GPU, 0 if unknown.
+    `save_steps`: interval of saved states, from which a killed run resumes; 0: never.
+    `reference`: model folder of the KL reference if it is not `policy`.
+    `ray_address`: a running Ray cluster, HOST:PORT to join it or http://HOST:PORT to submit a job. The repository with
+    its .venv, `policy`, `prompts` and `out` must then be on paths that all nodes share.
+    `threads`: OMP threads per worker. `flash_attention`, `compiler`: what train/trainer/devices.py found for GPUs.
     """
 
     policy: str
@@ -56,14 +58,14 @@ class Launch:
 
     @property
     def job(self) -> RayJob | None:
-        """The job that the training is where `ray_address` is a job server."""
+        """The cluster job of the training if `ray_address` is a job server, else None."""
         if not self.ray_address.startswith(("http://", "https://")):
             return None
         return RayJob(self.ray_address, self.out / "openrlhf" / "job.txt")
 
 
 def build_flags(row: Experiment, launch: Launch) -> list[str]:
-    """Every flag of `openrlhf.cli.train_ppo_ray` for one epoch of `row`."""
+    """All flags of `openrlhf.cli.train_ppo_ray` for one epoch of `row`."""
     scale = row.scale
     flags = [
         "--actor.model_name_or_path", launch.policy,
@@ -99,20 +101,22 @@ def build_flags(row: Experiment, launch: Launch) -> list[str]:
 
 
 def overrides(settings: Sequence[str]) -> list[str]:
-    """Flags of `NAME=VALUE` settings, for the end of the command, where they win. Raises BadInput for what cannot be set so."""
+    """Flags of `NAME=VALUE` settings, which override earlier flags. Raises BadInput for a setting not allowed."""
     flags: list[str] = []
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", name) or not value.strip():
             raise BadInput(f"--set {setting}: expected NAME=VALUE with OpenRLHF's name, such as actor.adam.lr=5e-6")
         if name == "rollout.batch_size" or name.startswith(("data.", "ckpt.", "reward.")):
-            raise BadInput(f"--set {setting}: {name} follows from the prompts and the folders; it cannot be set alone")
+            raise BadInput(
+                f"--set {setting}: {name} is derived from the prompts and the folders and cannot be overridden"
+            )
         flags += [f"--{name}", *value.split()]
     return flags
 
 
 def _reward_flags(row: Experiment) -> list[str]:
-    """The file that plays and scores."""
+    """The file that scores responses, or plays and scores complete episodes."""
     return ["--train.agent_func_path", str(AGENT_FILE)] if row.episode else ["--reward.remote_url", str(REWARD_FILE)]
 
 
@@ -138,16 +142,19 @@ def _machine_flags(row: Experiment, launch: Launch) -> list[str]:
     for entity in entities:
         flags += [f"--{entity}.num_nodes", str(launch.nodes), f"--{entity}.num_gpus_per_node", str(cards)]
     flags += [
-        "--vllm.num_engines", str(cards * launch.nodes), "--vllm.tensor_parallel_size", "1", "--vllm.enable_prefix_caching",
+        "--vllm.num_engines", str(cards * launch.nodes), "--vllm.tensor_parallel_size", "1",
+        "--vllm.enable_prefix_caching",
     ]  # fmt: skip
     if not launch.gpus:
         return [
-            *flags, "--vllm.sync_backend", "gloo", "--vllm.enforce_eager", "--ds.attn_implementation", "sdpa", "--ds.zero_stage", "2",
+            *flags, "--vllm.sync_backend", "gloo", "--vllm.enforce_eager", "--ds.attn_implementation", "sdpa",
+            "--ds.zero_stage", "2",
         ]  # fmt: skip
-    # an adapter's weights are sent merged, which needs whole layers on a GPU (train/trainer/openrlhf_lora.py); its optimizer is small.
-    # No --ds.enable_sleep: beside an optimizer on the host it does nothing, and DeepSpeed has it for its own Adam alone.
+    # Adapters are sent to vLLM merged, which requires complete layers on each GPU (train/trainer/openrlhf_lora.py).
+    # Their optimizer is small. No --ds.enable_sleep: with the optimizer on the host it has no effect, and DeepSpeed
+    # supports it only for its own Adam.
     sharding = ["--ds.zero_stage", "2"] if row.adapter else ["--ds.zero_stage", "3", "--ds.adam_offload"]
-    attention = ["--ds.attn_implementation", "sdpa"]  # padded batches: packing needs flash-attn
+    attention = ["--ds.attn_implementation", "sdpa"]  # padded batches, because packing needs flash-attn
     if launch.flash_attention:
         attention = [
             "--ds.attn_implementation",
@@ -164,38 +171,42 @@ def _machine_flags(row: Experiment, launch: Launch) -> list[str]:
 
 
 def check_batches(row: Experiment, launch: Launch) -> None:
-    """Raises BadInput with the numbers where DeepSpeed or OpenRLHF would stop after all models are loaded."""
+    """Raises BadInput for batch sizes that DeepSpeed or OpenRLHF would reject only after loading all models."""
     ranks, scale = max(launch.gpus, 1) * launch.nodes, row.scale
     if scale.train_batch % (scale.micro_batch * ranks):
         raise BadInput(
-            f"{row.name}: a train batch of {scale.train_batch} samples does not divide into micro-batches of {scale.micro_batch} "
-            f"on {ranks} GPUs; use a number of GPUs that divides {scale.train_batch // scale.micro_batch}"
+            f"{row.name}: a train batch of {scale.train_batch} samples does not divide into micro-batches of "
+            f"{scale.micro_batch} on {ranks} GPUs; use a number of GPUs that divides "
+            f"{scale.train_batch // scale.micro_batch}"
         )
     samples = scale.rollout_batch * scale.samples_per_prompt
     if samples % scale.train_batch:
         raise BadInput(
-            f"{row.name}: {samples} samples of a rollout batch are no whole number of train batches of {scale.train_batch}"
+            f"{row.name}: {samples} samples per rollout batch are not a multiple of the train batch of "
+            f"{scale.train_batch}"
         )
     if samples // scale.micro_batch < ranks:
         raise BadInput(
-            f"{row.name}: {samples} samples in micro-batches of {scale.micro_batch} do not reach all {ranks} GPUs; use fewer"
+            f"{row.name}: {samples} samples in micro-batches of {scale.micro_batch} do not suffice for {ranks} GPUs; "
+            "use fewer GPUs"
         )
 
 
 def _budget_flags(row: Experiment, launch: Launch) -> list[str]:
-    """Micro-batches by tokens, beside packed sequences alone: OpenRLHF normalizes the loss over the whole train batch either way."""
+    """Micro-batches by tokens, only for packed sequences. OpenRLHF still normalizes the loss over the train batch."""
     budget = token_budget(row, launch.gpus, launch.nodes, launch.gpu_gib)
     return ["--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", str(budget)] if budget else []
 
 
 def reward_environment(row: Experiment, control: str, seed: int) -> dict[str, str]:
-    """The reward's settings, as the rollout processes read them (reward/openrlhf_reward.py, and train/agent.py for
-    episodes). `control` overrides the row's. Raises BadInput for a control of a row with credit per turn.
+    """The environment variables of the reward (reward/openrlhf_reward.py; train/agent.py for episodes).
+
+    `control` overrides the row's control. Raises BadInput for a control of a row with credit per turn.
     """
     if row.credit and (control or row.control):
         raise BadInput(
-            f"{row.name}: a control replaces one reward per sample, and this row has one per turn; take the control of "
-            f"{row.name.removesuffix(f'-credit-{row.credit}')}"
+            f"{row.name}: a control replaces the one reward per sample, but this row has one per turn; use the control "
+            f"with {row.name.removesuffix(f'-credit-{row.credit}')}"
         )
     settings = {
         "FTRL_REWARD_VARIANT": row.variant,
@@ -211,7 +222,7 @@ def reward_environment(row: Experiment, control: str, seed: int) -> dict[str, st
 
 
 def build_command(flags: Sequence[str], launch: Launch, environment: Mapping[str, str]) -> list[str]:
-    """The launcher with the adaptations that the route needs: with a Ray of its own, on a cluster that it joins, or as a job."""
+    """The launcher's command with the required adaptations: with a local Ray, on a joined cluster, or as a job."""
     adapt = [] if launch.gpus else ["cpu"]
     if not launch.gpus or not launch.flash_attention:
         adapt.append("no-flash-attn")

@@ -1,20 +1,22 @@
-"""OpenRLHF's entry point, started the same way on every route: CPU, GPUs, adapters, a held reference.
+"""Start OpenRLHF's entry point in the same way on CPU and GPUs, with adapters or a separate reference.
 
     python -m train.trainer.openrlhf_launcher --gpus 1 --threads 4 --adapt lora -- <flags of openrlhf.cli.train_ppo_ray>
     python -m train.trainer.openrlhf_launcher --gpus 0 --adapt cpu,no-flash-attn -- <flags>
 
-It starts a Ray of its own (never one that happens to run here: `ray start`, RAY_ADDRESS), hands every worker the settings of the
-reward, the sandbox and the trainer, installs the adaptations in every process, and runs `openrlhf.cli.train_ppo_ray` as `__main__`.
-OpenRLHF starts no Ray where one is initialized. `--join HOST:PORT` uses a running cluster, of which this machine is a node; its workers
-get the same settings and run this interpreter, by its path. `--join auto` is for a job of such a cluster, whose settings came with it.
+It starts a local Ray and never uses one that already runs here (`ray start`, RAY_ADDRESS). It passes the settings of
+the reward, the sandbox and the trainer to every worker and installs the adaptations in every process. Then it runs
+`openrlhf.cli.train_ppo_ray` as `__main__`, which does not start Ray if Ray is initialized.
+
+`--join HOST:PORT` uses a running cluster that includes this machine. Its workers get the same settings and run this
+interpreter, by its path. `--join auto` is for a job of such a cluster; the job's environment has the settings.
 
 | --adapt | what it does |
 | --- | --- |
-| always | torch's AdamW instead of DeepSpeed's, which would be compiled (`without_compilers.py`); an advantage for each turn of an
-episode, where it is asked for, and no silent sample in a group (`turn_credit.py`) |
-| cpu | no GPU is used, whatever the machine has (`openrlhf_on_cpu.py`) |
+| always | torch's AdamW replaces DeepSpeed's, which would be compiled (`without_compilers.py`) |
+| always | one advantage per turn if requested, and no silent samples in a group (`turn_credit.py`) |
+| cpu | uses no GPU, even on a machine with GPUs (`openrlhf_on_cpu.py`) |
 | no-flash-attn | imports without flash-attn's compiled part (`without_compilers.py`) |
-| lora | vLLM gets merged weights (`openrlhf_lora.py`) |
+| lora | sends merged weights to vLLM (`openrlhf_lora.py`) |
 """
 
 from __future__ import annotations
@@ -42,21 +44,21 @@ TABLES = {
     "lora": openrlhf_lora.ADAPTATIONS,
     "no-flash-attn": {},
 }
-# settings of the reward, the sandbox and the trainer that workers read
+# Prefixes of the environment variables that workers read: settings of the reward, the sandbox and the trainer.
 PASSED_ON = ("FTRL_", "TOOL_SANDBOX_", "TRAIN_", "OPENRLHF_", "TORCHDYNAMO_DISABLE")
 EVERYWHERE = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",  # every step's status line arrives whole
+    "RAY_DEDUP_LOGS": "0",  # otherwise Ray may drop status lines
     "RAY_worker_niceness": "0",  # Ray would run the trainer at the lowest priority
 }
-# what OpenRLHF itself sets when it starts Ray (cli/train_ppo_ray.py)
+# The variables that OpenRLHF sets when it starts Ray (cli/train_ppo_ray.py).
 ON_GPUS = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 PRETENDED_GPUS = 4  # for OpenRLHF's placement groups on a CPU
-MORE_CPUS = 8  # Ray's own count: with one for each GPU and these, no actor waits for ever on a small machine
+MORE_CPUS = 8  # logical CPUs for Ray in addition to one per GPU, so that no actor waits forever on a small machine
 
 
 def install() -> None:
-    """Adapt this process, once, as TRAIN_ADAPT says; Ray calls it first in every worker."""
+    """Install the adaptations of TRAIN_ADAPT in this process, once. Ray calls this first in every worker."""
     names = [name for name in os.environ.get(ADAPT_VARIABLE, "").split(",") if name]
     if any(isinstance(finder, AdaptAfterImport) for finder in sys.meta_path):
         return
@@ -71,7 +73,7 @@ def install() -> None:
 
 
 def worker_environment(adapt: Sequence[str], threads: int) -> dict[str, str]:
-    """The variables that every worker gets, out of this process's and the route's own."""
+    """The environment variables of every worker: those passed on from this process, and those of the device."""
     route = openrlhf_on_cpu.ENVIRONMENT if "cpu" in adapt else {k: os.environ.get(k, v) for k, v in ON_GPUS.items()}
     passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -80,7 +82,7 @@ def worker_environment(adapt: Sequence[str], threads: int) -> dict[str, str]:
 
 
 def start_ray(adapt: Sequence[str], gpus: int, threads: int) -> None:
-    """A Ray of this process alone, without dashboard. Tried twice: on a busy machine its start takes longer than Ray waits."""
+    """Start a Ray for this process only, without dashboard. Try twice: the start can time out on a busy machine."""
     import ray
 
     on_cpu = "cpu" in adapt
@@ -105,13 +107,13 @@ def start_ray(adapt: Sequence[str], gpus: int, threads: int) -> None:
         except Exception as error:
             if attempt == 2:
                 raise
-            print(f"Ray did not start ({type(error).__name__}: {error}); once more", file=sys.stderr, flush=True)
+            print(f"Ray did not start ({type(error).__name__}: {error}); retrying", file=sys.stderr, flush=True)
             ray.shutdown()
             time.sleep(5)
 
 
 def join_ray(address: str, adapt: Sequence[str], threads: int) -> None:
-    """A running cluster. Its actors end with this process."""
+    """Join a running cluster. The actors end with this process."""
     import ray
 
     settings: dict[str, Any] = {"worker_process_setup_hook": "train.trainer.openrlhf_launcher.install"}
@@ -121,20 +123,22 @@ def join_ray(address: str, adapt: Sequence[str], threads: int) -> None:
 
 
 def run_trainer(flags: Sequence[str]) -> None:
-    """OpenRLHF's own entry point, as if it had been called."""
+    """Run OpenRLHF's entry point as the main module."""
     sys.argv = ["train_ppo_ray", *flags]
     runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)
 
 
 def parse_arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """This module's own options, and the trainer's flags after `--`."""
+    """This module's options, and the trainer's flags after `--`."""
     parser = ScriptParser(__doc__, "python -m train.trainer.openrlhf_launcher")
     parser.add_argument(
-        "--gpus", type=int, required=True, help="GPUs of this machine that Ray hands out; 0 with --adapt cpu"
+        "--gpus", type=int, required=True, help="GPUs of this machine that Ray assigns; 0 with --adapt cpu"
     )
-    parser.add_argument("--threads", type=int, default=1, help="OMP threads of each worker")
-    parser.add_argument("--adapt", default="", help=f"comma-separated, of {', '.join(sorted(TABLES))}")
-    parser.add_argument("--join", default="", metavar="HOST:PORT", help="use this Ray cluster; auto: that of our job")
+    parser.add_argument("--threads", type=int, default=1, help="OMP threads per worker")
+    parser.add_argument("--adapt", default="", help=f"comma-separated adaptations: {', '.join(sorted(TABLES))}")
+    parser.add_argument(
+        "--join", default="", metavar="HOST:PORT", help="use this Ray cluster; auto: the cluster of this job"
+    )
     place = list(line).index("--") if "--" in line else len(line)
     arguments = parser.parse_args(list(line[:place]))
     arguments.adapt = [name for name in arguments.adapt.split(",") if name]
@@ -144,12 +148,12 @@ def parse_arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
 
 
 def launch(line: Sequence[str]) -> None:
-    """Everything that the module does, in this process."""
+    """Start or join Ray, install the adaptations, and run the trainer in this process."""
     arguments, flags = parse_arguments(line)
     if arguments.join != "auto":
-        os.environ.pop("RAY_ADDRESS", None)  # of somebody else's cluster
+        os.environ.pop("RAY_ADDRESS", None)  # it names another cluster
     if "cpu" in arguments.adapt:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray would count them against the pretended ones
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray would compare it with the number of pretended GPUs
         os.environ.update(openrlhf_on_cpu.ENVIRONMENT)
     os.environ.update({**EVERYWHERE, ADAPT_VARIABLE: ",".join(arguments.adapt)})
     if arguments.join:
@@ -169,7 +173,7 @@ def launch(line: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    # under its own name: classes of adaptations travel between processes
+    # Import it under its module name, because classes of the adaptations are pickled between processes.
     from train.trainer.openrlhf_launcher import launch as main
 
     main(sys.argv[1:])

@@ -1,11 +1,13 @@
-"""The trainer with LoRA adapters: vLLM gets every weight as it is with its adapter added, under the name that it knows.
+"""Training with LoRA adapters: send vLLM merged weights under the base model's parameter names.
 
-OpenRLHF 0.11.2 takes `--ds.lora.rank` for RL too, but sends vLLM the adapter's own tensors (`base_model.model...lora_A...`), which
-vLLM's models do not have. Here the policy's processes hand its weight sync another view of the model: one tensor for each weight
-of the base model, W + s B A for a layer with an adapter, made when it is sent. Everything else is OpenRLHF's: the adapters
-are what is trained and saved (`train/merge_adapter.py` makes a whole checkpoint of them).
+OpenRLHF 0.11.2 accepts `--ds.lora.rank` for RL, but sends vLLM the adapter's own tensors
+(`base_model.model...lora_A...`), which vLLM's models do not have. This adaptation gives OpenRLHF's weight sync another
+view of the model: one tensor per weight of the base model, W + s B A for a layer with an adapter, computed when it is
+sent. The rest is unchanged OpenRLHF: it trains and saves the adapters, and `train/merge_adapter.py` merges them into a
+full checkpoint.
 
-Needs whole layers on a GPU, that is ZeRO stage 2 at most. `train/trainer/openrlhf_launcher.py --adapt lora` installs it, on CPUs and GPUs.
+It requires complete layers on each GPU, that is ZeRO stage 2 or lower. `train/trainer/openrlhf_launcher.py --adapt
+lora` installs it, on CPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ PARK_VARIABLE = "TRAIN_PARK_BASE"
 
 
 class MergedWeight:
-    """One layer's weight with its adapter added; has of a parameter what the weight sync asks for. Made anew at each use."""
+    """One layer's weight with its adapter added, recomputed at each use. Has the attributes that weight sync reads."""
 
     requires_grad = True
 
@@ -41,7 +43,7 @@ class MergedWeight:
 
 
 class PlainWeight:
-    """A parameter without an adapter, on the GPU when it is sent."""
+    """A parameter without an adapter, moved to the GPU when it is sent."""
 
     requires_grad = True
 
@@ -55,14 +57,15 @@ class PlainWeight:
 
 
 def _on_gpu(parameter: Any) -> Any:
-    """Its tensor, on the GPU even while the base is parked on the host."""
+    """The parameter's tensor on the GPU, even while the base is parked on the host."""
     home = getattr(parameter, "home", None)
     return parameter.data if home is None else parameter.data.to(home)
 
 
 class ParkedBase:
-    """The frozen weights of a policy with adapters, on the host except inside `with`. They never change, so that a pinned copy is
-    made once and leaving costs nothing.
+    """The frozen weights of a policy with adapters. They are on the GPU only inside `with`, otherwise on the host.
+
+    They never change, so one pinned host copy suffices, and parking transfers nothing.
     """
 
     def __init__(self, model: Any) -> None:
@@ -95,13 +98,13 @@ class ParkedBase:
 
 
 class MergedModel:
-    """A PEFT model seen as its base model: the names and weights that a merged checkpoint would have, nothing changed."""
+    """A view of a PEFT model with the names and weights of a merged checkpoint. The model itself does not change."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
-        """`(name in the base model, parameter or MergedWeight)`; the adapters' own tensors are left out."""
+        """`(name in the base model, parameter or MergedWeight)`, without the adapters' own tensors."""
         from peft.tuners.lora import LoraLayer
 
         layers = {f"{name}.": layer for name, layer in self.model.named_modules() if isinstance(layer, LoraLayer)}
@@ -116,8 +119,9 @@ class MergedModel:
 
 
 def send_merged_weights(module: Any) -> None:
-    """Change `openrlhf.trainer.ray.ppo_actor`: a policy with adapters is sent as a MergedModel, others as before; and policy actors
-    give the reference's log-probabilities too.
+    """Patch `openrlhf.trainer.ray.ppo_actor`: send a policy with adapters as a MergedModel, others as before.
+
+    Policy actors also compute the reference's log-probabilities.
     """
     sent = module.ActorPPOTrainer.broadcast_to_vllm
 
@@ -129,7 +133,7 @@ def send_merged_weights(module: Any) -> None:
         if not isinstance(actor.model.module, PeftModel):
             return sent(self)
         if self.strategy.args.ds.zero_stage > 2:
-            raise ValueError("adapters need --ds.zero_stage 2 at most: whole layers are sent to vLLM")
+            raise ValueError("adapters require --ds.zero_stage 2 or lower: vLLM receives complete layers")
         self.actor = SimpleNamespace(model=SimpleNamespace(module=MergedModel(actor.model.module)), is_vlm=False)
         try:
             return sent(self)
@@ -144,8 +148,10 @@ def send_merged_weights(module: Any) -> None:
 
 
 def park_base(actor_class: Any) -> None:
-    """Let a policy actor hold its base on the GPU only while it computes with it, so that a GPU holds either the base or an awake
-    engine: 7B parameters on 24 GB. The base moves once a phase, not once a micro-batch.
+    """Keep a policy actor's base on the GPU only while the actor computes.
+
+    The GPU then holds either the base or an awake engine, so that 7B parameters fit into 24 GB. The base moves once per
+    phase, not once per micro-batch.
     """
     load = actor_class.init_model_from_pretrained
 
@@ -170,7 +176,7 @@ def _with_base(method: Any) -> Any:
 
 
 def reference_forward(self: Any, *arguments: Any, **named: Any) -> Any:
-    """PolicyModelActor.forward with the adapters off: the reference's log-probabilities (train/trainer/adapter_reference.py)."""
+    """PolicyModelActor.forward with the adapters off: the reference's log-probabilities (adapter_reference.py)."""
     with self.actor.model.module.disable_adapter():
         return self.forward(*arguments, **named)
 

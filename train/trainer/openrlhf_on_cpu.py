@@ -1,22 +1,24 @@
-"""What is adapted so that the real OpenRLHF trainer runs where there is no GPU: the same code on disk, a few spots changed.
+"""Run the real OpenRLHF trainer without a GPU: the installed code, with a few functions patched in memory.
 
-`train/trainer/openrlhf_launcher.py --adapt cpu` installs this in every process, and starts a local Ray with pretended GPUs. It is installed
-because the CPU was asked for, also on a machine that has GPUs: these processes then see none.
-Each adaptation waits for its module to be imported, so that processes which never need torch do not pay for it.
+`train/trainer/openrlhf_launcher.py --adapt cpu` installs these patches in every process and starts a local Ray with
+pretended GPUs. It does so whenever the CPU is requested; on a machine with GPUs these processes then see none. Each
+patch waits until its module is imported, so that processes that never need torch do not import it.
 
 | module (OpenRLHF 0.11.2, vLLM 0.29) | on a GPU | here |
 | --- | --- | --- |
-| `torch.cuda` | device bookkeeping, a cache of freed memory | no GPU is there; harmless stand-ins; the current device is the CPU; emptying the cache gives freed memory back to the system |
+| `torch.cuda` | device bookkeeping | harmless stand-ins, no GPU; the current device is the CPU |
+| `torch.cuda.empty_cache` | empties a cache of freed memory | returns freed memory to the operating system |
 | `torch.distributed.device_mesh` | mesh over "cuda" | the same mesh over "cpu" |
-| `deepspeed.comm.torch` | - | no shared-memory all-reduce, which would be compiled at every first start |
+| `deepspeed.comm.torch` | - | no shared-memory all-reduce, which each first start would compile |
 | `openrlhf.utils.utils` | bf16 or fp16 parameters | fp32: CPUs without native bf16 emulate it, three times slower |
 | `openrlhf.utils.deepspeed.deepspeed_utils` | bf16 section | fp32 |
-| `openrlhf.utils.distributed_util` | NCCL broadcast of weights to vLLM | vLLM's `StatelessProcessGroup`, weights as bytes |
-| `vllm.engine.arg_utils` | bfloat16, OpenRLHF's worker extension | float32 (rollout and trainer then agree), `vllm_cpu_worker.py` |
-| `vllm._custom_ops` | - | no packed weights in linear layers, so that synchronised weights take effect |
+| `openrlhf.utils.distributed_util` | NCCL broadcast of weights to vLLM | vLLM's `StatelessProcessGroup`, as bytes |
+| `vllm.engine.arg_utils` | bfloat16 | float32, so that rollout and trainer agree |
+| `vllm.engine.arg_utils` | OpenRLHF's worker extension | `vllm_cpu_worker.py` |
+| `vllm._custom_ops` | - | no packed weights in linear layers, so that synchronized weights take effect |
 
-What this is not: a way to train large models. It is the real trainer with real weight sync, made for models of a few million
-parameters, so that the code that runs on GPUs is exercised on every machine.
+This is not a way to train large models. It is the real trainer with real weight sync for models of a few million
+parameters. It exercises the code that runs on GPUs on every machine.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker lives in the engine's process: one process fewer to import everything
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker runs in the engine's process, which saves the imports of one
     "TORCHDYNAMO_DISABLE": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
@@ -43,23 +45,24 @@ ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
-# KV cache of the rollout engine: room for this many sequences of full length, within these bounds
+# KV cache of the rollout engine: room for this many sequences of full length, within these bounds in bytes.
 KV_SEQUENCES = 128
 KV_BYTES = (64 * 1024**2, 2 * 1024**3)
 MATMUL_VARIABLE = "TRAIN_CPU_MATMUL"
 
 
 class CpuDevice(str):
-    """The device "cpu" which still fits into `torch.device(f"cuda:{device}")`, as OpenRLHF's replay buffer writes it."""
+    """The device "cpu". It also formats as an index for OpenRLHF's `torch.device(f"cuda:{device}")`."""
 
     def __format__(self, specification: str) -> str:
         return "0"
 
 
 class WeightChannel:
-    """What NCCL is on GPUs: sends one tensor after the other from the trainer (rank 0) to the vLLM worker.
+    """Replaces NCCL: sends tensors one by one from the trainer (rank 0) to the vLLM worker.
 
-    A tensor is kept until the next is sent; whoever sends waits in between until all have received it, as OpenRLHF does.
+    A tensor is kept until the next one is sent. The sender must wait between tensors until all ranks have received
+    them, as OpenRLHF does.
     """
 
     def __init__(self, address: str, port: int, rank: int, world_size: int) -> None:
@@ -70,11 +73,11 @@ class WeightChannel:
             port=port,
             rank=rank,
             world_size=world_size,
-            data_expiration_seconds=0,  # vLLM keeps what was sent for an hour: a copy of the model for every step
+            data_expiration_seconds=0,  # vLLM's default of an hour would keep one copy of the model per step
         )
 
     def broadcast(self, tensor: Any, src: int, stream: Any = None) -> None:
-        """Fill `tensor` in place on every rank but `src`. Raises RuntimeError on another shape."""
+        """Fill `tensor` in place on every rank except `src`. Raises RuntimeError if the shapes differ."""
         import torch
 
         if self.group.rank == src:
@@ -87,13 +90,13 @@ class WeightChannel:
 def open_weight_channel(
     master_address: str, master_port: int, rank: int, world_size: int, device: Any
 ) -> WeightChannel:
-    """Stands for `openrlhf.utils.distributed_util.stateless_init_process_group`."""
+    """Replaces `openrlhf.utils.distributed_util.stateless_init_process_group`."""
     return WeightChannel(master_address, master_port, rank, world_size)
 
 
 def _adapt_torch(torch: Any) -> None:
     device = CpuDevice("cpu")
-    # Ray shows its pretended GPUs to the workers, and there may be real ones of these numbers
+    # Ray shows its pretended GPUs to the workers, and real GPUs may have the same indexes.
     torch.cuda.is_available = lambda: False
     torch.cuda.device_count = lambda: 0
     torch.cuda.current_device = lambda: device
@@ -105,18 +108,20 @@ def _adapt_torch(torch: Any) -> None:
 
 
 def give_memory_back() -> None:
-    """Stands for `torch.cuda.empty_cache`: the C library keeps what was freed, which sequences of many lengths leave in pieces."""
+    """Replaces `torch.cuda.empty_cache`: return freed memory, which the C library keeps in fragments, to the system."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
 
 
 def multiply_in(torch: Any, precision: str) -> None:
-    """Set how CPUs multiply fp32 matrices: "bf16" rounds the factors (weights, gradients and sums stay fp32, as in mixed precision
-    on GPUs), three times faster where the CPU has AMX; "" leaves torch as it is. Raises ValueError on anything else.
+    """Set the precision in which CPUs multiply fp32 matrices.
+
+    "bf16" rounds the factors; weights, gradients and sums stay fp32, as in mixed precision on GPUs. This is three times
+    faster if the CPU has AMX. "" keeps torch's default. Raises ValueError for other values.
     """
     if precision not in ("", "bf16"):
-        raise ValueError(f"{MATMUL_VARIABLE}={precision}: expected bf16 or nothing")
+        raise ValueError(f"{MATMUL_VARIABLE}={precision}: expected bf16 or an empty value")
     if precision:
         torch.backends.mkldnn.matmul.fp32_precision = precision
 
@@ -132,7 +137,8 @@ def _adapt_device_mesh(module: Any) -> None:
 
 
 def _adapt_deepspeed_communication(module: Any) -> None:
-    # Compiled with g++ when a process starts (20 s and 1.5 GB each), to speed up all-reduce between processes: there is one.
+    # DeepSpeed compiles it at process start (20 s and 1.5 GB each) to speed up all-reduce between processes. Here there
+    # is only one process.
     module.build_shm_op = lambda: None
 
 
@@ -176,7 +182,7 @@ def _adapt_engine_arguments(module: Any) -> None:
 
 
 def kv_cache_bytes(model: str, max_model_len: int) -> int:
-    """fp32 keys and values of KV_SEQUENCES sequences of `max_model_len` tokens, clipped to KV_BYTES. vLLM touches all of it."""
+    """Bytes of fp32 keys and values of KV_SEQUENCES sequences, clipped to KV_BYTES. vLLM touches all of them."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model)
@@ -187,7 +193,7 @@ def kv_cache_bytes(model: str, max_model_len: int) -> int:
 
 
 def _adapt_linear_layers(module: Any) -> None:
-    # oneDNN layers keep a packed copy of their weight and throw the parameter away: new weights could not reach them.
+    # oneDNN layers keep only a packed copy of their weight, so that new weights could not reach them.
     module._supports_onednn = False
 
 

@@ -1,8 +1,8 @@
-"""The trainer with a reference policy of its own: KL is measured to $OPENRLHF_REFERENCE, not to the epoch's start.
+"""Train with a separate reference policy: KL is measured to $OPENRLHF_REFERENCE instead of the epoch's start.
 
-OpenRLHF loads the reference from `--actor.model_name_or_path`, so that every outer epoch anchors KL anew (what the authors do
-beyond the first epoch is not known). This changes that one argument, in the driver process, on any machine
-(`train/trainer/openrlhf_launcher.py` calls it).
+OpenRLHF loads the reference from `--actor.model_name_or_path`, so every outer epoch resets the KL reference. It is not
+known what the authors do after the first epoch. This module changes that one argument in the driver process, on any
+machine. `train/trainer/openrlhf_launcher.py` calls it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def hold_reference(folder: str) -> None:
-    """Let OpenRLHF's reference actors load `folder`; everything else loads what it did before."""
+    """Make OpenRLHF's reference actors load `folder`. All other actors are unchanged."""
     from openrlhf.trainer.ray.launcher import RayActorGroup, ReferenceModelActor
 
     made = RayActorGroup.async_init_model_from_pretrained

@@ -1,4 +1,4 @@
-"""What a run used of each GPU, read from nvidia-smi while it goes, to be put beside train/trainer/memory_plan.py's prediction."""
+"""Measure a run's peak memory per GPU with nvidia-smi, to compare it with train/trainer/memory_plan.py's prediction."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ QUERY = ["nvidia-smi", "--query-gpu=index,memory.used", "--format=csv,noheader,n
 
 
 class PeakMemory:
-    """`with PeakMemory() as peak:` samples every `interval_s`; `peak.gib` holds the highest GiB by GPU index.
+    """`with PeakMemory() as peak:` samples every `interval_s` seconds; `peak.gib` has the highest GiB by GPU index.
 
-    Counts all programs on the GPU. Without nvidia-smi it stays empty and costs nothing.
+    It counts all programs on the GPU. Without nvidia-smi it stays empty and costs nothing.
     """
 
     def __init__(self, interval_s: float = 2.0) -> None:
@@ -50,11 +50,11 @@ class PeakMemory:
         return True
 
     def line(self, plan: MemoryPlan) -> str:
-        """One line: predicted against used. Empty where nothing was read."""
+        """One line that compares used and predicted memory; empty if nothing was measured."""
         if not self.gib:
             return ""
         used = max(self.gib.values())
         return (
-            f"GPU memory: up to {used:.1f} GiB used of {plan.gpu_gib:.1f} (GPU {max(self.gib, key=self.gib.__getitem__)}), "
-            f"{plan.peak:.1f} predicted for sequences of full length"
+            f"GPU memory: up to {used:.1f} GiB used of {plan.gpu_gib:.1f} "
+            f"(GPU {max(self.gib, key=self.gib.__getitem__)}), {plan.peak:.1f} predicted for sequences of full length"
         )

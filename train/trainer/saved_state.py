@@ -1,9 +1,11 @@
-"""The trainer's saved states (`--ckpt.path`), so that a kill at any moment leaves a run that can start.
+"""Repair the trainer's saved states (`--ckpt.path`), so that a run killed at any moment can resume.
 
-OpenRLHF saves `_actor/global_stepN` (and `_critic/...` for PPO): it deletes the oldest state beyond `--ckpt.max_num`, lets every rank
-write its files, writes `latest`, and at the very end `metric.json` into the new folder. Only then is the state whole: rank 0 writes
-`latest` while other ranks may still be writing. A start reads `latest` and nothing else, so a kill in between leaves a run that
-cannot start, and a half-deleted state that looks whole. `recover` puts this right before every start.
+OpenRLHF saves `_actor/global_stepN` (and `_critic/...` for PPO) in this order: it deletes the oldest state beyond
+`--ckpt.max_num`, every rank writes its files, rank 0 writes `latest`, and finally `metric.json` into the new folder.
+The state is complete only then, because other ranks may still be writing when rank 0 writes `latest`.
+
+OpenRLHF reads only `latest` at a start. A kill in between can therefore leave a run that cannot start, and a
+half-deleted state that looks complete. `recover` repairs this before every start.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ def saved_step(state: Path) -> int:
 
 
 def recover(state: Path, entities: Sequence[str] = ("_actor",)) -> int:
-    """Leave nothing but the newest state that is whole for all `entities`, named by `latest`; returns its step, 0 for none.
+    """Keep only the newest state that is complete for all `entities`, and point `latest` to it. Return its step or 0.
 
-    All else moves to `incomplete_state` beside it, which holds the last such remains. Can itself be interrupted and repeated.
+    All other states move to the sibling folder `incomplete_state`, which replaces its previous contents. The function
+    may be interrupted and repeated.
     """
     if not state.exists():
         return 0
@@ -40,7 +43,7 @@ def recover(state: Path, entities: Sequence[str] = ("_actor",)) -> int:
     aside = state.with_name(ASIDE)
     if remains:
         shutil.rmtree(aside, ignore_errors=True)
-    # first what is started from, then the rest: in between, `latest` may not name what has moved
+    # Write `latest` before other states move, so that it never names a state that has moved.
     for name in entities if keep else ():
         _write_whole(state / name / "latest", keep)
     for folder in remains:

@@ -1,20 +1,21 @@
-"""Compute a prompt once for all its responses: on a CPU, most of what a training step computes is the same prompt again.
+"""Compute a prompt once for all its responses. On a CPU, repeated prompts are most of the work of a training step.
 
-A group has 8 or 16 responses to one prompt, and the prompt is most of the tokens. OpenRLHF's actor computes every sample whole, padded to
-the longest of its micro-batch. Here the samples of a micro-batch that begin with the same prompt become one sequence:
+A group has 8 or 16 responses to one prompt, and most tokens belong to the prompt. OpenRLHF's actor computes every
+complete sample, padded to the longest of its micro-batch. Here the samples of a micro-batch with the same prompt become
+one sequence:
 
     prompt | response 1 | response 2 | ...
 
-An attention mask lets a response see the prompt and itself. Positions count on from the prompt in every response. Each token then has
-the same inputs as in a sequence of its own, so log-probabilities, entropy and gradients are the same up to the order in which fp32 sums
-are formed (`tests/train/trainer/test_shared_prompts.py` compares them).
+An attention mask lets each response see only the prompt and itself. The positions of every response continue from the
+prompt. Each token therefore has the same inputs as in a separate sequence. Log-probabilities, entropy and gradients are
+the same up to the order of fp32 sums (compared in `tests/train/trainer/test_shared_prompts.py`).
 
-| module (OpenRLHF 0.11.2) | as it comes | here |
+| module (OpenRLHF 0.11.2) | original | here |
 | --- | --- | --- |
-| `openrlhf.models.actor` | every sample on its own, padded | one sequence per prompt, for models whose layers all attend to everything |
-| `openrlhf.trainer.ray.ppo_actor` | mini-batches of random samples | mini-batches of whole groups in random order |
+| `openrlhf.models.actor` | every sample separate, padded | one sequence per prompt, if all layers have full attention |
+| `openrlhf.trainer.ray.ppo_actor` | mini-batches of random samples | mini-batches of complete groups, shuffled |
 
-Whole groups are also what veRL, the authors' trainer, cuts a batch into, and what OpenRLHF's own batches by token budget hold.
+veRL, the authors' trainer, also splits a batch into complete groups, and so do OpenRLHF's batches by token budget.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from train.trainer.adapt_after_import import Adaptations
 
 
 def _prompt_lengths(attention_mask: Any, action_mask: Any) -> list[int]:
-    """Of each row: real tokens up to the last one before its first action; all of them where it has no action."""
+    """The number of real tokens before the first action of each row; all real tokens if it has no action."""
     columns = attention_mask.shape[1]
     lengths = []
     for real, actions in zip(attention_mask, action_mask, strict=True):
@@ -40,7 +41,7 @@ def _prompt_lengths(attention_mask: Any, action_mask: Any) -> list[int]:
 
 
 def groups_by_prompt(tokens: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> list[list[int]]:
-    """Row numbers, together where the prompts are the same; groups and rows in the order in which they come."""
+    """Row numbers grouped by equal prompts; groups and rows keep their order of appearance."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, (ids, length) in enumerate(zip(tokens, prompt_lengths, strict=True)):
         groups.setdefault(tuple(ids[:length]), []).append(row)
@@ -55,9 +56,9 @@ def _attends_to_everything(config: Any) -> bool:
 
 
 def _group_outputs(actor: Any, rows: list[Any], length: int, device: Any) -> tuple[Any, Any]:
-    """Logits, shape (tokens, vocabulary), that predict every token after the prompt of each row in turn, and these tokens.
+    """The response tokens of all rows in order, and the logits that predict them: returns (logits, tokens).
 
-    `rows`: token ids of samples that share their first `length` tokens.
+    `rows`: token ids of samples that share their first `length` tokens. Shape of the logits: (tokens, vocabulary).
     """
     import torch
 
@@ -68,7 +69,7 @@ def _group_outputs(actor: Any, rows: list[Any], length: int, device: Any) -> tup
     owner = torch.repeat_interleave(torch.arange(len(sizes) + 1), torch.tensor([length, *sizes])).to(device)
     mask = ((owner[None] == owner[:, None]) | (owner[None] == 0)).tril()
     output = actor.model(ids[None], attention_mask=mask[None, None], position_ids=positions[None])
-    # the last token of the prompt predicts the first of every answer
+    # The last token of the prompt predicts the first token of every response.
     starts = length + torch.cumsum(torch.tensor([0, *sizes[:-1]]), 0)
     before = [
         torch.cat([torch.tensor([length - 1]), torch.arange(int(start), int(start) + size - 1)])
@@ -80,7 +81,7 @@ def _group_outputs(actor: Any, rows: list[Any], length: int, device: Any) -> tup
 
 
 def _share_prompts_in_forward(module: Any) -> None:
-    """Replaces `Actor.forward` where log-probabilities of actions are asked for; other calls go through unchanged."""
+    """Replace `Actor.forward` for requests of action log-probabilities. Other calls are unchanged."""
     import torch
 
     whole = module.Actor.forward
@@ -104,12 +105,12 @@ def _share_prompts_in_forward(module: Any) -> None:
         columns = [real.nonzero()[:, 0] for real in attention_mask]
         tokens = [row[places] for row, places in zip(sequences, columns, strict=True)]
         lengths = _prompt_lengths(attention_mask, action_mask)
-        width = sequences.shape[1] - 1  # log-probability k is of the token in column k + 1
+        width = sequences.shape[1] - 1  # log-probability k belongs to the token in column k + 1
         places, log_probs, entropies = [], [], []
         for group in groups_by_prompt([row.tolist() for row in tokens], lengths):
             length = lengths[group[0]]
             if all(len(tokens[row]) == length for row in group):
-                continue  # no action in any of them
+                continue  # no row of the group has an action
             logits, labels = _group_outputs(self, [tokens[row] for row in group], length, sequences.device)
             places += [columns[row][length:] - 1 + row * width for row in group]
             log_probs.append(module.log_probs_from_logits(logits, labels))
@@ -117,7 +118,7 @@ def _share_prompts_in_forward(module: Any) -> None:
                 entropies.append(module.compute_entropy(logits))
 
         def spread(values: list[Any]) -> Any:
-            """Into a tensor of a row per sample, zero where nothing was computed."""
+            """Scatter the values into a tensor with one row per sample; zero where nothing was computed."""
             flat = torch.zeros(len(sequences) * width, device=sequences.device)
             if values:
                 flat = flat.index_copy(0, torch.cat(places), torch.cat(values))
@@ -132,7 +133,7 @@ def _share_prompts_in_forward(module: Any) -> None:
 
 
 def group_order(groups: Sequence[Sequence[int]]) -> Iterator[int]:
-    """The row numbers of whole groups, in an order of the groups drawn from torch's generator."""
+    """The row numbers of complete groups; torch's generator shuffles the groups."""
     import torch
 
     for number in torch.randperm(len(groups)).tolist():
@@ -140,7 +141,7 @@ def group_order(groups: Sequence[Sequence[int]]) -> Iterator[int]:
 
 
 def _train_on_whole_groups(module: Any) -> None:
-    """Replaces the `DataLoader` of the policy's training, where it would draw samples at random."""
+    """Replace the shuffled `DataLoader` of the policy's training, which would draw single samples at random."""
     loader = module.DataLoader
 
     @functools.wraps(loader)

@@ -1,4 +1,4 @@
-"""Where and how an epoch is trained, from the command line of train.run_openrlhf, and what is refused before anything starts."""
+"""Turn the command line of train.run_openrlhf into a Launch, and check it before anything starts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from train.trainer.openrlhf_lora import PARK_VARIABLE
 from train.trainer.openrlhf_on_cpu import MATMUL_VARIABLE
 
 SAVE_STEPS = 10
-SAVE_STEPS_ON_CPU = 4  # there a step takes minutes
-SAVED_ON_CPU = 10  # millions of parameters: of a smaller model a whole epoch takes minutes, and saving half a step
+SAVE_STEPS_ON_CPU = 4  # a step on a CPU takes minutes
+# Millions of parameters. For smaller models a complete epoch takes minutes, and saving takes as long as half a step.
+SAVED_ON_CPU = 10
 
 
 def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
-    """Where and how, from the command line. Paths are absolute: Ray's workers have working directories of their own."""
+    """The Launch of a command line. Paths are absolute, because Ray's workers have other working directories."""
     gpus = row.gpus if arguments.gpus is None else arguments.gpus
     reference = ""
     if arguments.reference == "base":
@@ -51,13 +52,13 @@ def make_launch(row: Experiment, arguments: argparse.Namespace) -> Launch:
         threads=max(1, cores // gpus) if gpus else threads,  # the optimizer's step runs on the host
         flash_attention=bool(gpus) and devices.has_flash_attention(),
         compiler=devices.has_compiler(),
-        # a cluster's GPUs cannot be asked from here
+        # The GPUs of a cluster cannot be queried from here.
         gpu_gib=devices.visible_gpu_gib() or 0.0,
     )
 
 
 def _is_large_for_a_cpu(row: Experiment) -> bool:
-    """Whether most of a CPU's time goes into matrix products, and two trainings side by side do not fit into memory."""
+    """Whether matrix products dominate the CPU time, and two concurrent trainings do not fit into memory."""
     return row.model.name not in ("tiny", "mini")
 
 
@@ -70,7 +71,7 @@ def _count(prompts: str) -> int:
 
 
 def check(row: Experiment, launch: Launch) -> None:
-    """Refuse what cannot work before anything is downloaded or started. Raises BadInput with the reason."""
+    """Check the launch before anything is downloaded or started. Raises BadInput with the reason if it cannot work."""
     if not launch.ray_address:
         if launch.gpus:
             devices.require_gpus(row.name, launch.gpus)
@@ -79,50 +80,55 @@ def check(row: Experiment, launch: Launch) -> None:
     check_paths(launch)
     if launch.samples < row.scale.rollout_batch:
         raise BadInput(
-            f"{launch.prompts}: {launch.samples} prompts do not fill a rollout batch of {row.scale.rollout_batch}"
+            f"{launch.prompts}: {launch.samples} prompts do not fill a rollout batch of {row.scale.rollout_batch}; "
+            "collect more trajectories"
         )
     tokenizer = load_tokenizer(launch.policy)
     require_thinking(tokenizer, launch.policy, row.thinking)
     template = template_sha256(tokenizer)
     for number, prompt in read_jsonl(launch.prompts):
         if prompt.get("template_sha256", template) != template:
-            raise BadInput(f"{launch.prompts}:{number}: rendered with another chat template than {launch.policy} has")
+            raise BadInput(
+                f"{launch.prompts}:{number}: rendered with another chat template than that of {launch.policy}; run "
+                "train.rl_prompts with the tokenizer of this policy"
+            )
         if row.episode and _thinking_of(prompt["label"]) is not row.thinking:
             raise BadInput(
-                f"{launch.prompts}:{number}: {row.name} plays whole episodes: expected prompts of train.rl_prompts --environments"
-                f"{' --thinking' if row.thinking else ', without --thinking'}"
+                f"{launch.prompts}:{number}: {row.name} plays complete episodes: expected prompts of train.rl_prompts "
+                f"--environments{' --thinking' if row.thinking else ', without --thinking'}"
             )
         if row.credit and CREDITS[row.credit].gold and not json.loads(prompt["label"]).get("gold_plan"):
             raise BadInput(
-                f"{launch.prompts}:{number}: {row.name} compares calls with gold calls, and this environment has none. Environments of "
-                "env_construction.build have; make the prompts again from them, or choose a credit that needs none, such as discounted"
+                f"{launch.prompts}:{number}: {row.name} compares calls with gold calls, but this environment has none. "
+                "Build environments with env_construction.build and rebuild the prompts from them, or choose a credit "
+                "that needs no gold calls, such as discounted"
             )
 
 
 def check_paths(launch: Launch) -> None:
-    """Raises BadInput for paths that OpenRLHF takes for lists (",") or for a dataset with its share ("@")."""
+    """Raises BadInput for paths that OpenRLHF would parse as a list (",") or as a dataset with its share ("@")."""
     for path in (launch.prompts, str(launch.out), str(REWARD_FILE)):
         if found := [sign for sign in ",@" if sign in path]:
             raise BadInput(f"{path}: OpenRLHF splits paths at {found[0]!r}; use a folder without it")
 
 
 def route_notes(launch: Launch) -> list[str]:
-    """What the user should know about the route: parts that are missing here, and what happens instead."""
+    """Notes for the user on missing parts of the installation, and what is used instead."""
     notes = []
     if launch.gpus and not launch.flash_attention:
         notes.append(
-            "attention: flash-attn cannot be imported here: torch's sdpa on padded batches instead of packed ones"
+            "attention: flash-attn cannot be imported, so torch's sdpa computes padded batches instead of packed ones"
         )
     if launch.gpus and not launch.compiler:
         notes.append(
-            "compiler: no C compiler with Python.h here: torch.compile and CUDA graphs are off; should Triton's kernels fail, "
-            "install gcc and Python's headers"
+            "compiler: no C compiler with Python.h was found, so torch.compile and CUDA graphs are off; if Triton's "
+            "kernels fail, install gcc and Python's headers"
         )
     return notes
 
 
 def _thinking_of(label: str) -> Any:
-    """The mode in a label for episodes; None in a label of another kind."""
+    """The thinking mode in a label for episodes; None for other labels."""
     try:
         return json.loads(label).get("thinking")
     except (ValueError, TypeError, AttributeError):
@@ -130,7 +136,7 @@ def _thinking_of(label: str) -> Any:
 
 
 def training_environment(row: Experiment, launch: Launch, arguments: argparse.Namespace) -> dict[str, str]:
-    """The variables that the launcher hands to every worker: the reward's settings, and what the route needs."""
+    """The variables that the launcher passes to every worker: the reward's settings, and those of the device."""
     environment = reward_environment(row, arguments.reward_control, arguments.seed)
     if not launch.gpus and _is_large_for_a_cpu(row):
         environment[MATMUL_VARIABLE] = "bf16"

@@ -1,7 +1,7 @@
-"""OpenRLHF's output, read: the metrics of a step, and the lines that say what went wrong.
+"""Parse OpenRLHF's output: the metrics of a step, and the error lines.
 
-OpenRLHF logs one line a step, `Global step N: {metrics}`, in every mode and on every machine; TensorBoard gets the same
-dictionary. The line is there at once, so it is what is read (version 0.11.2, trainer/ppo_trainer.py).
+OpenRLHF logs one line per step, `Global step N: {metrics}`, in every mode and on every machine. TensorBoard gets the
+same dictionary, but the line appears immediately (version 0.11.2, trainer/ppo_trainer.py).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from reward.logged_settings import readable
 STEP = re.compile(r"Global step (\d+): \{(.*)\}")
 METRIC = re.compile(r"'([^']+)': (-?(?:nan|inf|[0-9][0-9.e+-]*))(?=[,}]|$)")
 NOISE = re.compile(r"it/s|s/it|\d+%\||^\s*$|WARNING|Warning:")
-COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+COLOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def read_status(line: str) -> dict[str, Any] | None:
-    """One step's metrics from a line of the log, None for other lines. Adds `reward_seconds` and `reward_share`; the reward's
-    settings are there by name.
+    """The metrics of one step from a line of the log; None for other lines.
 
-    `nan` and `inf` become None, which JSON can hold. `reward_seconds` is the time that running the calls took, summed over all
-    responses (they run beside generation, so it is an upper bound of what the step waited for them).
+    Adds `reward_seconds` and `reward_share`, and converts the reward's settings to names. `nan` and `inf` become None,
+    because JSON cannot represent them. `reward_seconds` is the time spent running calls, summed over all responses.
+    Calls run in parallel with generation, so this is an upper bound of the time that the step waited for them.
     """
     match = STEP.search(line)
     if match is None:
@@ -42,14 +42,14 @@ def read_status(line: str) -> dict[str, Any] | None:
 
 
 def drop_steps_after(rows: Path, step: int) -> None:
-    """Keep the rows of the log up to the saved state: the steps after it are done again."""
+    """Keep the rows of the log up to the saved state; the later steps will be repeated."""
     if not rows.exists():
         return
-    JsonlWriter(rows, key="step").close()  # cuts a torn last line
+    JsonlWriter(rows, key="step").close()  # removes an incomplete last line
     write_jsonl(rows, [row for _, row in read_jsonl(rows) if row.get("step", 0) <= step])
 
 
-def telling_lines(log: str) -> list[str]:
-    """The log's lines without colours, progress bars and warnings."""
-    lines = [COLOUR.sub("", part) for line in log.splitlines() for part in line.split("\r")]
+def error_lines(log: str) -> list[str]:
+    """The log's lines without colors, progress bars and warnings."""
+    lines = [COLOR.sub("", part) for line in log.splitlines() for part in line.split("\r")]
     return [line for line in lines if not NOISE.search(line)]

@@ -1,23 +1,23 @@
-"""An advantage for each turn of an episode, and groups without silent samples: OpenRLHF takes one scalar per sample.
+"""One advantage per turn of an episode, and groups without silent samples. OpenRLHF accepts one scalar per sample.
 
-The agent (train/agent.py) hands over what each turn earned. It travels with the sample, spread over the turn's tokens,
-and where OpenRLHF has made its advantages they are replaced by those of `reward/credit.py`: the same NumPy functions
-that the tests work out by hand. CPU and GPU take the same path, since advantages are made in the trainer's own process,
-on the host.
+The agent (train/agent.py) returns the reward of each turn. The rewards are stored with the sample, spread over the
+turn's tokens. After OpenRLHF has computed its advantages, they are replaced by those of `reward/credit.py`, the same
+NumPy functions that the tests check by hand. CPU and GPU share this code, because the trainer's process computes
+advantages on the host.
 
-| module (OpenRLHF 0.11.2) | as it comes | here |
+| `openrlhf.trainer.ppo_utils` (OpenRLHF 0.11.2) | original | here |
 | --- | --- | --- |
-| `openrlhf.trainer.ppo_utils.samples_generator` | response length: from the first to the last written token, tool output included | the written tokens |
-| | one reward per sample | with FTRL_EPISODE_CREDIT, each turn's reward beside it |
-| `openrlhf.trainer.ppo_utils.experience_maker` | one advantage per sample, at every token | with FTRL_EPISODE_CREDIT, one per turn |
-| | a sample without a written token enters its group's mean | it does not (OpenRLHF's open pull request 1239) |
-| | the reference sees each sample as it was played | for `turnsight`, each turn once more, after what came of it (`hindsight.py`) |
+| `samples_generator` | response length: first to last written token, with tool output | the written tokens |
+| `samples_generator` | one reward per sample | with FTRL_EPISODE_CREDIT, also the reward of each turn |
+| `experience_maker` | one advantage per sample, at every token | with FTRL_EPISODE_CREDIT, one per turn |
+| `experience_maker` | a sample without a written token counts in its group's mean | it does not (open PR 1239) |
+| `experience_maker` | the reference scores each sample as played | for `turnsight`, also its views (`hindsight.py`) |
 
-An episode that was lost to a fault of ours earns nothing at any turn: with credit per turn it is left out of its group,
-and its tokens have advantage 0. Tool output has none either: OpenRLHF's mask of actions decides, as always.
+An episode lost to an infrastructure fault has no turn rewards. With credit per turn it is excluded from its group, and
+its tokens have advantage 0. Tool output has advantage 0 too, because OpenRLHF's action mask excludes it.
 
-KL must be a loss (`--algo.kl.use_loss`, as every command of ours has it): a KL inside the reward would be lost here,
-and is refused.
+KL must be a loss term (`--algo.kl.use_loss`, which our commands always set). A KL inside the reward would be lost here,
+so it raises an error.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from train.trainer.hindsight import GAPS, TURN, add_hindsight
 
 CREDIT_VARIABLE = "FTRL_EPISODE_CREDIT"
 EARNED = "turn_rewards"  # the agent's key
-# of a sample's `info`, as TURN, shape (samples, actions) as the mask: what a token's turn earned
+# Key of a sample's `info`, like TURN: the reward of each token's turn, shape (samples, actions).
 WORTH = "credit_worth"
 WHITENED = ("reinforce", "reinforce_baseline")
 
 
 def credit_of(environ: Mapping[str, str]) -> str:
-    """The row of CREDITS that this process trains with, empty for none. Raises ValueError for a name that is no row."""
-    from reward.credit import CREDITS  # not above: every process of Ray imports this module, and few need SciPy
+    """The row of CREDITS that this process trains with, empty for none. Raises ValueError for an unknown name."""
+    from reward.credit import CREDITS  # not at the top: every Ray process imports this module, and few need SciPy
 
     name = environ.get(CREDIT_VARIABLE, "")
     if name and name not in CREDITS:
@@ -48,10 +48,10 @@ def credit_of(environ: Mapping[str, str]) -> str:
 
 
 def spread_over_tokens(ranges: Sequence[Sequence[int]], earned: Sequence[float], actions: int) -> tuple[Any, Any]:
-    """`(turn, worth)` of each of a sample's `actions`, shape (1, actions); token t is action t - 1. `ranges`: of the
-    turns' tokens.
+    """`(turn number, turn reward)` of each action of a sample, shape (1, actions) each; token t is action t - 1.
 
-    `earned` is empty for an episode that was lost. Raises ValueError if it is of another number of turns.
+    `ranges`: the token ranges of the turns. `earned`: the turns' rewards, empty for an episode lost to a fault. Raises
+    ValueError if it has another number of turns.
     """
     import torch
 
@@ -65,7 +65,7 @@ def spread_over_tokens(ranges: Sequence[Sequence[int]], earned: Sequence[float],
 
 
 def _keep_turns(module: Any) -> None:
-    """Change SamplesGenerator: what turns earned stays with the sample, and lengths count what the model wrote."""
+    """Patch SamplesGenerator: store the turns' rewards with the sample, and count only tokens that the model wrote."""
     whole = module.SamplesGenerator._process_response_into_experience
 
     @functools.wraps(whole)
@@ -74,9 +74,7 @@ def _keep_turns(module: Any) -> None:
         sample.response_length = sample.action_mask.sum(-1)
         if credit_of(os.environ):
             if EARNED not in response:
-                raise ValueError(
-                    f"{CREDIT_VARIABLE} is set and the agent handed over no {EARNED}: train with train/agent.py"
-                )
+                raise ValueError(f"{CREDIT_VARIABLE} is set, but the agent returned no {EARNED}: use train/agent.py")
             turn, worth = spread_over_tokens(response["action_ranges"], response[EARNED], sample.action_mask.shape[-1])
             sample.info |= {TURN: turn, WORTH: worth}
         return sample
@@ -85,7 +83,7 @@ def _keep_turns(module: Any) -> None:
 
 
 def _credit_turns(module: Any) -> None:
-    """Change RemoteExperienceMaker: advantages per turn, and groups of those samples alone that the model wrote in."""
+    """Patch RemoteExperienceMaker: advantages per turn, and groups without samples in which the model wrote nothing."""
     from reward.credit import CREDITS, ESTIMATORS
 
     made = module.RemoteExperienceMaker.make_experience
@@ -111,15 +109,15 @@ def _credit_turns(module: Any) -> None:
             raise ValueError(f"{CREDIT_VARIABLE}={credit} needs --algo.kl.use_loss: KL inside the reward would be lost")
         if credit and advantage.estimator not in ESTIMATORS:
             raise ValueError(
-                f"{CREDIT_VARIABLE}={credit} needs an estimator of {', '.join(ESTIMATORS)}, got {advantage.estimator}"
+                f"{CREDIT_VARIABLE}={credit}: expected an estimator among {', '.join(ESTIMATORS)}, got "
+                f"{advantage.estimator}"
             )
         silent = any(not bool(experience.action_mask.any(-1).all()) for experience in experiences)
         experiences = whole(self, experiences)
         if not credit and (not silent or advantage.estimator not in ESTIMATORS):
             return experiences
-        if (
-            not credit
-        ):  # one turn, which earns the sample's reward: OpenRLHF's own comparison without the silent samples
+        if not credit:
+            # One turn with the sample's reward: OpenRLHF's own advantages, without the silent samples.
             planes = [
                 (experience.action_mask.float(), experience.rewards[:, None] * experience.action_mask)
                 for experience in experiences
@@ -152,8 +150,9 @@ def replace_advantages(
 ) -> None:
     """Write the advantages of `credit` into OpenRLHF's experiences, at the tokens of each turn; all other tokens get 0.
 
-    `turns`, `worths`: of every experience, shape (samples, actions). `keep_scale`: REINFORCE++ without its division by
-    the deviation. `gaps`: of every experience, shape (samples, depths, actions), NaN where a turn has no hindsight.
+    `turns`, `worths`: turn numbers and rewards per experience, shape (samples, actions). `keep_scale`: REINFORCE++
+    without division by the standard deviation. `gaps`: per experience, shape (samples, depths, actions), NaN if a turn
+    has no hindsight.
     """
     import numpy as np
     import torch

@@ -1,7 +1,8 @@
-"""What vLLM's worker process loads on a CPU: OpenRLHF's `WorkerWrap`, without CUDA tensors and without the trainer's stack.
+"""vLLM's worker extension on a CPU: OpenRLHF's `WorkerWrap` without CUDA tensors and without the trainer's imports.
 
-vLLM starts its workers as fresh processes, which neither Ray's set-up hook nor the launcher reaches; but it imports its worker
-extension by name before it builds the model. So importing this module adapts the process, and nothing else may import it.
+vLLM starts its workers as new processes, which neither Ray's setup hook nor the launcher reaches. It imports its worker
+extension by name before it builds the model. Importing this module therefore adapts the process, and no other process
+may import it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ install()
 
 
 class CpuWorker:
-    """Receives the trainer's weights, one parameter after the other."""
+    """Receives the trainer's weights, one parameter at a time."""
 
     def init_process_group(
         self, master_address: str, master_port: int, rank_offset: int, world_size: int, *_: Any, **__: Any

@@ -1,12 +1,14 @@
-"""What lets OpenRLHF train where nothing can be compiled and no flash-attn is installed.
+"""Patches that let OpenRLHF train without a compiler and without flash-attn.
 
-| module (OpenRLHF 0.11.2) | as it comes | here |
+| module (OpenRLHF 0.11.2) | original | here |
 | --- | --- | --- |
-| `openrlhf.utils.deepspeed.deepspeed_utils` | DeepSpeed's Adams, compiled at the first step (nvcc of torch's exact version) | torch's fused AdamW: the same update, as fast, on CPU and GPU |
-| `openrlhf.models.ring_attn_utils` | imports flash-attn, which it needs for packed samples alone | imported with stand-ins for what is missing; samples are not packed |
-| `openrlhf.models.utils` | flash-attn's cross-entropy | hidden, so that OpenRLHF takes its torch path |
+| `openrlhf.utils.deepspeed.deepspeed_utils` | DeepSpeed's Adam optimizers | torch's fused AdamW |
+| `openrlhf.models.ring_attn_utils` | imports flash-attn, needed only for packing | stand-ins; no packed samples |
+| `openrlhf.models.utils` | flash-attn's cross-entropy | hidden, so that OpenRLHF uses torch's |
 
-The first holds on every route, the others where flash-attn's compiled part is missing (`hide_flash_attention`).
+The first patch always applies: DeepSpeed compiles its optimizers at the first step and needs nvcc of torch's exact
+version. torch's AdamW computes the same update at the same speed, on CPU and GPU. The others apply if flash-attn's
+compiled part is missing (`hide_flash_attention`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 
 from train.trainer.adapt_after_import import Adaptations, Surroundings
 
-# what openrlhf.models.ring_attn_utils imports: module -> names
+# The imports of openrlhf.models.ring_attn_utils: module -> names.
 FLASH_ATTENTION = {
     "flash_attn_2_cuda": (),
     "flash_attn": (),
@@ -49,12 +51,12 @@ TORCH_ADAMW: Adaptations = {"openrlhf.utils.deepspeed.deepspeed_utils": _use_tor
 
 
 def _needs_flash_attention(*_: Any, **__: Any) -> Any:
-    raise ImportError("packed samples need flash-attn, which is not installed here")
+    raise ImportError("packed samples need flash-attn, which is not installed; train without --ds.packing_samples")
 
 
 @contextlib.contextmanager
 def _stand_ins() -> Iterator[None]:
-    """While OpenRLHF imports its packing: modules for what is missing of flash-attn. Other libraries never see them."""
+    """Stand-ins for missing flash-attn modules while OpenRLHF imports its packing. Other libraries never see them."""
     whole = importlib.util.find_spec("flash_attn") is None
     missing = [name for name in FLASH_ATTENTION if name not in sys.modules and (whole or name == "flash_attn_2_cuda")]
     for name in missing:
@@ -75,5 +77,5 @@ WITHOUT_FLASH_ATTENTION: Surroundings = {"openrlhf.models.ring_attn_utils": _sta
 
 
 def hide_flash_attention() -> None:
-    """Let `from flash_attn.ops.triton.cross_entropy import ...` fail in this process."""
+    """Make `from flash_attn.ops.triton.cross_entropy import ...` fail in this process."""
     sys.modules["flash_attn.ops.triton.cross_entropy"] = None  # type: ignore[assignment]

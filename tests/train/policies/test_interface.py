@@ -1,4 +1,4 @@
-"""Policies without a model: the oracle reaches 1.0, random calls fit their schemas, a replay plays back what was recorded."""
+"""Policies without a model: the oracle scores 1.0, random calls fit their schemas, a replay repeats recorded turns."""
 
 import json
 import random

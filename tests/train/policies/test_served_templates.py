@@ -1,4 +1,4 @@
-"""Chat templates that refuse what episodes hold: found when they are loaded, told in one line, ids provided where they are read."""
+"""Chat templates that reject parts of episodes are detected when loaded and reported in one line; ids are provided."""
 
 import json
 import shutil
@@ -34,7 +34,10 @@ ARGUMENTS_AS_TEXT = "{% for c in m.tool_calls or [] %}{{ 'call ' + c.function.ar
 NINE = "{{ raise_exception('IDs should be alphanumeric strings with length 9!') }}{% endif %}"
 CALL_IDS = "{% for c in m.tool_calls or [] %}{% if c.id is not defined or c.id | length != 9 %}" + NINE + "{% endfor %}"
 ANSWER_IDS = "{% if m.role == 'tool' and (m['tool_call_id'] is not defined or m.tool_call_id | length != 9) %}" + NINE
-SHOWN_IDS = "{% for c in m.tool_calls or [] %}{{ 'call ' ~ c['id'] }}{% endfor %}{{ 'to ' ~ m.tool_call_id if m.role == 'tool' }}"
+SHOWN_IDS = (
+    "{% for c in m.tool_calls or [] %}{{ 'call ' ~ c['id'] }}{% endfor %}"
+    "{{ 'to ' ~ m.tool_call_id if m.role == 'tool' }}"
+)
 NO_ANSWERS = HEAD + BODY.replace("{{ m.content or '' }}", "{{ m.content if m.role != 'tool' }}")
 FIRST_CALL_ONLY = HEAD + BODY.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]")
 
@@ -44,9 +47,13 @@ REFUSED = {
     "arguments as text": (HEAD + ARGUMENTS_AS_TEXT + BODY, "a call and its answer", "TypeError"),
     "answers left out": (NO_ANSWERS, "a call and its answer", "leaves out 'Answer-1'"),
     "first call only": (FIRST_CALL_ONLY, "two calls in one turn", "leaves out 'Argument-2'"),
-    "unknown name": (HEAD + "{{ m.content.kind.name }}" + BODY, "a question and a tool", "UndefinedError|has no attribute"),
+    "unknown name": (
+        HEAD + "{{ m.content.kind.name }}" + BODY, "a question and a tool", "UndefinedError|has no attribute",
+    ),
     "broken syntax": (HEAD + "{% if %}" + BODY, "a question and a tool", "unexpected|Expected"),
-    "no tool message": (TINY_TEMPLATE.replace("message.role == 'tool'", "false"), "a call and its answer", "'Answer-1'"),
+    "no tool message": (
+        TINY_TEMPLATE.replace("message.role == 'tool'", "false"), "a call and its answer", "'Answer-1'",
+    ),
 }  # fmt: skip
 
 

@@ -159,7 +159,10 @@ def parsed(*calls: ToolCall) -> list[dict[str, Any]]:
         ({"content": f"<think>\nhm\n{WRITTEN}", "tool_calls": parsed(CALL)}, [CALL], "", "hm"),
         ({"content": "hm</think>", "tool_calls": parsed(CALL)}, [CALL], "", "hm"),
         ({"content": [{"text": "Suva."}], "reasoning": "a </think> b"}, [], "Suva.", "a   b"),
-        ({"content": [{"type": "thinking", "thinking": "<think>Suva?"}, {"text": "No idea."}]}, [], "No idea.", "Suva?"),
+        (
+            {"content": [{"type": "thinking", "thinking": "<think>Suva?"}, {"text": "No idea."}]},
+            [], "No idea.", "Suva?",
+        ),
         ({"content": None, "reasoning_content": "Suva"}, [], "", "Suva"),
         ({"content": None, "refusal": "I will not."}, [], "I will not.", ""),
     ],

@@ -1,4 +1,4 @@
-"""The made skills: no question is in two splits, an item depends on its seed alone, and its answer is right by another way."""
+"""The made skills: splits are disjoint, an item depends only on its seed, an independent solution confirms answers."""
 
 import itertools
 import re

@@ -1,6 +1,6 @@
-"""Run OpenRLHF's own entry point up to its `train` for each command line on stdin (JSON lists); print the parsed values.
+"""Run OpenRLHF's entry point up to its `train` for each command line on stdin (JSON lists); print the parsed values.
 
-A process of its own, since the compatibility module changes torch for good.
+It runs in a separate process, because the compatibility module patches torch permanently.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""The launcher with a stand-in for OpenRLHF's trainer: a real Ray worker loads the reward file as OpenRLHF does, and says what it trains.
+"""The launcher with a fake trainer: a real Ray worker loads the reward file as OpenRLHF does and reports its settings.
 
-Arguments: the reward file or "", then the launcher's own. Prints one line of JSON after FOUND.
+Arguments: the reward file or "", then the launcher's arguments. Prints one line of JSON after FOUND.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What OpenRLHF's reference group becomes for a policy with adapters, seen in a process that is adapted; prints one JSON object."""
+"""OpenRLHF's reference group of a policy with adapters, inspected in an adapted process; prints one JSON object."""
 
 import json
 import os

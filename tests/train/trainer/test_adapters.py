@@ -189,7 +189,7 @@ def test_a_parked_base_is_sent_and_computed_with_as_before(tiny_checkpoint: Path
 
 
 def test_the_base_is_on_the_gpu_for_computing_alone_and_moves_once_a_phase() -> None:
-    """A frozen and a trained parameter. A dtype stands for the GPU, since this machine has no second device to move data to."""
+    """A frozen and a trained parameter. A dtype replaces the GPU, because this machine has no second device."""
     frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
     trained = torch.nn.Parameter(torch.ones(3))
     places: list[str] = []

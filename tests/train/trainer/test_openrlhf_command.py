@@ -1,4 +1,4 @@
-"""From a name to OpenRLHF's command: its own parser takes every experiment, and the paper's numbers are in their flags."""
+"""OpenRLHF's command: OpenRLHF's own parser accepts every experiment, and the paper's numbers are in the flags."""
 
 import json
 import os
@@ -39,7 +39,8 @@ def parse(commands: list[list[str]]) -> list[dict[str, Any]]:
     """What OpenRLHF's own parser and checks make of each command line."""
     result = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("parse_with_openrlhf.py"))],
-        input="\n".join(json.dumps(command) for command in commands), capture_output=True, text=True, timeout=1200, cwd=ROOT,
+        input="\n".join(json.dumps(command) for command in commands),
+        capture_output=True, text=True, timeout=1200, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "VLLM_LOGGING_LEVEL": "ERROR"},
     )  # fmt: skip
     found = [json.loads(line[7:]) for line in result.stdout.splitlines() if line.startswith("PARSED ")]
@@ -61,7 +62,7 @@ OTHER_LAUNCHES = {
 
 @pytest.fixture(scope="module")
 def parsed() -> dict[str, dict[str, Any]]:
-    """Every distinct command of the matrix (the reward's settings are no flags) and of other launches, in one process."""
+    """Every distinct command of the matrix (reward settings are not flags) and of other launches, in one process."""
     names: dict[str, str] = {}
     for row in matrix():
         names.setdefault(json.dumps(flags_of(row.name)), row.name)
@@ -306,7 +307,7 @@ def test_credit_per_turn_travels_as_a_variable_and_takes_no_control() -> None:
     assert reward_environment(row, "", 3)[CREDIT_VARIABLE] == "matchtir-hard"
     assert flags_of(row.name) == flags_of("tiny-plain-grpo-episode"), "the trainer's flags are those of the episode row"
     for name, control in ((row.name, "shuffled"), (f"{row.name}-constant", "")):
-        with pytest.raises(BadInput, match="one per turn; take the control of tiny-plain-grpo-episode"):
+        with pytest.raises(BadInput, match="one per turn; use the control with tiny-plain-grpo-episode"):
             reward_environment(experiment(name), control, 3)
 
 

@@ -45,8 +45,9 @@ def other_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for attempt in (1, 2):  # as our launcher: on a busy machine Ray's start takes longer than Ray waits
         port, agent, runtime, metrics = free_ports(4)
         command = [
-            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", str(port), "--num-cpus", "2",
-            "--num-gpus", "1", "--include-dashboard", "false", "--object-store-memory", "100000000", "--disable-usage-stats",
+            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", str(port),
+            "--num-cpus", "2", "--num-gpus", "1", "--include-dashboard", "false", "--object-store-memory", "100000000",
+            "--disable-usage-stats",
             "--dashboard-agent-listen-port", str(agent), "--runtime-env-agent-port", str(runtime),
             "--metrics-export-port", str(metrics), "--node-ip-address", "127.0.0.1",
         ]  # fmt: skip

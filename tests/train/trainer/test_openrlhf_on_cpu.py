@@ -1,4 +1,4 @@
-"""The compatibility module: what OpenRLHF, DeepSpeed and vLLM find in an adapted process. (The smoke profile trains with it.)"""
+"""The CPU patches: what OpenRLHF, DeepSpeed and vLLM see in an adapted process. The smoke profile trains with them."""
 
 import json
 import os
@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def found() -> dict[str, Any]:
     result = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("adapted_process.py"))],
-        capture_output=True, text=True, timeout=240, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "0"},
+        capture_output=True, text=True, timeout=240, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "0"},
     )  # fmt: skip
     lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
     assert lines, result.stderr[-3000:]

@@ -1,6 +1,6 @@
-"""A training as a job on a cluster: an earlier job never trains beside a new one, and a job ends with the call that started it.
+"""Training as a cluster job: an earlier job never runs together with a new one, and a job ends with its client.
 
-A small `ray` stands for the command line client and the cluster behind it: jobs are files, which a real server would keep.
+A fake `ray` replaces the command line client and the cluster. Its jobs are files, which a real server would keep.
 """
 
 import os
@@ -82,7 +82,8 @@ def test_a_job_that_the_health_watch_stops_ends_on_the_cluster(jobs: Path, tmp_p
 
 def test_a_scheduler_that_stops_us_stops_the_job(jobs: Path, tmp_path: Path) -> None:
     script = (
-        "import signal, sys; from pathlib import Path; from train import run_openrlhf; from train.trainer import ray_job; "
+        "import signal, sys; from pathlib import Path; from train import run_openrlhf; "
+        "from train.trainer import ray_job; "
         f"ray_job.RAY = {ray_job.RAY!r}; run_openrlhf.stop_on_sigterm(); out = Path({str(tmp_path)!r}); "
         "job = ray_job.RayJob('http://head:8265', out / 'openrlhf' / 'job.txt'); "
         "run_openrlhf.train(job.submit_command(['forever'], {}), {}, out, 1, 5, job=job)"

@@ -1,4 +1,4 @@
-"""A kill while the trainer's state is saved never leaves a run that cannot start; and the optimizer needs no compiler."""
+"""A run killed while it saves the trainer's state can always restart, and the optimizer needs no compiler."""
 
 import json
 import os

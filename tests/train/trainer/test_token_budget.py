@@ -1,6 +1,6 @@
-"""Micro-batches of unequal size, stepped once, as OpenRLHF's dynamic batches do with DeepSpeed: the gradient of the whole batch.
+"""One step over micro-batches of unequal size, as in OpenRLHF's dynamic batches, has the gradient of the full batch.
 
-It holds for ZeRO stage 3, which all rows with a token budget take. Stage 2 keeps the last micro-batch alone, so that rows with
+It holds for ZeRO stage 3, which all rows with a token budget use. Stage 2 keeps only the last micro-batch, so rows with
 adapters have no budget (train/experiments.py).
 """
 
@@ -45,8 +45,8 @@ for offload in ("cpu", "none"):
 def test_backward_passes_add_up_until_the_step_with_and_without_offload(tmp_path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "store")], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
-             "MASTER_PORT": "0"},
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1",
+             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
     )  # fmt: skip
     found = {
         line.split()[1]: float(line.split()[2]) for line in result.stdout.splitlines() if line.startswith("DIFFERENCE")
@@ -65,7 +65,7 @@ def test_a_token_budget_is_asked_for_with_stage_3_alone(tmp_path) -> None:
 
 
 def test_packed_sequences_of_a_hybrid_see_each_other_so_that_its_rows_have_no_budget() -> None:
-    """Pinned transformers: linear attention does not read position ids. If this fails, hybrids can be packed and may have a budget."""
+    """Pinned transformers: linear attention ignores position ids. If this fails, hybrids may have a token budget."""
     import torch
     from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig, Qwen3Config, Qwen3ForCausalLM
 

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 from reward.logged_settings import TABLES
-from train.trainer.training_log import drop_steps_after, read_status, telling_lines
+from train.trainer.training_log import drop_steps_after, error_lines, read_status
 
 # as OpenRLHF 0.11.2 wrote it through Ray
 LINE = (
-    "\x1b[36m(PPOTrainer pid=6953)\x1b[0m INFO 11-23 11:38:49 ppo_trainer.py:551] ✨ Global step 2: {'kind_answer': 0.0, "
+    "\x1b[36m(PPOTrainer pid=6953)\x1b[0m INFO 11-23 11:38:49 ppo_trainer.py:551] ✨ Global step 2: "
+    "{'kind_answer': 0.0, "
     "'kl': 0.03513701018003723, 'reward': 0.43489623069763184, 'return': -2.561137080192566e-09, 'sandbox_ms': 0.5, "
     "'timing/make_experience': 2.8001537322998047, 'rollout/num_samples': 128.0, 'timing/step_total': 16.0}"
 )
@@ -42,9 +43,10 @@ def test_other_lines_are_no_steps() -> None:
 
 
 def test_the_rewards_settings_are_read_by_name() -> None:
-    recall = float(TABLES["reward_variant"].index("solve_recall"))
+    variant = float(TABLES["reward_variant"].index("solve_recall"))
     row = read_status(
-        f"Global step 7: {{'reward_variant': {recall}, 'reward_match': 1.0, 'reward_control': 0.0, 'reward_seed': 5.0}}"
+        f"Global step 7: {{'reward_variant': {variant}, 'reward_match': 1.0, 'reward_control': 0.0, "
+        "'reward_seed': 5.0}"
     )
     assert row is not None
     assert (row["reward_variant"], row["reward_match"], row["reward_control"]) == ("solve_recall", "strict", "")
@@ -61,10 +63,10 @@ def test_steps_after_the_saved_state_leave_the_log_and_a_torn_line_too(tmp_path:
     assert not (tmp_path / "absent.jsonl").exists()
 
 
-def test_telling_lines_leave_out_bars_colours_and_warnings() -> None:
+def test_error_lines_leave_out_bars_colours_and_warnings() -> None:
     log = (
         "\x1b[36m(Actor pid=3)\x1b[0m ValueError: no such model\n"
         "forward:  50%|#####     | 1/2 [00:01<00:01,  1.2s/it]\rforward: 100%|##########| 2/2 [00:02<00:00,  1.2s/it]\n"
         "WARNING 11-23 11:35:16 [vllm.py:663] something\n\n"
     )
-    assert telling_lines(log) == ["(Actor pid=3) ValueError: no such model"]
+    assert error_lines(log) == ["(Actor pid=3) ValueError: no such model"]

@@ -1,4 +1,4 @@
-"""Advantages per turn, as OpenRLHF's own experiences carry them after the adaptation, are those of the NumPy functions."""
+"""The advantages per turn in OpenRLHF's experiences after the adaptation equal those of the NumPy functions."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def test_response_length_counts_written_tokens(found: dict[str, Any]) -> None:
 
 def test_what_cannot_be_credited_is_refused(found: dict[str, Any]) -> None:
     assert "needs --algo.kl.use_loss" in found["KL in the reward"]
-    assert "train with train/agent.py" in found["another agent"]
+    assert "use train/agent.py" in found["another agent"]
     assert "9 turn rewards for" in found["wrong number"]
     assert found["unknown credit"].startswith("FTRL_EPISODE_CREDIT='matchtir': expected one of outcome, ")
     assert found["critic"].endswith(
-        "needs an estimator of group_norm, reinforce, reinforce_baseline, rloo, dr_grpo, got gae"
+        "expected an estimator among group_norm, reinforce, reinforce_baseline, rloo, dr_grpo, got gae"
     )
 
 

@@ -1,6 +1,7 @@
-"""DeepSpeed and OpenRLHF as the launcher adapts them, on a small network: updates, and states whose saving is interrupted.
+"""Adapted DeepSpeed and OpenRLHF on a small network: updates, and states whose saving is interrupted.
 
-A process of its own, since the launcher changes torch for good. Argument: a folder. Prints one JSON object after FOUND.
+It runs in a separate process, because the launcher patches torch permanently. Argument: a folder. Prints one JSON
+object after FOUND.
 """
 
 import copy

@@ -1,7 +1,7 @@
 """Advantages per turn through OpenRLHF's own sample generator and experience maker; prints one JSON object.
 
-A process of its own, since the adaptation changes OpenRLHF for good. What is expected is written token by token from NumPy's numbers,
-without the adaptation's code.
+It runs in a separate process, because the adaptation patches OpenRLHF permanently. The expected values are built token
+by token from NumPy's numbers, without the adaptation's code.
 """
 
 import json
@@ -38,7 +38,8 @@ def response(turns, lost=False):
     earned = [] if lost else [draw.randint(-8, 16) / 16 for _ in range(turns)]
     reward = draw.randint(-8, 16) / 16
     return {
-        "prompt": "p", "label": "l", "reward": reward, "scores": 0.0, "observation_tokens": tokens, "action_ranges": ranges,
+        "prompt": "p", "label": "l", "reward": reward, "scores": 0.0, "observation_tokens": tokens,
+        "action_ranges": ranges,
         "rollout_log_probs": None, "truncated": False, "extra_logs": {"turns": torch.tensor([float(turns)])},
         "turn_rewards": earned,
     }  # fmt: skip
@@ -47,7 +48,8 @@ def response(turns, lost=False):
 def maker(estimator, use_loss=True, micro=MICRO):
     args = SimpleNamespace(
         algo=SimpleNamespace(
-            advantage=SimpleNamespace(estimator=estimator, gamma=1.0, no_std_norm=False, lambd=1.0), kl=SimpleNamespace(use_loss=use_loss)
+            advantage=SimpleNamespace(estimator=estimator, gamma=1.0, no_std_norm=False, lambd=1.0),
+            kl=SimpleNamespace(use_loss=use_loss),
         ),
         rollout=SimpleNamespace(n_samples_per_prompt=PER_PROMPT, micro_batch_size=micro, max_new_tokens=8),
         reward=SimpleNamespace(clip_range=None, overlong_buffer_len=None, stop_properly_penalty_coef=None),
@@ -200,7 +202,7 @@ def hindsight_run(responses, credit, micro):
 
 
 def expected_gaps(item):
-    """Of each turn: shape (depths, tokens), none for the last turn. Written from the paper: the conversation up to turn k + d, then turn k."""
+    """The gaps of each turn, shape (depths, tokens), none for the last turn. View: turns up to k + d, then turn k."""
     ranges, tokens, gaps = item["action_ranges"], item["observation_tokens"], []
     for k, (start, end) in enumerate(ranges):
         if k == len(ranges) - 1:
