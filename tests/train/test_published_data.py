@@ -49,7 +49,7 @@ def test_real_environments_lose_nothing_and_get_ids(run, tmp_path, capsys) -> No
     assert (summary["environments"], summary["published"], summary["without_answer"]) == (40, 200, 0)
     assert set(summary["scenarios"].values()) == {10}
     assert "40 of the 200 published test environments" in (shown := capsys.readouterr().out)
-    assert "not those of the paper's data" in shown
+    assert "not comparable with the paper's" in shown
     written = [record for _, record in read_jsonl(tmp_path / "out" / "train.jsonl")]
     assert len({record["id"] for record in written}) == 40
     for (_, record), again in zip(read_jsonl(SAMPLE), written, strict=True):
