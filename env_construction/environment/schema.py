@@ -2,7 +2,8 @@
 
 There is one environment per line. The authors' keys come first, with `tools`, `codes` and `unsolved_set` as JSON
 strings, as in their files. Then come ours: `id`, `scenario`, `sub_questions`, `gold_plan`, `provenance`. A record
-without our keys (the published data) is valid. It has no gold plan, and its id is derived from its content.
+without our keys (the published data) is valid. It has no gold plan, and its id is derived from its content. Only a
+record whose tools change a database has the key `state` (`state.py`), a JSON string.
 
 Files are JSONL or Parquet. A table changes records: null for a missing key, JSON text for an object. Reading reverses
 that, so Parquet, and JSONL written by the package `datasets`, give back the original environments.
@@ -22,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from env_construction.environment.jsonl import BadInput, json_text, write_jsonl
 from env_construction.environment.record_files import read_records
+from env_construction.environment.state import EnvironmentState
 from env_construction.environment.tool_schema import parameters_schema, schema_problem, without_filled_nulls
 from env_construction.replies.message_content import read_content
 
@@ -37,6 +39,7 @@ _JSON_KEYS: dict[str, type] = {
     "sub_questions": list,
     "gold_plan": list,
     "provenance": dict,
+    "state": dict,
 }
 
 
@@ -120,7 +123,8 @@ class Environment(BaseModel):
     """A question, its tools, their code, and what is still unsolved.
 
     `unsolved_set` maps a tool's name to the sub-answers that it must still return, in order. `solve_rate` is the share
-    solved before the next turn, 0.0 at the start. `solved_set` holds what was solved before, in the same form.
+    solved before the next turn, 0.0 at the start. `solved_set` holds what was solved before, in the same form. `state`
+    is the database that the tools change, None if they only read.
     """
 
     messages: list[Annotated[dict[str, Any], AfterValidator(_with_text)]]
@@ -137,6 +141,7 @@ class Environment(BaseModel):
     gold_plan: list[GoldCall] = Field(default_factory=list)
     provenance: dict[str, Any] = Field(default_factory=dict)
     solved_set: dict[str, list[str]] = Field(default_factory=dict)
+    state: EnvironmentState | None = None
 
     @model_validator(mode="after")
     def _fill_derived(self) -> Environment:
@@ -178,7 +183,14 @@ class Environment(BaseModel):
             "sub_questions": [item.model_dump() for item in self.sub_questions],
             "gold_plan": [item.model_dump() for item in self.gold_plan],
             "provenance": self.provenance,
+            **({"state": self.state_text()} if self.state is not None else {}),
         }
+
+    def state_text(self) -> str:
+        """The record's key `state`: a JSON text, as the authors store objects whose keys vary. Raises ValueError."""
+        if self.state is None:
+            raise ValueError(f"{self.id} has no state")
+        return json_text(self.state.model_dump(exclude_defaults=True))
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str = "record") -> Environment:
@@ -190,8 +202,8 @@ class Environment(BaseModel):
         for key, kind in _JSON_KEYS.items():
             if key not in values:
                 continue
-            # null can be a real value of a gold argument: the tool documents decide below
-            value = values[key] if key == "gold_plan" else _without_nulls(values[key])
+            # null can be a real value of a gold argument (the tool documents decide below), and a row that is gone
+            value = values[key] if key in ("gold_plan", "state") else _without_nulls(values[key])
             if isinstance(value, str):
                 try:
                     value = json.loads(value)
