@@ -55,7 +55,6 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
 from typing import Any
@@ -64,23 +63,12 @@ from env_construction.sandbox.execution import BATCH, OTHER_SURROUNDINGS, USUAL,
 from env_construction.sandbox.lane import start_lane
 from env_construction.sandbox.processes import SandboxFault
 from env_construction.sandbox.tool_session import NO_STATE, ToolSession
-from env_construction.sandbox.work import (
-    STATUSES,
-    Batch,
-    SandboxJob,
-    StatefulJob,
-    StatefulRun,
-    ToolCall,
-    ToolResult,
-    Work,
-)
+from env_construction.sandbox.work import STATUSES, Batch, SandboxJob, ToolCall, ToolResult, Work
 
 __all__ = [
     "STATUSES",
     "SandboxFault",
     "SandboxJob",
-    "StatefulJob",
-    "StatefulRun",
     "ToolCall",
     "ToolResult",
     "ToolSandbox",
@@ -188,21 +176,6 @@ class ToolSandbox:
         """A stateful episode in a separate process: see `tool_session`."""
         self._check_open()
         return ToolSession(self._executor, codes, state)
-
-    def run_stateful(self, jobs: Sequence[StatefulJob]) -> list[StatefulRun]:
-        """Execute responses on states, each in a process of its own; runs in the order of `jobs`.
-
-        Nothing outlives a job: whoever plays an episode passes the state on to the next turn.
-        """
-        self._check_open()
-        if self.workers == 1 or len(jobs) < 2:
-            return [self._run_stateful(job) for job in jobs]
-        with ThreadPoolExecutor(self.workers) as threads:
-            return list(threads.map(self._run_stateful, jobs))
-
-    def _run_stateful(self, job: StatefulJob) -> StatefulRun:
-        with self.open_session(job.codes, job.state) as session:
-            return session.run_all(job.calls, job.alone)
 
     def other_surroundings(self) -> Sequence[ToolSandbox]:
         """Sandboxes like this one with other dates and hash seeds, to see what results depend on.

@@ -7,7 +7,6 @@ Example:
 
 With a state, a tool's function is called as `function(state, **arguments)` and may change the state. Module globals
 live as long as the session. The state is copied in as JSON and lives in a process that belongs to this session alone.
-`run_all` executes the calls of a whole model turn in one exchange with that process.
 
 A call that hangs or crashes fails, and its process is replaced. The earlier calls are then replayed from the first
 state, which restores the session to its state before the failed call (exactly, for tools that use neither clock nor
@@ -24,14 +23,14 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from env_construction.sandbox.execution import Executor
 from env_construction.sandbox.processes import REASON_BYTES, Process, RunnerDied, SandboxFault, json_frame
 from env_construction.sandbox.protocol import SESSION
-from env_construction.sandbox.work import StatefulRun, ToolCall, ToolResult, failed
+from env_construction.sandbox.work import ToolResult, failed
 
 NO_STATE: Final = object()
 SESSION_STATUSES = ("ok", "error", "memory", "output_limit")
@@ -80,52 +79,6 @@ class ToolSession:
             except SandboxFault as error:
                 self._runner = None
                 return failed(name, "fault", f"the tool sandbox failed: {error}")
-
-    def run_all(self, calls: Sequence[ToolCall], alone: bool = False) -> StatefulRun:
-        """Execute the calls of a new session, in order, and read the state. No tool behavior makes it raise.
-
-        `alone`: each call starts from the first state. A call that ends the process fails as in `call`. A state that is
-        no longer JSON makes every result a fault.
-        """
-        rows = [[self._ids[call.name], call.name, call.arguments] for call in calls if call.name in self._codes]
-        try:
-            with self._lock:
-                reports = self._ask(self._running(), rows, want_state=True, alone=alone)
-            state = json.loads(reports[-1].output) if reports[-1].status == "ok" else NO_STATE
-        except (RunnerDied, TimeoutError, SandboxFault, TypeError, ValueError, RecursionError):
-            return self._run_each(calls, alone)
-        if state is NO_STATE or any(report.status in ("memory", "output_limit") for report in reports):
-            return self._run_each(calls, alone)
-        done = iter(reports)
-        results = []
-        for call in calls:
-            if call.name not in self._codes:
-                results.append(failed(call.name, "unknown_tool", repr(call.name)))
-                continue
-            report, name = next(done), call.name
-            seconds = max(0.0, report.seconds)
-            good = ToolResult(name, "ok", report.output, seconds)
-            results.append(good if report.status == "ok" else failed(name, "error", report.output, seconds))
-        return StatefulRun(results, state)
-
-    def _run_each(self, calls: Sequence[ToolCall], alone: bool) -> StatefulRun:
-        """`run_all` with one exchange per call, which tells the calls that end the process from the others."""
-        results = []
-        self._restart()
-        for call in calls:
-            if alone:
-                self._restart()
-            results.append(self.call(call.name, call.arguments))
-        try:
-            return StatefulRun(results, self.state())
-        except SandboxFault as fault:
-            return StatefulRun([failed(call.name, "fault", str(fault)) for call in calls], self._state)
-
-    def _restart(self) -> None:
-        """Back to the first state."""
-        with self._lock:
-            self._end_process()
-            self._journal = []
 
     def _call(self, row: list[Any]) -> ToolResult:
         name, runner = row[1], self._running()
@@ -204,12 +157,7 @@ class ToolSession:
         return self._runner
 
     def _ask(
-        self,
-        runner: Process,
-        rows: list[list[Any]],
-        first: bool = False,
-        want_state: bool = False,
-        alone: bool = False,
+        self, runner: Process, rows: list[list[Any]], first: bool = False, want_state: bool = False
     ) -> list[Report]:
         """Execute calls and collect their reports, in order. Raises RunnerDied or TimeoutError."""
         new = {code_id: self._codes[name] for code_id, name, _ in rows if code_id not in runner.known}
@@ -217,7 +165,6 @@ class ToolSession:
             "codes": list(new.items()),
             "calls": rows,
             "want_state": want_state,
-            "alone": alone,
         }
         if first and self._state is not NO_STATE:
             request["state"] = self._state

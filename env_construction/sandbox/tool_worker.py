@@ -122,21 +122,17 @@ class Session:
         self._sources: dict[int, str] = {}
         self._namespaces: dict[int, dict[str, Any]] = {}
         self._state: tuple[Any, ...] = ()
-        self._first = ""
 
     def serve(self) -> None:
         while True:
             request = json.loads(read_frame(CHANNEL))
             if "state" in request:
                 self._state = (request["state"],)
-                self._first = dumps(request["state"])
             self._sources.update(request["codes"])
             rows = []
             for index, (code_id, name, arguments) in enumerate(request["calls"], request["first"]):
                 signal.setitimer(signal.ITIMER_PROF, self._cpu_s)
                 start = time.monotonic()
-                if request["alone"]:
-                    self._state = (json.loads(self._first),)
                 status, output = self._outcome(code_id, name, arguments)
                 rows.append([index, status, output, time.monotonic() - start])
             if request["want_state"]:

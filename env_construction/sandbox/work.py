@@ -44,24 +44,6 @@ class SandboxJob:
     calls: Sequence[ToolCall]
 
 
-@dataclass(frozen=True)
-class StatefulJob:
-    """The calls of one model response on a state, in order. `alone`: every call starts from `state` instead."""
-
-    codes: Mapping[str, str]
-    calls: Sequence[ToolCall]
-    state: Any
-    alone: bool = False
-
-
-@dataclass(frozen=True)
-class StatefulRun:
-    """The results of a StatefulJob, one per call, and the state after the last one (unchanged after a fault)."""
-
-    results: list[ToolResult]
-    state: Any
-
-
 def failed(name: str, status: str, reason: str, seconds: float = 0.0) -> ToolResult:
     """A failed call's result, in the published wording (paper/README.md, Reward)."""
     return ToolResult(name, status, f"an error occured when call {name}: {reason}", seconds)
