@@ -21,8 +21,12 @@ from typing import Any
 from env_construction.environment.jsonl import BadInput
 from env_construction.environment.matching import MATCHES, answer_in_text, assign, call_key, only_answer_in_text
 from env_construction.environment.schema import Environment
+from env_construction.environment.state import EnvironmentState, is_tables
+from env_construction.sandbox.stateful_turn import read_run, stateful_job
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolResult, ToolSandbox, shared_sandbox
+from env_construction.sandbox.work import failed
 from reward.rewards import REWARDS
+from reward.state_scoring import HARM_REWARD, StateChange, lost_goals, state_change, was_harmed
 from reward.tool_calls import CALL_MARKS, ParsedTurn, assistant_message, parse_turn, tool_messages
 
 PAUSE_ITEMS = 256
@@ -38,7 +42,8 @@ class TurnScore:
     replaces. `results` and `solved` (the sub-answers that the call solved, at most one in published) have one entry per
     parsed call. `unsolved_set`, `solved_set` and `solve_rate` are the state after the turn. `fault`: the sandbox itself
     failed; the reward is then 0 and the state is unchanged. `sandbox_ms` is the time of this turn's calls in the
-    sandbox, in milliseconds.
+    sandbox, in milliseconds. Stateful environments only: `state` is the database after the turn, `harm` the number of
+    rows and goals that the turn harmed (strict).
     """
 
     reward: float
@@ -54,6 +59,8 @@ class TurnScore:
     solve_rate: float
     solved_set: dict[str, list[str]]
     parsed: ParsedTurn
+    state: EnvironmentState | None = None
+    harm: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,13 +159,15 @@ def score_turns(
             turn = parse_turn(text, match)
             turns.append(turn)
             if turn.calls:
-                yield SandboxJob(environment.codes, turn.calls)
+                yield job_of(environment, turn)
 
     scores: list[TurnScore] = []
 
     def score_next(results: Sequence[ToolResult]) -> None:
         place = len(scores)
-        scores.append(score_results(items[place][0], turns[place], results, variant, match))
+        environment, turn = items[place][0], turns[place]
+        results, state = results_of(environment, turn, results)
+        scores.append(score_results(environment, turn, results, variant, match, state))
 
     with _CollectorPause(len(items)) as pause:
         rest = jobs()
@@ -174,6 +183,27 @@ def score_turns(
     return scores
 
 
+def job_of(environment: Environment, turn: ParsedTurn) -> SandboxJob:
+    """The sandbox job of a turn's calls, on the environment's current tables if it is stateful."""
+    if environment.state is None:
+        return SandboxJob(environment.codes, turn.calls)
+    return stateful_job(environment.codes, turn.calls, environment.state.now)
+
+
+def results_of(
+    environment: Environment, turn: ParsedTurn, found: Sequence[ToolResult]
+) -> tuple[Sequence[ToolResult], EnvironmentState | None]:
+    """One result per call from the results of `job_of`, and the state after the calls."""
+    state = environment.state
+    if state is None or not turn.calls:
+        return found, state
+    run = read_run(environment.codes, turn.calls, state.now, found)
+    if not is_tables(run.state):
+        reason = "the tools left a state that is no set of tables"
+        return [failed(call.name, "fault", reason) for call in turn.calls], state
+    return run.results, state.after(run.state)
+
+
 def advance(environment: Environment, score: TurnScore) -> Environment:
     """The state after a turn: a copy with the turn's messages, the sub-answers still unsolved, and the solve rate."""
     return environment.model_copy(
@@ -186,6 +216,7 @@ def advance(environment: Environment, score: TurnScore) -> Environment:
             "unsolved_set": score.unsolved_set,
             "solve_rate": score.solve_rate,
             "solved_set": score.solved_set,
+            "state": score.state,
         }
     )
 
@@ -201,10 +232,15 @@ def score_episode(
     """Metrics of a complete episode with `n_sub_questions`; `final_text` is the last turn as generated.
 
     `others` are the sub-answers that the final text must not list in strict (`sub_answers` of the environment).
+    In strict, the goals of a stateful environment count as the last turn leaves them, and the answer is correct only if
+    the tables are right.
     """
     said = _answer_text(parse_turn(final_text, match), match)
     calls = sum(turn.p for turn in turns)
     solved = sum(turn.q for turn in turns)
+    state = turns[-1].state if turns and match == "strict" else None
+    if state is not None:
+        solved = max(0, solved - lost_goals(state))
     return EpisodeScore(
         solve_p=solved / calls if calls else 1.0,
         solve_r=solved / n_sub_questions if n_sub_questions else 0.0,
@@ -213,6 +249,7 @@ def score_episode(
         solved=solved,
         sub_questions=n_sub_questions,
         answer_correct=answer is not None
+        and (state is None or state.is_right())
         and (
             answer_in_text(answer, said, match) if match == "published" else only_answer_in_text(answer, said, others)
         ),
@@ -225,9 +262,17 @@ def _answer_text(turn: ParsedTurn, match: str) -> str:
 
 
 def score_results(
-    environment: Environment, turn: ParsedTurn, results: Sequence[ToolResult], variant: str, match: str
+    environment: Environment,
+    turn: ParsedTurn,
+    results: Sequence[ToolResult],
+    variant: str,
+    match: str,
+    state: EnvironmentState | None = None,
 ) -> TurnScore:
-    """The score of a turn whose calls were already run: one result per call, in order."""
+    """The score of a turn whose calls were already run: one result per call, in order.
+
+    `state`: of a stateful environment, after the calls.
+    """
     unsolved = {tool: answers.copy() for tool, answers in environment.unsolved_set.items()}
     t = sum(map(len, unsolved.values()))
     calls = turn.calls
@@ -237,9 +282,17 @@ def score_results(
     for result in results:
         seconds += result.seconds
         fault = fault or result.status == "fault"
+    change: StateChange | None = None
+    if environment.state is not None and state is not None and match == "strict" and not fault:
+        change = state_change(environment.state, state, unsolved, calls, results)
+        state, solved = change.state, change.solved
+        for goal in change.newly:
+            unsolved[goal.tool].remove(goal.answer)
+            newly.setdefault(goal.tool, []).append(goal.answer)
+    by_state = {goal.tool for goal in environment.state.goals} if environment.state and match == "strict" else ()
     places_of: dict[str, list[int]] = {}
     for place, call in enumerate(() if fault else calls):
-        if unsolved.get(call.name):
+        if unsolved.get(call.name) and call.name not in by_state:
             places_of.setdefault(call.name, []).append(place)
     for tool, places in places_of.items():
         answers = unsolved[tool]
@@ -250,7 +303,7 @@ def score_results(
         if not taken:
             continue
         for place, indices in zip(places, chosen, strict=True):
-            solved[place] = tuple(answers[index] for index in indices)
+            solved[place] += tuple(answers[index] for index in indices)
         unsolved[tool] = [answer for index, answer in enumerate(answers) if index not in taken]
         newly[tool] = [answer for index, answer in enumerate(answers) if index in taken]
     q = sum(map(len, solved))
@@ -259,8 +312,9 @@ def score_results(
         p += len(turn.malformed) + sum(len(answers) - 1 for answers in solved if len(answers) > 1)
     kind = _kind(environment, turn, match)
     before = environment.solved_set
+    harm = change.harm if change else 0
     return TurnScore(
-        reward=0.0 if fault else REWARDS[variant](p, q, t, kind),
+        reward=0.0 if fault else HARM_REWARD if harm else REWARDS[variant](p, q, t, kind),
         kind=kind,
         p=p,
         q=q,
@@ -275,6 +329,8 @@ def score_results(
         if before or newly
         else {},
         parsed=turn,
+        state=environment.state if fault else state,
+        harm=harm,
     )
 
 
@@ -319,6 +375,8 @@ def _kind(environment: Environment, turn: ParsedTurn, match: str) -> str:
         return "empty"
     if any(mark in text for mark in CALL_MARKS):
         return "malformed"
+    if match == "strict" and environment.state is not None and was_harmed(environment.state):
+        return "other"
     if environment.answer is not None and _states_answer(environment, text, match):
         return "answer"
     return "all_solved_no_answer" if environment.solve_rate == 1.0 else "other"

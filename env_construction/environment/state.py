@@ -169,4 +169,3 @@ def _between(start: Any, value: Any, goal: Any) -> bool:
     if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers):
         return False
     return bool(min(start, goal) <= value <= max(start, goal))
-
