@@ -67,7 +67,12 @@ def trajectory_row(episode: Episode) -> dict[str, Any]:
         "rewards": [turn.reward for turn in episode.turns],
         "kinds": [turn.kind for turn in episode.turns],
         "prefixes": [
-            {"messages": len(state.messages), "unsolved_set": state.unsolved_set, "solve_rate": state.solve_rate}
+            {
+                "messages": len(state.messages),
+                "unsolved_set": state.unsolved_set,
+                "solve_rate": state.solve_rate,
+                **({} if state.state is None else {"state": state.state.model_dump(include={"changes", "credited"})}),
+            }
             for state in _states(episode)
         ],
         "messages": episode.state.messages,
@@ -91,6 +96,7 @@ def prefix_environments(row: dict[str, Any], where: str = "row") -> list[Environ
                     "messages": row["messages"][: prefix["messages"]],
                     "unsolved_set": prefix["unsolved_set"],
                     "solve_rate": prefix["solve_rate"],
+                    "state": start.state and start.state.model_copy(update=prefix["state"]),
                     "solved_set": {
                         tool: solved
                         for tool, answers in start.unsolved_set.items()

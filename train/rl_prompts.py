@@ -72,6 +72,7 @@ def prompt_label(state: Environment, **more: Any) -> str:
             "solved_set": state.solved_set,
             "solve_rate": state.solve_rate,
             "answer": state.answer,
+            **({} if state.state is None else {"state": state.state_text()}),
             **more,
         },
         ensure_ascii=False,

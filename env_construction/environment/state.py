@@ -58,7 +58,7 @@ class EnvironmentState(BaseModel):
     @property
     def writing_tools(self) -> set[str]:
         """The tools that are known to change the tables."""
-        return {item.tool for item in (*self.goals, *self.rules)}
+        return {goal.tool for goal in self.goals} | {rule.tool for rule in self.rules}
 
     def after(self, tables: Tables) -> EnvironmentState:
         """The state whose current tables are `tables`."""
@@ -91,12 +91,11 @@ class EnvironmentState(BaseModel):
 
     def _holds(self, cell: tuple[str, str, str, Any]) -> bool:
         table, key, column, wanted = cell
-        rows = self.changes.get(table, {})
         row = self.tables.get(table, {}).get(key)
-        if key in rows and (changed := rows[key]) is None:
-            row = None
-        elif key in rows:
-            row = {**(row or {}), **changed}
+        rows = self.changes.get(table, {})
+        if key in rows:
+            changed = rows[key]
+            row = None if changed is None else {**(row or {}), **changed}
         if column == "":
             return row is None
         return row is not None and column in row and _same(row[column], wanted)

@@ -1,8 +1,9 @@
 """The outcome of an episode: its turns scored by `reward/scoring.py`, under `published` and `strict`.
 
 The server keeps turns as texts with the results of their calls, and scores them when the episode ends. The result of a
-call depends only on its source and arguments, so the scores equal those of scoring each turn at once. No information
-about the gold leaves the server before the end.
+call depends only on its source, its arguments and the state before it, so the scores equal those of scoring each turn
+at once. The turns of a stateful environment run again, from the first tables. No information about the gold leaves the
+server before the end.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox
 from reward.episode_rewards import EPISODE_REWARDS
-from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_results, sub_answers
+from reward.scoring import EpisodeScore, TurnScore, advance, score_episode, score_results, score_turn, sub_answers
 from reward.tool_calls import parse_turn, render_call
 
 
@@ -94,10 +95,13 @@ def _scores(
     state, scores = start, []
     for turn in turns:
         text, calls, results = turn.written()
-        parsed = parse_turn(text, match)
-        if list(parsed.calls) != calls:  # the two match modes can parse different calls from one text
-            results = sandbox.run_batch([SandboxJob(start.codes, parsed.calls)])[0] if parsed.calls else []
-        scores.append(score_results(state, parsed, results, variant, match))
+        if start.state is not None:
+            scores.append(score_turn(state, text, variant=variant, match=match, sandbox=sandbox))
+        else:
+            parsed = parse_turn(text, match)
+            if list(parsed.calls) != calls:  # the two match modes can parse different calls from one text
+                results = sandbox.run_batch([SandboxJob(start.codes, parsed.calls)])[0] if parsed.calls else []
+            scores.append(score_results(state, parsed, results, variant, match))
         if scores[-1].fault:
             break
         state = advance(state, scores[-1])

@@ -7,12 +7,13 @@ Example:
         outcome = server.finish(start.episode, "The answer is Lima.")
 
 A client sees messages, tool documents and tool outputs. Rewards, and everything else that depends on the gold, are
-returned only at the end. Each call runs isolated in the sandbox, so episodes share no state. An episode ends by
-`finish`, by a turn of text without a call, or by expiry.
+returned only at the end. Each call runs isolated in the sandbox, so episodes share no state. An episode of a stateful
+environment starts with its own copy of the tables and passes them from call to call. An episode ends by `finish`, by a
+turn of text without a call, or by expiry.
 
 Turns: the reward is computed per turn, so a client that sends single calls must number the turns (`turn`). A call
-without a number is a separate turn. Calls of one turn may run concurrently. A call of another turn is rejected as busy
-in the meantime, because two clients would be playing one episode.
+without a number is a separate turn. Calls of one turn may run concurrently, except in a stateful environment. A call
+of another turn is rejected as busy in the meantime, because two clients would be playing one episode.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from typing import Any
 
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
+from env_construction.environment.state import Tables
+from env_construction.sandbox.stateful_turn import read_run, stateful_job
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult, ToolSandbox, shared_sandbox
 from reward.rewards import REWARDS
 from reward.tool_calls import ParsedTurn, parse_turn, tool_messages
@@ -90,6 +93,27 @@ class _Episode:
     calls: int = 0
     bytes: int = 0
     running: int = 0
+    tables: Tables | None = None  # of a stateful environment; None until its first call in this process
+
+    def job(self, calls: Sequence[ToolCall], sandbox: ToolSandbox) -> SandboxJob:
+        """The job of the next calls, on the current tables if the environment is stateful."""
+        if self.environment.state is None:
+            return SandboxJob(self.environment.codes, calls)
+        if self.tables is None:
+            self.tables = self.environment.state.now
+            for turn in self.turns:
+                _, made, _ = turn.written()
+                if made:  # an episode that a restart interrupted
+                    self.results(made, sandbox.run_batch([self.job(made, sandbox)])[0])
+        return stateful_job(self.environment.codes, calls, self.tables)
+
+    def results(self, calls: Sequence[ToolCall], found: Sequence[ToolResult]) -> Sequence[ToolResult]:
+        """One result per call from the results of `job`; a stateful environment's tables move on."""
+        if self.environment.state is None:
+            return found
+        run = read_run(self.environment.codes, calls, self.tables, found)
+        self.tables = run.state
+        return run.results
 
 
 class EpisodeServer:
@@ -153,7 +177,7 @@ class EpisodeServer:
         """Run one tool call. A failed or unknown tool is a result and counts as a call; a rejected request does not."""
         live, call, place = self._begin(episode, name, arguments, turn)
         try:
-            [result] = self._sandbox.run(live.environment.codes, [call])
+            [result] = live.results([call], self._sandbox.run_batch([live.job([call], self._sandbox)])[0])
         except BaseException:
             self._end(live, place, None)
             raise
@@ -168,7 +192,8 @@ class EpisodeServer:
 
     async def _run_async(self, live: _Episode, call: ToolCall, place: tuple[int, int]) -> ToolResult:
         try:
-            [result] = await self._sandbox.run_async(live.environment.codes, [call])
+            job = live.job([call], self._sandbox)
+            [result] = live.results([call], await self._sandbox.run_async(job.codes, job.calls))
         except BaseException:
             self._end(live, place, None)
             raise
@@ -186,12 +211,15 @@ class EpisodeServer:
                 begun.append(error)
         made = [item for item in begun if not isinstance(item, EpisodeError)]
         try:
-            results = self._sandbox.run_batch([SandboxJob(live.environment.codes, [call]) for live, call, _ in made])
+            found = self._sandbox.run_batch([live.job([call], self._sandbox) for live, call, _ in made])
+            results = [live.results([call], of_call) for (live, call, _), of_call in zip(made, found, strict=True)]
         except BaseException:
             for live, _, place in made:
                 self._end(live, place, None)
             raise
-        ended = iter([self._end(live, place, found[0]) for (live, _, place), found in zip(made, results, strict=True)])
+        ended = iter(
+            [self._end(live, place, of_call[0]) for (live, _, place), of_call in zip(made, results, strict=True)]
+        )
         return [item if isinstance(item, EpisodeError) else next(ended) for item in begun]
 
     def turn(self, episode: str, text: str) -> TurnReply:
@@ -200,7 +228,8 @@ class EpisodeServer:
         if not parsed.calls:
             return TurnReply([], self.finish(episode, text))
         with self._alone(episode, parsed, text) as live:
-            results = self._sandbox.run(live.environment.codes, parsed.calls)
+            found = self._sandbox.run_batch([live.job(parsed.calls, self._sandbox)])[0]
+            results = live.results(parsed.calls, found)
             _refuse_fault(results)
             with self._lock:
                 live.turns.append(Turn(text=text, calls=list(parsed.calls), results=list(results)))
@@ -293,6 +322,8 @@ class EpisodeServer:
             last = live.turns[-1] if live.turns else None
             if live.running and (number is None or last is None or last.number != number):
                 raise EpisodeError("busy", "a call of another turn of this episode is still running")
+            if live.running and live.environment.state is not None:
+                raise EpisodeError("busy", "a call is still running, and calls of this environment run in order")
             self._check_limits(live, 1, size)
             if number is not None and any(turn.number == number for turn in live.turns[:-1]):
                 raise EpisodeError(

@@ -37,8 +37,8 @@ class LabelSettings:
 def label_of(state: Environment, settings: LabelSettings) -> str:
     """The label of a state. It contains the messages, because under `strict` a repeated call solves nothing."""
     record = state.to_record()
-    names = ("id", "messages", "codes", "unsolved_set", "solve_rate", "answer", "sub_questions")
-    kept = {key: record[key] for key in names}
+    names = ("id", "messages", "codes", "unsolved_set", "solve_rate", "answer", "sub_questions", "state")
+    kept = {key: record[key] for key in names if key in record}
     return json_text({**kept, "solved_set": state.solved_set, "settings": vars(settings)})
 
 
