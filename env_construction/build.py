@@ -39,6 +39,8 @@ from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, keep_configuration, run_main
 from env_construction.environment.schema import Environment, Split
 from env_construction.facts.levels import LEVELS
+from env_construction.worlds.stateful_author import StatefulAuthor
+from env_construction.worlds.world_author import WorldAuthor
 
 CHUNK = 128
 BUDGET_SPENT = 3
@@ -120,6 +122,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--author", default="facts", help=f"author of the environments: {' or '.join(AUTHORS)} (default: facts)"
     )
+    parser.add_argument(
+        "--stateful", action="store_true", help="worlds author only: tools that change a database, and rules for them"
+    )
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
     parser.add_argument("--n-train", type=int, help="training environments (default: 300; all --questions)")
     parser.add_argument("--n-dev", type=int, help="dev environments (default: 60; none with --questions)")
@@ -152,8 +157,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
+    if arguments.stateful and arguments.author not in (WorldAuthor.name, StatefulAuthor.name):
+        raise BadInput(f"--stateful: the author {arguments.author} has no stateful worlds; use --author worlds")
     configuration = BuildConfiguration(
-        author=arguments.author,
+        author=StatefulAuthor.name if arguments.stateful else arguments.author,
         level=arguments.level,
         seed=arguments.seed,
         strategies=tuple(name for name in STRATEGIES if name not in arguments.without),

@@ -77,6 +77,7 @@ def complete_environment(author: Author, draft: Draft) -> Environment:
             for step in draft.plan.steps
         ],
         gold_plan=draft.calls,
+        state=draft.state,
         provenance={
             "author": draft.author,
             "level": draft.level,

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, Field
 
 from env_construction.environment.schema import GoldCall, Scenario, Split, ToolDocument
+from env_construction.environment.state import EnvironmentState
 
 STRATEGIES = ("functional_generalization", "parameter_expansion", "parameter_type_generalization", "toolset_extension")
 ANSWER_RULES = ("list", "last", "pick", "compare", "count", "sum")
@@ -66,7 +67,7 @@ class Topic(BaseModel):
 class Draft(BaseModel):
     """An unfinished environment. Each stage fills its own part. `notes` is the author's memory between stages.
 
-    `topic` is None if the author chooses the subject.
+    `topic` is None if the author chooses the subject. `state` is the database of a stateful environment.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Draft(BaseModel):
     tools: list[ToolDocument] = Field(default_factory=list)
     calls: list[GoldCall] = Field(default_factory=list)
     codes: dict[str, str] = Field(default_factory=dict)
+    state: EnvironmentState | None = None
     notes: Any = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 

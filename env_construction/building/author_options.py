@@ -16,12 +16,13 @@ from env_construction.building.author import Author, Topic
 from env_construction.environment.jsonl import BadInput, read_jsonl, read_text
 from env_construction.environment.schema import SCENARIOS
 from env_construction.facts.fact_author import FactAuthor
+from env_construction.worlds.stateful_author import StatefulAuthor
 from env_construction.worlds.world_author import WorldAuthor
 
 if TYPE_CHECKING:
     from env_construction.llm.author import LlmAuthor
 
-AUTHORS = (FactAuthor.name, WorldAuthor.name, "llm")
+AUTHORS = (FactAuthor.name, WorldAuthor.name, StatefulAuthor.name, "llm")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def make_author(name: str, options: LlmOptions | None = None) -> Author:
         return FactAuthor()
     if name == WorldAuthor.name:
         return WorldAuthor()
+    if name == StatefulAuthor.name:
+        return StatefulAuthor()
     if name != "llm":
         raise BadInput(f"author {name!r} is unknown; valid: {', '.join(AUTHORS)}")
     if options is None:

@@ -233,7 +233,7 @@ def _read_type(path: Path, name: str, rows: dict[str, Any]) -> EntityType:
 
 def _read_attribute(where: str, owner: str, name: str, line: str) -> Attribute:
     parts = [part.strip() for part in line.split("|")] + ["", "", ""]
-    generator = _read_generator(where, parts[0])
+    generator = read_generator(where, parts[0])
     head, _, phrase = (part.strip() for part in (parts[1] or name.replace("_", " ")).partition(";"))
     phrase = phrase or f"the {head} of {{x}}"
     if "{x}" in head or "{x}" not in phrase:
@@ -245,7 +245,8 @@ def _read_attribute(where: str, owner: str, name: str, line: str) -> Attribute:
     return Attribute(owner, name, generator, head, phrase, parts[2], parts[3])
 
 
-def _read_generator(where: str, text: str) -> Generator:
+def read_generator(where: str, text: str) -> Generator:
+    """The generator of a text such as `int 12..480 step 4`. Raises BadInput with `where` and what was expected."""
     word, _, rest = text.partition(" ")
     if word == "->":
         target, _, conditions = rest.partition(" where ")

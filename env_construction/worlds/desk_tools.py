@@ -1,0 +1,172 @@
+"""The tools of a desk: two that read for each table, one for each action. Document and source come from one record.
+
+A tool's source gets the tables as `state`, so it is the same in every world of the desk. Its errors are constants: the
+sentences of its document, which tell nothing about the tables.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from env_construction.environment.schema import ToolDocument
+from env_construction.environment.state import Tables
+from env_construction.worlds.desks import Action, Column, Desk, Parameter, Table, desks
+from env_construction.worlds.domains import Generator
+from env_construction.worlds.english import listing, with_article
+
+SHAPES = ("field", "nested", "text")
+
+
+@dataclass(frozen=True)
+class DeskTool:
+    """`kind`: "find" (the key of a row), "details" (one column of a row) or "act". `subject`: the table or action."""
+
+    name: str
+    kind: str
+    domain: str
+    subject: str
+    shape: str = "field"
+
+    @property
+    def desk(self) -> Desk:
+        return desks()[self.domain]
+
+    @property
+    def table(self) -> Table:
+        return self.desk.tables[self.subject]
+
+    @property
+    def action(self) -> Action:
+        return self.desk.actions[self.subject]
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        if self.kind == "act":
+            return self.action.takes
+        table = self.table
+        if self.kind == "details":
+            return (Parameter(table.name, table.name), Parameter("detail", "", detail_choice(table)))
+        return tuple(
+            Parameter(name, table.columns[name].generator.target, _unless_row(table.columns[name])) for name in table.by
+        )
+
+
+def detail_choice(table: Table) -> Generator:
+    """The columns of a table that its `details` tool tells: those that do not find a row."""
+    return Generator("choice", choices=tuple(name for name in table.columns if name not in table.by))
+
+
+def _unless_row(column: Column) -> Generator | None:
+    return None if column.generator.target else column.generator
+
+
+def plain_tools(desk: Desk) -> list[DeskTool]:
+    """All tools of a desk under their first names."""
+    tools = []
+    for table in desk.tables.values():
+        if table.by:
+            tools.append(DeskTool(f"find_{table.name}", "find", desk.domain, table.name))
+        if detail_choice(table).choices:
+            tools.append(DeskTool(f"{table.name}_details", "details", desk.domain, table.name))
+    return tools + [DeskTool(name, "act", desk.domain, name) for name in desk.actions]
+
+
+def document(tool: DeskTool) -> ToolDocument:
+    """The document that the model sees, with every rule of an action in the words of its error."""
+    properties = {item.name: _schema(tool, item) for item in tool.parameters}
+    if tool.kind == "act":
+        text = " ".join([tool.action.about, *(sentence for _, sentence in tool.action.rules)])
+    elif tool.kind == "find":
+        heads = listing([f"the {tool.table.columns[name].head}" for name in tool.table.by])
+        text = f"Finds {with_article(tool.table.noun)} by {heads}, and returns the {tool.table.label}."
+    else:
+        text = f"Returns one detail of {with_article(tool.table.noun)}."
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    return ToolDocument(name=tool.name, description=text, parameters=schema)
+
+
+def _schema(tool: DeskTool, item: Parameter) -> dict[str, Any]:
+    if item.table:
+        label = tool.desk.tables[item.table].label
+        said = "" if item.name == item.table else f" ({item.name.replace('_', ' ')})"
+        return {"type": "string", "description": f"The {label}{said}."}
+    made = item.generator
+    assert made is not None
+    what = item.name.replace("_", " ")
+    if made.kind == "choice":
+        return {"type": "string", "enum": sorted(made.choices), "description": f"The {what}."}
+    if made.kind == "integer":
+        return {"type": "integer", "minimum": 1, "description": f"The {what}, a whole number."}
+    if made.kind == "date":
+        return {"type": "string", "format": "date", "description": f"The {what} (YYYY-MM-DD)."}
+    return {"type": "string", "description": f"The {what}."}
+
+
+def source(tool: DeskTool) -> str:
+    """The Python source: `function(state, **arguments)` over the tables."""
+    names = [item.name for item in tool.parameters]
+    lines = [f"def {tool.name}({', '.join(['state', *names])}):"]
+    for item in tool.parameters:
+        lines += _check(tool, item)
+    if tool.kind == "find":
+        table = tool.table
+        test = " and ".join(f'row["{name}"] == {name}' for name in table.by)
+        lines.append(f'    found = [key for key, row in state["{table.name}"].items() if {test}]')
+        lines += _refusal("not found", f"No {table.noun} matches.")
+        return "\n".join([*lines, *_result(tool, table.noun, "found[0]")]) + "\n"
+    if tool.kind == "details":
+        lines.append(f'    value = state["{tool.table.name}"][{tool.table.name}][detail]')
+        return "\n".join([*lines, '    return {"detail": detail, "value": value}']) + "\n"
+    for test, sentence in tool.action.rules:
+        lines += _refusal(f"not ({test})", sentence)
+    lines += [f"    {line}" for line in tool.action.body]
+    return "\n".join([*lines, *_result(tool, tool.action.head, tool.action.result)]) + "\n"
+
+
+def _check(tool: DeskTool, item: Parameter) -> list[str]:
+    if item.table and tool.kind != "find":
+        noun = tool.desk.tables[item.table].noun
+        return _refusal(f'{item.name} not in state["{item.table}"]', f"There is no such {noun}.")
+    if item.generator is not None and item.generator.kind == "integer":
+        wrong = f"isinstance({item.name}, bool) or not isinstance({item.name}, int) or {item.name} < 1"
+        return _refusal(wrong, f"The {item.name.replace('_', ' ')} must be a whole number above 0.")
+    if item.generator is not None and item.generator.kind == "choice":
+        return _refusal(f"{item.name} not in {sorted(item.generator.choices)!r}", f"Invalid {item.name}.")
+    return []
+
+
+def _refusal(test: str, message: str) -> list[str]:
+    return [f"    if {test}:", f'        return {{"error": {json.dumps(message)}}}']
+
+
+def _result(tool: DeskTool, head: str, value: str) -> list[str]:
+    key = head.replace(" ", "_")
+    return {
+        "field": [f'    return {{"{key}": {value}}}'],
+        "nested": [f'    return {{"result": {{"{key}": {value}}}, "done": True}}'],
+        "text": [f'    return "{head[:1].upper()}{head[1:]}: " + str({value})'],
+    }[tool.shape]
+
+
+@lru_cache(maxsize=512)
+def _function(domain: str, place: int) -> Any:
+    tool = plain_tools(desks()[domain])[place]
+    namespace: dict[str, Any] = {}
+    exec(compile(source(tool), tool.name, "exec"), namespace)
+    return namespace[tool.name]
+
+
+def outcome(tool: DeskTool, tables: Tables, arguments: dict[str, Any]) -> tuple[str, Any]:
+    """(error, value) of a call, which changes `tables` if it succeeds. The error is empty then.
+
+    The author's own source runs here to plan requests; the validator runs it in the sandbox.
+    """
+    plain = plain_tools(tool.desk)
+    place = next(p for p, other in enumerate(plain) if (other.kind, other.subject) == (tool.kind, tool.subject))
+    found = _function(tool.domain, place)(tables, **arguments)
+    if "error" in found:
+        return found["error"], None
+    return "", found["value"] if tool.kind == "details" else next(iter(found.values()))
