@@ -107,10 +107,7 @@ def _schema(tool: DeskTool, item: Parameter) -> dict[str, Any]:
 
 def source(tool: DeskTool) -> str:
     """The Python source: `function(state, **arguments)` over the tables."""
-    names = [item.name for item in tool.parameters]
-    lines = [f"def {tool.name}({', '.join(['state', *names])}):"]
-    for item in tool.parameters:
-        lines += _check(tool, item)
+    lines = _head(tool)
     if tool.kind == "find":
         table = tool.table
         test = " and ".join(f'row["{name}"] == {name}' for name in table.by)
@@ -120,10 +117,18 @@ def source(tool: DeskTool) -> str:
     if tool.kind == "details":
         lines.append(f'    value = state["{tool.table.name}"][{tool.table.name}][detail]')
         return "\n".join([*lines, '    return {"detail": detail, "value": value}']) + "\n"
-    for test, sentence in tool.action.rules:
-        lines += _refusal(f"not ({test})", sentence)
     lines += [f"    {line}" for line in tool.action.body]
     return "\n".join([*lines, *_result(tool, tool.action.head, tool.action.result)]) + "\n"
+
+
+def _head(tool: DeskTool) -> list[str]:
+    """The function's first line, the checks of its arguments, and an action's rules."""
+    lines = [f"def {tool.name}({', '.join(['state', *(item.name for item in tool.parameters)])}):"]
+    for item in tool.parameters:
+        lines += _check(tool, item)
+    for test, sentence in tool.action.rules if tool.kind == "act" else ():
+        lines += _refusal(f"not ({test})", sentence)
+    return lines
 
 
 def _check(tool: DeskTool, item: Parameter) -> list[str]:
@@ -151,22 +156,23 @@ def _result(tool: DeskTool, head: str, value: str) -> list[str]:
     }[tool.shape]
 
 
-@lru_cache(maxsize=512)
-def _function(domain: str, place: int) -> Any:
-    tool = plain_tools(desks()[domain])[place]
+@lru_cache(maxsize=1024)
+def _function(domain: str, kind: str, subject: str, checks_only: bool) -> Any:
+    tool = DeskTool("tool", kind, domain, subject)
+    lines = [*_head(tool), "    return {}"] if checks_only else [source(tool)]
     namespace: dict[str, Any] = {}
-    exec(compile(source(tool), tool.name, "exec"), namespace)
+    exec(compile("\n".join(lines), tool.name, "exec"), namespace)
     return namespace[tool.name]
 
 
-def outcome(tool: DeskTool, tables: Tables, arguments: dict[str, Any]) -> tuple[str, Any]:
-    """(error, value) of a call, which changes `tables` if it succeeds. The error is empty then.
+def refusal(tool: DeskTool, tables: Tables, arguments: dict[str, Any]) -> str:
+    """The error of an action's call, empty if it would succeed. Changes nothing."""
+    return str(_function(tool.domain, tool.kind, tool.subject, True)(tables, **arguments).get("error", ""))
+
+
+def outcome(tool: DeskTool, tables: Tables, arguments: dict[str, Any]) -> Any:
+    """The value that a call returns, which changes `tables`. The call must be one that is not refused.
 
     The author's own source runs here to plan requests; the validator runs it in the sandbox.
     """
-    plain = plain_tools(tool.desk)
-    place = next(p for p, other in enumerate(plain) if (other.kind, other.subject) == (tool.kind, tool.subject))
-    found = _function(tool.domain, place)(tables, **arguments)
-    if "error" in found:
-        return found["error"], None
-    return "", found["value"] if tool.kind == "details" else next(iter(found.values()))
+    return next(iter(_function(tool.domain, tool.kind, tool.subject, False)(tables, **arguments).values()))

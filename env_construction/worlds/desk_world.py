@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -15,14 +14,16 @@ from typing import Any
 from env_construction.building.author import Rejected
 from env_construction.environment.state import Cell, StateRule, Tables
 from env_construction.facts.facts import pool_of
-from env_construction.worlds.desk_tools import DeskTool, outcome, plain_tools
+from env_construction.worlds.desk_tools import DeskTool, plain_tools, refusal
 from env_construction.worlds.desks import Desk, Table, key_number
 from env_construction.worlds.domains import Generator
 from env_construction.worlds.names import drawer
 
 _DRAWS = 200
-_TRIES = 400
+_TRIES = 120
 """Calls to try for one that breaks a certain rule, or for one that breaks none."""
+_ROUNDS = 12
+"""How often a world gets further rows until every rule has a case."""
 LEAST_ROWS = 5
 
 
@@ -49,8 +50,18 @@ def make_world(desk: Desk, split: str, rows: tuple[int, int], rng: random.Random
         for _ in range(count):
             _add_row(table, tables, split, rng)
     tools = tuple(_renamed(plain_tools(desk), rng))
-    rules = tuple(rule for tool in tools if tool.kind == "act" for rule in _broken_rules(tool, tables, rng))
-    return DeskWorld(desk, tables, tools, rules)
+    rules: list[StateRule] = []
+    for tool in tools:
+        for _ in range(_ROUNDS):
+            cases, missing = _cases(tool, tables, rng)
+            if not missing:
+                rules += cases
+                break
+            for table in desk.tables.values():  # among more rows, one may be the case of a rule
+                _add_row(table, tables, split, rng)
+        else:
+            raise Rejected("rule_without_case", f"{tool.name}: no call breaks {sorted(missing)[0]!r}")
+    return DeskWorld(desk, tables, tools, tuple(rules))
 
 
 def _add_row(table: Table, tables: Tables, split: str, rng: random.Random) -> None:
@@ -105,15 +116,15 @@ def calls_of(tool: DeskTool, tables: Tables, rng: random.Random) -> Iterator[dic
         }
 
 
-def _broken_rules(tool: DeskTool, tables: Tables, rng: random.Random) -> Iterator[StateRule]:
-    """A call for each rule of an action that this rule refuses."""
-    missing = {sentence for _, sentence in tool.action.rules}
-    for arguments in calls_of(tool, tables, rng):
-        if not missing:
-            return
-        error, _ = outcome(tool, deepcopy(tables), arguments)
+def _cases(tool: DeskTool, tables: Tables, rng: random.Random) -> tuple[list[StateRule], set[str]]:
+    """A call for each rule of an action that this rule refuses, and the rules without one."""
+    missing = {sentence for _, sentence in tool.action.rules} if tool.kind == "act" else set()
+    cases = []
+    for arguments in calls_of(tool, tables, rng) if missing else ():
+        error = refusal(tool, tables, arguments)
         if error in missing:
             missing.remove(error)
-            yield StateRule(tool=tool.name, text=error, arguments=arguments)
-    if missing:
-        raise Rejected("rule_without_case", f"{tool.name}: no call breaks {sorted(missing)[0]!r}")
+            cases.append(StateRule(tool=tool.name, text=error, arguments=arguments))
+            if not missing:
+                break
+    return cases, missing

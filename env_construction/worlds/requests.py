@@ -7,15 +7,14 @@ write to different cells, so each can be checked by itself and their order does 
 from __future__ import annotations
 
 import random
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 from env_construction.building.author import Rejected
 from env_construction.environment.schema import Scenario
-from env_construction.environment.state import Cell, Patch, Tables, difference, overlap
-from env_construction.worlds.desk_tools import DeskTool, detail_choice, outcome
+from env_construction.environment.state import Cell, Patch, Tables, difference, overlap, patched
+from env_construction.worlds.desk_tools import DeskTool, detail_choice, outcome, refusal
 from env_construction.worlds.desk_world import DeskWorld, calls_of
 from env_construction.worlds.desks import Table
 from env_construction.worlds.english import listing
@@ -57,12 +56,7 @@ def plan_request(world: DeskWorld, scenario: Scenario, hops: int, rng: random.Ra
     """A request of the scenario's shape, with about `hops` calls. Raises Rejected if none is found."""
     for _ in range(_PLANS):
         plan = _Plan(world, rng)
-        if {
-            "single_hop": plan.one,
-            "parallel_single_hop": lambda: plan.several(hops),
-            "multi_hop": lambda: plan.chain(hops),
-            "parallel_multi_hop": plan.fork_or_join,
-        }[scenario]():
+        if plan.fill(scenario, hops):
             return plan.request()
     raise Rejected("no_request", f"{world.desk.domain}: no {scenario} request")
 
@@ -71,7 +65,7 @@ class _Plan:
     def __init__(self, world: DeskWorld, rng: random.Random) -> None:
         self.world = world
         self.rng = rng
-        self.tables: Tables = deepcopy(world.tables)
+        self.tables: Tables = patched(world.tables, {})
         self.calls: list[PlannedCall] = []
         self.clauses: list[str] = []
         self.told: list[str] = []
@@ -80,10 +74,13 @@ class _Plan:
         self.found: dict[RowKey, int] = {}
         self.used: set[str] = set()
 
-    # the four shapes; False if the random choices do not lead to one
-
-    def one(self) -> bool:
-        return self._act()
+    def fill(self, scenario: Scenario, hops: int) -> bool:
+        """Add the calls of a scenario. False if the random choices do not lead to one."""
+        if scenario == "single_hop":
+            return self._act()
+        if scenario == "parallel_single_hop":
+            return self.several(hops)
+        return self.chain(hops) if scenario == "multi_hop" else self.fork_or_join()
 
     def several(self, count: int) -> bool:
         acts = max(1, count - 1) if self.rng.random() < 0.5 else count
@@ -141,15 +138,16 @@ class _Plan:
         rows = [(item.table, arguments[item.name]) for item in tool.parameters if item.table]
         if len(set(rows)) < len(rows) or not set(wanted) <= set(rows) or self.described & set(rows) - set(wanted):
             return False
-        after = deepcopy(self.tables)
-        error, value = outcome(tool, after, arguments)
-        changes = {} if error else difference(self.tables, after)
+        if refusal(tool, self.tables, arguments) or refusal(tool, self.world.tables, arguments):
+            return False
+        after, alone = patched(self.tables, {}), patched(self.world.tables, {})
+        value = outcome(tool, after, arguments)
+        changes = difference(self.tables, after)
         return (
-            not error
-            and is_telling(value)
+            is_telling(value)
             and bool(changes)
             and not any(overlap(changes, call.changes) for call in self.calls)
-            and outcome(tool, deepcopy(self.world.tables), arguments) == ("", value)
+            and outcome(tool, alone, arguments) == value
         )
 
     def _add_act(self, tool: DeskTool, arguments: dict[str, Any]) -> bool:
@@ -162,8 +160,8 @@ class _Plan:
                 needs += needed
             else:
                 said[item.name] = answer_of(arguments[item.name])
-        before = deepcopy(self.tables)
-        _, value = outcome(tool, self.tables, arguments)
+        before = patched(self.tables, {})
+        value = outcome(tool, self.tables, arguments)
         clause = action.ask.format(**said)
         text = f"{clause[:1].upper()}{clause[1:]}. What is {action.phrase}?"
         self.clauses.append(clause)
