@@ -29,6 +29,7 @@ from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, read_environments
 from env_construction.rules.finding import Finding
 from env_construction.rules.probe_rules import PROBE_RULES
+from env_construction.rules.state_rules import STATE_RULES
 from env_construction.rules.validation import REPLAY_RULES, STATIC_RULES, validate_environments
 from env_construction.sandbox.execution import Surroundings
 from env_construction.sandbox.protocol import NO_VALUE
@@ -139,7 +140,7 @@ def main() -> int:
             "file": str(arguments.file),
             "environments": environments,
             "rejected": rejected,
-            "rules": [rule.__name__ for rule in (*STATIC_RULES, *REPLAY_RULES, *PROBE_RULES)]
+            "rules": [rule.__name__ for rule in (*STATIC_RULES, *REPLAY_RULES, *PROBE_RULES, *STATE_RULES)]
             + ["tools_load", "gold_plan_absent"],
             "broken": {rule: number for (rule, _), number in sorted(broken.items())},
             "broken by scenario": {

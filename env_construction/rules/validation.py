@@ -2,7 +2,8 @@
 
 Static rules read the record. Replay rules read what the sandbox returned for the gold plan (several times, in several
 orders) and for calls about a wrong entity. Probe rules (`probe_rules.py`) read what the needed tools return to a caller
-who does not know what to ask. No policy or model is needed. Records without a gold plan (the published data) are
+who does not know what to ask. State rules (`state_rules.py`) read the tables that a stateful environment's calls
+leave. No policy or model is needed. Records without a gold plan (the published data) are
 checked by the static rules and flagged by the probe rules. The finding `gold_plan_absent` marks that the rest was not
 checked.
 
@@ -21,7 +22,15 @@ from env_construction.rules.finding import Finding
 from env_construction.rules.probe_rules import PROBE_RULES
 from env_construction.rules.probes import ProbePlan
 from env_construction.rules.question_rules import answer_in_arguments, check_shape, is_trivial
-from env_construction.rules.replay import SLOW_S, Replay, ReplayPlan
+from env_construction.rules.replay import RUNS, SLOW_S, Replay, ReplayPlan
+from env_construction.rules.state_rules import (
+    STATE_RULES,
+    StatefulTrial,
+    from_tables,
+    on_tables,
+    rules_are_stated,
+    state_is_consistent,
+)
 from env_construction.rules.tool_rules import check_arguments, check_document, source_problem
 from env_construction.sandbox.tool_sandbox import ToolResult, ToolSandbox
 
@@ -262,6 +271,8 @@ STATIC_RULES: tuple[StaticRule, ...] = (
     scenario_shape,
     dependency_is_real,
     gold_call_valid,
+    state_is_consistent,
+    rules_are_stated,
 )
 REPLAY_RULES: tuple[ReplayRule, ...] = (
     gold_plan_runs,
@@ -283,11 +294,22 @@ class _Trial:
         self.replay = ReplayPlan(environment) if environment.gold_plan else None
         self.probes = ProbePlan(environment)
         self.jobs = [*(self.replay.jobs if self.replay else ()), *self.probes.jobs]
+        self.again = self.probes.again
+        self.stateful: StatefulTrial | None = None
+        if environment.state is not None:
+            self.stateful = StatefulTrial(environment, environment.state, self.jobs, RUNS if self.replay else 0)
+            self.jobs = self.stateful.jobs
+            self.again = on_tables(environment.state, self.again, alone=True)
 
     def broken(self, results: list[list[ToolResult]], others: list[list[ToolResult]]) -> tuple[list[Finding], bool]:
         """Findings of the replay and probe rules, and whether this machine may be the cause."""
         found: list[Finding | None] = []
         slow = False
+        if self.stateful:
+            state = self.stateful.state
+            results, runs = self.stateful.read(results)
+            others = [from_tables(state, self.probes.again, elsewhere).results for elsewhere in others]
+            found += [rule(state, runs) for rule in STATE_RULES]
         if self.replay:
             replay = self.replay.read(results[: -len(self.probes.jobs)])
             found += [rule(self.environment, replay) for rule in REPLAY_RULES]
@@ -313,7 +335,7 @@ def validate_environments(environments: Sequence[Environment], sandbox: ToolSand
         if not trials:
             break
         results = iter(sandbox.run_batch([job for trial in trials for job in trial.jobs]))
-        again = [trial.probes.again for trial in trials]
+        again = [trial.again for trial in trials]
         others = zip(*(other.run_batch(again) for other in sandbox.other_surroundings()), strict=True)
         doubtful = []
         for trial, elsewhere in zip(trials, others, strict=True):
