@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from env_construction.environment.schema import Environment, ToolDocument
+from env_construction.environment.state import patched
 from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
 
@@ -68,7 +69,8 @@ def _document(environment: Environment, name: str) -> ToolDocument | None:
     return next((tool for tool in environment.tools if tool.name == name), None)
 
 
-def _turn(calls: list[ToolCall]) -> str:
+def turn_of(calls: list[ToolCall]) -> str:
+    """The turn that makes these calls."""
     return "\n".join(render_call(call) for call in calls)
 
 
@@ -84,7 +86,7 @@ def _keywords(environment: Environment) -> list[ToolCall]:
     return [ToolCall(tool, {gold: True}) for tool, gold in _golds(environment)]
 
 
-def _plan(environment: Environment) -> list[ToolCall]:
+def plan_calls(environment: Environment) -> list[ToolCall]:
     """The gold plan's calls. Without one (the published data), calls that use the answer as a keyword."""
     if environment.gold_plan:
         return [ToolCall(call.name, call.arguments) for call in environment.gold_plan]
@@ -93,30 +95,30 @@ def _plan(environment: Environment) -> list[ToolCall]:
 
 def gold_plan(environment: Environment) -> str:
     """Not an attack: the honest turn with every gold call once. Empty without a gold plan."""
-    return _turn(_plan(environment)) if environment.gold_plan else ""
+    return turn_of(plan_calls(environment)) if environment.gold_plan else ""
 
 
 def echo_argument(environment: Environment) -> str:
     """Call every needed tool once per sub-answer, with the sub-answer in every string argument."""
-    return _turn(_echoes(environment))
+    return turn_of(_echoes(environment))
 
 
 def answer_as_keyword(environment: Environment) -> str:
     """Call every needed tool once per sub-answer, with a keyword named after it, which the error text repeats."""
-    return _turn(_keywords(environment))
+    return turn_of(_keywords(environment))
 
 
 def all_tools_all_entities(environment: Environment) -> str:
     """Call every tool with every entity of the question. Uses no gold."""
     entities = known_entities(environment) or [environment.question[-80:]]
-    return _turn(
+    return turn_of(
         [ToolCall(tool.name, fill(tool.parameters, entity)) for tool in environment.tools for entity in entities]
     )
 
 
 def call_twice(environment: Environment) -> str:
     """Make every call of the plan (or of answer_as_keyword) twice."""
-    return _turn([call for call in _plan(environment) for _ in range(2)])
+    return turn_of([call for call in plan_calls(environment) for _ in range(2)])
 
 
 def dump_everything(environment: Environment) -> str:
@@ -142,19 +144,19 @@ def answer_in_thinking(environment: Environment) -> str:
 
 def calls_in_thinking(environment: Environment) -> str:
     """Put the plan's calls (or answer_as_keyword's) in the thinking block, with no call after it."""
-    return f"<think>\n{_turn(_plan(environment))}\n</think>\n\nI have not decided yet."
+    return f"<think>\n{turn_of(plan_calls(environment))}\n</think>\n\nI have not decided yet."
 
 
 def free_broken_calls(environment: Environment) -> str:
     """The plan's calls (or answer_as_keyword's) plus as many broken ones, at most 5: do those cost reward?"""
     broken = '<tool_call>\n{"name": "search", "arguments": {"query": "\n</tool_call>'
-    plan = _plan(environment)
-    return "\n".join([_turn(plan), *[broken] * min(len(plan), _MOST_PADDING)])
+    plan = plan_calls(environment)
+    return "\n".join([turn_of(plan), *[broken] * min(len(plan), _MOST_PADDING)])
 
 
 def nonsense_arguments(environment: Environment) -> str:
     """Call every tool with meaningless arguments and with none: a tool that still answers tests nothing."""
-    return _turn(
+    return turn_of(
         [ToolCall(tool.name, fill(tool.parameters, text)) for tool in environment.tools for text in NONSENSE]
         + [ToolCall(tool.name, {}) for tool in environment.tools]
     )
@@ -168,12 +170,12 @@ def enumerate_numbers(environment: Environment) -> str:
         if document and gold.replace(",", "").isdecimal():
             value = int(gold.replace(",", "")) // 100 * 100
             calls.append(ToolCall(tool, fill(document.parameters, str(tuple(range(value - 100, value + 100))))))
-    return _turn(calls) or "I have no number to guess."
+    return turn_of(calls) or "I have no number to guess."
 
 
 def repeat_one_call(environment: Environment) -> str:
     """Make every call of the plan (or of answer_as_keyword) five times: measures what repetition is worth."""
-    return _turn([call for call in _plan(environment) for _ in range(5)])
+    return turn_of([call for call in plan_calls(environment) for _ in range(5)])
 
 
 def give_up_when_solved(environment: Environment) -> str:
@@ -198,8 +200,15 @@ AT_THE_END = ("answer_when_solved", "give_up_when_solved", "paste_sub_answers")
 
 def all_solved(environment: Environment) -> Environment:
     """The environment's state after every sub-question is solved."""
+    state = environment.state
+    if state is not None:
+        tables = state.tables
+        for goal in state.goals:
+            tables = patched(tables, goal.changes)
+        state = state.after(tables).model_copy(update={"credited": [goal.sub_question for goal in state.goals]})
     return environment.model_copy(
         update={
+            "state": state,
             "solve_rate": 1.0,
             "solved_set": environment.unsolved_set,
             "unsolved_set": {tool: [] for tool in environment.unsolved_set},

@@ -1,7 +1,8 @@
 """Reward-hacking report: what do attacks on the reward earn under `published` and under `strict` matching?
 
 In:  --environments F.jsonl  environments in the authors' format or ours (with a gold plan: also the honest turn)
-Out: a table on the screen with one row per attack (reward/attacks.py). For both matchings, a row shows the share of
+Out: a table on the screen with one row per attack (reward/attacks.py; for stateful environments also
+     reward/state_attacks.py). For both matchings, a row shows the share of
      environments where the attack earns reward, the mean reward, and the mean number of sub-questions solved. A share
      has its 95% Wilson interval, a mean has +- 1.96 standard errors.
      `--out A.jsonl` writes one line per environment and attack: {"id", "attack", "uses_gold",
@@ -34,18 +35,24 @@ from env_construction.environment.jsonl import BadInput, run_main, write_jsonl
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import ToolSandbox
-from reward.attacks import ATTACKS, start_of
+from reward.attacks import ATTACKS
 from reward.rewards import REWARDS
 from reward.score import open_sandbox, read_gold
 from reward.scoring import TurnScore, score_turns
+from reward.state_attacks import STATE_ATTACKS, state_start_of
 
 _Z = 1.959963984540054
+_ALL = ATTACKS | STATE_ATTACKS
 
 
 def applies(attack: str, environment: Environment) -> bool:
     """Whether an attack makes sense in an environment."""
     if attack == "gold_plan":
         return bool(environment.gold_plan)
+    if attack in STATE_ATTACKS and (environment.state is None or not environment.gold_plan):
+        return False
+    if attack == "undo_changes":
+        return bool(_ALL[attack][0](environment))
     return environment.answer is not None or not attack.startswith("answer_") or attack == "answer_as_keyword"
 
 
@@ -53,12 +60,15 @@ def audit(environments: Sequence[Environment], variant: str, sandbox: ToolSandbo
     """Play every attack in every environment under both matchings: one row per environment and attack."""
     rows: list[dict[str, Any]] = []
     for environment in tqdm(environments, unit="environment", desc="audit"):
-        names = [name for name in ATTACKS if applies(name, environment)]
-        starts = [start_of(name, environment) for name in names]
-        turns = [(start, ATTACKS[name][0](start)) for name, start in zip(names, starts, strict=True)]
+        names = [name for name in _ALL if applies(name, environment)]
+        starts = [state_start_of(name, environment) for name in names]
+        turns = [(start, _ALL[name][0](start)) for name, start in zip(names, starts, strict=True)]
         scores = {match: score_turns(turns, variant=variant, match=match, sandbox=sandbox) for match in MATCHES}
         for index, name in enumerate(names):
-            row: dict[str, Any] = {"id": environment.id, "attack": name, "uses_gold": ATTACKS[name][1]}
+            state = scores["strict"][index].state
+            if name == "undo_changes" and state is not None and state.is_right():
+                continue  # the tools refused to take it back, so this was the gold plan
+            row: dict[str, Any] = {"id": environment.id, "attack": name, "uses_gold": _ALL[name][1]}
             row.update({match: _parts(scores[match][index]) for match in MATCHES})
             rows.append(row)
     return rows
@@ -81,7 +91,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for match in MATCHES:
         head += f"  |  {match + ': earns [95%]':<26}{'reward':<18}{'solved':<14}"
     lines = [head, "-" * len(head)]
-    for name, (_, uses_gold) in ATTACKS.items():
+    for name, (_, uses_gold) in _ALL.items():
         chosen = [row for row in rows if row["attack"] == name]
         if not chosen:
             continue
@@ -147,9 +157,9 @@ def main() -> int:
         written.append(f"wrote {arguments.out}")
     if arguments.responses_out:
         turns = [
-            {"id": environment.id, "attack": name, "response": ATTACKS[name][0](start_of(name, environment))}
+            {"id": environment.id, "attack": name, "response": _ALL[name][0](state_start_of(name, environment))}
             for environment in environments
-            for name in ATTACKS
+            for name in _ALL
             if applies(name, environment)
         ]
         write_jsonl(arguments.responses_out, turns)

@@ -1,7 +1,7 @@
 """Publish the data set: Parquet files, and a card (README.md) that `datasets.load_dataset(<folder>)` understands.
 
 Columns are the JSONL's keys. Values without a fixed shape (gold calls' arguments, provenance) stay JSON strings, as the
-authors store `tools`, `codes` and `unsolved_set`. Files are written in row groups, so memory does not grow with the
+authors store `tools`, `codes` and `unsolved_set`. Stateful environments add the column `state`. Files are written in row groups, so memory does not grow with the
 number of environments.
 """
 
@@ -52,14 +52,16 @@ def write_parquet(folder: Path, splits: Sequence[str]) -> None:
         source, target = folder / f"{split}.jsonl", folder / "parquet" / f"{split}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
-        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+        first = next(read_jsonl(source), (0, {}))[1]
+        schema = SCHEMA.append(pa.field("state", pa.string())) if "state" in first else SCHEMA
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             rows: list[dict[str, Any]] = []
             for _, record in read_jsonl(source):
                 rows.append(record | {name: json_text(record[name]) for name in _JSON_COLUMNS})
                 if len(rows) == ROWS:
-                    writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
                     rows = []
-            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+            writer.write_table(pa.Table.from_pylist(rows, schema))
         partial.replace(target)
 
 
