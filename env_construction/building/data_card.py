@@ -1,8 +1,8 @@
 """Publish the data set: Parquet files, and a card (README.md) that `datasets.load_dataset(<folder>)` understands.
 
 Columns are the JSONL's keys. Values without a fixed shape (gold calls' arguments, provenance) stay JSON strings, as the
-authors store `tools`, `codes` and `unsolved_set`. Stateful environments add the column `state`. Files are written in row groups, so memory does not grow with the
-number of environments.
+authors store `tools`, `codes` and `unsolved_set`. Stateful environments have the column `state`, too. Files are written
+in row groups, so memory does not grow with the number of environments.
 """
 
 from __future__ import annotations
