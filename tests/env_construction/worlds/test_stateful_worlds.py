@@ -1,4 +1,4 @@
-"""Stateful worlds: built from the seed alone, verified, readable in both formats, and played by the oracle to reward 1."""
+"""Stateful worlds: built from the seed alone, verified, readable in both formats, played by the oracle to reward 1."""
 
 from __future__ import annotations
 
@@ -164,6 +164,6 @@ def test_every_desk_states_its_rules() -> None:
 def test_a_bad_desk_is_refused_in_one_line(rule: str, change: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "library.yaml"
     path.write_text(DESK.replace("RULE", f'"{rule}"').replace("CHANGE", f'"{change}"'))
-    with pytest.raises(BadInput, match="library.yaml") as error:
+    with pytest.raises(BadInput, match=r"library\.yaml") as error:
         read_desk(path)
     assert message in str(error.value) and "\n" not in str(error.value)
