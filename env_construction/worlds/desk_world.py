@@ -6,22 +6,24 @@ Names belong to the pool of one split, as in `world.py`, so splits share no enti
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import islice, product
 from typing import Any
 
 from env_construction.building.author import Rejected
 from env_construction.environment.state import Cell, StateRule, Tables
 from env_construction.facts.facts import pool_of
 from env_construction.worlds.desk_tools import DeskTool, plain_tools, refusal
-from env_construction.worlds.desks import Desk, Table, key_number
+from env_construction.worlds.desks import Desk, Parameter, Table, key_number
 from env_construction.worlds.domains import Generator
 from env_construction.worlds.names import drawer
 
 _DRAWS = 200
-_TRIES = 120
-"""Calls to try for one that breaks a certain rule, or for one that breaks none."""
+_MOST_CALLS = 4000
+_NUMBERS = 6
+"""How many values of a number to try."""
 _ROUNDS = 12
 """How often a world gets further rows until every rule has a case."""
 LEAST_ROWS = 5
@@ -107,13 +109,25 @@ def _renamed(tools: list[DeskTool], rng: random.Random) -> Iterator[DeskTool]:
         yield replace(tool, name=rng.choice(names), shape=rng.choice(("field", "nested", "text")))
 
 
-def calls_of(tool: DeskTool, tables: Tables, rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Random arguments that fit the tool's document."""
-    for _ in range(_TRIES):
-        yield {
-            item.name: rng.choice(list(tables[item.table])) if item.table else _cell(item.generator, tables, rng)  # type: ignore[arg-type]
-            for item in tool.parameters
-        }
+def calls_of(
+    tool: DeskTool, tables: Tables, rng: random.Random, fixed: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Arguments that fit the tool's document, in random order. `fixed`: the values of some parameters."""
+    known = fixed or {}
+    choices = [[known[item.name]] if item.name in known else _choices(item, tables, rng) for item in tool.parameters]
+    combinations = list(islice(product(*choices), _MOST_CALLS))
+    rng.shuffle(combinations)
+    names = [item.name for item in tool.parameters]
+    return (dict(zip(names, values, strict=True)) for values in combinations)
+
+
+def _choices(item: Parameter, tables: Tables, rng: random.Random) -> list[Any]:
+    made = item.generator
+    if made is None:
+        return list(tables[item.table])
+    if made.kind == "choice":
+        return list(made.choices)
+    return [_cell(made, tables, rng) for _ in range(_NUMBERS)]
 
 
 def _cases(tool: DeskTool, tables: Tables, rng: random.Random) -> tuple[list[StateRule], set[str]]:

@@ -146,6 +146,8 @@ def _read_table(where: str, name: str, rows: dict[str, str], known: dict[str, Ta
         if key not in _TABLE_KEYS:
             made, _, head = (part.strip() for part in line.partition("|"))
             generator = read_generator(f"{where}.{key}", made)
+            if made == "code":
+                raise BadInput(f"{where}.{key}: the code is empty: ' #' begins a comment; start the code with a letter")
             if generator.kind == "entity" and generator.target not in known:
                 raise BadInput(f"{where}.{key}: {generator.target!r} is no earlier table; define it above")
             columns[key] = Column(key, generator, head or key.replace("_", " "))

@@ -127,9 +127,8 @@ class _Plan:
             places = [[item.name for item in tool.parameters if item.table == row[0]] for row in wanted]
             if not all(places):
                 continue
-            for arguments in calls_of(tool, self.tables, self.rng):
-                for row, names in zip(wanted, places, strict=True):
-                    arguments[names[0]] = row[1]
+            fixed = {names[0]: row[1] for row, names in zip(wanted, places, strict=True)}
+            for arguments in calls_of(tool, self.tables, self.rng, fixed):
                 if self._is_good(tool, arguments, wanted):
                     return self._add_act(tool, arguments)
         return False
