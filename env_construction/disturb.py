@@ -133,6 +133,8 @@ def disturbed(environment: Environment, level: str, seed: int) -> Environment:
     """The environment with names disturbed at `level`. Raises BadInput for an unknown level or an unsuitable tool."""
     if level not in LEVELS:
         raise BadInput(f"level {level!r}: expected one of {', '.join(LEVELS)}")
+    if environment.state is not None:
+        raise BadInput(f"{environment.id}: its tools change a database; disturb environments without the key 'state'")
     rng = random.Random(f"{seed}:{environment.id}:{level}")
     names, renamed, extra = _changes(environment, level, rng)
 

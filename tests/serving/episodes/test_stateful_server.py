@@ -48,10 +48,10 @@ def test_harm_costs_in_a_served_episode(sandbox: ToolSandbox) -> None:
 
 def test_an_episode_continues_on_its_tables_after_a_restart(tmp_path: Path, sandbox: ToolSandbox) -> None:
     environments = {"bank": bank()}
-    with EpisodeServer(environments, sandbox=sandbox, log=EpisodeLog(tmp_path / "log.jsonl", environments)) as server:
+    with EpisodeServer(environments, sandbox=sandbox, log=EpisodeLog(tmp_path, "data")) as server:
         key = server.reset(id="bank").episode
         server.call(key, "transfer", {**MOVE, "amount": 50})
-    with EpisodeServer(environments, sandbox=sandbox, log=EpisodeLog(tmp_path / "log.jsonl", environments)) as server:
+    with EpisodeServer(environments, sandbox=sandbox, log=EpisodeLog(tmp_path, "data")) as server:
         result = server.call(key, "transfer", {**MOVE, "amount": 50})
         assert result.output == '{"balance of the receiver": 330}'
 
