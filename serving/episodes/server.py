@@ -177,7 +177,8 @@ class EpisodeServer:
         """Run one tool call. A failed or unknown tool is a result and counts as a call; a rejected request does not."""
         live, call, place = self._begin(episode, name, arguments, turn)
         try:
-            [result] = live.results([call], self._sandbox.run_batch([live.job([call], self._sandbox)])[0])
+            job = live.job([call], self._sandbox)
+            [result] = live.results([call], self._sandbox.run(job.codes, job.calls))
         except BaseException:
             self._end(live, place, None)
             raise
@@ -228,8 +229,8 @@ class EpisodeServer:
         if not parsed.calls:
             return TurnReply([], self.finish(episode, text))
         with self._alone(episode, parsed, text) as live:
-            found = self._sandbox.run_batch([live.job(parsed.calls, self._sandbox)])[0]
-            results = live.results(parsed.calls, found)
+            job = live.job(parsed.calls, self._sandbox)
+            results = live.results(parsed.calls, self._sandbox.run(job.codes, job.calls))
             _refuse_fault(results)
             with self._lock:
                 live.turns.append(Turn(text=text, calls=list(parsed.calls), results=list(results)))
