@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -18,11 +19,19 @@ from pydantic import BaseModel, Field
 from env_construction.building.author import Decomposition, Draft, Rejected, Step, Toolset, WrittenDocument, stage_rng
 from env_construction.environment.matching import published_match
 from env_construction.environment.schema import GoldCall, ToolDocument
-from env_construction.facts.fact_code import convert, write_source
-from env_construction.facts.fact_questions import grow_graph, value_text
-from env_construction.facts.fact_tools import SUFFIXES, Blueprint, describe, expand_parameters
+from env_construction.facts.fact_code import write_source
+from env_construction.facts.fact_questions import convert, grow_graph, value_text
+from env_construction.facts.fact_tools import (
+    DOMAINS,
+    SUFFIXES,
+    Blueprint,
+    add_filter,
+    describe,
+    expand_parameters,
+)
 from env_construction.facts.fact_wording import write_decomposition
 from env_construction.facts.fact_world import PoolView, World, pool_view, world_key
+from env_construction.facts.filters import STATED_KINDS, Filter, comparable
 from env_construction.facts.levels import LEVELS, Level, draw_weighted
 from env_construction.facts.relations import BY_NAME, OPERATIONS, Relation
 
@@ -30,9 +39,24 @@ _PICKS = 80
 _FEWEST_ROWS = 3
 
 
-class FactNotes(BaseModel):
-    """The fact author's memory between stages: its tools, and the values of this environment's world."""
+_TWINS = 2
+"""Other entities of a tool that meet what the question states about one."""
+_NAMES = ("{r}", "{r}", "{s}", "{s}_data", "{s}_record", "{s}_details", "{d}_entry", "{d}_{s}", "{s}_fact", "{d}_data")
+"""Base names of tools: {r} relation, {s} entity type, {d} domain."""
 
+
+class Asked(BaseModel):
+    """What the question states besides a sub-question's entities: filters, their arguments by name, and the unit."""
+
+    filters: list[Filter] = Field(default_factory=list)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    unit: str = ""
+
+
+class FactNotes(BaseModel):
+    """The fact author's memory between stages: its tools, what is asked by step, and the values of this world."""
+
+    asked: dict[str, Asked] = Field(default_factory=dict)
     blueprints: dict[str, Blueprint] = Field(default_factory=dict)
     known: dict[str, dict[str, str]] = Field(default_factory=dict)
 
@@ -49,17 +73,26 @@ class FactAuthor:
         world = World(_view(draft), draft.counterfactual)
         graph = grow_graph(draft.scenario, draw_weighted(rng, level.hops[draft.scenario]), world, rng)
         notes = FactNotes()
-        for node in graph.nodes:
+        for index, node in enumerate(graph.nodes):
             if not node.relation.compute:
                 key = world_key(node.relation, node.subjects)
                 notes.known.setdefault(node.relation.name, {})[key] = node.value
+            for item in node.stated:
+                notes.known.setdefault(item.filter.relation, {})[node.subjects[0]] = item.value
+            notes.asked[f"q{index + 1}"] = Asked(
+                filters=[item.filter for item in node.stated],
+                arguments={item.filter.name: item.argument for item in node.stated},
+                unit=node.unit,
+            )
         draft.notes = notes
         return write_decomposition(graph, level, rng)
 
     def write_document(self, draft: Draft, step: Step, problem: str | None) -> WrittenDocument:
-        blueprint = _blueprint(draft, step.function, [step.function])
+        asked = _notes(draft).asked[step.id]
+        blueprint = _asked_for(_blueprint(draft, step.function, [step.function]), asked)
         document = describe(blueprint, LEVELS[draft.level].verbose)
-        return WrittenDocument(document=document, arguments=blueprint.arguments(step.function, step.inputs))
+        arguments = blueprint.arguments(step.function, step.inputs, asked.arguments, asked.unit)
+        return WrittenDocument(document=document, arguments=arguments)
 
     def integrate(self, draft: Draft, problem: str | None) -> Toolset:
         """One tool per relation; relations of one family share a tool with a selector."""
@@ -68,9 +101,13 @@ class FactAuthor:
             group = groups[BY_NAME[step.function].family or step.function]
             if step.function not in group:
                 group.append(step.function)
-        blueprints = [
-            _blueprint(draft, group if len(names) > 1 else names[0], names, "kind") for group, names in groups.items()
-        ]
+        notes = _notes(draft)
+        blueprints: list[Blueprint] = []
+        for family, names in groups.items():
+            taken = {other.name for other in blueprints}
+            blueprint = _blueprint(draft, family if len(names) > 1 else names[0], names, "kind", taken)
+            first = next(step.id for step in draft.plan.steps if step.function in names)
+            blueprints.append(_asked_for(blueprint, notes.asked[first]))
         return self._toolset(draft, blueprints)
 
     def scale(self, draft: Draft, strategy: str, problem: str | None) -> Toolset:
@@ -80,14 +117,15 @@ class FactAuthor:
         if strategy == "functional_generalization":
             taken = {name for blueprint in blueprints for name in blueprint.relations}
             for position, blueprint in enumerate(blueprints):
-                wider = _generalized(draft, blueprint, taken, rng)
-                if all(wider.name != other.name for other in blueprints[:position]):
+                others = {other.name for other in blueprints if other is not blueprint}
+                wider = _generalized(draft, blueprint, taken, rng, others)
+                if wider.name not in others:
                     blueprints[position] = wider
                     taken.update(wider.relations)
         elif strategy == "parameter_expansion":
             for blueprint in blueprints:
                 if level.kinds:
-                    expand_parameters(blueprint, level, 0.0, rng)
+                    expand_parameters(blueprint, level, rng, _view(draft), _functions(draft))
         elif strategy == "parameter_type_generalization":
             for blueprint in blueprints:
                 _generalize_types(blueprint, level, rng)
@@ -99,10 +137,13 @@ class FactAuthor:
         notes = _notes(draft)
         blueprint = notes.blueprints[tool.name]
         rows: dict[str, Any] = {}
+        about: dict[str, dict[str, Any]] = {}
         if not blueprint.first.compute:
             world = World(_view(draft), draft.counterfactual, notes.known)
-            rows = self._rows(draft, blueprint, world, stage_rng(draft, f"deployment:{tool.name}"))
-        return write_source(blueprint, tool, rows, LEVELS[draft.level].verbose)
+            rng = stage_rng(draft, f"deployment:{tool.name}")
+            rows = self._rows(draft, blueprint, world, rng)
+            about = self._about(draft, blueprint, list(rows), world, rng) if blueprint.filters else {}
+        return write_source(blueprint, tool, rows, LEVELS[draft.level].verbose, about)
 
     def instruction(self, draft: Draft) -> str:
         return stage_rng(draft, "instruction").choice(LEVELS[draft.level].instruction)
@@ -120,7 +161,8 @@ class FactAuthor:
         calls = []
         for step in draft.plan.steps:
             blueprint = serving[step.function]
-            arguments = blueprint.arguments(step.function, step.inputs)
+            asked = notes.asked[step.id]
+            arguments = blueprint.arguments(step.function, step.inputs, asked.arguments, asked.unit)
             calls.append(GoldCall(sub_question=step.id, name=blueprint.name, arguments=arguments))
         return Toolset(tools=[describe(blueprint, verbose) for blueprint in blueprints], calls=calls)
 
@@ -141,14 +183,18 @@ class FactAuthor:
             relation = rng.choice(close if close and rng.random() < level.closeness else anything)
             if relation.name in taken or (relation.family and relation.family in families) or relation.inverse in taken:
                 continue
-            blueprint = _blueprint(draft, relation.name, [relation.name])
+            names = {other.name for other in (*blueprints, *added)}
+            blueprint = _blueprint(draft, relation.name, [relation.name], taken=names)
             blueprint.needed = False
             if "functional_generalization" in draft.strategies:
-                blueprint = _generalized(draft, blueprint, taken, rng)
+                blueprint = _generalized(draft, blueprint, taken, rng, names)
+            if level.verbose:
+                _choose_unit(blueprint, level, rng)
+                _filters_like(blueprint, rng.choice([other for other in blueprints if other.needed]), view, rng)
             if "parameter_type_generalization" in draft.strategies:
                 _generalize_types(blueprint, level, rng)
             if "parameter_expansion" in draft.strategies and level.kinds:
-                expand_parameters(blueprint, level, level.required_extra[draft.scenario], rng)
+                expand_parameters(blueprint, level, rng, view, _functions(draft))
             if any(blueprint.name == other.name for other in (*blueprints, *added)):
                 continue
             taken.update(blueprint.relations)
@@ -195,6 +241,33 @@ class FactAuthor:
         rng.shuffle(items)
         return dict(items)
 
+    def _about(
+        self, draft: Draft, blueprint: Blueprint, keys: list[str], world: World, rng: random.Random
+    ) -> dict[str, dict[str, Any]]:
+        """What the filters compare and add, for each entity. Nothing that a filter adds reveals an answer.
+
+        Two further entities meet what the question states about its own, so that a tool does not know a single one.
+        """
+        answers = [step.answer for step in draft.plan.steps]
+        wanted = [next(iter(step.inputs.values())) for step in draft.plan.steps if step.function in blueprint.relations]
+        others = [key for key in keys if key not in wanted]
+        twins = {key: wanted[0] for key in others[:_TWINS]} if wanted else {}
+        about: dict[str, dict[str, Any]] = {}
+        for key in keys:
+            facts = about.setdefault(key.casefold(), {})
+            for item in blueprint.filters:
+                source = twins.get(key, key) if item.asked else key
+                value = None
+                if source in world.view.members[item.relation]:
+                    value = world.value(item.sibling, (source,), rng)
+                if value is None:
+                    continue
+                if item.style != "include":
+                    facts[item.key] = comparable(item.sibling, value)
+                elif not any(published_match(answer, value_text(item.sibling, value)) for answer in answers):
+                    facts[f"={item.key}"] = value_text(item.sibling, value)
+        return about
+
     def _cells(
         self, relation: Relation, key: tuple[str, ...], world: World, rng: random.Random, avoid: list[str]
     ) -> dict[str, str]:
@@ -204,7 +277,7 @@ class FactAuthor:
         value = world.value(relation, key, rng)
         if value is None:
             return {}
-        cells = convert(relation, value) if relation.other_units else {"": value_text(relation, value)}
+        cells = dict(convert(relation, value)) if relation.other_units else {"": value_text(relation, value)}
         texts = [json.dumps({relation.key: text}, ensure_ascii=False) for text in cells.values()]
         return {} if any(published_match(answer, text) for answer in avoid for text in texts) else cells
 
@@ -217,32 +290,78 @@ def _notes(draft: Draft) -> FactNotes:
     return draft.notes if isinstance(draft.notes, FactNotes) else FactNotes.model_validate(draft.notes)
 
 
-def _blueprint(draft: Draft, base: str, relations: list[str], selector: str = "") -> Blueprint:
-    """A tool with the level's kind of name. It gets the selector only if there is something to select."""
+def _blueprint(
+    draft: Draft, base: str, relations: list[str], selector: str = "", taken: Collection[str] = ()
+) -> Blueprint:
+    """A tool with the level's kind of name, if possible not in `taken`. It gets the selector only if it needs one.
+
+    Most long names tell the entity type and not what is looked up, so that a reader has to read the description.
+    """
     rng = stage_rng(draft, f"naming:{base}")
-    name = f"{base}_{rng.choice(SUFFIXES)}" if LEVELS[draft.level].verbose else base
+    name = base
+    if LEVELS[draft.level].verbose:
+        subject, suffix = BY_NAME[relations[0]].subject, rng.choice(SUFFIXES)
+        told = rng.choice(_NAMES).format(r=base, s=subject, d=domain_of(subject))
+        name = f"{base}_{suffix}" if f"{told}_{suffix}" in taken else f"{told}_{suffix}"
     chosen = ("operation" if BY_NAME[relations[0]].compute else selector) if len(relations) > 1 else ""
     return Blueprint(name=name, relations=sorted(relations), selector=chosen, words=rng.randrange(64))
 
 
-def _generalized(draft: Draft, blueprint: Blueprint, taken: set[str], rng: random.Random) -> Blueprint:
+def _functions(draft: Draft) -> set[str]:
+    """The relations that the question asks about."""
+    return {step.function for step in draft.plan.steps}
+
+
+def domain_of(subject: str) -> str:
+    """The domain of an entity type."""
+    return next(domain for domain, subjects in DOMAINS.items() if subject in subjects)
+
+
+def _asked_for(blueprint: Blueprint, asked: Asked) -> Blueprint:
+    """The tool with the parameters that the question gives a value for."""
+    blueprint.filters = [item.model_copy() for item in asked.filters]
+    blueprint.unit_choice = bool(asked.unit)
+    blueprint.unit_optional = blueprint.words % 2 == 1
+    return blueprint
+
+
+def _choose_unit(blueprint: Blueprint, level: Level, rng: random.Random) -> None:
+    """Give an unneeded tool a unit parameter as often as needed ones have it."""
+    if blueprint.first.other_units and not blueprint.selector and rng.random() < level.unit_share:
+        blueprint.unit_choice, blueprint.unit_optional = True, blueprint.words % 2 == 1
+
+
+def _filters_like(blueprint: Blueprint, model: Blueprint, view: PoolView, rng: random.Random) -> None:
+    """Give an unneeded tool as many filters of the stated kind, required and optional, as a needed one has."""
+    kinds, weights = list(STATED_KINDS), list(STATED_KINDS.values())
+    for item in [item for item in model.filters if item.asked]:
+        for _ in range(_PICKS):
+            if found := add_filter(blueprint, rng.choices(kinds, weights)[0], view, rng):
+                found.required = item.required
+                break
+
+
+def _generalized(
+    draft: Draft, blueprint: Blueprint, taken: set[str], rng: random.Random, names: Collection[str]
+) -> Blueprint:
     """Functional generalization: the tool serves its relation's family, or more facts about the same entity type."""
     level, view, relation = LEVELS[draft.level], _view(draft), blueprint.first
     if rng.random() >= level.generalize_share or (relation.pair and not relation.compute):
         return blueprint
     if relation.family:
         candidates = OPERATIONS if relation.compute else view.relations
-        names = [other.name for other in candidates if other.family == relation.family]
+        served = [other.name for other in candidates if other.family == relation.family]
         base, selector = relation.family, "kind"
     elif level.verbose and not blueprint.selector and not relation.other_units:
-        names = [relation.name, *_further_facts(view, relation, taken, rng)]
+        served = [relation.name, *_further_facts(view, relation, taken, rng)]
         base, selector = f"{relation.subject}_information", "information_type"
     else:
         return blueprint
-    if not set(blueprint.relations) < set(names) or (set(names) - set(blueprint.relations)) & taken:
+    filtered = {item.relation for item in blueprint.filters}
+    if not set(blueprint.relations) < set(served) or (set(served) - set(blueprint.relations)) & (taken | filtered):
         return blueprint
-    wider = _blueprint(draft, base, names, selector)
-    wider.needed = blueprint.needed
+    wider = _blueprint(draft, base, served, selector, names)
+    wider.needed, wider.filters = blueprint.needed, blueprint.filters
     return wider
 
 
@@ -258,12 +377,12 @@ def _further_facts(view: PoolView, relation: Relation, taken: set[str], rng: ran
 def _generalize_types(blueprint: Blueprint, level: Level, rng: random.Random) -> None:
     """Parameter type generalization: the unit becomes an enum, the entity an array or an object."""
     relation = blueprint.first
-    if relation.other_units and not blueprint.selector and rng.random() < level.unit_share:
+    if not level.verbose and relation.other_units and not blueprint.selector and rng.random() < level.unit_share:
         blueprint.unit_choice = True
     draw = rng.random()
-    if draw < level.array_share:
+    if draw < level.array_share and len(blueprint.inputs) == 2:
         blueprint.form = "array"
-    elif draw < level.array_share + level.object_share and not relation.compute:
+    elif level.array_share <= draw < level.array_share + level.object_share and not relation.compute:
         blueprint.form = "object"
 
 

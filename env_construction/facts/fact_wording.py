@@ -13,7 +13,7 @@ from env_construction.building.author import Decomposition, Step
 from env_construction.facts.calculator import number_of, written
 from env_construction.facts.fact_questions import Graph, Node, input_values, value_text
 from env_construction.facts.levels import Level
-from env_construction.facts.relations import TYPE_NAMES, Relation
+from env_construction.facts.relations import TYPE_NAMES
 
 _INTRODUCTIONS = ("Take {p}.", "Find {p}.", "Consider {p}.")
 _LISTS = ("What are {p}?", "Tell me {p}.", "Give {p}.")
@@ -26,7 +26,7 @@ def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decom
     steps = [
         Step(
             id=ids[index],
-            question=_fill(node.relation.asks[0], node.relation, list(node.subjects)),
+            question=_fill(node.relation.asks[0], node, [mention(node, name) for name in node.subjects]),
             answer=_answer(node),
             depends_on=[ids[source] for source in node.sources if isinstance(source, int)],
             function=node.relation.name,
@@ -48,11 +48,16 @@ def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decom
 
 
 def _answer(node: Node) -> str:
-    return value_text(node.relation, node.value)
+    return value_text(node.relation, node.shown, node.unit)
 
 
-def _fill(pattern: str, relation: Relation, names: list[str]) -> str:
-    return pattern.format(x=names[0], y=names[-1], u=relation.unit)
+def mention(node: Node, name: str) -> str:
+    """A given entity with what the question states about it: "Lima (country: Peru)"."""
+    return f"{name} ({'; '.join(item.words for item in node.stated)})" if node.stated else name
+
+
+def _fill(pattern: str, node: Node, names: list[str]) -> str:
+    return pattern.format(x=names[0], y=names[-1], u=node.shown_unit)
 
 
 def _listing(parts: list[str], last: str = "and") -> str:
@@ -62,7 +67,7 @@ def _listing(parts: list[str], last: str = "and") -> str:
 def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
     """(question, answer, rule) about several entities' values of one numeric relation, or None for other graphs."""
     relation = graph.nodes[0].relation
-    numbers = [number_of(node.value) for node in graph.nodes]
+    numbers = [number_of(node.shown) for node in graph.nodes]
     if (
         len(graph.nodes) < 2
         or relation.pair
@@ -72,8 +77,9 @@ def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
     ):
         return None
     known = [number for number in numbers if number is not None]
-    names = [node.subjects[0] for node in graph.nodes]
-    phrase = _fill(relation.phrases[0], relation, ["{}"])
+    names = [mention(node, node.subjects[0]) for node in graph.nodes]
+    unit = graph.nodes[0].unit
+    phrase = _fill(relation.phrases[0], graph.nodes[0], ["{}"])
     rules = ["pick", "compare"] if relation.value == "year" else ["pick", "compare", "count", "sum"]
     rule = rng.choice([name for name in rules if len(known) == 2 or name != "compare"])
     if rule == "pick":
@@ -82,19 +88,19 @@ def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
         word = ("later" if largest else "earlier") if relation.value == "year" else ("larger" if largest else "smaller")
         noun = TYPE_NAMES[relation.subject][0]
         choices = _listing([phrase.format(name) for name in names], "or")
-        return f"Which is {word}: {choices}? Name the {noun}.", names[known.index(extreme)], rule
+        return f"Which is {word}: {choices}? Name the {noun}.", graph.nodes[known.index(extreme)].subjects[0], rule
     if rule == "compare":
         gap = written(abs(known[0] - known[1]))
         return (
             f"How far apart are {_listing([phrase.format(name) for name in names])}?",
-            value_text(relation, gap),
+            value_text(relation, gap, unit),
             rule,
         )
     if rule == "sum":
         total = written(sum(known))
         return (
             f"What do {_listing([phrase.format(name) for name in names])} add up to?",
-            value_text(relation, total),
+            value_text(relation, total, unit),
             rule,
         )
     bound = written(round(sum(known) / len(known)))
@@ -136,12 +142,13 @@ class _Wording:
         return " ".join([*self.sentences, *asks])
 
     def _ask(self, index: int) -> str:
-        relation = self.graph.nodes[index].relation
-        return _fill(self.rng.choice(relation.asks), relation, self._sources(index))
+        node = self.graph.nodes[index]
+        return _fill(self.rng.choice(node.relation.asks), node, self._sources(index))
 
     def _sources(self, index: int) -> list[str]:
+        node = self.graph.nodes[index]
         return [
-            source if isinstance(source, str) else self._reference(source) for source in self.graph.nodes[index].sources
+            mention(node, source) if isinstance(source, str) else self._reference(source) for source in node.sources
         ]
 
     def _reference(self, index: int) -> str:
@@ -152,4 +159,4 @@ class _Wording:
         # Only the first phrase may end in its entity: "the country where the city that ... lies lies" is hard to read.
         nested = any(isinstance(source, int) and source not in self.names for source in node.sources)
         phrase = node.relation.phrases[0] if nested else self.rng.choice(node.relation.phrases)
-        return _fill(phrase, node.relation, self._sources(index))
+        return _fill(phrase, node, self._sources(index))

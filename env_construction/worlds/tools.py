@@ -29,7 +29,8 @@ FORMATS = ("json", "text")
 class Param(BaseModel):
     """A parameter. `attribute`: the attribute that it filters by or adds to the result ("name" for the entity itself).
 
-    `form`: how a required name is passed: plain, or inside an object or an array.
+    `form`: how a required name is passed: plain, or inside an object or an array. `asked`: the gold call gives it, even
+    if it is optional, because without it several entries match.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Param(BaseModel):
     style: Style = "equal"
     form: Literal["plain", "object", "array"] = "plain"
     required: bool = False
+    asked: bool = False
     has_default: bool = False
     words: int = 0
 
@@ -66,7 +68,13 @@ class Tool(BaseModel):
     @property
     def required(self) -> list[str]:
         names = [param.name for param in self.params if param.required]
-        return names + ([self.selector] if self.selector else []) + (["unit"] if self.unit_choice else [])
+        unit = self.unit_choice and not self.unit_default
+        return names + ([self.selector] if self.selector else []) + (["unit"] if unit else [])
+
+    @property
+    def unit_default(self) -> str:
+        """The unit of a call that gives none; "" if the unit is required or cannot be chosen."""
+        return self.attribute(self.outputs[0]).generator.unit if self.unit_choice and self.words % 3 == 1 else ""
 
     def attribute(self, name: str) -> Attribute:
         return self.type.attributes[name]
@@ -107,6 +115,8 @@ def describe(tool: Tool, verbose: bool) -> ToolDocument:
         }
     if tool.unit_choice:
         properties["unit"] = {"type": "string", "enum": tool.units(), "description": phrases("unit", tool.words)}
+        if tool.unit_default:
+            properties["unit"]["default"] = tool.unit_default
     schema = {"type": "object", "properties": properties, "required": tool.required}
     return ToolDocument(name=tool.name, description=_description(tool, verbose), parameters=schema)
 
@@ -277,9 +287,9 @@ def expand(tool: Tool, total: int, kinds: dict[str, float], default_share: float
     """Add optional parameters until the tool has `total`. `kinds`: the weight of each JSON kind."""
     offered = optional_params(tool.kind)
     names, weights = list(kinds), list(kinds.values())
-    taken = set(tool.required)
+    taken = {*tool.required, *(param.name for param in tool.params), *(["unit"] if tool.unit_choice else [])}
     filtered = {(param.attribute, param.style) for param in tool.params}
-    for kind in rng.choices(names, weights, k=3 * max(0, total - len(tool.required))):
+    for kind in rng.choices(names, weights, k=3 * max(0, total - len(taken))):
         if len(taken) >= total:
             break
         choices = offered[kind] or offered["text"]

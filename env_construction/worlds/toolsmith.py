@@ -88,7 +88,10 @@ def lookup_tool(
 ) -> Tool:
     """A tool that accepts a name (and qualifiers) and returns an attribute."""
     key = rng.choice((kind.name, f"{kind.name}_name", "name", snake(rng.choice(kind.nouns))))
-    params = [Param(name=key, required=True, words=rng.randrange(WORDS)), *_condition_params(qualifiers, {key}, rng)]
+    params = [
+        Param(name=key, required=True, words=rng.randrange(WORDS)),
+        *_condition_params(qualifiers, {key}, rng, level.verbose),
+    ]
     return Tool(
         name="", function="lookup", kind=kind.name, outputs=[attribute.name], params=params, unit_choice=bool(unit),
         shape=_shape(level, rng), words=rng.randrange(WORDS),
@@ -97,7 +100,8 @@ def lookup_tool(
 
 def search_tool(kind: EntityType, conditions: list[Condition], level: Level, rng: random.Random) -> Tool:
     """A tool that accepts conditions and returns a name."""
-    params = _condition_params(conditions, set(), rng)
+    params = _condition_params(conditions, set(), rng, level.verbose)
+    params[0].required = True
     return Tool(
         name="",
         function="search",
@@ -113,7 +117,12 @@ def _shape(level: Level, rng: random.Random) -> str:
     return rng.choice(SHAPES) if level.verbose else rng.choice(SHAPES[:2])
 
 
-def _condition_params(conditions: list[Condition], taken: set[str], rng: random.Random) -> list[Param]:
+_OPTIONAL_SHARE = 0.4
+"""How often a condition of the question is an optional parameter."""
+
+
+def _condition_params(conditions: list[Condition], taken: set[str], rng: random.Random, optional: bool) -> list[Param]:
+    """The parameters of the conditions. With `optional`, some are optional, and the call needs them all the same."""
     params = []
     for condition in conditions:
         attribute = condition.attribute
@@ -129,8 +138,10 @@ def _condition_params(conditions: list[Condition], taken: set[str], rng: random.
             (name for name in rng.sample(names, len(names)) if name not in taken), f"{attribute.name}_{len(taken)}"
         )
         taken.add(name)
+        words = rng.randrange(WORDS)
+        required = not (optional and rng.random() < _OPTIONAL_SHARE)
         params.append(
-            Param(name=name, attribute=attribute.name, style=style, required=True, words=rng.randrange(WORDS))
+            Param(name=name, attribute=attribute.name, style=style, required=required, asked=True, words=words)
         )
     rng.shuffle(params)
     return params
@@ -191,7 +202,7 @@ def serves(tool: Tool, node: Node) -> bool:
         return False
     keys: set[tuple[str, str]] = {(item.attribute.name, item.style) for item in node.conditions}
     keys |= {(NAME, "equal")} if node.subject else set()
-    return keys == {(param.attribute, param.style) for param in tool.params if param.required}
+    return keys == {(param.attribute, param.style) for param in tool.params if param.required or param.asked}
 
 
 def arguments_of(tool: Tool, node: Node) -> dict[str, Any]:
@@ -207,7 +218,7 @@ def arguments_of(tool: Tool, node: Node) -> dict[str, Any]:
         return arguments | ({tool.selector: node.operation} if tool.selector else {})
     conditions = {item.attribute.name: item for item in node.conditions}
     for param in tool.params:
-        if not param.required:
+        if not (param.required or param.asked):
             continue
         if param.attribute == NAME:
             name = cast(Entity, node.subject).name
@@ -216,7 +227,7 @@ def arguments_of(tool: Tool, node: Node) -> dict[str, Any]:
             arguments[param.name] = _stated(conditions[param.attribute])
     if tool.selector and node.attribute:
         arguments[tool.selector] = node.attribute.name
-    if tool.unit_choice:
+    if tool.unit_choice and node.unit != tool.unit_default:
         arguments["unit"] = node.unit
     return arguments
 
