@@ -29,9 +29,10 @@ from typing import Any
 from tqdm import tqdm
 
 from env_construction.building.author import STRATEGIES, Rejected
-from env_construction.building.author_options import AUTHORS, add_llm_options, llm_options, make_author, read_topics
+from env_construction.building.author_options import AUTHORS, add_llm_options, known_labels, llm_options, read_topics
 from env_construction.building.data_card import write_data_card, write_parquet
 from env_construction.building.environment_builder import BuildConfiguration
+from env_construction.building.hold_out import check_rules
 from env_construction.building.progress import SplitProgress
 from env_construction.building.statistics_figures import draw_figures
 from env_construction.building.workers import Chunk, ChunkBuilder, Job, Runner, open_runner, summarize
@@ -67,8 +68,10 @@ def build_split(
                     _take(chunk, here, configuration, split, progress)
                     bar.update(len(chunk.lines))
         except Rejected as rejected:
+            held = f", with --hold-out {' '.join(configuration.hold_out)}" if configuration.hold_out else ""
             raise BadInput(
-                f"{split}: {rejected.message}: too few facts for this many environments; lower --n-{split}"
+                f"{split}: {rejected.message}: too little to ask about for this many environments{held}; lower "
+                f"--n-{split}{', or hold out something else' if held else ''}"
             ) from None
         return _statistics(progress)
 
@@ -142,7 +145,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--without", action="append", default=[], choices=STRATEGIES, help="turn off a scaling strategy (repeatable)"
     )
     parser.add_argument(
-        "--split-relations", action="store_true", help="also share no relation between test and train or dev"
+        "--hold-out",
+        action="append",
+        default=[],
+        metavar="KIND:NAME",
+        help="only test uses this, and nothing else: domain:medicine, relation:poem.year, function:search, or a share "
+        "as relation:40%% (repeatable)",
     )
     parser.add_argument("--no-parquet", action="store_true", help="write JSONL only")
     parser.add_argument("--out", type=Path, required=True, help="output folder")
@@ -158,18 +166,20 @@ def main() -> int:
         seed=arguments.seed,
         strategies=tuple(name for name in STRATEGIES if name not in arguments.without),
         counterfactual=arguments.counterfactual,
-        split_relations=arguments.split_relations,
+        hold_out=tuple(sorted(set(arguments.hold_out))),
     )
     sizes = _sizes(arguments)
     if arguments.workers < 1 or min(sizes.values()) < 0:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
     if configuration.author == "llm":
+        if arguments.hold_out:
+            raise BadInput("--hold-out: the LLM author's questions have no labels; remove the option")
         if arguments.test_seed is not None:
             raise BadInput(
                 "--test-seed: the LLM author's environments come from its questions, not from a seed; remove the option"
             )
         return _build_with_model(arguments, configuration, sizes)
-    make_author(configuration.author)
+    check_rules(configuration.hold_out, known_labels(configuration.author))
     final = replace(configuration, seed=configuration.seed if arguments.test_seed is None else arguments.test_seed)
     settings = asdict(configuration) | ({"test_seed": final.seed} if final != configuration else {})
     keep_configuration(arguments.out, settings)

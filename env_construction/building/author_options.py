@@ -108,6 +108,14 @@ def make_author(name: str, options: LlmOptions | None = None) -> Author:
     return make_llm_author(options)
 
 
+def known_labels(name: str) -> dict[str, set[str]]:
+    """The domains, relations and functions of an author, by kind. Raises BadInput for an author without labels."""
+    author = make_author(name)
+    if not isinstance(author, FactAuthor | WorldAuthor):
+        raise BadInput(f"author {name!r} has no labels")
+    return author.labels()
+
+
 def make_llm_author(options: LlmOptions) -> LlmAuthor:
     """The LLM author with its endpoint, ledger, cache and sandbox. Raises BadInput."""
     # the client library takes a second to import, which the fact author need not pay

@@ -11,18 +11,18 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from env_construction.building.author import Decomposition, Draft, Rejected, Step, Toolset, WrittenDocument, stage_rng
+from env_construction.building.hold_out import difficulty
 from env_construction.environment.matching import published_match
 from env_construction.environment.schema import GoldCall, ToolDocument
 from env_construction.facts.fact_code import write_source
 from env_construction.facts.fact_questions import convert, grow_graph, value_text
 from env_construction.facts.fact_tools import (
-    DOMAINS,
     SUFFIXES,
     Blueprint,
     add_filter,
@@ -33,7 +33,7 @@ from env_construction.facts.fact_wording import write_decomposition
 from env_construction.facts.fact_world import PoolView, World, pool_view, world_key
 from env_construction.facts.filters import STATED_KINDS, Filter, comparable
 from env_construction.facts.levels import LEVELS, Level, draw_weighted
-from env_construction.facts.relations import BY_NAME, OPERATIONS, Relation
+from env_construction.facts.relations import BY_NAME, DOMAINS, FUNCTIONS, Relation, domain_of, label_of
 
 _PICKS = 80
 _FEWEST_ROWS = 3
@@ -41,6 +41,9 @@ _FEWEST_ROWS = 3
 
 _TWINS = 2
 """Other entities of a tool that meet what the question states about one."""
+_NEAR_SHARE = 0.8
+_SAME_SUBJECT = 0.85
+"""How often a close unneeded tool is about an entity type of the question, not about the same key of another type."""
 _NAMES = ("{r}", "{r}", "{s}", "{s}_data", "{s}_record", "{s}_details", "{d}_entry", "{d}_{s}", "{s}_fact", "{d}_data")
 """Base names of tools: {r} relation, {s} entity type, {d} domain."""
 
@@ -66,6 +69,10 @@ class FactAuthor:
 
     name = "facts"
     tries = 1
+
+    def labels(self) -> dict[str, set[str]]:
+        """The names that `--hold-out` accepts, by kind."""
+        return {"domain": set(DOMAINS), "relation": set(BY_NAME), "function": set(FUNCTIONS)}
 
     def decompose(self, draft: Draft, problem: str | None) -> Decomposition:
         rng = stage_rng(draft, "decomposition")
@@ -164,7 +171,28 @@ class FactAuthor:
             asked = notes.asked[step.id]
             arguments = blueprint.arguments(step.function, step.inputs, asked.arguments, asked.unit)
             calls.append(GoldCall(sub_question=step.id, name=blueprint.name, arguments=arguments))
+        draft.provenance["labels"] = self._labels(draft, blueprints)
+        draft.provenance["tools"] = {blueprint.name: _tool_label(blueprint) for blueprint in blueprints}
         return Toolset(tools=[describe(blueprint, verbose) for blueprint in blueprints], calls=calls)
+
+    def _labels(self, draft: Draft, blueprints: list[Blueprint]) -> dict[str, Any]:
+        """Domains, relations, functions and difficulty of the question."""
+        steps, asked = draft.plan.steps, _notes(draft).asked
+        places = {step.id: place for place, step in enumerate(steps)}
+        labels = [label_of(BY_NAME[step.function]) for step in steps]
+        kinds = {BY_NAME[step.function].subject for step in steps}
+        unneeded = [blueprint for blueprint in blueprints if not blueprint.needed]
+        return {
+            "domains": sorted({label.domain for label in labels}),
+            "relations": [label.relation for label in labels],
+            "function_classes": [label.function for label in labels],
+        } | difficulty(
+            [[places[name] for name in step.depends_on] for step in steps],
+            tools=len(blueprints),
+            needed=len(blueprints) - len(unneeded),
+            close=sum(blueprint.first.subject in kinds for blueprint in unneeded),
+            described=max(len(asked[step.id].filters) for step in steps),
+        )
 
     def _unneeded(self, draft: Draft, blueprints: list[Blueprint], level: Level, rng: random.Random) -> list[Blueprint]:
         """Plausible tools that the question does not need. The other strategies treat them like the needed ones."""
@@ -175,12 +203,21 @@ class FactAuthor:
         close = [
             relation for relation in view.relations if _is_close(relation, [BY_NAME[name] for name in sorted(taken)])
         ]
-        anything = [*view.relations, *(OPERATIONS if level.calculator_share else ())]
+        stated: dict[str, list[str]] = defaultdict(list)
+        for asked in _notes(draft).asked.values():
+            for item in asked.filters:
+                if isinstance(value := asked.arguments[item.name], str):
+                    stated[item.relation].append(value)
+        mentioned = _functions(draft) | {item.relation for other in blueprints for item in other.filters if item.asked}
+        subjects = {BY_NAME[name].subject for name in taken}
+        alike = [relation for relation in close if relation.subject in subjects]
+        anything = [*view.relations, *(view.operations if level.calculator_share else ())]
         added: list[Blueprint] = []
         for _ in range(_PICKS):
             if len(added) >= count:
                 break
-            relation = rng.choice(close if close and rng.random() < level.closeness else anything)
+            close_one = alike if level.verbose and alike and rng.random() < _SAME_SUBJECT else close
+            relation = rng.choice(close_one if close_one and rng.random() < level.closeness else anything)
             if relation.name in taken or (relation.family and relation.family in families) or relation.inverse in taken:
                 continue
             names = {other.name for other in (*blueprints, *added)}
@@ -190,11 +227,12 @@ class FactAuthor:
                 blueprint = _generalized(draft, blueprint, taken, rng, names)
             if level.verbose:
                 _choose_unit(blueprint, level, rng)
-                _filters_like(blueprint, rng.choice([other for other in blueprints if other.needed]), view, rng)
+                model = rng.choice([other for other in blueprints if other.needed])
+                _filters_like(blueprint, model, view, rng, mentioned, stated)
             if "parameter_type_generalization" in draft.strategies:
                 _generalize_types(blueprint, level, rng)
             if "parameter_expansion" in draft.strategies and level.kinds:
-                expand_parameters(blueprint, level, rng, view, _functions(draft))
+                expand_parameters(blueprint, level, rng, view, _functions(draft), mentioned)
             if any(blueprint.name == other.name for other in (*blueprints, *added)):
                 continue
             taken.update(blueprint.relations)
@@ -283,7 +321,7 @@ class FactAuthor:
 
 
 def _view(draft: Draft) -> PoolView:
-    return pool_view(draft.split, draft.level, draft.split_relations)
+    return pool_view(draft.split, draft.level, tuple(draft.hold_out))
 
 
 def _notes(draft: Draft) -> FactNotes:
@@ -312,9 +350,15 @@ def _functions(draft: Draft) -> set[str]:
     return {step.function for step in draft.plan.steps}
 
 
-def domain_of(subject: str) -> str:
-    """The domain of an entity type."""
-    return next(domain for domain, subjects in DOMAINS.items() if subject in subjects)
+def _tool_label(blueprint: Blueprint) -> dict[str, Any]:
+    """The labels of a tool: `relations` are those that it serves."""
+    label = label_of(blueprint.first)
+    return {
+        "function_class": label.function,
+        "domain": label.domain,
+        "relations": blueprint.relations,
+        "needed": blueprint.needed,
+    }
 
 
 def _asked_for(blueprint: Blueprint, asked: Asked) -> Blueprint:
@@ -331,14 +375,30 @@ def _choose_unit(blueprint: Blueprint, level: Level, rng: random.Random) -> None
         blueprint.unit_choice, blueprint.unit_optional = True, blueprint.words % 2 == 1
 
 
-def _filters_like(blueprint: Blueprint, model: Blueprint, view: PoolView, rng: random.Random) -> None:
-    """Give an unneeded tool as many filters of the stated kind, required and optional, as a needed one has."""
+def _filters_like(
+    blueprint: Blueprint,
+    model: Blueprint,
+    view: PoolView,
+    rng: random.Random,
+    near: Collection[str],
+    known: Mapping[str, Collection[str]],
+) -> None:
+    """Give an unneeded tool as many filters of the stated kind, required and optional, as a needed one has.
+
+    Most are about a relation in `near`, if possible. `known`: {relation: values that the question states}, which must
+    not be choices of the needed tool alone.
+    """
     kinds, weights = list(STATED_KINDS), list(STATED_KINDS.values())
     for item in [item for item in model.filters if item.asked]:
         for _ in range(_PICKS):
-            if found := add_filter(blueprint, rng.choices(kinds, weights)[0], view, rng):
+            if found := add_filter(
+                blueprint, rng.choices(kinds, weights)[0], view, rng, near=near if rng.random() < _NEAR_SHARE else ()
+            ):
                 found.required = item.required
                 break
+    for item in blueprint.filters:
+        if item.options and item.relation in known:
+            item.options = sorted({*item.options[1:], *known[item.relation]})
 
 
 def _generalized(
@@ -349,7 +409,7 @@ def _generalized(
     if rng.random() >= level.generalize_share or (relation.pair and not relation.compute):
         return blueprint
     if relation.family:
-        candidates = OPERATIONS if relation.compute else view.relations
+        candidates = view.operations if relation.compute else view.relations
         served = [other.name for other in candidates if other.family == relation.family]
         base, selector = relation.family, "kind"
     elif level.verbose and not blueprint.selector and not relation.other_units:

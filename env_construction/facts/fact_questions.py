@@ -19,7 +19,7 @@ from env_construction.facts.fact_tables import thousands
 from env_construction.facts.fact_world import World
 from env_construction.facts.filters import STATED_KINDS, Filter, draw_filter
 from env_construction.facts.levels import Level
-from env_construction.facts.relations import BY_NAME, OPERATIONS, Relation
+from env_construction.facts.relations import BY_NAME, Relation
 
 _GROWTHS = 40
 _NUMBERS = ("integer", "year", "quantity")
@@ -150,7 +150,9 @@ class Graph:
             else [name for name in CONSTANTS if name != "difference"]
         )
         name = self.rng.choice(names)
-        operation = next(operation for operation in OPERATIONS if operation.compute == name)
+        operation = next((item for item in self.world.view.operations if item.compute == name), None)
+        if operation is None:
+            return False
         if partners:
             return self.add(operation, [numbers[-1], self.rng.choice(partners)])
         low, high, step = CONSTANTS[name]

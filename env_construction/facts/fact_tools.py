@@ -25,14 +25,6 @@ from env_construction.facts.relations import BY_NAME, TYPE_NAMES, Relation
 
 Form = Literal["plain", "array", "object"]
 SUFFIXES = ("finder", "lookup", "retriever", "search", "locator", "service")
-DOMAINS = {
-    "geography": ("country", "city", "airport", "subdivision", "state", "county", "timezone", "territory"),
-    "chemistry": ("element", "isotope", "scientist"),
-    "languages": ("language", "family", "script"),
-    "money": ("currency",),
-    "arithmetic": ("number",),
-}
-"""Entity types by domain, for labels and for `--hold-out domain:...`."""
 _LEADS = (
     "Retrieves {thing}.",
     "Looks up {thing} in a table that is kept with the tool.",
@@ -252,11 +244,17 @@ def parameters() -> dict[str, Parameter]:
 
 
 def expand_parameters(
-    blueprint: Blueprint, level: Level, rng: random.Random, view: PoolView, answers: Collection[str] = ()
+    blueprint: Blueprint,
+    level: Level,
+    rng: random.Random,
+    view: PoolView,
+    answers: Collection[str] = (),
+    near: Collection[str] = (),
 ) -> None:
     """Add optional parameters until the tool has as many as the level draws.
 
-    No filter adds one of the relations in `answers` to a result.
+    No filter adds one of the relations in `answers` to a result. About half of the filters are about a relation in
+    `near`, if possible: those that the question mentions, so that their words do not point to the needed tool alone.
     """
     total = rng.choices(list(level.parameters), weights=list(level.parameters.values()))[0]
     kinds, weights = list(level.kinds), list(level.kinds.values())
@@ -273,11 +271,12 @@ def expand_parameters(
                 has_default = parameter.default is not None and rng.random() < share
                 blueprint.extras.append(Extra(name=parameter.name, has_default=has_default))
             continue
-        add_filter(blueprint, kind, view, rng, answers, share)
+        add_filter(blueprint, kind, view, rng, answers, share, near if rng.random() < _NEAR_SHARE else ())
 
 
 _CATALOG_SHARE = {"enum": 0.6, "boolean": 0.35}
 """How often an additional parameter of a kind comes from the catalog, if not from a filter."""
+_NEAR_SHARE = 0.9
 
 
 def add_filter(
@@ -287,12 +286,13 @@ def add_filter(
     rng: random.Random,
     answers: Collection[str] = (),
     default_share: float = 0.0,
+    near: Collection[str] = (),
 ) -> Filter | None:
     """Add an optional filter of a JSON kind. None if the tool's entity type has none, or this draw found none."""
     if blueprint.first.pair:
         return None
     taken = {*blueprint.all_parameters, *blueprint.inputs}
-    found = draw_filter(view, blueprint.first.subject, blueprint.relations, kind, taken, rng)
+    found = draw_filter(view, blueprint.first.subject, blueprint.relations, kind, taken, rng, near)
     known = {(item.relation, item.style) for item in blueprint.filters}
     if (
         found is None

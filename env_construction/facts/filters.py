@@ -199,9 +199,18 @@ def siblings_of(view: PoolView, subject: str, without: Collection[str]) -> list[
 
 
 def draw_filter(
-    view: PoolView, subject: str, without: Collection[str], kind: str, taken: Collection[str], rng: random.Random
+    view: PoolView,
+    subject: str,
+    without: Collection[str],
+    kind: str,
+    taken: Collection[str],
+    rng: random.Random,
+    near: Collection[str] = (),
 ) -> Filter | None:
-    """A filter of a JSON kind, or None if this draw finds none. `taken`: names that other parameters have."""
+    """A filter of a JSON kind, or None if this draw finds none. `taken`: names that other parameters have.
+
+    It is about one of the relations in `near`, if possible.
+    """
     style = rng.choice(_KINDS[kind])
     numeric = style in ("at_least", "at_most", "range")
     choices = [
@@ -216,7 +225,7 @@ def draw_filter(
     ]
     if not choices:
         return None
-    relation = rng.choice(choices)
+    relation = rng.choice([relation for relation in choices if relation.name in near] or choices)
     key = key_of(relation)
     name = rng.choice(_NAMES[style]).format(k=key)
     if name in taken or name == relation.subject:

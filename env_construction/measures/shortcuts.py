@@ -46,9 +46,9 @@ PUBLISHED = {
 }
 SINGLE = "single_hop"
 _WORD = re.compile(r"[a-z]+|\d+")
-_PLAIN_TEXT = """a an and any are as at be by call can correct did do does else every fails find for from give given had has
-have help how if in into is it its many much name of on or question same second tell than that the them then this through to
-tool tools until used using was were what when where which who whose will with you your"""
+_PLAIN_TEXT = """a an and any are as at be by call can correct did do does else every fails find for from give given had
+has have help how if in into is it its many much name of on or question same second tell than that the them then this
+through to tool tools until used using was were what when where which who whose will with you your"""
 _PLAIN = frozenset(_PLAIN_TEXT.split())
 
 

@@ -8,6 +8,7 @@ the search or change the output. Every parameter has an effect.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ FUNCTIONS = ("lookup", "search", "calculate")
 SHAPES = ("field", "nested", "text", "table", "list", "value")
 NAME = "name"
 FORMATS = ("json", "text")
+_NEAR_SHARE = 0.6
 
 
 class Param(BaseModel):
@@ -75,6 +77,14 @@ class Tool(BaseModel):
     def unit_default(self) -> str:
         """The unit of a call that gives none; "" if the unit is required or cannot be chosen."""
         return self.attribute(self.outputs[0]).generator.unit if self.unit_choice and self.words % 3 == 1 else ""
+
+    @property
+    def relations(self) -> list[str]:
+        """The ids of what it returns and of what selects an entry: "poem.year", "calculate.sum"."""
+        if not self.kind:
+            return [f"calculate.{operation}" for operation in self.outputs]
+        names = {*self.outputs, *(param.attribute for param in self.params if param.required or param.asked)} - {NAME}
+        return sorted(self.attribute(name).id for name in names)
 
     def attribute(self, name: str) -> Attribute:
         return self.type.attributes[name]
@@ -283,8 +293,19 @@ def optional_params(kind: str) -> dict[str, list[tuple[str, Style, str]]]:
     return found
 
 
-def expand(tool: Tool, total: int, kinds: dict[str, float], default_share: float, rng: random.Random) -> None:
-    """Add optional parameters until the tool has `total`. `kinds`: the weight of each JSON kind."""
+def expand(
+    tool: Tool,
+    total: int,
+    kinds: dict[str, float],
+    default_share: float,
+    rng: random.Random,
+    near: Collection[str] = (),
+) -> None:
+    """Add optional parameters until the tool has `total`. `kinds`: the weight of each JSON kind.
+
+    About half of them are about an attribute in `near`, if possible: those that the question mentions, so that their
+    words do not point to the needed tool alone.
+    """
     offered = optional_params(tool.kind)
     names, weights = list(kinds), list(kinds.values())
     taken = {*tool.required, *(param.name for param in tool.params), *(["unit"] if tool.unit_choice else [])}
@@ -293,7 +314,8 @@ def expand(tool: Tool, total: int, kinds: dict[str, float], default_share: float
         if len(taken) >= total:
             break
         choices = offered[kind] or offered["text"]
-        attribute, style, name = rng.choice(choices or offered["boolean"])
+        close = [item for item in choices if item[0] in near] if near and rng.random() < _NEAR_SHARE else []
+        attribute, style, name = rng.choice(close or choices or offered["boolean"])
         if name in taken or (attribute, style) in filtered or attribute in tool.outputs:
             continue
         taken.add(name)
