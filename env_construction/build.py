@@ -5,8 +5,9 @@ Out, in --out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, the same splits as Parq
 and figures.
 
 Environment i is a function of (seed, split, i), and lines are written in order. So the bytes of the data depend only on
-the seed and the generator (its hash is in `configuration.json`), not on --workers or on interruptions. A second call resumes where the first one stopped. For an LLM author,
-this holds if its answers are in the cache. Exit code 3 means that --budget was spent.
+the seed and the generator (its hash is in `configuration.json`), not on --workers or on interruptions. A second call
+resumes where the first one stopped. For an LLM author, this holds if its answers are in the cache. Exit code 3 means
+that --budget was spent.
 
 From level medium on, the environments are audited for shortcuts (`shortcuts.py`). Exit code 4 means that one pays.
 

@@ -97,8 +97,8 @@ def write_data_card(
         "complexity scaling, localized deployment) and verified by running the gold calls in a sandbox. The format is "
         "that of the data published with *Feedback-Driven Tool-Use Improvements in Large Language Models via Automated "
         "Build Environments* (arXiv 2508.08791), plus `id`, `scenario`, `sub_questions`, `gold_plan` and `provenance`. "
-        "`provenance.labels` has the domains, relations, functions and difficulty of a question, and `provenance.tools` "
-        "the labels of each tool.",
+        "`provenance.labels` has the domains, relations, functions and difficulty of a question, and "
+        "`provenance.tools` the labels of each tool.",
         "",
         *_origin(configuration),
         "",

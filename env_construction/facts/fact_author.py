@@ -41,8 +41,8 @@ _FEWEST_ROWS = 3
 
 _TWINS = 2
 """Other entities of a tool that meet what the question states about one."""
-_NEAR_SHARE = 0.8
-_SAME_SUBJECT = 0.85
+_NEAR_SHARE = 0.9
+_SAME_SUBJECT = 0.9
 """How often a close unneeded tool is about an entity type of the question, not about the same key of another type."""
 _NAMES = ("{r}", "{r}", "{s}", "{s}_data", "{s}_record", "{s}_details", "{d}_entry", "{d}_{s}", "{s}_fact", "{d}_data")
 """Base names of tools: {r} relation, {s} entity type, {d} domain."""
