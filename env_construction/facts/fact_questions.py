@@ -60,12 +60,13 @@ class Node:
 
 
 class Graph:
-    """Nodes in an order that respects their dependencies."""
+    """Nodes in an order that respects their dependencies. `derived`: the answer is to be computed from all of them."""
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world = world
         self.rng = rng
         self.nodes: list[Node] = []
+        self.derived = False
         self.used: set[str] = set()
 
     def add(self, relation: Relation, sources: list[str | int], numeric: bool = False) -> bool:
@@ -273,13 +274,44 @@ def _leading_to_entities(graph: Graph) -> list[Relation]:
 def _grow_parallel(graph: Graph, hops: int) -> bool:
     # one relation for several entities: stage 3 merges such documents into one tool
     relations = graph.world.view.relations
-    same = hops > 1 and graph.rng.random() < graph.world.view.level.same_share
+    level = graph.world.view.level
+    same = hops > 1 and graph.rng.random() < level.same_share
+    if hops > 1 and level.verbose and graph.rng.random() < level.derived_share:
+        return _grow_comparable(graph, hops, same)
     relation = _root_relation(graph, relations)
     for _ in range(hops * 4):
         if len(graph.nodes) == hops:
             break
         graph.add_root(relation if same else _root_relation(graph, relations))
     return len(graph.nodes) == hops
+
+
+def _grow_comparable(graph: Graph, hops: int, same: bool) -> bool:
+    """Numbers of one kind: one relation of several entities, or (for two) different ones, so that two tools serve."""
+    graph.derived = True
+    numeric = [item for item in graph.world.view.relations if item.value in _NUMBERS and not item.pair]
+    if not same and hops == 2:
+        numeric = [item for item in numeric if _partners(item, numeric)]
+    first = _root_relation(graph, numeric)
+    for _ in range(hops * 4):
+        if len(graph.nodes) == hops or not first:
+            break
+        later = not same and hops == 2 and len(graph.nodes) == 1
+        graph.add_root(_partners(graph.nodes[0].relation, numeric) if later else first)
+    return len(graph.nodes) == hops
+
+
+def _partners(relation: Relation, numeric: list[Relation]) -> list[Relation]:
+    """Relations whose values can be compared with those of `relation`, without a unit that a question could vary."""
+    if relation.unit:
+        return []
+    return [
+        other
+        for other in numeric
+        if (other.value, other.key, other.unit) == (relation.value, relation.key, "")
+        and other is not relation
+        and (not other.family or other.family != relation.family)
+    ]
 
 
 def _with_calculator(graph: Graph, hops: int) -> bool:

@@ -34,7 +34,7 @@ def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decom
         )
         for index, node in enumerate(graph.nodes)
     ]
-    derived = _derived(graph, rng) if rng.random() < level.derived_share else None
+    derived = _derived(graph, rng) if rng.random() < level.derived_share or graph.derived else None
     if derived:
         question, answer, rule = derived
         return Decomposition(question=question, steps=steps, answer=answer, answer_rule=rule)
@@ -65,47 +65,58 @@ def _listing(parts: list[str], last: str = "and") -> str:
 
 
 def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
-    """(question, answer, rule) about several entities' values of one numeric relation, or None for other graphs."""
+    """(question, answer, rule) about several entities' values of a numeric relation, or None for other graphs.
+
+    Two entities may also have comparable values of different relations; then the question is about their difference
+    or sum.
+    """
     relation = graph.nodes[0].relation
     numbers = [number_of(node.shown) for node in graph.nodes]
     if (
         len(graph.nodes) < 2
         or relation.pair
         or relation.value not in _NUMBERS
-        or any(node.relation is not relation or isinstance(node.sources[0], int) for node in graph.nodes)
+        or any(isinstance(node.sources[0], int) for node in graph.nodes)
+        or (any(node.relation is not relation for node in graph.nodes) and not graph.derived)
         or len(set(numbers)) < len(numbers)
     ):
         return None
     known = [number for number in numbers if number is not None]
     names = [mention(node, node.subjects[0]) for node in graph.nodes]
     unit = graph.nodes[0].unit
-    phrase = _fill(relation.phrases[0], graph.nodes[0], ["{}"])
+    phrases = [_fill(node.relation.phrases[0], node, [name]) for node, name in zip(graph.nodes, names, strict=True)]
     rules = ["pick", "compare"] if relation.value == "year" else ["pick", "compare", "count", "sum"]
+    if any(node.relation is not relation for node in graph.nodes):
+        rules = ["compare"] if relation.value == "year" else ["compare", "sum"]
     rule = rng.choice([name for name in rules if len(known) == 2 or name != "compare"])
     if rule == "pick":
         largest = rng.random() < 0.5
         extreme = max(known) if largest else min(known)
         word = ("later" if largest else "earlier") if relation.value == "year" else ("larger" if largest else "smaller")
         noun = TYPE_NAMES[relation.subject][0]
-        choices = _listing([phrase.format(name) for name in names], "or")
+        choices = _listing(phrases, "or")
         return f"Which is {word}: {choices}? Name the {noun}.", graph.nodes[known.index(extreme)].subjects[0], rule
     if rule == "compare":
         gap = written(abs(known[0] - known[1]))
         return (
-            f"How far apart are {_listing([phrase.format(name) for name in names])}?",
+            f"How far apart are {_listing(phrases)}?",
             value_text(relation, gap, unit),
             rule,
         )
     if rule == "sum":
         total = written(sum(known))
         return (
-            f"What do {_listing([phrase.format(name) for name in names])} add up to?",
+            f"What do {_listing(phrases)} add up to?",
             value_text(relation, total, unit),
             rule,
         )
     bound = written(round(sum(known) / len(known)))
     above = sum(number > round(sum(known) / len(known)) for number in known)
-    return f"For how many of {_listing(names)} is {phrase.format('it')} above {bound}?", str(above), rule
+    return (
+        f"For how many of {_listing(names)} is {_fill(relation.phrases[0], graph.nodes[0], ['it'])} above {bound}?",
+        str(above),
+        rule,
+    )
 
 
 class _Wording:

@@ -388,7 +388,7 @@ class Graph:
             if not choices:
                 return False
             attribute = self.rng.choice(choices)
-            if self.level.derived_share and self.rng.random() < 0.7:
+            if self.rng.random() < self.level.derived_share:
                 attribute = self.rng.choice([a for a in choices if a.is_number or a.kind == "date"] or [attribute])
             for _ in range(hops * 3):
                 if len(self.nodes) < hops:

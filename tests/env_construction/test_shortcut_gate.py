@@ -1,4 +1,4 @@
-"""The shortcut audit is a gate of `build`: a leaking author fails it, an exempt level and a small build do not run it."""
+"""The shortcut audit is a gate of `build`: a leak fails it; an exempt level or a small build is not audited."""
 
 from __future__ import annotations
 
