@@ -284,12 +284,16 @@ class FactAuthor:
     ) -> dict[str, dict[str, Any]]:
         """What the filters compare and add, for each entity. Nothing that a filter adds reveals an answer.
 
-        Two further entities meet what the question states about its own, so that a tool does not know a single one.
+        For each entity of the question, two others meet what is stated about it: a tool must not know only one.
         """
         answers = [step.answer for step in draft.plan.steps]
         wanted = [next(iter(step.inputs.values())) for step in draft.plan.steps if step.function in blueprint.relations]
         others = [key for key in keys if key not in wanted]
-        twins = {key: wanted[0] for key in others[:_TWINS]} if wanted else {}
+        twins = {
+            key: subject
+            for place, subject in enumerate(dict.fromkeys(wanted))
+            for key in others[place * _TWINS : (place + 1) * _TWINS]
+        }
         about: dict[str, dict[str, Any]] = {}
         for key in keys:
             facts = about.setdefault(key.casefold(), {})
