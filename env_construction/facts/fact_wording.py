@@ -7,6 +7,7 @@ a separate sentence and name ("Take the country of X. ... that country ..."). Pa
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 
 from env_construction.building.author import Decomposition, Step
@@ -18,6 +19,7 @@ from env_construction.facts.relations import TYPE_NAMES
 _INTRODUCTIONS = ("Take {p}.", "Find {p}.", "Consider {p}.")
 _LISTS = ("What are {p}?", "Tell me {p}.", "Give {p}.")
 _NUMBERS = ("integer", "quantity", "year")
+_HEAD = re.compile(r"the (.+) of \{x\}(?: in \{u\})?")
 
 
 def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decomposition:
@@ -85,7 +87,10 @@ def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
     names = [mention(node, node.subjects[0]) for node in graph.nodes]
     unit = graph.nodes[0].unit
     phrases = [_fill(node.relation.phrases[0], node, [name]) for node, name in zip(graph.nodes, names, strict=True)]
-    rules = ["pick", "compare"] if relation.value == "year" else ["pick", "compare", "count", "sum"]
+    rules = ["pick", "compare"] if relation.value == "year" else ["pick", "compare", "sum"]
+    head = _HEAD.fullmatch(relation.phrases[0])
+    if head and relation.value != "year":
+        rules.append("count")
     if any(node.relation is not relation for node in graph.nodes):
         rules = ["compare"] if relation.value == "year" else ["compare", "sum"]
     rule = rng.choice([name for name in rules if len(known) == 2 or name != "compare"])
@@ -112,11 +117,10 @@ def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
         )
     bound = written(round(sum(known) / len(known)))
     above = sum(number > round(sum(known) / len(known)) for number in known)
-    return (
-        f"For how many of {_listing(names)} is {_fill(relation.phrases[0], graph.nodes[0], ['it'])} above {bound}?",
-        str(above),
-        rule,
-    )
+    unit_text = f" {graph.nodes[0].shown_unit}" if relation.unit else ""
+    article = "an" if head and head[1][0] in "aeiou" else "a"
+    counted = f"{article} {head[1] if head else ''} above {bound}{unit_text}"
+    return f"Of {_listing(names)}, how many have {counted}?", str(above), rule
 
 
 class _Wording:
