@@ -38,7 +38,6 @@ def _values(environments: list[Environment], key: str) -> set[str]:
         ("facts", ("relation:40%",), "relations"),
         ("worlds", ("domain:medicine", "domain:law"), "domain"),
         ("worlds", ("relation:40%",), "relations"),
-        ("worlds", ("function:search",), "function_class"),
     ],
 )
 def test_splits_are_disjoint(construction_sandbox, author: str, rules: tuple[str, ...], key: str) -> None:
@@ -56,6 +55,13 @@ def test_splits_are_disjoint(construction_sandbox, author: str, rules: tuple[str
             else [Label("", name, "") for name in known_labels("worlds")["relation"]]
         )
         assert test <= {label.relation for label in labels if held.holds(label)}
+
+
+def test_a_function_that_is_held_out_is_not_in_train(construction_sandbox) -> None:
+    for author, function in (("facts", "relate"), ("worlds", "search")):
+        train = _built(construction_sandbox, author, "train", f"function:{function}")
+        assert function not in _values(train, "function_class")
+        assert function in _values(_built(construction_sandbox, author, "train"), "function_class")
 
 
 def test_every_tool_has_its_labels(construction_sandbox) -> None:
