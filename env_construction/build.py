@@ -188,7 +188,7 @@ def main() -> int:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
     if configuration.author == "llm":
         if arguments.hold_out:
-            raise BadInput("--hold-out: the LLM author's questions have no labels; remove the option")
+            check_rules(configuration.hold_out, known_labels(configuration.author))
         if arguments.test_seed is not None:
             raise BadInput(
                 "--test-seed: the LLM author's environments come from its questions, not from a seed; remove the option"

@@ -67,10 +67,5 @@ def main() -> int:
     return 1 if record["leaks"] else 0
 
 
-def command() -> None:
-    """The console script."""
-    run_main(main)
-
-
 if __name__ == "__main__":
-    command()
+    run_main(main)
