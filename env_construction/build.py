@@ -5,8 +5,11 @@ Out, in --out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, the same splits as Parq
 and figures.
 
 Environment i is a function of (seed, split, i), and lines are written in order. So the bytes of the data depend only on
-the seed, not on --workers or on interruptions. A second call resumes where the first one stopped. For an LLM author,
-this holds if its answers are in the cache. Exit code 3 means that --budget was spent.
+the seed and the generator (its hash is in `configuration.json`), not on --workers or on interruptions. A second call
+resumes where the first one stopped. For an LLM author, this holds if its answers are in the cache. Exit code 3 means
+that --budget was spent.
+
+From level medium on, the environments are audited for shortcuts (`shortcuts.py`). Exit code 4 means that one pays.
 
 Examples:
     python -m env_construction.build --author facts --level compact --n-train 300 --n-dev 60 --n-test 100 --seed 1 \
@@ -23,28 +26,38 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from env_construction.building.author import STRATEGIES, Rejected
-from env_construction.building.author_options import AUTHORS, add_llm_options, llm_options, make_author, read_topics
+from env_construction.building.author_options import AUTHORS, add_llm_options, known_labels, llm_options, read_topics
 from env_construction.building.data_card import write_data_card, write_parquet
 from env_construction.building.environment_builder import BuildConfiguration
+from env_construction.building.generator import generator_identity, git_commit
+from env_construction.building.hold_out import check_rules
 from env_construction.building.progress import SplitProgress
 from env_construction.building.statistics_figures import draw_figures
 from env_construction.building.workers import Chunk, ChunkBuilder, Job, Runner, open_runner, summarize
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, keep_configuration, run_main
-from env_construction.environment.schema import Environment, Split
+from env_construction.environment.schema import Environment, Split, read_environments
 from env_construction.facts.levels import LEVELS
+from env_construction.measures.shortcuts import table
+from env_construction.measures.surface_probe import describe_probe
+from env_construction.sandbox.tool_sandbox import ToolSandbox
+from env_construction.shortcuts import shortcut_report
 from env_construction.worlds.stateful_author import StatefulAuthor
 from env_construction.worlds.world_author import WorldAuthor
 
 CHUNK = 128
 BUDGET_SPENT = 3
 """Exit code: the LLM author's budget is spent."""
+SHORTCUT_PAYS = 4
+"""Exit code: all environments are written, but the shortcut audit failed."""
+FEWEST_AUDITED, MOST_AUDITED = 40, 200
 
 
 def build_split(
@@ -69,8 +82,10 @@ def build_split(
                     _take(chunk, here, configuration, split, progress)
                     bar.update(len(chunk.lines))
         except Rejected as rejected:
+            held = f", with --hold-out {' '.join(configuration.hold_out)}" if configuration.hold_out else ""
             raise BadInput(
-                f"{split}: {rejected.message}: too few facts for this many environments; lower --n-{split}"
+                f"{split}: {rejected.message}: too little to ask about for this many environments{held}; lower "
+                f"--n-{split}{', or hold out something else' if held else ''}"
             ) from None
         return _statistics(progress)
 
@@ -147,7 +162,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--without", action="append", default=[], choices=STRATEGIES, help="turn off a scaling strategy (repeatable)"
     )
     parser.add_argument(
-        "--split-relations", action="store_true", help="also share no relation between test and train or dev"
+        "--hold-out",
+        action="append",
+        default=[],
+        metavar="KIND:NAME",
+        help="only test uses this, and nothing else: domain:medicine, relation:poem.year, function:search, or a share "
+        "as relation:40%% (repeatable)",
+    )
+    parser.add_argument(
+        "--allow-shortcuts", action="store_true", help="report what the shortcut audit finds, and do not fail"
     )
     parser.add_argument("--no-parquet", action="store_true", help="write JSONL only")
     parser.add_argument("--out", type=Path, required=True, help="output folder")
@@ -165,29 +188,35 @@ def main() -> int:
         seed=arguments.seed,
         strategies=tuple(name for name in STRATEGIES if name not in arguments.without),
         counterfactual=arguments.counterfactual,
-        split_relations=arguments.split_relations,
+        hold_out=tuple(sorted(set(arguments.hold_out))),
     )
     sizes = _sizes(arguments)
     if arguments.workers < 1 or min(sizes.values()) < 0:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
     if configuration.author == "llm":
+        if arguments.hold_out:
+            check_rules(configuration.hold_out, known_labels(configuration.author))
         if arguments.test_seed is not None:
             raise BadInput(
                 "--test-seed: the LLM author's environments come from its questions, not from a seed; remove the option"
             )
         return _build_with_model(arguments, configuration, sizes)
-    make_author(configuration.author)
+    check_rules(configuration.hold_out, known_labels(configuration.author))
     final = replace(configuration, seed=configuration.seed if arguments.test_seed is None else arguments.test_seed)
     settings = asdict(configuration) | ({"test_seed": final.seed} if final != configuration else {})
-    keep_configuration(arguments.out, settings)
+    settings |= _generator(configuration.author)
+    keep_configuration(arguments.out, settings, noted=("commit",))
     here = ChunkBuilder(configuration.author)
     with here.sandbox, open_runner(arguments.workers, here, arguments.ray_address) as runner:
         statistics: dict[str, dict[str, Any]] = {
             split: build_split(final if split == "test" else configuration, split, count, arguments.out, here, runner)
             for split, count in sizes.items()
         }
-    _publish(arguments, settings, statistics)
-    return 0
+    return _publish(arguments, settings, statistics)
+
+
+def _generator(author: str) -> dict[str, Any]:
+    return {"generator": generator_identity(author), "commit": git_commit()}
 
 
 def _sizes(arguments: argparse.Namespace) -> dict[Split, int]:
@@ -207,9 +236,11 @@ def _build_with_model(arguments: argparse.Namespace, configuration: BuildConfigu
     options = llm_options(arguments, arguments.out)
     run = LlmBuild(configuration, options, arguments.out)
     settings = asdict(configuration) | llm_configuration(options, sizes)
-    keep_configuration(arguments.out, settings)
+    settings |= _generator(configuration.author)
+    # the model's replies decide, not this code: a build may go on after an update
+    keep_configuration(arguments.out, settings, noted=("commit", "generator"))
     statistics = run.run(sizes)
-    _publish(arguments, settings, statistics)
+    paid = _publish(arguments, settings, statistics)
     total = run.author.endpoint.ledger.total
     print(
         f"{total.requests} requests, {total.cached} answers from the cache, {total.retries} retries, "
@@ -226,21 +257,47 @@ def _build_with_model(arguments: argparse.Namespace, configuration: BuildConfigu
         print(f"stopped: {run.budget_message}. Raise --budget and run again to resume")
         return BUDGET_SPENT
     # nothing was built and nothing was rejected: the next step must not mistake this for a completed build
-    return 1 if run.faults and not any(counted["yield"]["asked"] for counted in statistics.values()) else 0
+    nothing = run.faults and not any(counted["yield"]["asked"] for counted in statistics.values())
+    return 1 if nothing else paid
 
 
 def _publish(
     arguments: argparse.Namespace, configuration: dict[str, Any], statistics: dict[str, dict[str, Any]]
-) -> None:
-    """Write the statistics, figures, Parquet files and card of what was built."""
+) -> int:
+    """Write the statistics, figures, Parquet files and card of what was built, and audit it for shortcuts.
+
+    Returns the exit code: SHORTCUT_PAYS if the audit fails.
+    """
     path = arguments.out / "statistics.json"
     path.write_text(json.dumps(statistics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draw_figures(statistics, arguments.out / "figures")
     if not arguments.no_parquet:
         write_parquet(arguments.out, list(statistics))
-    write_data_card(arguments.out, configuration, statistics, parquet=not arguments.no_parquet)
+    leaks, audited = _audit(arguments, statistics)
+    write_data_card(arguments.out, configuration, statistics, not arguments.no_parquet, audited)
     counts = ", ".join(f"{counted['environments']} {split}" for split, counted in statistics.items())
     print(f"wrote {counts} environments to {arguments.out}")
+    if leaks:
+        print(f"the shortcut audit failed: {', '.join(leaks)}; the table is in {arguments.out / 'shortcuts.json'}")
+    return SHORTCUT_PAYS if leaks and not arguments.allow_shortcuts else 0
+
+
+def _audit(arguments: argparse.Namespace, statistics: dict[str, dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """(what leaks, lines for the card) for the first environments of the largest split, unless the level is exempt.
+
+    Too few environments for an interval that means something are not audited.
+    """
+    split = max(statistics, key=lambda name: statistics[name]["environments"])
+    if not LEVELS[arguments.level].audited or statistics[split]["environments"] < FEWEST_AUDITED:
+        return [], []
+    environments = list(islice(read_environments(arguments.out / f"{split}.jsonl"), MOST_AUDITED))
+    with ToolSandbox() as sandbox:
+        rows, probed, record = shortcut_report(environments, sandbox)
+    path = arguments.out / "shortcuts.json"
+    path.write_text(json.dumps({"split": split} | record, indent=1) + "\n", encoding="utf-8")
+    shown = ["```text", *table(rows).splitlines(), describe_probe(probed), "```"]
+    head = f"Policies that never read a question, on the first {len(environments)} environments of {split}."
+    return record["leaks"], ["## Shortcuts", "", head, "", *shown, ""]
 
 
 def command() -> None:

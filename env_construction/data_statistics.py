@@ -4,7 +4,8 @@
 tallies side by side. Rows follow "The published data, counted" in paper/README.md.
 
 In: environments (JSONL or Parquet), ours or the authors'. Out: a table on the screen, each row beside the published
-one. With --out, also JSON.
+one, and the surface probe (`measures/surface_probe.py`): counts, positions and lengths must not tell needed from
+unneeded tools. With --out, also JSON. The exit code is 1 if they tell.
 
 Example:
     python -m env_construction.data_statistics outputs/demo/environments/train.jsonl --out outputs/demo/counted.json
@@ -16,6 +17,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,11 @@ from tqdm import tqdm
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import SCENARIOS, Environment, read_environments
+from env_construction.measures.shortcuts import enumeration_arguments
+from env_construction.measures.surface_probe import describe_probe, probe
 
+PROBED = 1000
+"""Environments that the surface probe sees at most."""
 PARAMETER_TYPES = ("string", "boolean", "object", "number", "array", "integer")
 _PIECE = re.compile(r"\w+|[^\w\s]")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|[A-Z][a-z]+ \d{1,2}, \d{4}|\d{1,2} [A-Z][a-z]+ \d{4}")
@@ -75,6 +81,13 @@ class Tally:
             self.counts["code characters"] += len(source)
         for answer in answers:
             self._histogram("answer kind", answer_kind(str(answer)))
+        required = {tool.name: set(tool.parameters.get("required", [])) for tool in environment.tools}
+        for call in environment.gold_plan:
+            self.counts["gold calls"] += 1
+            self.counts["gold calls with an optional argument"] += bool(call.arguments.keys() - required[call.name])
+        for value, choices in enumeration_arguments(environment):
+            self.counts["gold choices"] += 1
+            self.counts["gold choices that stand first"] += value == choices[0]
         provenance = environment.provenance
         if "merge" in provenance:
             self.counts["documents"] += provenance["merge"]["documents"]
@@ -86,6 +99,11 @@ class Tally:
                 self._histogram(key.replace("_", " "), str(provenance[key]).lower())
         for relation in provenance.get("functions", []):
             self._histogram("relation", relation)
+        labels = provenance.get("labels", {})
+        for domain in labels.get("domains", []):
+            self._histogram("domain", domain)
+        for function in labels.get("function_classes", []):
+            self._histogram("function class", function)
 
     def _add_tool(self, scenario: str, parameters: dict[str, Any]) -> None:
         properties = parameters.get("properties", {})
@@ -140,6 +158,12 @@ class Tally:
         kinds = self.histograms.get("answer kind", Counter())
         for kind in ("text", "number", "date"):
             rows[f"sub-answers: {kind}"] = kinds[kind] / max(1, sum(kinds.values()))
+        for what, of in (
+            ("gold calls with an optional argument", "gold calls"),
+            ("gold choices that stand first", "gold choices"),
+        ):
+            if self.counts[of]:
+                rows[what] = self.counts[what] / self.counts[of]
         return rows
 
     def to_record(self) -> dict[str, Any]:
@@ -211,15 +235,25 @@ def main() -> int:
     parser.add_argument("file", type=Path, help="environments, JSONL or Parquet")
     parser.add_argument("--out", type=Path, help="JSON with all counts and histograms")
     arguments = parser.parse_args()
-    counted = tally(tqdm(read_environments(arguments.file), desc="count", unit="env", disable=None))
+    counted, kept = Tally(), []
+    for environment in tqdm(read_environments(arguments.file), desc="count", unit="env", disable=None):
+        counted.add(environment)
+        if len(kept) < PROBED:
+            kept.append(environment)
+    probed = probe(kept)
     print(f"{'':50}{'published':>12}{'here':>12}{'difference':>12}")
     for name, reference, here, difference in comparison(counted.rows(), PUBLISHED):
         print(f"{name:50}{reference:>12,.2f}{here:>12,.2f}{difference:>+12.1%}")
+    for name, here in counted.rows().items():
+        if name not in PUBLISHED:
+            print(f"{name:50}{'':>12}{here:>12,.2f}")
+    print(describe_probe(probed))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(counted.to_record(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        record = counted.to_record() | {"surface probe": asdict(probed) if probed else None}
+        arguments.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"wrote {arguments.out}")
-    return 0
+    return 1 if probed and probed.leaks else 0
 
 
 if __name__ == "__main__":

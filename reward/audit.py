@@ -22,7 +22,6 @@ Source: paper/README.md, defects 4 to 7 and 6b of the published code.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main, write_jsonl
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
+from env_construction.measures.intervals import mean_and_half_width, wilson
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 from reward.attacks import ATTACKS
 from reward.rewards import REWARDS
@@ -41,7 +41,6 @@ from reward.score import open_sandbox, read_gold
 from reward.scoring import TurnScore, score_turns
 from reward.state_attacks import STATE_ATTACKS, state_start_of
 
-_Z = 1.959963984540054
 _ALL = ATTACKS | STATE_ATTACKS
 
 
@@ -110,21 +109,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95% Wilson score interval of a share, n >= 1."""
-    share = successes / n
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def mean_interval(values: Sequence[float]) -> str:
     """The mean with +- 1.96 standard errors, or without an interval for a single value."""
-    mean = sum(values) / len(values)
+    mean, half = mean_and_half_width(values)
     if len(values) < 2:
         return f"{mean:.3f}"
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return f"{mean:.3f} +- {_Z * math.sqrt(variance / len(values)):.3f}"
+    return f"{mean:.3f} +- {half:.3f}"
 
 
 def main() -> int:

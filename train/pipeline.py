@@ -258,7 +258,7 @@ class Pipeline(Plan):
         """Build out-of-domain environments: unseen relations, the next level up, disturbed names."""
         unseen, above, disturbed = (path.parent for path in self.outside.values())
         count = self.profile.outside
-        self.build(unseen, 0, 0, count, "--split-relations", *final)
+        self.build(unseen, 0, 0, count, "--hold-out", "relation:40%", *final)
         level = LEVEL_ABOVE[self.profile.level]
         self.build(above, 0, 0, count // 2, *final, level=level)
         if (highest := LEVEL_ABOVE[level]) != level:  # too long for a tiny policy, but construction is judged on it

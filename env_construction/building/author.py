@@ -80,7 +80,7 @@ class Draft(BaseModel):
     author: str
     strategies: list[str] = Field(default_factory=lambda: list(STRATEGIES))
     counterfactual: bool = True
-    split_relations: bool = False
+    hold_out: list[str] = Field(default_factory=list)
     topic: Topic | None = None
     decomposition: Decomposition | None = None
     documents: dict[str, WrittenDocument] = Field(default_factory=dict)

@@ -111,6 +111,15 @@ def make_author(name: str, options: LlmOptions | None = None) -> Author:
     return make_llm_author(options)
 
 
+def known_labels(name: str) -> dict[str, set[str]]:
+    """The domains, relations and functions of an author, by kind. Raises BadInput for an author without labels."""
+    if name == "llm":
+        raise BadInput("--hold-out: the LLM author's questions have no labels; remove the option")
+    author = make_author(name)
+    assert isinstance(author, FactAuthor | WorldAuthor)
+    return author.labels()
+
+
 def make_llm_author(options: LlmOptions) -> LlmAuthor:
     """The LLM author with its endpoint, ledger, cache and sandbox. Raises BadInput."""
     # the client library takes a second to import, which the fact author need not pay

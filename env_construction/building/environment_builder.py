@@ -33,7 +33,7 @@ class BuildConfiguration:
     seed: int
     strategies: tuple[str, ...] = STRATEGIES
     counterfactual: str = "auto"
-    split_relations: bool = False
+    hold_out: tuple[str, ...] = ()
 
 
 @dataclass
@@ -73,7 +73,7 @@ def new_draft(
         author=configuration.author,
         strategies=list(configuration.strategies),
         counterfactual=is_counterfactual(configuration, split, index, attempt),
-        split_relations=configuration.split_relations,
+        hold_out=list(configuration.hold_out),
         topic=topic,
     )
 

@@ -3,56 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from env_construction.environment.schema import ToolDocument
 from env_construction.facts.calculator import EXPRESSIONS
-from env_construction.facts.fact_questions import value_text
-from env_construction.facts.fact_tables import thousands
 from env_construction.facts.fact_tools import Blueprint, Extra, Parameter, parameters
-from env_construction.facts.relations import BY_NAME, TYPE_NAMES, Relation
+from env_construction.facts.relations import BY_NAME, TYPE_NAMES
 
 _RESULT_EFFECTS = {
     "source": '    if {name}:\n        result["source"] = "{source}"',
     "origin": '    if {name} == "detailed":\n        result["origin"] = "{source}"',
     "entity_type": '    if {name}:\n        result["entity_type"] = "{noun}"',
     "record_count": '    if {name}:\n        result["record_count"] = {count}',
-    "license": '    if {name}:\n        result["license"] = "open data"',
     "disclaimer": '    if {name}:\n        result["disclaimer"] = "Provided as it stands."',
 }
-_PYTHON_TYPES = {
-    "string": "str",
-    "boolean": "bool",
-    "number": "(int, float)",
-    "integer": "int",
-    "array": "list",
-    "object": "dict",
-}
-_ARTICLES = {
-    "string": "a string",
-    "boolean": "a boolean",
-    "number": "a number",
-    "integer": "an integer",
-    "array": "a list",
-    "object": "an object",
-}
 
 
-def convert(relation: Relation, value: str) -> dict[str, str]:
-    """A quantity in each of its units, as people write it: {"ft": "681 ft", "m": "208 m"}."""
-    number = float(value.replace(",", ""))
-    return {relation.unit: value_text(relation, value)} | {
-        unit: f"{thousands(round(number * factor, 2))} {unit}" for unit, factor in relation.other_units
-    }
+def write_source(
+    blueprint: Blueprint,
+    document: ToolDocument,
+    rows: dict[str, Any],
+    verbose: bool,
+    about: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Source of the tool over `rows`: {entity or "a|b": value or {option or unit: value}}. Arithmetic needs no rows.
 
-
-def write_source(blueprint: Blueprint, document: ToolDocument, rows: dict[str, Any], verbose: bool) -> str:
-    """Source of the tool over `rows`: {entity or "a|b": value or {option or unit: value}}. Arithmetic needs no rows."""
+    `about`: {entity without case: {sibling: value to compare, "=sibling": value to show}}, for the filters.
+    """
     lines = [_signature(blueprint)]
     if verbose:
         lines += _docstring(document)
     if not blueprint.first.compute:
-        lines += _table(rows, verbose)
+        lines += _table("rows", rows, verbose)
+        if blueprint.filters:
+            lines += _table("details", about or {}, verbose)
     lines += _entity_checks(blueprint, verbose)
     choices = [name for name in (blueprint.selector, "unit" if blueprint.unit_choice else "") if name]
     for name in choices:
@@ -65,10 +50,12 @@ def write_source(blueprint: Blueprint, document: ToolDocument, rows: dict[str, A
 
 def _signature(blueprint: Blueprint) -> str:
     catalog = parameters()
-    optional = [
-        f"{extra.name}={(catalog[extra.name].default if extra.has_default else None)!r}"
-        for extra in blueprint.extras
-        if not extra.required
+    optional = [f"unit={blueprint.first.unit!r}"] if blueprint.unit_choice and blueprint.unit_optional else []
+    optional += [
+        f"{item.name}={False if item.style == 'include' else None}" for item in blueprint.filters if not item.required
+    ]
+    optional += [
+        f"{extra.name}={(catalog[extra.name].default if extra.has_default else None)!r}" for extra in blueprint.extras
     ]
     return f"def {blueprint.name}({', '.join([*blueprint.required, *optional])}):"
 
@@ -82,14 +69,14 @@ def _docstring(document: ToolDocument) -> list[str]:
     return [*lines, '    """']
 
 
-def _table(rows: dict[str, Any], verbose: bool) -> list[str]:
+def _table(name: str, rows: Mapping[str, Any], verbose: bool) -> list[str]:
     if not verbose:
-        return [f"    rows = {json.dumps(rows, ensure_ascii=False)}"]
+        return [f"    {name} = {json.dumps(rows, ensure_ascii=False)}"]
     entries = [
         f"        {json.dumps(key, ensure_ascii=False)}: {json.dumps(row, ensure_ascii=False)},"
         for key, row in rows.items()
     ]
-    return ["    rows = {", *entries, "    }"]
+    return [f"    {name} = {{", *entries, "    }"]
 
 
 def _refuse(condition: str, message: str) -> list[str]:
@@ -100,13 +87,9 @@ def _entity_checks(blueprint: Blueprint, verbose: bool) -> list[str]:
     kind = "(int, float)" if blueprint.first.compute else "str"
     word = "a number" if blueprint.first.compute else "a string"
     if blueprint.form == "array":
-        name, count = blueprint.array_name, len(blueprint.inputs)
-        short = f"len({name}) != {count}" if count > 1 else f"not {name}"
+        name = blueprint.array_name
         return [
-            *_refuse(
-                f"not isinstance({name}, list) or {short}",
-                f"{name} must be a list of {'two' if count > 1 else 'at least one'}",
-            ),
+            *_refuse(f"not isinstance({name}, list) or len({name}) != 2", f"{name} must be a list of two"),
             *_refuse(f"not all(isinstance(item, {kind}) for item in {name})", f"each of {name} must be {word}"),
         ]
     lines = []
@@ -129,24 +112,12 @@ def _entity_checks(blueprint: Blueprint, verbose: bool) -> list[str]:
 
 def _extra_checks(parameter: Parameter, extra: Extra) -> list[str]:
     name = parameter.name
-    given = "" if extra.required or extra.has_default else f"{name} is not None and "
-    wrong = f"not isinstance({name}, {_PYTHON_TYPES[parameter.type]})"
-    if parameter.type in ("integer", "number"):
-        wrong = f"isinstance({name}, bool) or {wrong} or not {parameter.low:g} <= {name} <= {parameter.high:g}"
-        wrong = f"({wrong})" if given else wrong
-        return _refuse(
-            given + wrong, f"{name} must be {_ARTICLES[parameter.type]} from {parameter.low:g} to {parameter.high:g}"
-        )
+    given = "" if extra.has_default else f"{name} is not None and "
     if parameter.kind == "enum":
         return _refuse(
             f"{given}{name} not in {parameter.options!r}", f"{name} must be one of {', '.join(parameter.options)}"
         )
-    if parameter.effect == "date":
-        return [
-            "    import re",
-            *_refuse(f'{given}not re.fullmatch(r"\\d{{4}}-\\d\\d-\\d\\d", str({name}))', f"{name} must be YYYY-MM-DD"),
-        ]
-    return _refuse(given + wrong, f"{name} must be {_ARTICLES[parameter.type]}")
+    return _refuse(f"{given}not isinstance({name}, bool)", f"{name} must be a boolean")
 
 
 def _exactness(blueprint: Blueprint) -> str:
@@ -160,9 +131,7 @@ def _lookup(blueprint: Blueprint, verbose: bool) -> list[str]:
     noun = TYPE_NAMES[blueprint.first.subject][0]
     pair = len(blueprint.inputs) == 2
     unknown = f"no data for these two {noun} names" if pair else f"unknown {noun}"
-    several = blueprint.form == "array" and not pair
-    names = ["item"] if several else _entity_names(blueprint)
-    indent = "        " if several else "    "
+    names = _entity_names(blueprint)
     body: list[str] = []
     if verbose:
         exact = _exactness(blueprint)
@@ -187,16 +156,18 @@ def _lookup(blueprint: Blueprint, verbose: bool) -> list[str]:
     value = f"row[{chooser}]" if chooser else "row"
     key = blueprint.selector or json.dumps(blueprint.first.key)
     lines = ["    index = {key.casefold(): row for key, row in rows.items()}"] if verbose else []
-    if several:
-        return [
-            *lines,
-            "    found = []",
-            f"    for item in {blueprint.array_name}:",
-            *(indent + line for line in body),
-            f"        found.append({value})",
-            f"    result = {{{key}: found}}",
-        ]
-    return [*lines, *(indent + line for line in body), f"    result = {{{key}: {value}}}"]
+    lines += ["    " + line for line in body]
+    if blueprint.filters:
+        lines.append('    about = details.get("|".join(names).casefold(), {})')
+        lines += [line for item in blueprint.filters for line in item.source()]
+    lines.append(f"    result = {{{key}: {value}}}")
+    for item in blueprint.filters:
+        if item.style == "include":
+            lines += [
+                f'    if {item.name} and "={item.key}" in about:',
+                f'        result["{item.key}"] = about["={item.key}"]',
+            ]
+    return lines
 
 
 def _entity_names(blueprint: Blueprint) -> list[str]:

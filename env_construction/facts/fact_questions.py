@@ -8,35 +8,65 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from env_construction.building.author import Rejected
 from env_construction.environment.schema import Scenario
 from env_construction.facts.calculator import CONSTANTS, number_of
+from env_construction.facts.fact_tables import thousands
 from env_construction.facts.fact_world import World
-from env_construction.facts.relations import OPERATIONS, Relation
+from env_construction.facts.filters import STATED_KINDS, Filter, draw_filter
+from env_construction.facts.levels import Level
+from env_construction.facts.relations import BY_NAME, Relation
 
 _GROWTHS = 40
 _NUMBERS = ("integer", "year", "quantity")
 
 
 @dataclass
+class Stated:
+    """What the question states about a given entity: a filter of its tool, its argument, and the same in words."""
+
+    filter: Filter
+    argument: Any
+    words: str
+    value: str
+
+
+@dataclass
 class Node:
-    """One lookup. `sources` are given values (str) or indices of earlier nodes (int); `value` is its result."""
+    """One lookup. `sources` are given values (str) or indices of earlier nodes (int); `value` is its result.
+
+    `unit`: the unit that the question asks for ("": the relation's own, and the tool offers no choice).
+    """
 
     relation: Relation
     sources: list[str | int]
     subjects: tuple[str, ...]
     value: str
+    unit: str = ""
+    stated: list[Stated] = field(default_factory=list)
+
+    @property
+    def shown(self) -> str:
+        """The value in the unit that is asked for, without the unit."""
+        return convert(self.relation, self.value)[self.unit].rsplit(" ", 1)[0] if self.unit else self.value
+
+    @property
+    def shown_unit(self) -> str:
+        return self.unit or self.relation.unit
 
 
 class Graph:
-    """Nodes in an order that respects their dependencies."""
+    """Nodes in an order that respects their dependencies. `derived`: the answer is to be computed from all of them."""
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world = world
         self.rng = rng
         self.nodes: list[Node] = []
+        self.derived = False
         self.used: set[str] = set()
 
     def add(self, relation: Relation, sources: list[str | int], numeric: bool = False) -> bool:
@@ -121,7 +151,9 @@ class Graph:
             else [name for name in CONSTANTS if name != "difference"]
         )
         name = self.rng.choice(names)
-        operation = next(operation for operation in OPERATIONS if operation.compute == name)
+        operation = next((item for item in self.world.view.operations if item.compute == name), None)
+        if operation is None:
+            return False
         if partners:
             return self.add(operation, [numbers[-1], self.rng.choice(partners)])
         low, high, step = CONSTANTS[name]
@@ -138,6 +170,79 @@ class Graph:
         )
 
 
+_MOST_DRAWS = 12
+
+
+def state_details(graph: Graph, level: Level, scenario: Scenario) -> None:
+    """Choose units, and facts that the question states about its entities, so that calls have to give them.
+
+    All nodes of one tool get the same. A node whose value is used further keeps its own unit, since arithmetic needs
+    it. Only given entities are described, and only in a permuted world: the tool also knows another entity that meets
+    the description.
+    """
+    rng, uses = graph.rng, graph.uses()
+    groups: dict[str, list[int]] = {}
+    for index, node in enumerate(graph.nodes):
+        groups.setdefault(node.relation.family or node.relation.name, []).append(index)
+    for indices in groups.values():
+        nodes = [graph.nodes[index] for index in indices]
+        relation = nodes[0].relation
+        if relation.compute or any(node.relation is not relation for node in nodes):
+            continue
+        if relation.other_units and not any(uses[index] for index in indices) and rng.random() < level.unit_share:
+            unit = rng.choice([relation.unit, *(name for name, _ in relation.other_units)])
+            for node in nodes:
+                node.unit = unit
+        mean = level.required_extra[scenario] / _STATED_REQUIRED
+        given = all(isinstance(node.sources[0], str) for node in nodes)
+        if given and not relation.pair and graph.world.counterfactual:
+            _describe_entities(graph, nodes, int(mean) + (rng.random() < mean % 1))
+
+
+_STATED_REQUIRED = 0.7
+"""The share of stated filters that the tool requires; the others are optional, and the gold call gives them too."""
+
+
+def _describe_entities(graph: Graph, nodes: list[Node], count: int) -> None:
+    rng, view, relation = graph.rng, graph.world.view, nodes[0].relation
+    asked = {node.relation.name for node in graph.nodes} | {node.relation.inverse for node in graph.nodes} - {""}
+    kinds, weights = list(STATED_KINDS), list(STATED_KINDS.values())
+    for _ in range(_MOST_DRAWS):
+        if len(nodes[0].stated) >= count:
+            break
+        known = {item.filter.relation for item in nodes[0].stated}
+        taken = {item.filter.name for item in nodes[0].stated}
+        kind = rng.choices(kinds, weights)[0]
+        found = draw_filter(view, relation.subject, (asked & BY_NAME.keys()) | known, kind, taken, rng)
+        values = [_stated_value(graph, node, found) for node in nodes] if found else []
+        if found is None or None in values:
+            continue
+        found.asked, found.required = True, rng.random() < _STATED_REQUIRED
+        texts = [value for value in values if value is not None]
+        if found.options:
+            found.options = sorted({*found.options, *texts})
+        for node, value in zip(nodes, texts, strict=True):
+            other = rng.choice(view.values[found.relation])
+            if found.style == "any_of" and other == value:
+                continue
+            argument, words = found.stated(value, other, rng)
+            graph.used.add(value)
+            node.stated.append(Stated(found, argument, f"{found.key.replace('_', ' ')}: {words}", value))
+        if len({len(node.stated) for node in nodes}) > 1:  # one of them found no other value
+            for node in nodes:
+                node.stated = [item for item in node.stated if item.filter is not found]
+
+
+def _stated_value(graph: Graph, node: Node, found: Filter | None) -> str | None:
+    """The entity's value, or None if it has none, or one that the question is about."""
+    subject = node.subjects[0]
+    if found is None or subject not in graph.world.view.members[found.relation]:
+        return None
+    value = graph.world.value(found.sibling, (subject,), graph.rng)
+    number = value is None or found.style in ("equal", "any_of") or number_of(value) is not None
+    return value if number and value not in graph.used else None
+
+
 def grow_graph(scenario: Scenario, hops: int, world: World, rng: random.Random) -> Graph:
     """A graph of `hops` lookups with the scenario's shape. Raises Rejected("no_graph") after several failed tries."""
     grow = {
@@ -149,6 +254,8 @@ def grow_graph(scenario: Scenario, hops: int, world: World, rng: random.Random) 
     for _ in range(_GROWTHS):
         graph = Graph(world, rng)
         if grow(graph, hops):
+            if world.view.level.verbose:
+                state_details(graph, world.view.level, scenario)
             return graph
     raise Rejected("no_graph", f"no {scenario} of {hops} lookups found in this pool")
 
@@ -167,13 +274,44 @@ def _leading_to_entities(graph: Graph) -> list[Relation]:
 def _grow_parallel(graph: Graph, hops: int) -> bool:
     # one relation for several entities: stage 3 merges such documents into one tool
     relations = graph.world.view.relations
-    same = hops > 1 and graph.rng.random() < graph.world.view.level.same_share
+    level = graph.world.view.level
+    same = hops > 1 and graph.rng.random() < level.same_share
+    if hops > 1 and level.verbose and graph.rng.random() < level.derived_share:
+        return _grow_comparable(graph, hops, same)
     relation = _root_relation(graph, relations)
     for _ in range(hops * 4):
         if len(graph.nodes) == hops:
             break
         graph.add_root(relation if same else _root_relation(graph, relations))
     return len(graph.nodes) == hops
+
+
+def _grow_comparable(graph: Graph, hops: int, same: bool) -> bool:
+    """Numbers of one kind: one relation of several entities, or (for two) different ones, so that two tools serve."""
+    graph.derived = True
+    numeric = [item for item in graph.world.view.relations if item.value in _NUMBERS and not item.pair]
+    if not same and hops == 2:
+        numeric = [item for item in numeric if _partners(item, numeric)]
+    first = _root_relation(graph, numeric)
+    for _ in range(hops * 4):
+        if len(graph.nodes) == hops or not first:
+            break
+        later = not same and hops == 2 and len(graph.nodes) == 1
+        graph.add_root(_partners(graph.nodes[0].relation, numeric) if later else first)
+    return len(graph.nodes) == hops
+
+
+def _partners(relation: Relation, numeric: list[Relation]) -> list[Relation]:
+    """Relations whose values can be compared with those of `relation`, without a unit that a question could vary."""
+    if relation.unit:
+        return []
+    return [
+        other
+        for other in numeric
+        if (other.value, other.key, other.unit) == (relation.value, relation.key, "")
+        and other is not relation
+        and (not other.family or other.family != relation.family)
+    ]
 
 
 def _with_calculator(graph: Graph, hops: int) -> bool:
@@ -248,6 +386,14 @@ def input_values(node: Node) -> dict[str, str | int | float | None]:
     return dict(zip(input_names(node.relation), values, strict=True))
 
 
-def value_text(relation: Relation, value: str) -> str:
-    """A value as people write it, with its unit."""
-    return f"{value} {relation.unit}" if relation.unit else value
+def value_text(relation: Relation, value: str, unit: str = "") -> str:
+    """A value as people write it, with its unit. `value` is in `unit`, if one is given."""
+    return f"{value} {unit or relation.unit}" if relation.unit else value
+
+
+def convert(relation: Relation, value: str) -> Mapping[str, str]:
+    """A quantity in each of its units, as people write it: {"ft": "681 ft", "m": "208 m"}."""
+    number = float(value.replace(",", ""))
+    return {relation.unit: value_text(relation, value)} | {
+        unit: f"{thousands(round(number * factor, 2))} {unit}" for unit, factor in relation.other_units
+    }

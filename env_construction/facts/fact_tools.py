@@ -1,7 +1,7 @@
 """Tools of the fact author: what a tool serves, its document, and the parameters that stage 4 adds to it.
 
 A `Blueprint` describes a tool completely. Its document (here) and its source (`fact_code.py`) are functions of it, so
-they always agree. The optional parameters come from `parameters.csv`.
+they always agree. Additional parameters are filters (`filters.py`) and rows of `parameters.csv`; each has an effect.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import random
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,20 +17,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from env_construction.environment.schema import ToolDocument
-from env_construction.facts.calculator import number_of
 from env_construction.facts.fact_questions import input_names
+from env_construction.facts.fact_world import PoolView
+from env_construction.facts.filters import Filter, draw_filter
 from env_construction.facts.levels import Level
 from env_construction.facts.relations import BY_NAME, TYPE_NAMES, Relation
 
 Form = Literal["plain", "array", "object"]
 SUFFIXES = ("finder", "lookup", "retriever", "search", "locator", "service")
-SCOPES = {
-    "place": ("country", "city", "airport", "subdivision", "state", "county", "timezone", "territory"),
-    "chemistry": ("element", "isotope", "scientist"),
-    "language": ("language", "family", "script"),
-    "money": ("currency",),
-    "number": ("number",),
-}
 _LEADS = (
     "Retrieves {thing}.",
     "Looks up {thing} in a table that is kept with the tool.",
@@ -58,45 +53,31 @@ _TAILS = (
 
 
 class Extra(BaseModel):
-    """An additional parameter of a tool: a row of parameters.csv. Required ones have no default."""
+    """An additional, optional parameter of a tool: a row of parameters.csv."""
 
     name: str
-    required: bool = False
     has_default: bool = False
 
 
 class Parameter(BaseModel):
-    """A row of parameters.csv. `effect` names its effect on the result ("": it is checked but changes nothing)."""
+    """A row of parameters.csv. `effect` names its effect on the result or on how names are compared."""
 
     name: str
-    scope: str
     type: str
     options: list[str]
     default: Any
-    low: float | None
-    high: float | None
     effect: str
     description: str
-    may_be_required: bool
 
     @property
     def kind(self) -> str:
-        """The kind for weighting: text, enum, boolean, object, number, array or integer."""
-        return ("enum" if self.options else "text") if self.type == "string" else self.type
+        """The kind for weighting: enum or boolean."""
+        return "enum" if self.options else self.type
 
     def schema_of(self, extra: Extra) -> dict[str, Any]:
         schema: dict[str, Any] = {"type": self.type, "description": self.description}
-        if self.type == "string" and self.options:
+        if self.options:
             schema["enum"] = list(self.options)
-        if self.type == "array":
-            schema["items"] = {"type": "string"}
-        if self.type == "object":
-            schema["properties"] = {name: {"type": "string"} for name in self.options}
-        if self.effect == "date":
-            schema["format"] = "date"
-        if self.low is not None and self.high is not None:
-            whole = self.type == "integer"
-            schema["minimum"], schema["maximum"] = (int(self.low), int(self.high)) if whole else (self.low, self.high)
         if extra.has_default:
             schema["default"] = self.default
         return schema
@@ -106,16 +87,19 @@ class Blueprint(BaseModel):
     """A tool over one or more relations of one subject type.
 
     `selector` names the parameter that chooses the relation ("" if there is only one). `unit_choice` adds a `unit`
-    parameter. `form` is how entities are passed. `words` chooses one of the wordings of the description.
+    parameter; with `unit_optional` it has the relation's own unit as its default. `form` is how entities are passed: an
+    array is for two of them. `words` chooses one of the wordings of the description.
     """
 
     name: str
     relations: list[str]
     selector: str = ""
     unit_choice: bool = False
+    unit_optional: bool = False
     needed: bool = True
     form: Form = "plain"
     extras: list[Extra] = Field(default_factory=list)
+    filters: list[Filter] = Field(default_factory=list)
     words: int = 0
 
     @property
@@ -138,8 +122,18 @@ class Blueprint(BaseModel):
 
     @property
     def required(self) -> list[str]:
-        names = [*self.entity_parameters, self.selector, "unit" if self.unit_choice else ""]
-        return [name for name in names if name] + [extra.name for extra in self.extras if extra.required]
+        names = [
+            *self.entity_parameters,
+            self.selector,
+            "unit" if self.unit_choice and not self.unit_optional else "",
+            *(item.name for item in self.filters if item.required),
+        ]
+        return [name for name in names if name]
+
+    @property
+    def all_parameters(self) -> list[str]:
+        optional = [item.name for item in self.filters if not item.required] + [extra.name for extra in self.extras]
+        return [*self.required, *(["unit"] if self.unit_choice and self.unit_optional else []), *optional]
 
     def option(self, relation: str) -> str:
         """The selector's value for a relation: its name without the subject."""
@@ -148,8 +142,10 @@ class Blueprint(BaseModel):
     def units(self) -> list[str]:
         return [self.first.unit, *(unit for unit, _ in self.first.other_units)]
 
-    def arguments(self, relation: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The call that looks up `relation` for `inputs`."""
+    def arguments(
+        self, relation: str, inputs: dict[str, Any], stated: Mapping[str, Any] | None = None, unit: str = ""
+    ) -> dict[str, Any]:
+        """The call that looks up `relation` for `inputs`, with what the question states, in the unit it asks for."""
         if self.form == "array":
             arguments: dict[str, Any] = {self.array_name: list(inputs.values())}
         elif self.form == "object":
@@ -158,9 +154,10 @@ class Blueprint(BaseModel):
             arguments = dict(inputs)
         if self.selector:
             arguments[self.selector] = self.option(relation)
-        if self.unit_choice:
-            arguments["unit"] = self.first.unit
-        return arguments
+        unit = unit or self.first.unit
+        if self.unit_choice and not (self.unit_optional and unit == self.first.unit):
+            arguments["unit"] = unit
+        return arguments | dict(stated or {})
 
 
 def describe(blueprint: Blueprint, verbose: bool) -> ToolDocument:
@@ -172,8 +169,12 @@ def describe(blueprint: Blueprint, verbose: bool) -> ToolDocument:
     if blueprint.unit_choice:
         unit: dict[str, Any] = {"type": "string", "enum": blueprint.units()}
         properties["unit"] = unit | ({"description": "The unit in which the value is returned."} if verbose else {})
+        if blueprint.unit_optional:
+            properties["unit"]["default"] = blueprint.first.unit
     catalog = parameters()
-    for extra in sorted(blueprint.extras, key=lambda extra: not extra.required):
+    for item in sorted(blueprint.filters, key=lambda item: not item.required):
+        properties[item.name] = item.schema_of()
+    for extra in blueprint.extras:
         properties[extra.name] = catalog[extra.name].schema_of(extra)
     schema = {"type": "object", "properties": properties, "required": blueprint.required}
     return ToolDocument(name=blueprint.name, description=_description(blueprint, verbose), parameters=schema)
@@ -186,12 +187,9 @@ def _entity_schemas(blueprint: Blueprint, verbose: bool) -> dict[str, Any]:
     described = {"description": f"The {named} in question{spelled}."} if verbose else {}
     if blueprint.form == "array":
         count = len(blueprint.inputs)
-        listed: dict[str, Any] = {"type": "array", "items": {"type": kind}, "minItems": count}
-        if count > 1:
-            listed["maxItems"] = count
-        number = "Two" if count > 1 else "One or more"
+        listed = {"type": "array", "items": {"type": kind}, "minItems": count, "maxItems": count}
         what = "values" if kind == "number" else "names"
-        how = f"{number} {noun} {what}{spelled and ', each written out in full'}."
+        how = f"Two {noun} {what}{spelled and ', each written out in full'}."
         return {blueprint.array_name: listed | ({"description": how} if verbose else {})}
     if blueprint.form == "object":
         inner = {"type": "object", "properties": {"name": {"type": kind, **described}}, "required": ["name"]}
@@ -234,62 +232,82 @@ def parameters() -> dict[str, Parameter]:
             default: Any = row["default"]
             if row["type"] == "boolean":
                 default = default == "true"
-            elif row["type"] in ("number", "integer") and default:
-                default = number_of(default)
             catalog[row["name"]] = Parameter(
                 name=row["name"],
-                scope=row["scope"],
                 type=row["type"],
                 options=row["options"].split("|") if row["options"] else [],
                 default=default if row["default"] else None,
-                low=float(row["low"]) if row["low"] else None,
-                high=float(row["high"]) if row["high"] else None,
                 effect=row["effect"],
                 description=row["description"],
-                may_be_required=row["may_be_required"] == "yes",
             )
     return catalog
 
 
-@lru_cache(maxsize=64)
-def _choices(subject: str) -> dict[str, list[str]]:
-    """{kind: names of parameters} that suit a subject type; "required <kind>": those that a call may have to give."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for parameter in parameters().values():
-        if parameter.scope == "any" or subject in SCOPES[parameter.scope]:
-            found[parameter.kind].append(parameter.name)
-            if parameter.may_be_required:
-                found[f"required {parameter.kind}"].append(parameter.name)
-    return dict(found)
+def expand_parameters(
+    blueprint: Blueprint,
+    level: Level,
+    rng: random.Random,
+    view: PoolView,
+    answers: Collection[str] = (),
+    near: Collection[str] = (),
+) -> None:
+    """Add optional parameters until the tool has as many as the level draws.
 
-
-def expand_parameters(blueprint: Blueprint, level: Level, required: float, rng: random.Random) -> None:
-    """Add parameters until the tool has as many as the level draws. On average, `required` of them are required."""
-    catalog, choices = parameters(), _choices(blueprint.first.subject)
+    No filter adds one of the relations in `answers` to a result. About half of the filters are about a relation in
+    `near`, if possible: those that the question mentions, so that their words do not point to the needed tool alone.
+    """
     total = rng.choices(list(level.parameters), weights=list(level.parameters.values()))[0]
-    taken = set(blueprint.required) | set(blueprint.inputs)
     kinds, weights = list(level.kinds), list(level.kinds.values())
-    wanted = int(required) + (rng.random() < required % 1)
-    missing = total - len(blueprint.required)
-    for _ in range(4 * max(0, missing)):
-        if missing <= 0:
+    catalog = _catalog_by_kind()
+    for _ in range(4 * max(0, total - len(blueprint.all_parameters))):
+        taken = {*blueprint.all_parameters, *blueprint.inputs}
+        if len(blueprint.all_parameters) >= total:
             break
         kind = rng.choices(kinds, weights)[0]
-        must = wanted > 0 and kind in ("text", "enum")
-        name = rng.choice(choices["required " + kind if must else kind])
-        if name in taken:
+        share = 0.9 if kind == "boolean" else level.default_share
+        if catalog.get(kind) and rng.random() < _CATALOG_SHARE[kind]:
+            parameter = rng.choice(catalog[kind])
+            if parameter.name not in taken:
+                has_default = parameter.default is not None and rng.random() < share
+                blueprint.extras.append(Extra(name=parameter.name, has_default=has_default))
             continue
-        missing -= 1
-        taken.add(name)
-        parameter = catalog[name]
-        wanted -= must
-        share = 0.9 if parameter.type == "boolean" else level.default_share
-        has_default = not must and parameter.default is not None and rng.random() < share / _defaults_in(parameter.kind)
-        blueprint.extras.append(Extra(name=name, required=must, has_default=has_default))
+        add_filter(blueprint, kind, view, rng, answers, share, near if rng.random() < _NEAR_SHARE else ())
 
 
-@lru_cache(maxsize=16)
-def _defaults_in(kind: str) -> float:
-    """The share of the catalog's parameters of a kind that have a default."""
-    rows = [parameter for parameter in parameters().values() if parameter.kind == kind]
-    return max(0.01, sum(parameter.default is not None for parameter in rows) / len(rows))
+_CATALOG_SHARE = {"enum": 0.6, "boolean": 0.35}
+"""How often an additional parameter of a kind comes from the catalog, if not from a filter."""
+_NEAR_SHARE = 0.9
+
+
+def add_filter(
+    blueprint: Blueprint,
+    kind: str,
+    view: PoolView,
+    rng: random.Random,
+    answers: Collection[str] = (),
+    default_share: float = 0.0,
+    near: Collection[str] = (),
+) -> Filter | None:
+    """Add an optional filter of a JSON kind. None if the tool's entity type has none, or this draw found none."""
+    if blueprint.first.pair:
+        return None
+    taken = {*blueprint.all_parameters, *blueprint.inputs}
+    found = draw_filter(view, blueprint.first.subject, blueprint.relations, kind, taken, rng, near)
+    known = {(item.relation, item.style) for item in blueprint.filters}
+    if (
+        found is None
+        or (found.relation, found.style) in known
+        or (found.style == "include" and found.relation in answers)
+    ):
+        return None
+    found.has_default = found.style == "include" and rng.random() < default_share
+    blueprint.filters.append(found)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _catalog_by_kind() -> dict[str, list[Parameter]]:
+    found: dict[str, list[Parameter]] = defaultdict(list)
+    for parameter in parameters().values():
+        found[parameter.kind].append(parameter)
+    return dict(found)

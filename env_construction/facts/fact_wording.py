@@ -7,17 +7,19 @@ a separate sentence and name ("Take the country of X. ... that country ..."). Pa
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 
 from env_construction.building.author import Decomposition, Step
 from env_construction.facts.calculator import number_of, written
 from env_construction.facts.fact_questions import Graph, Node, input_values, value_text
 from env_construction.facts.levels import Level
-from env_construction.facts.relations import TYPE_NAMES, Relation
+from env_construction.facts.relations import TYPE_NAMES
 
 _INTRODUCTIONS = ("Take {p}.", "Find {p}.", "Consider {p}.")
 _LISTS = ("What are {p}?", "Tell me {p}.", "Give {p}.")
 _NUMBERS = ("integer", "quantity", "year")
+_HEAD = re.compile(r"the (.+) of \{x\}(?: in \{u\})?")
 
 
 def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decomposition:
@@ -26,7 +28,7 @@ def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decom
     steps = [
         Step(
             id=ids[index],
-            question=_fill(node.relation.asks[0], node.relation, list(node.subjects)),
+            question=_fill(node.relation.asks[0], node, [mention(node, name) for name in node.subjects]),
             answer=_answer(node),
             depends_on=[ids[source] for source in node.sources if isinstance(source, int)],
             function=node.relation.name,
@@ -34,7 +36,7 @@ def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decom
         )
         for index, node in enumerate(graph.nodes)
     ]
-    derived = _derived(graph, rng) if rng.random() < level.derived_share else None
+    derived = _derived(graph, rng) if rng.random() < level.derived_share or graph.derived else None
     if derived:
         question, answer, rule = derived
         return Decomposition(question=question, steps=steps, answer=answer, answer_rule=rule)
@@ -48,11 +50,16 @@ def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decom
 
 
 def _answer(node: Node) -> str:
-    return value_text(node.relation, node.value)
+    return value_text(node.relation, node.shown, node.unit)
 
 
-def _fill(pattern: str, relation: Relation, names: list[str]) -> str:
-    return pattern.format(x=names[0], y=names[-1], u=relation.unit)
+def mention(node: Node, name: str) -> str:
+    """A given entity with what the question states about it: "Lima (country: Peru)"."""
+    return f"{name} ({'; '.join(item.words for item in node.stated)})" if node.stated else name
+
+
+def _fill(pattern: str, node: Node, names: list[str]) -> str:
+    return pattern.format(x=names[0], y=names[-1], u=node.shown_unit)
 
 
 def _listing(parts: list[str], last: str = "and") -> str:
@@ -60,46 +67,60 @@ def _listing(parts: list[str], last: str = "and") -> str:
 
 
 def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
-    """(question, answer, rule) about several entities' values of one numeric relation, or None for other graphs."""
+    """(question, answer, rule) about several entities' values of a numeric relation, or None for other graphs.
+
+    Two entities may also have comparable values of different relations; then the question is about their difference
+    or sum.
+    """
     relation = graph.nodes[0].relation
-    numbers = [number_of(node.value) for node in graph.nodes]
+    numbers = [number_of(node.shown) for node in graph.nodes]
     if (
         len(graph.nodes) < 2
         or relation.pair
         or relation.value not in _NUMBERS
-        or any(node.relation is not relation or isinstance(node.sources[0], int) for node in graph.nodes)
+        or any(isinstance(node.sources[0], int) for node in graph.nodes)
+        or (any(node.relation is not relation for node in graph.nodes) and not graph.derived)
         or len(set(numbers)) < len(numbers)
     ):
         return None
     known = [number for number in numbers if number is not None]
-    names = [node.subjects[0] for node in graph.nodes]
-    phrase = _fill(relation.phrases[0], relation, ["{}"])
-    rules = ["pick", "compare"] if relation.value == "year" else ["pick", "compare", "count", "sum"]
+    names = [mention(node, node.subjects[0]) for node in graph.nodes]
+    unit = graph.nodes[0].unit
+    phrases = [_fill(node.relation.phrases[0], node, [name]) for node, name in zip(graph.nodes, names, strict=True)]
+    rules = ["pick", "compare"] if relation.value == "year" else ["pick", "compare", "sum"]
+    head = _HEAD.fullmatch(relation.phrases[0])
+    if head and relation.value != "year":
+        rules.append("count")
+    if any(node.relation is not relation for node in graph.nodes):
+        rules = ["compare"] if relation.value == "year" else ["compare", "sum"]
     rule = rng.choice([name for name in rules if len(known) == 2 or name != "compare"])
     if rule == "pick":
         largest = rng.random() < 0.5
         extreme = max(known) if largest else min(known)
         word = ("later" if largest else "earlier") if relation.value == "year" else ("larger" if largest else "smaller")
         noun = TYPE_NAMES[relation.subject][0]
-        choices = _listing([phrase.format(name) for name in names], "or")
-        return f"Which is {word}: {choices}? Name the {noun}.", names[known.index(extreme)], rule
+        choices = _listing(phrases, "or")
+        return f"Which is {word}: {choices}? Name the {noun}.", graph.nodes[known.index(extreme)].subjects[0], rule
     if rule == "compare":
         gap = written(abs(known[0] - known[1]))
         return (
-            f"How far apart are {_listing([phrase.format(name) for name in names])}?",
-            value_text(relation, gap),
+            f"How far apart are {_listing(phrases)}?",
+            value_text(relation, gap, unit),
             rule,
         )
     if rule == "sum":
         total = written(sum(known))
         return (
-            f"What do {_listing([phrase.format(name) for name in names])} add up to?",
-            value_text(relation, total),
+            f"What do {_listing(phrases)} add up to?",
+            value_text(relation, total, unit),
             rule,
         )
     bound = written(round(sum(known) / len(known)))
     above = sum(number > round(sum(known) / len(known)) for number in known)
-    return f"For how many of {_listing(names)} is {phrase.format('it')} above {bound}?", str(above), rule
+    unit_text = f" {graph.nodes[0].shown_unit}" if relation.unit else ""
+    article = "an" if head and head[1][0] in "aeiou" else "a"
+    counted = f"{article} {head[1] if head else ''} above {bound}{unit_text}"
+    return f"Of {_listing(names)}, how many have {counted}?", str(above), rule
 
 
 class _Wording:
@@ -136,12 +157,13 @@ class _Wording:
         return " ".join([*self.sentences, *asks])
 
     def _ask(self, index: int) -> str:
-        relation = self.graph.nodes[index].relation
-        return _fill(self.rng.choice(relation.asks), relation, self._sources(index))
+        node = self.graph.nodes[index]
+        return _fill(self.rng.choice(node.relation.asks), node, self._sources(index))
 
     def _sources(self, index: int) -> list[str]:
+        node = self.graph.nodes[index]
         return [
-            source if isinstance(source, str) else self._reference(source) for source in self.graph.nodes[index].sources
+            mention(node, source) if isinstance(source, str) else self._reference(source) for source in node.sources
         ]
 
     def _reference(self, index: int) -> str:
@@ -152,4 +174,4 @@ class _Wording:
         # Only the first phrase may end in its entity: "the country where the city that ... lies lies" is hard to read.
         nested = any(isinstance(source, int) and source not in self.names for source in node.sources)
         phrase = node.relation.phrases[0] if nested else self.rng.choice(node.relation.phrases)
-        return _fill(phrase, node.relation, self._sources(index))
+        return _fill(phrase, node, self._sources(index))

@@ -8,27 +8,26 @@ known from memory. Values that become arguments are always in the split's own po
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from env_construction.building.hold_out import HoldOut
 from env_construction.facts.calculator import calculate, number_of
 from env_construction.facts.facts import fact_base, pool_of
 from env_construction.facts.levels import LEVELS, Level
-from env_construction.facts.relations import RELATIONS, Relation
+from env_construction.facts.relations import OPERATIONS, RELATIONS, Relation, label_of
 
 _DRAWS = 30
-_HELD_OUT_PERCENT = 40
 
 
 class PoolView:
     """Entities, tables and relation weights for one split at one level. Built once per process.
 
-    With `split_relations`, test uses other relations than train and dev (by a hash of the relation's family or name).
+    With `hold_out`, it has only the relations and operations that the split may use.
     """
 
-    def __init__(self, pool: str, level: Level, split_relations: bool = False) -> None:
+    def __init__(self, pool: str, level: Level, hold_out: HoldOut = HoldOut()) -> None:  # noqa: B008
         base = fact_base()
         self.pool = pool
         self.level = level
@@ -64,8 +63,8 @@ class PoolView:
         self.relations = [
             r for r in RELATIONS if len(self.subjects[r.name]) >= 4 and (r.pair or len(set(self.values[r.name])) >= 3)
         ]
-        if split_relations:
-            self.relations = [r for r in self.relations if _held_out(r) == (pool == "test")]
+        self.relations = [r for r in self.relations if hold_out.allows(pool, label_of(r))]
+        self.operations = [r for r in OPERATIONS if hold_out.allows(pool, label_of(r))]
         self.by_subject: dict[str, list[Relation]] = {}
         for relation in self.relations:
             self.by_subject.setdefault(relation.subject, []).append(relation)
@@ -74,15 +73,10 @@ class PoolView:
         self.members = {name: frozenset(subjects) for name, subjects in self.subjects.items()}
 
 
-def _held_out(relation: Relation) -> bool:
-    digest = hashlib.blake2b((relation.family or relation.name).encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") % 100 < _HELD_OUT_PERCENT
-
-
 @lru_cache(maxsize=12)
-def pool_view(pool: str, level: str, split_relations: bool = False) -> PoolView:
+def pool_view(pool: str, level: str, hold_out: tuple[str, ...] = ()) -> PoolView:
     """The view of a split and a level, built once per process (about half a second)."""
-    return PoolView(pool, LEVELS[level], split_relations)
+    return PoolView(pool, LEVELS[level], HoldOut(hold_out))
 
 
 class World:

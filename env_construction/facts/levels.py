@@ -24,7 +24,8 @@ class Level:
     `hops`: sub-questions; `tools`: all tools. `rows`: additional entities that a tool knows (lowest, highest).
     `name_pattern`, `name_length`, `value_length` (characters): limits for entities and values.
     `parameters`: parameters per tool; `kinds`: weights of additional parameters by kind; `required_extra`: mean number
-    of required additional parameters of an unneeded tool. `verbose`: long documents and code.
+    of required parameters that a tool about given entities has besides the entity. `verbose`: long documents and code.
+    `audited`: a build fails if a shortcut pays.
 
     The shares are the probability or fraction that
     - `same_share`: a parallel question asks one relation of several entities;
@@ -62,6 +63,7 @@ class Level:
     closeness: float = 0.7
     loose_share: float = 0.25
     verbose: bool = True
+    audited: bool = True
 
     def accepts_name(self, name: str) -> bool:
         return len(name) <= self.name_length and re.fullmatch(self.name_pattern, name) is not None
@@ -101,6 +103,7 @@ LEVELS: dict[str, Level] = {
         value_length=24,
         loose_share=0.0,
         verbose=False,
+        audited=False,  # two to four tools with one-line documents: words always tell, and the tiny policy needs them
     ),
     "medium": Level(
         name="medium",
@@ -119,8 +122,9 @@ LEVELS: dict[str, Level] = {
         rows=(6, 12),
         instruction=_LONG_INSTRUCTION,
         distinct=True,
+        closeness=0.85,
         calculator_share=0.25,
-        derived_share=0.3,
+        derived_share=0.5,
         generalize_share=0.25,
         array_share=0.05,
         object_share=0.05,
@@ -147,8 +151,9 @@ LEVELS: dict[str, Level] = {
         instruction=_LONG_INSTRUCTION,
         same_share=0.6,
         distinct=True,
+        closeness=0.85,
         calculator_share=0.5,
-        derived_share=0.5,
+        derived_share=0.9,
         generalize_share=0.2,
         array_share=0.05,
         object_share=0.05,

@@ -15,6 +15,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from env_construction.building.hold_out import Label
+
 LITERALS = ("text", "integer", "year", "date", "quantity")
 
 # How running text names a type: (singular, parameter description).
@@ -65,6 +67,28 @@ class Relation:
     @property
     def is_entity(self) -> bool:
         return self.value not in LITERALS
+
+
+# Entity types by domain.
+DOMAINS = {
+    "geography": ("country", "city", "airport", "subdivision", "state", "county", "timezone", "territory"),
+    "chemistry": ("element", "isotope", "scientist"),
+    "languages": ("language", "family", "script"),
+    "money": ("currency",),
+    "arithmetic": ("number",),
+}
+FUNCTIONS = ("lookup", "relate", "calculate")
+
+
+def domain_of(subject: str) -> str:
+    """The domain of an entity type."""
+    return next(domain for domain, subjects in DOMAINS.items() if subject in subjects)
+
+
+def label_of(relation: Relation) -> Label:
+    """The label of a relation. `relate`: about two entities."""
+    function = "calculate" if relation.compute else "relate" if relation.pair else "lookup"
+    return Label(domain_of(relation.subject), relation.name, function, relation.family)
 
 
 def _read_relations() -> tuple[Relation, ...]:

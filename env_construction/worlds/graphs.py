@@ -14,7 +14,6 @@ decomposition.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,16 +21,16 @@ from datetime import date
 from typing import Any, Literal
 
 from env_construction.building.author import Rejected
+from env_construction.building.hold_out import HoldOut, Label
 from env_construction.environment.schema import Scenario
 from env_construction.facts.facts import pool_of
 from env_construction.facts.levels import Level
-from env_construction.worlds.domains import Attribute, EntityType
+from env_construction.worlds.domains import Attribute, Catalog, EntityType
 from env_construction.worlds.units import UNITS
 from env_construction.worlds.world import Entity, Value, World, answer_text, number_text
 
 _GROWTHS = 80
 _TRIES = 6
-_HELD_OUT_PERCENT = 40
 Operation = Literal["difference", "sum", "days_between", "product", "percentage"]
 
 
@@ -86,39 +85,62 @@ class Node:
         return f"{self.kind.name}?{'+'.join(sorted(item.attribute.name for item in self.conditions))}"
 
 
-def held_out(relation: str) -> bool:
-    """Whether, under --split-relations, a relation occurs only in the test split."""
-    digest = hashlib.blake2b(relation.encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") % 100 < _HELD_OUT_PERCENT
+Function = Literal["lookup", "search", "calculate"]
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What the split may ask about and offer: the rules of `--hold-out`."""
+
+    catalog: Catalog
+    split: str
+    hold_out: HoldOut
+
+    def attribute(self, attribute: Attribute, function: str) -> bool:
+        """Whether a tool of this function may look up an attribute, or search by it."""
+        return not self.hold_out.rules or self.hold_out.allows(
+            self.split, Label(self.catalog.types[attribute.owner].domain, attribute.id, function)
+        )
+
+    def operation(self, operation: str) -> bool:
+        return self.hold_out.allows(self.split, Label("arithmetic", f"calculate.{operation}", "calculate"))
+
+    def types(self) -> list[list[EntityType]]:
+        """The types by domain, without those that the split may ask nothing about."""
+        domains = [list(domain.types.values()) for domain in self.catalog.domains.values()]
+        if not self.hold_out.rules:
+            return domains
+        found = [[kind for kind in kinds if self._some(kind)] for kinds in domains]
+        return [kinds for kinds in found if kinds]
+
+    def _some(self, kind: EntityType) -> bool:
+        return any(self.attribute(item, name) for item in kind.attributes.values() for name in ("lookup", "search"))
 
 
 class Graph:
     """Nodes in topological order."""
 
-    def __init__(self, world: World, rng: random.Random, level: Level, split_relations: bool) -> None:
+    def __init__(self, world: World, rng: random.Random, level: Level, allowed: Allowed) -> None:
         self.world = world
         self.rng = rng
         self.level = level
-        self.split_relations = split_relations
+        self.allowed = allowed
+        self.kinds = allowed.types()
         self.nodes: list[Node] = []
         self.answers: list[str] = []
         self.relations: set[str] = set()
 
     # random choices
 
-    def allowed(self, attribute: Attribute) -> bool:
-        return not self.split_relations or held_out(attribute.id) == (self.world.split == "test")
-
     def some_type(self) -> EntityType:
         """A random type of a random domain; all domains have the same probability."""
-        domain = self.rng.choice(list(self.world.catalog.domains.values()))
-        return self.rng.choice(list(domain.types.values()))
+        return self.rng.choice(self.rng.choice(self.kinds))
 
     def _attributes(self, kind: EntityType, entity_valued: bool) -> list[Attribute]:
         return [
             attribute
             for attribute in kind.attributes.values()
-            if (attribute.kind == "entity") == entity_valued and self.allowed(attribute)
+            if (attribute.kind == "entity") == entity_valued and self.allowed.attribute(attribute, "lookup")
         ]
 
     def _add(self, node: Node) -> bool:
@@ -146,7 +168,7 @@ class Graph:
         if qualified:
             others = [
                 other
-                for other in self._describing(entity.kind)
+                for other in self._describing(entity.kind, "lookup")
                 if other is not attribute and other.kind not in ("entity", "quantity")
             ]
             conditions = [self._condition(entity, self.rng.choice(others))] if others else []
@@ -172,10 +194,16 @@ class Graph:
         unit, factor = self.rng.choice([(base, 1.0), *others])
         return unit, round(value * factor, 2)
 
-    def _describing(self, kind: EntityType) -> list[Attribute]:
+    def _describing(self, kind: EntityType, function: Function) -> list[Attribute]:
         """Attributes that can describe an entity in words. Quantities require a range or a limit."""
         loose = self.level.loose_share > 0
-        return [a for a in kind.attributes.values() if a.clause and (loose or a.kind != "quantity")]
+        return [
+            attribute
+            for attribute in kind.attributes.values()
+            if attribute.clause
+            and (loose or attribute.kind != "quantity")
+            and self.allowed.attribute(attribute, function)
+        ]
 
     def _condition(self, entity: Entity, attribute: Attribute) -> Condition:
         value = self.world.value(entity, attribute)
@@ -185,8 +213,10 @@ class Graph:
 
     def search(self, entity: Entity, links: list[Condition], most: int = 2) -> bool:
         """Add a search with `links` (conditions on earlier results) and up to `most` conditions from the question."""
+        if not all(self.allowed.attribute(link.attribute, "search") for link in links):
+            return False
         linked = {link.attribute.name for link in links}
-        choices = [attribute for attribute in self._describing(entity.kind) if attribute.name not in linked]
+        choices = [attribute for attribute in self._describing(entity.kind, "search") if attribute.name not in linked]
         fewest = 1 if links else 2
         if len(choices) < fewest - (len(links) > 1):
             return False
@@ -232,7 +262,11 @@ class Graph:
 
     def root_to(self, target: EntityType) -> bool:
         """Add a first node that finds an entity of the type `target`."""
-        feeders = [attribute for attribute in self.world.catalog.referrers[target.name] if self.allowed(attribute)]
+        feeders = [
+            attribute
+            for attribute in self.world.catalog.referrers[target.name]
+            if self.allowed.attribute(attribute, "lookup")
+        ]
         if feeders and self.rng.random() < 0.6:
             attribute = self.rng.choice(feeders)
             return self._first_lookup(self.world.catalog.types[attribute.owner], attribute)
@@ -255,7 +289,9 @@ class Graph:
         backward = [
             attribute
             for attribute in self.world.catalog.referrers[entity.kind.name]
-            if attribute.clause and attribute.id not in self.relations | came_by and self.allowed(attribute)
+            if attribute.clause
+            and attribute.id not in self.relations | came_by
+            and self.allowed.attribute(attribute, "search")
         ]
         if backward and (not forward or self.rng.random() < 0.5):
             attribute = self.rng.choice(backward)
@@ -311,7 +347,8 @@ class Graph:
                 choices.append("sum")
             if second is None and attribute.generator.unit in ("%", "years"):
                 return False
-        for _ in range(_TRIES * 3):
+        choices = [operation for operation in choices if self.allowed.operation(operation)]
+        for _ in range(_TRIES * 3 if choices else 0):
             operation = self.rng.choice(choices)
             given = self._constant(operation, left) if right is None else right
             result = compute(operation, left, given)
@@ -351,7 +388,7 @@ class Graph:
             if not choices:
                 return False
             attribute = self.rng.choice(choices)
-            if self.level.derived_share and self.rng.random() < 0.7:
+            if self.rng.random() < self.level.derived_share:
                 attribute = self.rng.choice([a for a in choices if a.is_number or a.kind == "date"] or [attribute])
             for _ in range(hops * 3):
                 if len(self.nodes) < hops:
@@ -520,11 +557,11 @@ def compute(operation: str, a: Value, b: Value) -> float | int | None:
 
 
 def grow_graph(
-    scenario: Scenario, hops: int, world: World, level: Level, rng: random.Random, split_relations: bool
+    scenario: Scenario, hops: int, world: World, level: Level, rng: random.Random, allowed: Allowed
 ) -> Graph:
     """A graph of `hops` nodes with the scenario's shape. Raises Rejected("no_graph") after bounded tries."""
     for _ in range(_GROWTHS):
-        graph = Graph(world, rng, level, split_relations)
+        graph = Graph(world, rng, level, allowed)
         if scenario in ("single_hop", "parallel_single_hop"):
             grown = graph.parallel(hops)
         elif scenario == "multi_hop":

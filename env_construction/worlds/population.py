@@ -118,7 +118,7 @@ class Population:
                 if served or not self._leaks(cell, None if name == NAME else tool.attribute(name), tool.unit_choice):
                     row[f"={name}"] = cell
                     kept += 1
-            key = tuple(row.get(param.attribute) for param in tool.params if param.required)
+            key = tuple(row.get(param.attribute) for param in tool.params if param.required or param.asked)
             if not kept or key in seen:
                 continue
             seen.add(key)

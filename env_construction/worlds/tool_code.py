@@ -32,6 +32,7 @@ def write_source(tool: Tool, document: ToolDocument, rows: list[dict[str, Any]],
     """Source of the tool over `rows`: {"name": ..., attribute: value to compare, "=attribute": value to return}."""
     properties = document.parameters["properties"]
     optional = [f"{param.name}={_default(param)!r}" for param in tool.params if not param.required]
+    optional += [f"unit={tool.unit_default!r}"] if tool.unit_default else []
     lines = [f"def {tool.name}({', '.join([*tool.required, *optional])}):"]
     if verbose:
         lines += _docstring(tool, document)

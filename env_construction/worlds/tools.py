@@ -8,6 +8,7 @@ the search or change the output. Every parameter has an effect.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -24,12 +25,14 @@ FUNCTIONS = ("lookup", "search", "calculate")
 SHAPES = ("field", "nested", "text", "table", "list", "value")
 NAME = "name"
 FORMATS = ("json", "text")
+_NEAR_SHARE = 0.6
 
 
 class Param(BaseModel):
     """A parameter. `attribute`: the attribute that it filters by or adds to the result ("name" for the entity itself).
 
-    `form`: how a required name is passed: plain, or inside an object or an array.
+    `form`: how a required name is passed: plain, or inside an object or an array. `asked`: the gold call gives it, even
+    if it is optional, because without it several entries match.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Param(BaseModel):
     style: Style = "equal"
     form: Literal["plain", "object", "array"] = "plain"
     required: bool = False
+    asked: bool = False
     has_default: bool = False
     words: int = 0
 
@@ -66,7 +70,21 @@ class Tool(BaseModel):
     @property
     def required(self) -> list[str]:
         names = [param.name for param in self.params if param.required]
-        return names + ([self.selector] if self.selector else []) + (["unit"] if self.unit_choice else [])
+        unit = self.unit_choice and not self.unit_default
+        return names + ([self.selector] if self.selector else []) + (["unit"] if unit else [])
+
+    @property
+    def unit_default(self) -> str:
+        """The unit of a call that gives none; "" if the unit is required or cannot be chosen."""
+        return self.attribute(self.outputs[0]).generator.unit if self.unit_choice and self.words % 3 == 1 else ""
+
+    @property
+    def relations(self) -> list[str]:
+        """The ids of what it returns and of what selects an entry: "poem.year", "calculate.sum"."""
+        if not self.kind:
+            return [f"calculate.{operation}" for operation in self.outputs]
+        names = {*self.outputs, *(param.attribute for param in self.params if param.required or param.asked)} - {NAME}
+        return sorted(self.attribute(name).id for name in names)
 
     def attribute(self, name: str) -> Attribute:
         return self.type.attributes[name]
@@ -107,6 +125,8 @@ def describe(tool: Tool, verbose: bool) -> ToolDocument:
         }
     if tool.unit_choice:
         properties["unit"] = {"type": "string", "enum": tool.units(), "description": phrases("unit", tool.words)}
+        if tool.unit_default:
+            properties["unit"]["default"] = tool.unit_default
     schema = {"type": "object", "properties": properties, "required": tool.required}
     return ToolDocument(name=tool.name, description=_description(tool, verbose), parameters=schema)
 
@@ -273,17 +293,29 @@ def optional_params(kind: str) -> dict[str, list[tuple[str, Style, str]]]:
     return found
 
 
-def expand(tool: Tool, total: int, kinds: dict[str, float], default_share: float, rng: random.Random) -> None:
-    """Add optional parameters until the tool has `total`. `kinds`: the weight of each JSON kind."""
+def expand(
+    tool: Tool,
+    total: int,
+    kinds: dict[str, float],
+    default_share: float,
+    rng: random.Random,
+    near: Collection[str] = (),
+) -> None:
+    """Add optional parameters until the tool has `total`. `kinds`: the weight of each JSON kind.
+
+    About half of them are about an attribute in `near`, if possible: those that the question mentions, so that their
+    words do not point to the needed tool alone.
+    """
     offered = optional_params(tool.kind)
     names, weights = list(kinds), list(kinds.values())
-    taken = set(tool.required)
+    taken = {*tool.required, *(param.name for param in tool.params), *(["unit"] if tool.unit_choice else [])}
     filtered = {(param.attribute, param.style) for param in tool.params}
-    for kind in rng.choices(names, weights, k=3 * max(0, total - len(tool.required))):
+    for kind in rng.choices(names, weights, k=3 * max(0, total - len(taken))):
         if len(taken) >= total:
             break
         choices = offered[kind] or offered["text"]
-        attribute, style, name = rng.choice(choices or offered["boolean"])
+        close = [item for item in choices if item[0] in near] if near and rng.random() < _NEAR_SHARE else []
+        attribute, style, name = rng.choice(close or choices or offered["boolean"])
         if name in taken or (attribute, style) in filtered or attribute in tool.outputs:
             continue
         taken.add(name)

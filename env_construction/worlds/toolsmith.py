@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Collection
 from datetime import date
 from typing import Any, cast
 
 from env_construction.facts.levels import Level
 from env_construction.worlds.domains import Attribute, EntityType, catalog
-from env_construction.worlds.graphs import Condition, Node, held_out, loosened
+from env_construction.worlds.graphs import Allowed, Condition, Node, loosened
 from env_construction.worlds.tools import NAME, SHAPES, Param, Style, Tool, expand
 from env_construction.worlds.units import UNITS
 from env_construction.worlds.world import Entity, Value
@@ -88,7 +89,10 @@ def lookup_tool(
 ) -> Tool:
     """A tool that accepts a name (and qualifiers) and returns an attribute."""
     key = rng.choice((kind.name, f"{kind.name}_name", "name", snake(rng.choice(kind.nouns))))
-    params = [Param(name=key, required=True, words=rng.randrange(WORDS)), *_condition_params(qualifiers, {key}, rng)]
+    params = [
+        Param(name=key, required=True, words=rng.randrange(WORDS)),
+        *_condition_params(qualifiers, {key}, rng, level.verbose),
+    ]
     return Tool(
         name="", function="lookup", kind=kind.name, outputs=[attribute.name], params=params, unit_choice=bool(unit),
         shape=_shape(level, rng), words=rng.randrange(WORDS),
@@ -97,7 +101,8 @@ def lookup_tool(
 
 def search_tool(kind: EntityType, conditions: list[Condition], level: Level, rng: random.Random) -> Tool:
     """A tool that accepts conditions and returns a name."""
-    params = _condition_params(conditions, set(), rng)
+    params = _condition_params(conditions, set(), rng, level.verbose)
+    params[0].required = True
     return Tool(
         name="",
         function="search",
@@ -113,7 +118,12 @@ def _shape(level: Level, rng: random.Random) -> str:
     return rng.choice(SHAPES) if level.verbose else rng.choice(SHAPES[:2])
 
 
-def _condition_params(conditions: list[Condition], taken: set[str], rng: random.Random) -> list[Param]:
+_OPTIONAL_SHARE = 0.4
+"""How often a condition of the question is an optional parameter."""
+
+
+def _condition_params(conditions: list[Condition], taken: set[str], rng: random.Random, optional: bool) -> list[Param]:
+    """The parameters of the conditions. With `optional`, some are optional, and the call needs them all the same."""
     params = []
     for condition in conditions:
         attribute = condition.attribute
@@ -129,8 +139,10 @@ def _condition_params(conditions: list[Condition], taken: set[str], rng: random.
             (name for name in rng.sample(names, len(names)) if name not in taken), f"{attribute.name}_{len(taken)}"
         )
         taken.add(name)
+        words = rng.randrange(WORDS)
+        required = not (optional and rng.random() < _OPTIONAL_SHARE)
         params.append(
-            Param(name=name, attribute=attribute.name, style=style, required=True, words=rng.randrange(WORDS))
+            Param(name=name, attribute=attribute.name, style=style, required=required, asked=True, words=words)
         )
     rng.shuffle(params)
     return params
@@ -191,7 +203,7 @@ def serves(tool: Tool, node: Node) -> bool:
         return False
     keys: set[tuple[str, str]] = {(item.attribute.name, item.style) for item in node.conditions}
     keys |= {(NAME, "equal")} if node.subject else set()
-    return keys == {(param.attribute, param.style) for param in tool.params if param.required}
+    return keys == {(param.attribute, param.style) for param in tool.params if param.required or param.asked}
 
 
 def arguments_of(tool: Tool, node: Node) -> dict[str, Any]:
@@ -207,7 +219,7 @@ def arguments_of(tool: Tool, node: Node) -> dict[str, Any]:
         return arguments | ({tool.selector: node.operation} if tool.selector else {})
     conditions = {item.attribute.name: item for item in node.conditions}
     for param in tool.params:
-        if not param.required:
+        if not (param.required or param.asked):
             continue
         if param.attribute == NAME:
             name = cast(Entity, node.subject).name
@@ -216,7 +228,7 @@ def arguments_of(tool: Tool, node: Node) -> dict[str, Any]:
             arguments[param.name] = _stated(conditions[param.attribute])
     if tool.selector and node.attribute:
         arguments[tool.selector] = node.attribute.name
-    if tool.unit_choice:
+    if tool.unit_choice and node.unit != tool.unit_default:
         arguments["unit"] = node.unit
     return arguments
 
@@ -236,13 +248,14 @@ def _argument(value: Value) -> Any:
     return value.isoformat() if isinstance(value, date) else value
 
 
-def generalize(tool: Tool, needed: set[str], rng: random.Random, taken: set[str]) -> None:
+def generalize(tool: Tool, needed: set[str], rng: random.Random, taken: set[str], allowed: Allowed) -> None:
     """Functional generalization: the lookup also returns other attributes, except those that are `needed` elsewhere."""
     if tool.function == "calculate":
         if (
             not tool.selector
             and tool.outputs[0] in ARITHMETIC
             and tool.params[0].name in ("a", "values", "numbers", "operands")
+            and all(map(allowed.operation, ARITHMETIC))
         ):
             tool.outputs, tool.selector = list(ARITHMETIC), "operation"
         return
@@ -252,7 +265,10 @@ def generalize(tool: Tool, needed: set[str], rng: random.Random, taken: set[str]
     others = [
         attribute.name
         for attribute in tool.type.attributes.values()
-        if attribute.id not in needed and attribute.name not in keys and attribute.name not in tool.outputs
+        if allowed.attribute(attribute, "lookup")
+        and attribute.id not in needed
+        and attribute.name not in keys
+        and attribute.name not in tool.outputs
     ]
     if others:
         tool.outputs = sorted([*tool.outputs, *rng.sample(others, min(len(others), rng.randint(1, 3)))])
@@ -278,14 +294,20 @@ class Unneeded:
     """Samples plausible tools that the question does not need. They have as many required parameters as needed ones."""
 
     def __init__(
-        self, nodes: list[Node], tools: list[Tool], level: Level, split: str, split_relations: bool, rng: random.Random
+        self, nodes: list[Node], tools: list[Tool], level: Level, allowed: Allowed, rng: random.Random
     ) -> None:
-        self.rng, self.level = rng, level
-        self.held = None if not split_relations else split == "test"
+        self.rng, self.level, self.allowed = rng, level, allowed
+        self.domains = allowed.types()
         self.kinds = list(dict.fromkeys(node.kind.name for node in nodes if node.kind))
         self.nodes = [node for node in nodes if node.kind]
         self.taken = {tool.name for tool in tools}
         self.served = {(tool.kind, output) for tool in tools for output in tool.outputs if output != NAME}
+        self.mentioned: dict[str, set[str]] = {}
+        for node in self.nodes:
+            if node.kind:
+                named = self.mentioned.setdefault(node.kind.name, set())
+                named |= {item.attribute.name for item in node.conditions}
+                named |= {node.attribute.name} if node.attribute else set()
         self.conditions = [
             {item.attribute.id for item in node.conditions} for node in nodes if node.function == "search"
         ]
@@ -295,7 +317,8 @@ class Unneeded:
         rng = self.rng
         if rng.random() < 0.05 and self.level.calculator_share:
             tool = calculator(rng.choice((*ARITHMETIC, "days_between")), rng, self.taken, rng.random() < 0.4)
-            return self._take(tool) if not any(node.operation for node in self.nodes) else None
+            offered = all(self.allowed.operation(operation) for operation in tool.outputs)
+            return self._take(tool) if offered and not any(node.operation for node in self.nodes) else None
         close = self.kinds and rng.random() < self.level.closeness
         kind = catalog().types[rng.choice(self.kinds)] if close else self._neighbour()
         model = rng.choice(self.nodes) if self.nodes else None
@@ -304,7 +327,9 @@ class Unneeded:
         describing = [
             attribute
             for attribute in kind.attributes.values()
-            if attribute.clause and (self.level.loose_share or attribute.kind != "quantity")
+            if attribute.clause
+            and (self.level.loose_share or attribute.kind != "quantity")
+            and self.allowed.attribute(attribute, model.function)
         ]
         wanted = len(model.conditions)
         if model.function == "search":
@@ -316,7 +341,11 @@ class Unneeded:
             tool = search_tool(kind, [self._condition(attribute) for attribute in picked], self.level, rng)
             tool.name = tool_name(tool, _SEARCH_NAMES, rng, self.taken)
             return self._take(tool)
-        choices = [a for a in kind.attributes.values() if (kind.name, a.name) not in self.served and self._allowed(a)]
+        choices = [
+            a
+            for a in kind.attributes.values()
+            if (kind.name, a.name) not in self.served and self.allowed.attribute(a, "lookup")
+        ]
         if not choices:
             return None
         attribute = rng.choice(choices)
@@ -333,17 +362,13 @@ class Unneeded:
         tool.name = tool_name(tool, _LOOKUP_NAMES, rng, self.taken)
         return self._take(tool)
 
-    def _allowed(self, attribute: Attribute) -> bool:
-        return self.held is None or held_out(attribute.id) == self.held
-
     def _neighbour(self) -> EntityType:
         """A random type, mostly from a domain of the question."""
-        domains = catalog().domains
         if self.kinds and self.rng.random() < 0.6:
-            domain = domains[catalog().types[self.rng.choice(self.kinds)].domain]
-        else:
-            domain = self.rng.choice(list(domains.values()))
-        return self.rng.choice(list(domain.types.values()))
+            domain = catalog().types[self.rng.choice(self.kinds)].domain
+            near = [kinds for kinds in self.domains if kinds[0].domain == domain]
+            return self.rng.choice(near[0] if near else self.rng.choice(self.domains))
+        return self.rng.choice(self.rng.choice(self.domains))
 
     def _condition(self, attribute: Attribute) -> Condition:
         """A placeholder condition: only its attribute and style matter."""
@@ -359,10 +384,10 @@ class Unneeded:
         return tool
 
     def expand(self, tool: Tool, total: int) -> None:
-        expand_tool(tool, total, self.level, self.rng)
+        expand_tool(tool, total, self.level, self.rng, self.mentioned.get(tool.kind, ()))
 
 
-def expand_tool(tool: Tool, total: int, level: Level, rng: random.Random) -> None:
-    """Parameter expansion; calculators stay unchanged."""
+def expand_tool(tool: Tool, total: int, level: Level, rng: random.Random, near: Collection[str] = ()) -> None:
+    """Parameter expansion; calculators stay unchanged. `near`: attributes that the question mentions."""
     if tool.function != "calculate" and level.kinds:
-        expand(tool, total, level.kinds, level.default_share, rng)
+        expand(tool, total, level.kinds, level.default_share, rng, near)

@@ -74,7 +74,7 @@ def write_decomposition(graph: Graph, level: Level, rng: random.Random) -> Decom
         )
         for index, node in enumerate(graph.nodes)
     ]
-    derived = compare(graph.nodes, rng) if rng.random() < level.derived_share else None
+    derived = compare(graph.nodes, rng) if level.derived_share else None
     if derived:
         question, answer, rule = derived
     else:

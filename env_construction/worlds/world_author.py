@@ -14,14 +14,16 @@ from typing import Any
 from pydantic import BaseModel, Field, PrivateAttr
 
 from env_construction.building.author import Decomposition, Draft, Step, Toolset, WrittenDocument, stage_rng
+from env_construction.building.hold_out import HoldOut, difficulty
 from env_construction.environment.schema import GoldCall, ToolDocument
 from env_construction.facts.levels import LEVELS, draw_weighted
 from env_construction.worlds.domains import catalog
-from env_construction.worlds.graphs import Graph, Node, grow_graph
+from env_construction.worlds.graphs import Allowed, Graph, Node, grow_graph
 from env_construction.worlds.population import Population
 from env_construction.worlds.tool_code import write_source
-from env_construction.worlds.tools import Tool, describe
+from env_construction.worlds.tools import FUNCTIONS, Tool, describe
 from env_construction.worlds.toolsmith import (
+    ARITHMETIC,
     Unneeded,
     arguments_of,
     change_types,
@@ -50,11 +52,20 @@ class WorldAuthor:
     name = "worlds"
     tries = 1
 
+    def labels(self) -> dict[str, set[str]]:
+        """The names that `--hold-out` accepts, by kind."""
+        types = catalog().types.values()
+        relations = {attribute.id for kind in types for attribute in kind.attributes.values()}
+        return {
+            "domain": {*catalog().domains, "arithmetic"},
+            "relation": relations | {f"calculate.{operation}" for operation in (*ARITHMETIC, "days_between")},
+            "function": set(FUNCTIONS),
+        }
+
     def decompose(self, draft: Draft, problem: str | None) -> Decomposition:
         notes = WorldNotes()
         notes._graph, plan = _imagine(draft)
         draft.notes = notes
-        draft.provenance["labels"] = _labels(notes._graph)
         return plan
 
     def write_document(self, draft: Draft, step: Step, problem: str | None) -> WrittenDocument:
@@ -90,7 +101,7 @@ class WorldAuthor:
             needed = {f"{tool.kind}.{output}" for tool in tools for output in tool.outputs}
             for tool in tools:
                 if rng.random() < level.generalize_share:
-                    generalize(tool, needed, rng, {other.name for other in tools})
+                    generalize(tool, needed, rng, {other.name for other in tools}, _allowed(draft))
         elif strategy == "parameter_expansion":
             for tool in tools:
                 expand_tool(tool, draw_weighted(rng, level.parameters), level, rng)
@@ -128,6 +139,7 @@ class WorldAuthor:
         for step, node in zip(draft.plan.steps, _graph(draft, notes).nodes, strict=True):
             tool = next(tool for tool in tools if tool.needed and serves(tool, node))
             calls.append(GoldCall(sub_question=step.id, name=tool.name, arguments=arguments_of(tool, node)))
+        draft.provenance["labels"] = _labels(_graph(draft, notes), tools)
         draft.provenance["tools"] = {tool.name: _tool_labels(tool) for tool in tools}
         return Toolset(tools=[describe(tool, verbose) for tool in tools], calls=calls)
 
@@ -135,7 +147,7 @@ class WorldAuthor:
         """Plausible tools that the question does not need. The other strategies also apply to them."""
         level = LEVELS[draft.level]
         count = draw_weighted(rng, level.tools[draft.scenario]) - len(tools)
-        draws = Unneeded(_graph(draft, notes).nodes, tools, level, draft.split, draft.split_relations, rng)
+        draws = Unneeded(_graph(draft, notes).nodes, tools, level, _allowed(draft), rng)
         needed = {f"{kind}.{output}" for kind, output in draws.served}
         added: list[Tool] = []
         for _ in range(_PICKS):
@@ -145,7 +157,7 @@ class WorldAuthor:
             if tool is None:
                 continue
             if "functional_generalization" in draft.strategies and rng.random() < level.generalize_share:
-                generalize(tool, needed, rng, draws.taken)
+                generalize(tool, needed, rng, draws.taken, _allowed(draft))
                 draws.taken.add(tool.name)
             if "parameter_type_generalization" in draft.strategies:
                 change_types(tool, level, rng)
@@ -161,9 +173,13 @@ def _imagine(draft: Draft) -> tuple[Graph, Decomposition]:
     level = LEVELS[draft.level]
     world = World(catalog(), draft.split, rng)
     graph = grow_graph(
-        draft.scenario, draw_weighted(rng, level.hops[draft.scenario]), world, level, rng, draft.split_relations
+        draft.scenario, draw_weighted(rng, level.hops[draft.scenario]), world, level, rng, _allowed(draft)
     )
     return graph, write_decomposition(graph, level, rng)
+
+
+def _allowed(draft: Draft) -> Allowed:
+    return Allowed(catalog(), draft.split, HoldOut(tuple(draft.hold_out)))
 
 
 def _notes(draft: Draft) -> WorldNotes:
@@ -197,22 +213,25 @@ def _merge(into: Tool, tool: Tool, rng: random.Random) -> None:
     into.selector = into.selector or rng.choice(("detail", "field", "information_type"))
 
 
-def _labels(graph: Graph) -> dict[str, Any]:
-    """Difficulty and domains of the question, for splits and analyses."""
-    depth: list[int] = []
-    for node in graph.nodes:
-        depth.append(1 + max((depth[source] for source in node.sources), default=0))
+def _labels(graph: Graph, tools: list[Tool]) -> dict[str, Any]:
+    """Domains, relations, functions and difficulty of the question, for splits and analyses."""
     kinds = [node.kind for node in graph.nodes if node.kind]
+    names = {kind.name for kind in kinds}
+    arithmetic = {"arithmetic"} if len(kinds) < len(graph.nodes) else set()
+    unneeded = [tool for tool in tools if not tool.needed]
     return {
-        "domains": sorted({kind.domain for kind in kinds}),
+        "domains": sorted({kind.domain for kind in kinds} | arithmetic),
         "relations": [node.relation for node in graph.nodes],
         "function_classes": [node.function for node in graph.nodes],
-        "hops": len(graph.nodes),
-        "depth": max(depth),
-        "conditions": max((len(node.conditions) for node in graph.nodes), default=0),
-    }
+    } | difficulty(
+        [node.sources for node in graph.nodes],
+        tools=len(tools),
+        needed=len(tools) - len(unneeded),
+        close=sum(tool.kind in names for tool in unneeded),
+        described=max((len(node.conditions) for node in graph.nodes), default=0),
+    )
 
 
 def _tool_labels(tool: Tool) -> dict[str, Any]:
     domain = tool.type.domain if tool.kind else "arithmetic"
-    return {"function_class": tool.function, "domain": domain, "needed": tool.needed}
+    return {"function_class": tool.function, "domain": domain, "relations": tool.relations, "needed": tool.needed}

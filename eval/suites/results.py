@@ -14,7 +14,6 @@ import dataclasses
 import importlib.metadata
 import math
 import platform
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from env_construction.building.generator import git_commit
 from env_construction.environment.jsonl import BadInput, file_sha256, json_text, read_jsonl
 from eval.statistics.estimates import Estimate, percent_text
 from eval.statistics.intervals import (
@@ -298,27 +298,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def git_commit() -> str | None:
-    """The commit of this repository, with `+changes` if tracked files differ from it; None outside a git checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # an installed package: a different repository may contain the virtual environment
-        return None
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        status = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+changes" if status.strip() else "")
 
 
 def write_summary(folder: Path | str, summary: Mapping[str, Any]) -> Path:

@@ -22,7 +22,6 @@ from env_construction.environment.matching import answer_in_text
 from env_construction.environment.schema import SCENARIOS, Environment, read_environments
 from env_construction.facts.fact_author import FactAuthor
 from env_construction.facts.levels import LEVELS
-from env_construction.facts.relations import BY_NAME
 from env_construction.rules.duplicates import question_key
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 
@@ -205,17 +204,10 @@ def test_every_scaling_strategy_can_be_turned_off(strategy: str) -> None:
     assert all(changed[name] for name in left)
 
 
-def test_split_by_relation(construction_sandbox: ToolSandbox) -> None:
-    configuration = BuildConfiguration("facts", "compact", 1, split_relations=True)
-    used = {
-        split: {
-            BY_NAME[name].family or name
-            for item in build_chunk(FactAuthor(), configuration, split, list(range(32)), construction_sandbox)
-            for name in item.environment.provenance["functions"]
-        }
-        for split in ("train", "dev", "test")
-    }
-    assert not (used["train"] | used["dev"]) & used["test"]
+def test_a_build_whose_hold_out_leaves_nothing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("env_construction.building.environment_builder.ATTEMPTS", 2)
+    with pytest.raises(BadInput, match="--hold-out function:calculate"):
+        _build(monkeypatch, tmp_path, "--hold-out", "function:calculate")
 
 
 def test_impossible_demands_end_with_their_reasons(construction_sandbox: ToolSandbox) -> None:
