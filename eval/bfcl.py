@@ -69,6 +69,7 @@ LIVE_SIZES = {"live_simple": 258, "live_multiple": 1053, "live_parallel": 16, "l
 LIVE = tuple(LIVE_SIZES)
 RELEVANCE = ("irrelevance", "live_irrelevance", "live_relevance")
 MULTI_TURN = ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context")
+MEMORY = ("memory_kv", "memory_rec_sum")
 CATEGORIES = (*NON_LIVE, *LIVE, *RELEVANCE, *MULTI_TURN)
 GROUPS = {
     "all": CATEGORIES,
