@@ -1,6 +1,6 @@
 """One episode of tau2-bench (eval/tau2.py): the agent's turns, a user who may have tools, the package's verdict.
 
-Input: a task, its domain, the package's process, a user. Output: the state that the policy sees next, and the final row.
+Input: a task, its domain, the package's process, a user. Output: the state that the policy sees next; the row.
 
 Source: tau2-bench (arXiv 2506.07982); the repository sierra-research/tau2-bench, `orchestrator/` and `user/`.
 """
