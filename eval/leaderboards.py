@@ -89,7 +89,7 @@ def bfcl_files(rows: Sequence[Row], model: str, trial: int) -> dict[str, str]:
     """`{path: text}`: a line `id`, `result`, token counts and `latency` per case, in the rows' order."""
     files: dict[str, list[str]] = {}
     for row in rows:
-        if row["trial"] != trial:
+        if row["trial"] != trial or row["category"].endswith("_prereq"):
             continue
         category, turns = row["category"], row["turn_scores"]
         read, written = ([turn[name] for turn in turns] for name in ("prompt_tokens", "tokens"))
