@@ -1,4 +1,4 @@
-"""BFCL's memory categories: what a model stores in the conversations is what it can answer from, also after a resume."""
+"""BFCL's memory categories: a model answers from what it stored in the conversations, also after a resume."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from env_construction.environment.jsonl import BadInput
 from env_construction.sandbox.tool_sandbox import ToolCall
 from eval import bfcl
 from eval.bfcl_support.memory import MemoryCategory, MemoryPhaseGame
@@ -102,8 +103,6 @@ def test_without_its_conversations_a_question_is_a_fault(tmp_path) -> None:
                 Generation("", 0, 0, False, fault="no server" if "prereq" in request.case_id else "")
                 for request in requests
             ]
-
-    from env_construction.environment.jsonl import BadInput
 
     with pytest.raises(BadInput, match="no server"):
         measure(tmp_path / "out", "--limit", 1, policy=Broken())
