@@ -15,7 +15,8 @@ Assertions in natural language need a judge model and are not scored: `unjudged`
 (112 of 114 in retail, whose reward is then the database alone). Rewards of those tasks are upper bounds. The user model
 gets the package's prompt; text-only domains are supported (airline, retail, telecom; `mock` is the package's example).
 
-The oracle makes the recorded actions, with the user `scripted`.
+The oracle makes the recorded actions, with the user `scripted`. It fails one task of `mock`, which asserts an action of
+the user that is not among the recorded ones.
 
 Example:
     python -m eval.tau2 --policy hf:PATH --user-model gpt-4.1-2025-04-14@https://api.openai.com/v1 --trials 4 \\
