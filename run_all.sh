@@ -6,8 +6,9 @@
 #   3. measure_start     measure it on the test environments, between a random policy and the oracle
 #   4. train             GRPO and REINFORCE++ with the FTRL reward on OpenRLHF; each epoch collects with the current policy
 #   5. measure_trained   measure again: same code, same cases, paired differences
-#   6. controls          with --controls: more supervised learning, and RL with shuffled rewards
-#   7. analyse, report   tables, figures, and one page: outputs/<run>/report.html
+#   6. controls          alternatives with the same time: more supervised learning, rejection sampling, oracle demonstrations
+#   7. restoration       put the start's weights back, part by part: where does the gain live?
+#   8. analyse, report   tables, figures, and one page: outputs/<run>/report.html
 #
 #   bash run_all.sh                              the cpu profile: tiny models, no GPU, no model hub, no key
 #   bash run_all.sh --profile smoke              the same path in minutes; its numbers mean nothing

@@ -8,7 +8,8 @@ reward code, so the ratio measures only the execution of tools. Its results are 
 
 Workloads, each of `--responses` responses with 1-4 calls: `made` (100 synthetic tools of about 2 KB), `published` (the
 environments of --environments), and `shuffled` (SHUFFLED environments in random order; if there are fewer, copies with
-renamed tools, so that each has separate sources). Worker start-up is measured separately: a first pass over the tools
+renamed tools, so that each has separate sources). `command` is the whole of `python -m reward.score`, start-up and files
+included, on the shuffled responses, each with an environment record of its own. Worker start-up is measured separately: a first pass over the tools
 brings every worker to its steady state during training, and is reported as `cold`.
 
 Figures: responses/s of wall time; responses per second of CPU time of all processes (`per core`); one response per call
@@ -29,6 +30,9 @@ import os
 import random
 import re
 import statistics
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -189,13 +193,13 @@ def synthetic_responses(environments: Sequence[Environment], count: int, seed: i
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process, its descendants, and the children that they have waited for."""
+    """CPU time of this process, its descendants, and the children that all of them have waited for."""
     ticks = 0
     for pid in descendants(os.getpid()):
         with contextlib.suppress(OSError):  # the process has just exited
             fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
             ticks += sum(map(int, fields[11:15]))
-    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+    return sum(os.times()[:4]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def descendants(pid: int) -> list[int]:
@@ -272,6 +276,30 @@ def compare(name: str, items: Sequence[Item], workers: int, repeats: int, bar: t
     return report
 
 
+def command(items: Sequence[Item], workers: int, repeats: int, baseline_per_s: float) -> dict[str, Any]:
+    """`python -m reward.score` on responses that each have an environment record of their own. Best of `repeats`."""
+    with tempfile.TemporaryDirectory(prefix="reward-throughput-") as folder:
+        files = {name: Path(folder) / f"{name}.jsonl" for name in ("environments", "responses", "out")}
+        with files["environments"].open("w", encoding="utf-8") as records, files["responses"].open("w") as responses:
+            for number, (environment, response) in enumerate(items):
+                record = environment.to_record() | {"id": f"r{number}"}
+                records.write(json.dumps(record, ensure_ascii=False) + "\n")
+                responses.write(json.dumps({"id": f"r{number}", "response": response}) + "\n")
+        line = [sys.executable, "-m", "reward.score", "--workers", str(workers)]
+        line += [part for name, path in files.items() for part in (f"--{name}", str(path))]
+        report: dict[str, Any] = {
+            "responses": len(items),
+            "kb_per_record": files["environments"].stat().st_size / 1000 / len(items),
+        }
+        runs = []
+        for _ in range(repeats):
+            files["out"].unlink(missing_ok=True)
+            runs.append(measured(lambda: subprocess.run(line, check=True, stdout=subprocess.DEVNULL), len(items)))
+    report["command"] = best(runs)
+    report["ratio_wall"] = report["command"]["per_s"] / baseline_per_s
+    return report
+
+
 def single_calls(item: Item) -> dict[str, float]:
     """Latency of one call (ms), cost of a kill (ms beyond the limit), memory of processes (MiB)."""
     environment, _ = item
@@ -328,6 +356,9 @@ def main() -> int:
     )
     parser.add_argument("--environments", required=True, help="environments, JSONL in the authors' format")
     parser.add_argument("--responses", type=int, default=5000, help="responses per workload (default %(default)s)")
+    parser.add_argument(
+        "--command-responses", type=int, default=9600, help="responses of workload `command` (default %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default %(default)s)")
     parser.add_argument(
         "--repeats", type=int, default=2, help="runs of each measurement; the best counts (default %(default)s)"
@@ -345,6 +376,9 @@ def main() -> int:
             if name == "shuffled":
                 random.Random(arguments.seed).shuffle(items)
             report[name] = compare(name, items, arguments.workers, arguments.repeats, bar)
+    baseline = report["shuffled"]["baseline"]["per_s"]
+    own_records = [items[number % len(items)] for number in range(arguments.command_responses)]
+    report["command"] = command(own_records, arguments.workers, arguments.repeats, baseline)
     report["single"] = single_calls(synthetic_responses(made, 1, arguments.seed)[0])
     for name, figures in report.items():
         print(name)
