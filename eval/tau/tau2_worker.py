@@ -55,7 +55,7 @@ class Worker:
         """
         domain, split = request["domain"], request["split"]
         loader = self._registry.get_tasks_loader(domain)
-        found = loader() if split is None else loader(split)
+        found = loader(split)  # always named: the default of some domains is a split, not every task
         environment = self._registry.get_env_constructor(domain)()
         system = self._agent.SYSTEM_PROMPT.format(
             domain_policy=environment.get_policy(), agent_instruction=self._agent.AGENT_INSTRUCTION
@@ -111,7 +111,7 @@ class Worker:
 
     def _task(self, domain: str, task_id: str) -> Any:
         if (domain, task_id) not in self._tasks:  # this process replaces one that was killed
-            self._tasks |= {(domain, task.id): task for task in self._registry.get_tasks_loader(domain)()}
+            self._tasks |= {(domain, task.id): task for task in self._registry.get_tasks_loader(domain)(None)}
         return self._tasks[domain, task_id]
 
     def _environment(self, domain: str, task_id: str) -> Any:
