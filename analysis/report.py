@@ -197,7 +197,8 @@ def read_sections(analysis: Path) -> tuple[list[dict[str, Any]], dict[str, list[
     """`(sections, index)` from the folder that `analysis.all` wrote. Raises BadInput without one.
 
     A section has a figure and one or more tables. An artifact without a figure joins the section before it if the same
-    script made both.
+    script made both. A title "WHAT: POLICY" that comes again for other policies is one section; the page folds the
+    others, its `others`.
     """
     if not (analysis / "index.json").is_file():
         raise BadInput(f"{analysis / 'index.json'}: no such file; run `python -m analysis.all {analysis.parent}` first")
@@ -215,8 +216,21 @@ def read_sections(analysis: Path) -> tuple[list[dict[str, Any]], dict[str, list[
             continue
         image = data_address(svg) if svg.is_file() else None
         anchor = entry["name"].replace("+", "p")
-        sections.append({"script": entry["script"], "anchor": anchor, "image": image, "tables": [part], **part})
-    return sections, {"missing": index["missing"], "not_planned": index.get("not_planned", [])}
+        section = {"script": entry["script"], "anchor": anchor, "image": image, "tables": [part], "others": [], **part}
+        sections.append(section)
+    return _folded(sections), {"missing": index["missing"], "not_planned": index.get("not_planned", [])}
+
+
+def _folded(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    first: dict[str, dict[str, Any]] = {}
+    for section in sections:
+        what, colon, _ = section["title"].partition(": ")
+        key = what if colon else section["anchor"]
+        if key in first:
+            first[key]["others"].append(section)
+        else:
+            first[key] = section
+    return list(first.values())
 
 
 HEADLINE_GAPS = ("solve_f1", "answer_correct")

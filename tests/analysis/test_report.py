@@ -124,6 +124,17 @@ def test_page_is_self_contained_and_its_links_resolve(synthetic_run: Path, analy
     assert "@import" not in page and "url(http" not in page
 
 
+def test_one_finding_of_several_policies_is_one_section_that_folds_all_but_the_first(
+    synthetic_run: Path, analysis: Path
+) -> None:
+    titles = [entry["title"] for entry in json.loads((analysis / "index.json").read_text(encoding="utf-8"))["made"]]
+    weights = [title for title in titles if re.fullmatch(r"Where the weights changed: [^,]*(, [^,]* reward)?", title)]
+    assert len(weights) > 1
+    page = render(Run.open(synthetic_run), analysis)
+    assert [title for title in weights if f"<h2>{title}</h2>" in page] == weights[:1]
+    assert [title for title in weights if f"<summary>{title}</summary>" in page] == weights[1:]
+
+
 def test_page_states_that_the_model_is_tiny_and_which_numbers_are_the_papers(
     synthetic_run: Path, analysis: Path
 ) -> None:
