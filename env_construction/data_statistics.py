@@ -235,7 +235,8 @@ def main() -> int:
     parser.add_argument("file", type=Path, help="environments, JSONL or Parquet")
     parser.add_argument("--out", type=Path, help="JSON with all counts and histograms")
     arguments = parser.parse_args()
-    counted, kept = Tally(), []
+    counted = Tally()
+    kept: list[Environment] = []
     for environment in tqdm(read_environments(arguments.file), desc="count", unit="env", disable=None):
         counted.add(environment)
         if len(kept) < PROBED:

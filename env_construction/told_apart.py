@@ -38,7 +38,8 @@ def main() -> int:
         sides.append(list(islice(read_environments(path, check_tools=False), MOST)))
         if len(sides[-1]) < FEWEST:
             raise BadInput(f"{path}: {len(sides[-1])} environments; a comparison needs at least {FEWEST}")
-    results = [tell_apart(*sides, part) for part in tqdm(PARTS, desc="tell apart", disable=None)]
+    ours, published = sides
+    results = [tell_apart(ours, published, part) for part in tqdm(PARTS, desc="tell apart", disable=None)]
     for told in results:
         interval = f"[{told.low:.3f}, {told.high:.3f}]"
         print(f"{told.part:<10} told apart with accuracy {told.accuracy:.3f} {interval}, n = {told.n}")
