@@ -12,8 +12,8 @@ Outputs, in --out: one row per case, `summary.json` with accuracy by category an
 | `relevance` | `live_relevance` |
 
 An aggregate with missing categories has no value; `partial` in the summary then holds the mean of the measured ones.
-The package's overall accuracy is not reported: 40% of it comes from the agentic categories, which this suite does not
-run.
+The package's overall accuracy is not reported: 40% of it comes from the agentic categories, most of which this suite
+does not run. `memory` is the mean of two of the package's three.
 
 | categories | a case | correct if |
 | --- | --- | --- |
@@ -26,10 +26,11 @@ The model receives the tools natively (function calling), as in the package's Op
 and underscores for dots in names. This project's strict parser reads the calls. As in the package, a model turn without
 a readable call ends the user's turn.
 
-Not run: web search (needs a network), memory, and format sensitivity (a prompt study). Of memory's three back ends only
-`memory_vector` needs an embedding model. `memory_rec_sum` and `memory_kv` could run offline (with the package
-overrides, and rank-bm25 for the latter). But they need a first phase of conversations that fill the memory, which this
-suite does not play. eval/bfcl_support/checker.py explains how a model's calls run without passing its text to `eval`.
+The group `memory` (`--categories all,memory`) adds `memory_kv` and `memory_rec_sum`: a question is answered from a
+memory that the same model filled in 37 conversations (eval/bfcl_support/memory.py). It is not part of `all`, because
+these take 323 user turns per category and trial. Not run: web search (needs a network), the third memory (needs an
+embedding model), and format sensitivity (a prompt study). eval/bfcl_support/checker.py explains how a model's calls run
+without passing its text to `eval`.
 
 The oracle makes the gold calls. It scores 100% on every category except for seven of the 3,641 single-turn cases, whose
 gold no call can satisfy (`UNSOLVABLE`). They are kept, because published accuracies count them. The random policy calls
@@ -55,6 +56,7 @@ from typing import Any
 from env_construction.environment.jsonl import BadInput, run_main
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import ToolCall
+from eval.bfcl_support.memory import MemoryCategory, phases_first
 from eval.bfcl_support.process import BfclProcess, NoAnswer, ToolState
 from eval.suites.games import SuiteGame, conversation, game_player, with_messages
 from eval.suites.results import GroupedMean, Metric
@@ -69,6 +71,7 @@ LIVE_SIZES = {"live_simple": 258, "live_multiple": 1053, "live_parallel": 16, "l
 LIVE = tuple(LIVE_SIZES)
 RELEVANCE = ("irrelevance", "live_irrelevance", "live_relevance")
 MULTI_TURN = ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context")
+MEMORY = ("memory_kv", "memory_rec_sum")
 CATEGORIES = (*NON_LIVE, *LIVE, *RELEVANCE, *MULTI_TURN)
 GROUPS = {
     "all": CATEGORIES,
@@ -77,6 +80,7 @@ GROUPS = {
     "non_live": NON_LIVE,
     "live": LIVE,
     "multi_turn": MULTI_TURN,
+    "memory": MEMORY,
 }
 UNSOLVABLE = {
     "simple_java_36": "the gold list holds a number and a boolean, which the checker's Java parser returns as strings",
@@ -102,6 +106,7 @@ METRICS: tuple[Metric, ...] = (
     _mean("multi_turn", dict.fromkeys(MULTI_TURN, 1 / 4)),
     _mean("irrelevance", dict.fromkeys(("irrelevance", "live_irrelevance"), 1 / 2)),
     _mean("relevance", {"live_relevance": 1.0}),
+    _mean("memory", dict.fromkeys(MEMORY, 1 / 2)),
     *(_mean(category, {category: 1.0}) for category in MULTI_TURN),
     "correct",
     "turns",
@@ -229,10 +234,20 @@ def chosen_categories(text: str) -> list[str]:
     """The categories of a comma-separated list of categories and groups, in the standard order. Raises BadInput."""
     chosen: set[str] = set()
     for name in text.split(","):
-        if name not in GROUPS and name not in CATEGORIES:
-            raise BadInput(f"--categories: unknown {name!r}; expected {', '.join(GROUPS)} or {', '.join(CATEGORIES)}")
+        if name not in GROUPS and name not in (*CATEGORIES, *MEMORY):
+            known = ", ".join((*GROUPS, *CATEGORIES, *MEMORY))
+            raise BadInput(f"--categories: unknown {name!r}; expected some of {known}")
         chosen |= set(GROUPS.get(name, (name,)))
-    return [category for category in CATEGORIES if category in chosen]
+    if "memory_kv" in chosen and importlib.util.find_spec("rank_bm25") is None:
+        raise DataMissing("memory_kv needs the package rank-bm25: install it, or leave this category out")
+    return [category for category in (*CATEGORIES, *MEMORY) if category in chosen]
+
+
+def _data_files(data: Path, categories: Sequence[str]) -> list[Path]:
+    files = [data / f"BFCL_v4_{category}.json" for category in categories if category not in MEMORY]
+    if len(files) < len(categories):
+        files += [data / "BFCL_v4_memory.json", *sorted((data / "memory_prereq_conversation").glob("*.json"))]
+    return files
 
 
 def parser() -> argparse.ArgumentParser:
@@ -254,12 +269,17 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
     categories = chosen_categories(arguments.categories)
     with BfclProcess() as bfcl:
         cases: dict[str, tuple[str, dict[str, Any]]] = {}
-        for category in categories:
+        memories = {name: MemoryCategory.load(bfcl, name, arguments.limit) for name in categories if name in MEMORY}
+        for name, memory in memories.items():
+            cases |= {case: (name, {}) for case in (*memory.conversations, *memory.questions)}
+        for category in [name for name in categories if name not in MEMORY]:
             found = bfcl.ask("cases", category=category, limit=arguments.limit)
             cases |= {case["id"]: (category, case) for case in found}
 
-        def new_game(case_id: str, trial: int) -> SingleTurnGame | MultiTurnGame:
+        def new_game(case_id: str, trial: int) -> SuiteGame:
             category, case = cases[case_id]
+            if category in memories:
+                return memories[category].game(case_id, trial, bfcl, MAX_STEPS)
             kind = MultiTurnGame if category in MULTI_TURN else SingleTurnGame
             return kind(case, category, trial, bfcl)
 
@@ -267,18 +287,21 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
             arguments,
             SUITE,
             case_ids=list(cases),
-            # no limit here: MultiTurnGame limits the user turns and their steps
-            play=game_player(arguments, new_game, max_turns=10_000),
+            # no limit here: the games limit the user turns and their steps
+            play=phases_first(
+                Path(arguments.out), list(memories.values()), game_player(arguments, new_game, max_turns=10_000)
+            ),
             metrics=METRICS,
             groups={"by_category": "category"},
-            data_files=[data / f"BFCL_v4_{category}.json" for category in categories],
+            data_files=_data_files(data, categories),
             settings={"categories": categories, "bfcl_eval": importlib.metadata.version("bfcl-eval")},
             shown=("correct", *HEADLINES),
             policy=policy,
-            system_messages=any(
+            system_messages=bool(memories)
+            or any(
                 message["role"] == "system"
                 for _, case in cases.values()
-                for turn in case["questions"]
+                for turn in case.get("questions", ())
                 for message in turn
             ),
         )

@@ -38,6 +38,7 @@ from train.collect_trajectories import load_environments
 from train.policies.interface import Policy
 from train.policies.prompts import has_system_message
 from train.policies.rollout import Episode, cut_off_text, play
+from train.policies.specs import IN_FLIGHT
 
 SUITE = "environments"
 METRICS: tuple[Metric, ...] = (
@@ -221,7 +222,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
             seed=arguments.seed,
             match=arguments.match,
             on_episode=lambda episode: on_row(_row(episode)),
-            in_flight=arguments.in_flight,
+            in_flight=arguments.in_flight or IN_FLIGHT,
             skip=lambda case, trial: (case, trial) not in wanted,
         )
 

@@ -4,7 +4,7 @@ Inputs: the result folder of any suite (`results.jsonl`, `configuration.json`, `
 changes as flags of the suite (`--match strict`, `--max-turns 10`). Outputs, in --out (default: FOLDER/rescored): the
 suite's own files under the new rules, and `rescore.json`. That file holds each metric before and after with its paired
 difference, and the cases whose scores changed. For environments it also holds the mean reward per episode under every
-row of reward/rewards.py, stored and rescored.
+row of reward/rewards.py, stored and rescored, and the episodes whose rewards changed.
 
 The stored raw text of each turn goes through the suite's own code again: parse, run the calls, score the outcome. The
 model is not queried, so an episode cannot take a different path. If the new rules find a call in the last stored turn,
@@ -203,6 +203,7 @@ def rescore(folder: Path, out: Path, data: str | None, changes: Sequence[str]) -
     if rewards := with_rewards(scored(before)):
         again = with_rewards(scored(after))
         found["rewards"] = {name: paired_difference(rewards, again, name, arguments.seed) for name in REWARDS}
+        found["changed_rewards"] = changed_cases(rewards, again)
     return found
 
 

@@ -49,11 +49,13 @@ SUITES = {
     "environments": Suite("eval.environments", flags=("--data", "data/ftrl/test.jsonl")),
     "toolhop": Suite("eval.toolhop"),
     "tau_bench": Suite("eval.tau_bench"),
+    "tau2": Suite("eval.tau2"),
+    "cctu": Suite("eval.cctu"),
     "rotbench": Suite("eval.rotbench"),
     "general": Suite("eval.general"),
     "bfcl": Suite(
         "eval.bfcl",
-        ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"),
+        ("memory", "multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"),
     ),
 }
 SHARED = ("limit", "trials", *(name for name in POLICY_SETTINGS if name != "thinking"), "in_flight")

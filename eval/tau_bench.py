@@ -17,6 +17,8 @@ The authors' code differs (defect 8). It looks for outputs only in messages that
 keeps a hand-over from ending an episode. `pass^1_published` is their check on the same transcript. After a hand-over,
 their episode would continue. Their code also shows the agent's thinking to the user.
 
+The authors call these tasks outdated and recommend tau2-bench (eval/tau2.py).
+
 Calls run in the sandbox: each episode has its own process, which receives the database once. The gold actions never
 enter that process; they are replayed in a separate session. The oracle plays them, says the outputs, and must score
 100%.

@@ -31,7 +31,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.environment.command_line import ScriptParser
+from env_construction.environment.command_line import ScriptParser, at_least_one
 from env_construction.environment.jsonl import (
     BadInput,
     JsonlWriter,
@@ -44,7 +44,7 @@ from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment, read_environments
 from train.policies.identity import policy_identity
 from train.policies.rollout import Episode, cut_off_text, play
-from train.policies.specs import load_policy
+from train.policies.specs import IN_FLIGHT, SERVER_REQUESTS, load_policy
 from train.stages.faults import faults_line, require_played
 from train.trainer.devices import DEVICES
 
@@ -188,6 +188,7 @@ def collect(arguments: argparse.Namespace) -> int:
                 max_prompt_tokens=arguments.max_prompt_tokens,
                 batch_size=arguments.batch_size,
                 device=arguments.device,
+                concurrency=arguments.in_flight,
             )
             play(
                 policy,
@@ -197,7 +198,7 @@ def collect(arguments: argparse.Namespace) -> int:
                 seed=arguments.seed,
                 match=arguments.match,
                 on_episode=keep,
-                in_flight=arguments.in_flight,
+                in_flight=arguments.in_flight or IN_FLIGHT,
                 skip=lambda case, trial: (case, trial) in rows.done,
             )
         total = len(rows.done)
@@ -234,7 +235,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=64, help="sequences per batch (hf only)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="hf only; auto: the GPU if there is one")
-    parser.add_argument("--in-flight", type=int, default=1024, help="concurrent episodes, on all GPUs together")
+    parser.add_argument(
+        "--in-flight",
+        type=at_least_one,
+        default=None,
+        help=f"concurrent episodes, on all GPUs together (default: {IN_FLIGHT}); for a server, concurrent requests "
+        f"(default: {SERVER_REQUESTS})",
+    )
     return collect(parser.parse_args())
 
 

@@ -34,6 +34,13 @@ class ScriptParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\nnext: {self.prog} --help shows an example and every option\n")
 
 
+def at_least_one(text: str) -> int:
+    """The whole number that a flag gives, as argparse's `type`. Raises ArgumentTypeError below 1."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def first_example(docstring: str, command: str) -> str:
     """The first command in a docstring that starts with `command`, joined with its continuation lines."""
     lines = iter(docstring.splitlines())

@@ -34,6 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from eval.bfcl_support import memory_tools
 from eval.graders.line_process import serve
 
 MODEL = "evaluated"
@@ -69,6 +70,12 @@ class Checker:
             "call": self.call,
             "check_multi": self.check_multi,
             "forget": self.forget,
+            "memory_cases": self.memory_cases,
+            "memory_prompt": lambda asked: memory_tools.memory_prompt(
+                asked["category"], asked["scenario"], asked["state"]
+            ),
+            "memory_call": lambda asked: memory_tools.memory_call(asked["category"], asked["state"], asked["call"]),
+            "check_memory": lambda asked: memory_tools.memory_answer_is_right(asked["said"], asked["accepted"]),
         }
         return operations[request["op"]](request)
 
@@ -90,6 +97,11 @@ class Checker:
                 }
             )
         return cases
+
+    def memory_cases(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The questions and conversations of a memory category (eval/bfcl_support/memory_tools.py)."""
+        found = memory_tools.memory_cases(self._data, request["category"], request.get("limit"))
+        return found | {"tools": [self._tool(function) for function in found.pop("functions")]}
 
     def _load(self, category: str) -> None:
         if category in self._by_category:

@@ -39,7 +39,7 @@ class BfclProcess(LineProcess):
 
     def ask(self, operation: str, **request: Any) -> Any:
         """The process's response. Raises NoAnswer, or GameFault if it refused the request."""
-        seconds = self.call_seconds if operation == "call" else OTHER_SECONDS
+        seconds = self.call_seconds if operation in ("call", "memory_call") else OTHER_SECONDS
         answer = self.request({"op": operation, **request}, seconds)
         if "error" in answer:
             raise GameFault(f"bfcl-eval: {operation}: {answer['error']}")

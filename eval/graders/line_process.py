@@ -42,11 +42,21 @@ class NoAnswer(Exception):
 class LineProcess:
     """One process, `python -m MODULE`, used by one thread at a time; others wait. It starts with the first request.
 
-    `folder_variable` names an environment variable that receives the path of a scratch folder.
+    `folder_variable` names an environment variable that receives the path of a scratch folder. `python` is another
+    interpreter, for a module that needs packages of its own; `environ` are more variables of the process.
     """
 
-    def __init__(self, module: str, folder_variable: str = "SCRATCH_FOLDER") -> None:
+    def __init__(
+        self,
+        module: str,
+        folder_variable: str = "SCRATCH_FOLDER",
+        *,
+        python: str = sys.executable,
+        environ: Mapping[str, str] | None = None,
+        start_seconds: float = START_SECONDS,
+    ) -> None:
         self._module, self._variable = module, folder_variable
+        self._python, self._environ, self._start_seconds = python, dict(environ or {}), start_seconds
         self._folder = tempfile.TemporaryDirectory(prefix=f"{module}-")
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +76,7 @@ class LineProcess:
                 self._stop()
                 self._process = self._start()
                 # wait until it is ready, so that imports do not use the request's time
-                self._read_line(self._process, START_SECONDS)
+                self._read_line(self._process, self._start_seconds)
             assert self._process.stdin is not None
             self._process.stdin.write(line)
             self._process.stdin.flush()
@@ -91,12 +101,17 @@ class LineProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", self._module],
+            [self._python, "-m", self._module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=ROOT,
-            env={"PATH": os.environ.get("PATH", ""), self._variable: self._folder.name, "PYTHONHASHSEED": "0"},
+            env={
+                "PATH": os.environ.get("PATH", ""),
+                self._variable: self._folder.name,
+                "PYTHONHASHSEED": "0",
+                **self._environ,
+            },
         )
 
     def _stop(self) -> None:

@@ -20,6 +20,7 @@ from env_construction.environment.jsonl import BadInput
 from env_construction.environment.schema import Environment, ToolDocument
 from train.policies.games import Game, play_games
 from train.policies.interface import Generation, Policy
+from train.policies.specs import IN_FLIGHT
 
 T = TypeVar("T")
 Play = tuple[str, int]  # (case id, trial)
@@ -116,7 +117,7 @@ def game_player(
             hear=_hear_each,
             on_end=keep,
             seed=arguments.seed,
-            in_flight=arguments.in_flight,
+            in_flight=arguments.in_flight or IN_FLIGHT,
             max_turns=max_turns,
             threads=threads,
         )

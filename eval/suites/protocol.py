@@ -42,6 +42,11 @@ FORMULAS: dict[str, dict[str, str]] = {
         "ac_strict": "share of right answers, mean of the settings, final text alone counts",
     },
     "tau_bench": {"pass^1": "share of tasks solved, unweighted mean of the domains"},
+    "tau2": {"pass^1": "share of tasks solved, unweighted mean of the domains, natural-language assertions left out"},
+    "cctu": {
+        "sr": "share of cases solved whose final answer breaks no constraint",
+        "psr": "share of cases solved in which no turn breaks a constraint",
+    },
     "rotbench": {
         "ts_published": "tool selection, mean of five noise levels",
         "pi_published": "parameter identification, mean of five noise levels",

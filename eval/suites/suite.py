@@ -49,7 +49,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.environment.command_line import ScriptParser
+from env_construction.environment.command_line import ScriptParser, at_least_one
 from env_construction.environment.jsonl import BadInput, JsonlWriter, file_sha256, keep_configuration
 from eval.suites.games import OnRow, PlayCases
 from eval.suites.noise import cost, noise, noise_text
@@ -57,7 +57,7 @@ from eval.suites.protocol import protocol
 from eval.suites.results import Metric, read_rows, summarize, table_text, write_summary
 from train.policies.identity import policy_identity
 from train.policies.interface import Policy, TemplatedPolicy
-from train.policies.specs import SPECS, load_policy
+from train.policies.specs import IN_FLIGHT, SERVER_REQUESTS, SPECS, load_policy
 from train.stages.faults import faults_line, faults_text, require_played
 
 SAMPLING = ("seed", "temperature", "max_new_tokens", "max_prompt_tokens", "thinking", "dtype")
@@ -95,7 +95,13 @@ def suite_parser(docstring: str | None, command: str, data: str | None = None) -
         help="for hf and vllm, such as bfloat16; default: the checkpoint's on a GPU, float32 on a CPU",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="sequences per batch, for hf")
-    parser.add_argument("--in-flight", type=int, default=1024, help="number of cases in parallel, over all GPUs")
+    parser.add_argument(
+        "--in-flight",
+        type=at_least_one,
+        default=None,
+        help=f"cases in parallel, over all GPUs (default: {IN_FLIGHT}); for a server, requests in parallel (default: "
+        f"{SERVER_REQUESTS})",
+    )
     return parser
 
 
@@ -116,12 +122,13 @@ def one_policy() -> Iterator[None]:
 def load_suite_policy(arguments: argparse.Namespace) -> Policy:
     """The policy that a suite's arguments name. Raises BadInput."""
     settings = {name: getattr(arguments, name) for name in POLICY_SETTINGS}
-    key = (arguments.policy, *settings.values())
+    in_flight = arguments.in_flight if arguments.policy.startswith("openai:") else None  # of no effect elsewhere
+    key = (arguments.policy, in_flight, *settings.values())
     if _kept_policies is not None and key in _kept_policies:
         return _kept_policies[key]
     if _kept_policies is not None:
         _kept_policies.clear()
-    policy = load_policy(arguments.policy, **settings)
+    policy = load_policy(arguments.policy, concurrency=in_flight, **settings)
     if _kept_policies is not None:
         _kept_policies[key] = policy
     return policy

@@ -1,4 +1,4 @@
-"""tau-bench: its domains, and its game with a simulated user.
+"""tau-bench and tau2-bench: their domains, simulated users and games.
 
-The script is `eval/tau_bench.py`.
+The scripts are `eval/tau_bench.py` and `eval/tau2.py`.
 """

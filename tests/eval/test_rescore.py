@@ -78,6 +78,9 @@ def test_strict_parses_the_same_text_differently(folder, environments, monkeypat
     assert (found["goes_on"], found["ends_earlier"]) == (0, 1)
     assert found["comparison"]["metrics"]["solve_f1"]["b"] < found["comparison"]["metrics"]["solve_f1"]["a"]
     assert set(found["rewards"]) == set(REWARDS)
+    rewards = {item["id"]: item for item in found["changed_rewards"]}
+    assert rewards[environments[0].id]["solve_f1"] == [1.0, 0.0], "(1 for the call, 1 for the end) / 2; then no call"
+    assert environments[1].id not in rewards
     assert found["rewards"]["solve_f1"]["a"] == pytest.approx(_mean_reward(folder))
     said = capsys.readouterr().out
     assert "3 of 4 episodes are scored differently" in said and "mean reward per episode: solve_f1 " in said

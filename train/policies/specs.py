@@ -16,6 +16,10 @@ from typing import Any
 from env_construction.environment.jsonl import BadInput
 from train.policies.interface import OraclePolicy, Policy, RandomPolicy, ReplayPolicy
 
+IN_FLIGHT = 1024
+"""Episodes in parallel where --in-flight is not given, over all GPUs."""
+SERVER_REQUESTS = 32
+"""Requests in parallel to one server where --in-flight is not given: a public endpoint may limit its rate."""
 SPECS = ("oracle", "random", "replay:FILE", "hf:DIR", "vllm:DIR", "openai:MODEL@BASE_URL")
 
 
@@ -28,7 +32,7 @@ def load_policy(
     seed: int = 0,
     max_prompt_tokens: int | None = None,
     batch_size: int = 64,
-    concurrency: int = 32,
+    concurrency: int | None = None,
     device: str = "auto",
     dtype: str | None = None,
     workers: int | None = None,
@@ -36,9 +40,10 @@ def load_policy(
     """The policy of a spec (see the module's docstring). Raises BadInput for an unknown spec or unusable checkpoint.
 
     `max_prompt_tokens`: a longer prompt ends its episode as `too_long`; None: the limit is the model's context.
-    `concurrency`: for `openai`. `dtype` (torch's name): for `hf` and `vllm`; default: the checkpoint's type on a GPU,
-    otherwise float32. `batch_size`, `device` (train/trainer/devices.py), `workers`: for `hf`. `workers` is the number
-    of batches decoded concurrently, each in a thread; None: as many as the cores allow at torch's number of threads.
+    `concurrency`: requests in parallel, for `openai`; None: SERVER_REQUESTS. `dtype` (torch's name): for `hf` and
+    `vllm`; default: the checkpoint's type on a GPU, otherwise float32. `batch_size`, `device`
+    (train/trainer/devices.py), `workers`: for `hf`. `workers` is the number of batches decoded concurrently, each in a
+    thread; None: as many as the cores allow at torch's number of threads.
     """
     kind, _, rest = spec.partition(":")
     generation: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "thinking": thinking}
@@ -60,5 +65,5 @@ def load_policy(
         from train.policies.server_policy import ServerPolicy
 
         model, _, base_url = rest.partition("@")
-        return ServerPolicy(model, base_url, concurrency=concurrency, **generation)
+        return ServerPolicy(model, base_url, concurrency=concurrency or SERVER_REQUESTS, **generation)
     raise BadInput(f"unknown policy {spec!r}: expected one of {', '.join(SPECS)}, or an existing model folder")

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from eval.environments import evaluate
 from eval.suites.results import read_rows
 from reward.tool_calls import parse_turn, render_call
 from tests.local_server import Asked, LocalServer, Said
-from train.policies.interface import PolicyRequest
+from train.policies.interface import Generation, PolicyRequest
+from train.policies.prompts import load_tokenizer, render_prompt
 from train.policies.rollout import play
 from train.policies.server_policy import ServerPolicy, raw_text, server_messages
 from train.policies.specs import load_policy
@@ -73,7 +74,12 @@ def rebuilt(message: dict[str, Any]) -> str:
 
 
 def run_command(
-    command: str, server: ScriptedServer, environments: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
+    server: ScriptedServer,
+    environments: list[Any],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *flags: str,
 ) -> Any:
     """The exit code of `evaluate` or `collect` on the environments."""
     data, out = str(folder / "e.jsonl"), str(folder / "out")
@@ -82,7 +88,7 @@ def run_command(
         "evaluate": (eval.environments.main, "--data"),
         "collect": (train.collect_trajectories.main, "--environments"),
     }[command]
-    monkeypatch.setattr("sys.argv", [command, "--policy", f"openai:m@{server.url}", flag, data, "--out", out])
+    monkeypatch.setattr("sys.argv", [command, "--policy", f"openai:m@{server.url}", flag, data, "--out", out, *flags])
     with pytest.raises(SystemExit) as ended:
         run_main(main)
     return ended.value.code
@@ -244,6 +250,48 @@ def test_thinking_of_earlier_turns_is_sent_until_the_server_refuses_it(server, e
     assert capsys.readouterr().out.count("takes no reasoning_content") == 1
 
 
+def test_the_template_behind_a_server_renders_the_prompts_of_a_local_policy(server, environments, tiny_checkpoint):
+    """Thinking between calls included: what a model reads does not depend on the back end."""
+    tokenizer, environment = load_tokenizer(tiny_checkpoint), environments[2]
+    call = {"country": "Fiji"}, {"city": "Suva"}
+    said_turns: list[dict[str, Any]] = [
+        {"reasoning_content": "The capital first.", "content": "One moment.", "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "capital_of", "arguments": json.dumps(call[0])}}]},
+        {"reasoning_content": "Now its people.", "content": None, "tool_calls": [
+            {"id": "b", "type": "function", "function": {"name": "population_of", "arguments": json.dumps(call[1])}}]},
+        {"reasoning_content": "Known.", "content": "77366 people."},
+    ]  # fmt: skip
+    of_server: list[str] = []
+
+    def answer(body: dict[str, Any], count: int) -> Answer:
+        messages = body["messages"]
+        for message in messages:  # a server gives its template objects
+            for made in message.get("tool_calls", ()):
+                made["function"]["arguments"] = json.loads(made["function"]["arguments"])
+        of_server.append(render_prompt(tokenizer, messages, body["tools"], True))
+        return said(said_turns[count])
+
+    server.answer = answer
+    play(policy(server, thinking=True), [environment])
+
+    class Local:
+        name = "local"
+
+        def __init__(self) -> None:
+            self.prompts: list[str] = []
+
+        def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
+            [asked] = requests
+            state = asked.environment
+            self.prompts.append(render_prompt(tokenizer, state.messages, state.openai_tools(), True))
+            return [Generation(rebuilt(said_turns[asked.turn]), 1, 1, False)]
+
+    local = Local()
+    play(local, [environment])
+    assert local.prompts == of_server and len(of_server) == 3
+    assert "The capital first." in of_server[1] and "Now its people." in of_server[2]
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_passing_errors_are_retried(server, environments, status) -> None:
     server.answer = lambda body, count: refused(status, "busy") if count < 2 else said({"content": "at last"})
@@ -291,6 +339,30 @@ def test_one_odd_reply_costs_its_episode_alone_and_the_rerun_mends_it(server, en
     broken, asked = False, len(server.bodies)
     rows, faults = evaluate(policy(server, concurrency=workers), many, tmp_path)
     assert (len(rows), faults, len(server.bodies) - asked) == (30, 0, 1)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "collect"])
+def test_in_flight_is_the_number_of_requests_that_a_server_sees_at_once(
+    server, environments, tmp_path, monkeypatch, command
+) -> None:
+    many = [environments[0].model_copy(update={"id": f"e{n}"}) for n in range(12)]
+    four, lock, running, most = threading.Barrier(4, timeout=20), threading.Lock(), 0, 0
+
+    def answer(body: dict[str, Any], count: int) -> Answer:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        if count < 4:
+            four.wait()  # breaks if fewer than four requests are sent at once
+        with lock:
+            running -= 1
+        return said({"content": "Suva"})
+
+    server.answer = answer
+    assert run_command(command, server, many, tmp_path, monkeypatch, "--in-flight", "4") == 0
+    assert (len(server.bodies), most) == (12, 4)
+    assert run_command(command, server, many, tmp_path, monkeypatch, "--in-flight", "0") == 2
 
 
 @pytest.mark.parametrize("command", ["evaluate", "collect"])
