@@ -8,9 +8,10 @@ reward code, so the ratio measures only the execution of tools. Its results are 
 
 Workloads, each of `--responses` responses with 1-4 calls: `made` (100 synthetic tools of about 2 KB), `published` (the
 environments of --environments), and `shuffled` (SHUFFLED environments in random order; if there are fewer, copies with
-renamed tools, so that each has separate sources). `command` is the whole of `python -m reward.score`, start-up and files
-included, on the shuffled responses, each with an environment record of its own. Worker start-up is measured separately: a first pass over the tools
-brings every worker to its steady state during training, and is reported as `cold`.
+renamed tools, so that each has separate sources). `command` is the whole of `python -m reward.score`, start-up and
+files included, on the shuffled responses, each with an environment record of its own. Worker start-up is measured
+separately: a first pass over the tools brings every worker to its steady state during training, and is reported as
+`cold`.
 
 Figures: responses/s of wall time; responses per second of CPU time of all processes (`per core`); one response per call
 from 64 threads, as OpenRLHF calls a reward function; latency of one call; cost of a kill; memory of a worker.
