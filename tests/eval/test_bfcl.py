@@ -362,7 +362,7 @@ def test_rows_are_resumed_and_replayed(tmp_path) -> None:
 
 
 def test_bad_flags_are_named(tmp_path) -> None:
-    with pytest.raises(BadInput, match="unknown 'simple'; expected all, ast"):
+    with pytest.raises(BadInput, match="unknown 'simple'; expected some of all, ast"):
         measure("--policy", "oracle", "--out", tmp_path, "--categories", "simple")
     with pytest.raises(BadInput, match="expected bfcl-eval"):
         measure("--policy", "oracle", "--out", tmp_path, "--data", "elsewhere")
