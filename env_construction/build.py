@@ -43,7 +43,7 @@ from env_construction.building.statistics_figures import draw_figures
 from env_construction.building.workers import Chunk, ChunkBuilder, Job, Runner, open_runner, summarize
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, keep_configuration, run_main
-from env_construction.environment.schema import Environment, Split, read_environments
+from env_construction.environment.schema import SCENARIOS, Environment, Split, read_environments
 from env_construction.facts.levels import LEVELS
 from env_construction.measures.shortcuts import table
 from env_construction.measures.surface_probe import describe_probe
@@ -88,6 +88,21 @@ def build_split(
                 f"--n-{split}{', or hold out something else' if held else ''}"
             ) from None
         return _statistics(progress)
+
+
+def _check_hold_out(configuration: BuildConfiguration, sizes: dict[Split, int], here: ChunkBuilder) -> None:
+    """Build one environment of each scenario for each split. Raises BadInput if the rules leave too little for one.
+
+    Otherwise, a hold-out that leaves nothing for the test split fails only after train is written.
+    """
+    for split, count in sizes.items():
+        try:
+            here.build((configuration, split, list(range(min(count, len(SCENARIOS))))))
+        except Rejected as rejected:
+            raise BadInput(
+                f"--hold-out {' '.join(configuration.hold_out)}: leaves too little for the split {split} "
+                f"({rejected.message}); hold out something else, or use --n-{split} 0"
+            ) from None
 
 
 def _aligned(start: int, count: int) -> Iterator[int]:
@@ -208,6 +223,8 @@ def main() -> int:
     keep_configuration(arguments.out, settings, noted=("commit",))
     here = ChunkBuilder(configuration.author)
     with here.sandbox, open_runner(arguments.workers, here, arguments.ray_address) as runner:
+        if configuration.hold_out:
+            _check_hold_out(configuration, sizes, here)
         statistics: dict[str, dict[str, Any]] = {
             split: build_split(final if split == "test" else configuration, split, count, arguments.out, here, runner)
             for split, count in sizes.items()

@@ -116,7 +116,7 @@ def known_labels(name: str) -> dict[str, set[str]]:
     if name == "llm":
         raise BadInput("--hold-out: the LLM author's questions have no labels; remove the option")
     author = make_author(name)
-    assert isinstance(author, FactAuthor | WorldAuthor)
+    assert isinstance(author, FactAuthor | WorldAuthor | StatefulAuthor)
     return author.labels()
 
 

@@ -139,6 +139,14 @@ def _origin(configuration: Mapping[str, Any]) -> list[str]:
             "",
             "No question, sub-question or gold call of one split occurs in another one.",
         ]
+    if configuration.get("author") == "worlds-stateful":
+        return [
+            "Environments play in fictional worlds, eight in each; all people, places and things in them are invented. "
+            "`state` has the tables at the start, the changes that the question asks for and the rules.",
+            "",
+            "No question of one split occurs in another one, for any pair of seeds: names are divided among the splits "
+            "by a hash.",
+        ]
     if configuration.get("author") == "worlds":
         return [
             "Every environment has a fictional world of its own; all people, places and things in it are invented.",

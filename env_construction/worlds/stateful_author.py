@@ -3,6 +3,8 @@
 TASKS consecutive environments play in one world: they share tables and tools, and each has a request of its own, two of
 every scenario. The world depends on the seed, the split and its number, the request also on the index and the attempt.
 Enable it with `--author worlds --stateful`.
+
+`--hold-out` takes domains: a desk's requests need all of its tools, so a relation or a function cannot be held out.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from env_construction.building.author import Decomposition, Draft, Rejected, Step, Toolset, WrittenDocument, stage_rng
+from env_construction.building.hold_out import HoldOut, Label, difficulty
 from env_construction.environment.schema import GoldCall, Scenario, ToolDocument
 from env_construction.environment.state import EnvironmentState, StateGoal
 from env_construction.facts.levels import LEVELS, draw_weighted
@@ -32,6 +35,10 @@ class StatefulAuthor:
     name = "worlds-stateful"
     tries = 1
 
+    def labels(self) -> dict[str, set[str]]:
+        """The names that `--hold-out` accepts, by kind: domains alone."""
+        return {"domain": set(desks())}
+
     def decompose(self, draft: Draft, problem: str | None) -> Decomposition:
         world, request = _imagine(draft)
         goals = [
@@ -40,7 +47,6 @@ class StatefulAuthor:
             if call.changes
         ]
         draft.state = EnvironmentState(tables=world.tables, goals=goals, rules=list(world.rules))
-        draft.provenance["labels"] = _labels(draft, world, request)
         steps = [
             Step(
                 id=_id(place),
@@ -83,12 +89,18 @@ def _id(place: int) -> str:
 
 
 def _toolset(draft: Draft, tools: list[ToolDocument], calls: list[PlannedCall]) -> Toolset:
+    offered = {tool.name for tool in tools}
+    of_world = [tool for tool in _imagine(draft)[0].tools if tool.name in offered]
     needed = {call.tool.name for call in calls}
-    kinds = {tool.name: tool.kind for tool in _imagine(draft)[0].tools}
-    domain = _imagine(draft)[0].desk.domain
+    draft.provenance["labels"] = _labels(draft, calls, of_world)
     draft.provenance["tools"] = {
-        tool.name: {"function_class": kinds[tool.name], "domain": domain, "needed": tool.name in needed}
-        for tool in tools
+        tool.name: {
+            "function_class": tool.kind,
+            "domain": tool.domain,
+            "relations": [_relation(tool)],
+            "needed": tool.name in needed,
+        }
+        for tool in of_world
     }
     gold = [
         GoldCall(sub_question=_id(place), name=call.tool.name, arguments=call.arguments)
@@ -97,39 +109,58 @@ def _toolset(draft: Draft, tools: list[ToolDocument], calls: list[PlannedCall]) 
     return Toolset(tools=tools, calls=gold)
 
 
-def _labels(draft: Draft, world: DeskWorld, request: Request) -> dict[str, Any]:
-    depth: list[int] = []
-    for call in request.calls:
-        depth.append(1 + max((depth[need] for need in call.needs), default=0))
+def _relation(tool: DeskTool) -> str:
+    """What a tool reads or changes: "library.loan" for a table, "library.renew_loan" for an action."""
+    return f"{tool.domain}.{tool.subject}"
+
+
+def _labels(draft: Draft, calls: list[PlannedCall], tools: list[DeskTool]) -> dict[str, Any]:
+    """Domain, relations, functions, difficulty and world of the request. A tool is close if a call shares its table."""
+    needed = {call.tool.name for call in calls}
+    tables = {table for call in calls for table in _tables(call.tool)}
     return {
-        "domains": [world.desk.domain],
-        "relations": [f"{world.desk.domain}.{call.tool.subject}" for call in request.calls],
-        "function_classes": [call.tool.kind for call in request.calls],
-        "hops": len(request.calls),
-        "depth": max(depth),
+        "domains": sorted({call.tool.domain for call in calls}),
+        "relations": [_relation(call.tool) for call in calls],
+        "function_classes": [call.tool.kind for call in calls],
         "world": f"{draft.split}-{draft.index // TASKS}",
-    }
+    } | difficulty(
+        [call.needs for call in calls],
+        tools=len(tools),
+        needed=len(needed),
+        close=sum(tool.name not in needed and bool(_tables(tool) & tables) for tool in tools),
+        described=max(len(call.tool.table.by) if call.tool.kind == "find" else 0 for call in calls),
+    )
+
+
+def _tables(tool: DeskTool) -> set[str]:
+    """The tables whose rows a tool finds, tells or changes."""
+    named = {item.table for item in tool.parameters if item.table}
+    return named if tool.kind == "act" else named | {tool.subject}
 
 
 def _imagine(draft: Draft) -> tuple[DeskWorld, Request]:
     """The world and the request of a draft."""
-    return _request(draft.seed, draft.split, draft.index, draft.attempt, draft.level, draft.scenario)
+    world = (draft.seed, draft.split, draft.index, draft.attempt, draft.level, tuple(draft.hold_out))
+    return _request(*world, draft.scenario)
 
 
 @lru_cache(maxsize=4)
 def _request(
-    seed: int, split: str, index: int, attempt: int, level: str, scenario: Scenario
+    seed: int, split: str, index: int, attempt: int, level: str, rules: tuple[str, ...], scenario: Scenario
 ) -> tuple[DeskWorld, Request]:
-    world = _world(seed, split, index // TASKS, attempt // ATTEMPTS_PER_WORLD, level)
+    world = _world(seed, split, index // TASKS, attempt // ATTEMPTS_PER_WORLD, level, rules)
     rng = random.Random(f"{seed}:{split}:{index}:{attempt}:request")
     return world, plan_request(world, scenario, draw_weighted(rng, LEVELS[level].hops[scenario]), rng)
 
 
 @lru_cache(maxsize=4)
-def _world(seed: int, split: str, number: int, again: int, level: str) -> DeskWorld:
+def _world(seed: int, split: str, number: int, again: int, level: str, rules: tuple[str, ...]) -> DeskWorld:
     """World `number` of a split. Some tables have no case of a rule; then the next ones are drawn."""
     rng = random.Random(f"{seed}:{split}:{number}:{again}:world")
-    desk = desks()[rng.choice(list(desks()))]
+    domains = [name for name in desks() if HoldOut(rules).allows(split, Label(name, "", ""))]
+    if not domains:
+        raise Rejected("no_domain", f"no domain is left for {split}")
+    desk = desks()[rng.choice(domains)]
     for _ in range(_WORLDS):
         try:
             return make_world(desk, split, LEVELS[level].rows, rng)

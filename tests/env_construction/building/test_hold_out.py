@@ -38,6 +38,7 @@ def _values(environments: list[Environment], key: str) -> set[str]:
         ("facts", ("relation:40%",), "relations"),
         ("worlds", ("domain:medicine", "domain:law"), "domain"),
         ("worlds", ("relation:40%",), "relations"),
+        ("worlds-stateful", ("domain:library", "domain:clinic"), "domain"),
     ],
 )
 def test_splits_are_disjoint(construction_sandbox, author: str, rules: tuple[str, ...], key: str) -> None:
@@ -65,20 +66,21 @@ def test_a_function_that_is_held_out_is_not_in_train(construction_sandbox) -> No
 
 
 def test_every_tool_has_its_labels(construction_sandbox) -> None:
-    for author in ("facts", "worlds"):
+    for author in ("facts", "worlds", "worlds-stateful"):
         known = known_labels(author)
         for environment in _built(construction_sandbox, author, "train"):
             labels, tools = environment.provenance["labels"], environment.provenance["tools"]
             assert tools.keys() == {tool.name for tool in environment.tools}
             for name, label in tools.items():
-                assert label["function_class"] in known["function"] and label["domain"] in known["domain"]
-                assert label["relations"] and set(label["relations"]) <= known["relation"]
+                assert label["function_class"] in known.get("function", {"find", "details", "act"})
+                assert label["domain"] in known["domain"]
+                assert label["relations"] and set(label["relations"]) <= known.get("relation", set(label["relations"]))
                 assert label["needed"] == bool(environment.unsolved_set.get(name))
             assert set(labels["domains"]) <= known["domain"]
             assert len(labels["relations"]) == len(labels["function_classes"]) == labels["hops"]
             assert labels["hops"] == len(environment.sub_questions) and labels["tools"] == len(tools)
             assert 1 <= labels["depth"] <= labels["hops"] and labels["description_depth"] >= 0
-            assert labels["distractor_closeness"] is None or 0 <= labels["distractor_closeness"] <= 1
+            assert 0 <= labels.get("distractor_closeness", 0.0) <= 1
             chained = environment.scenario in ("multi_hop", "parallel_multi_hop")
             assert (labels["depth"] > 1) is chained
 
@@ -90,6 +92,9 @@ def test_rules_are_checked_against_the_names_of_the_author() -> None:
     for rule in ("domain:medicin", "subject:medicine", "domain", "domain:"):
         with pytest.raises(BadInput, match="--hold-out"):
             check_rules([rule], known_labels("worlds"))
+    check_rules(["domain:library"], known_labels("worlds-stateful"))
+    with pytest.raises(BadInput, match="can only hold out a domain"):
+        check_rules(["relation:40%"], known_labels("worlds-stateful"))
     with pytest.raises(BadInput, match="no labels"):
         known_labels("llm")
 
