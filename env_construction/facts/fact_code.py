@@ -8,7 +8,8 @@ from typing import Any
 
 from env_construction.environment.schema import ToolDocument
 from env_construction.facts.calculator import EXPRESSIONS
-from env_construction.facts.fact_tools import Blueprint, Extra, Parameter, parameters
+from env_construction.facts.fact_tools import Blueprint, parameters
+from env_construction.facts.filters import checks
 from env_construction.facts.relations import BY_NAME, TYPE_NAMES
 
 _RESULT_EFFECTS = {
@@ -33,17 +34,14 @@ def write_source(
     """
     lines = [_signature(blueprint)]
     if verbose:
-        lines += _docstring(document)
+        lines.append(f'    """{document.description.split(". ")[0].removesuffix(".")}."""')
     if not blueprint.first.compute:
-        lines += _table("rows", rows, verbose)
-        if blueprint.filters:
-            lines += _table("details", about or {}, verbose)
+        lines += _table(_with_details(blueprint, rows, about or {}) if blueprint.filters else rows, verbose)
     lines += _entity_checks(blueprint, verbose)
     choices = [name for name in (blueprint.selector, "unit" if blueprint.unit_choice else "") if name]
     for name in choices:
         lines += _refuse(f"not isinstance({name}, str)", f"{name} must be a string")
-    for extra in blueprint.extras:
-        lines += _extra_checks(parameters()[extra.name], extra)
+    lines += _option_checks(blueprint)
     lines += _arithmetic(blueprint) if blueprint.first.compute else _lookup(blueprint, verbose)
     return "\n".join(lines) + "\n" + _finish(blueprint, len(rows))
 
@@ -60,23 +58,30 @@ def _signature(blueprint: Blueprint) -> str:
     return f"def {blueprint.name}({', '.join([*blueprint.required, *optional])}):"
 
 
-def _docstring(document: ToolDocument) -> list[str]:
-    lines = [f'    """{document.description.split(". ")[0]}.', "", "    Parameters:"]
-    required = document.parameters["required"]
-    for name, schema in document.parameters["properties"].items():
-        what = schema.get("description", "") if name in required else "optional"
-        lines.append(f"    - {name} ({schema['type']}): {what}")
-    return [*lines, '    """']
-
-
-def _table(name: str, rows: Mapping[str, Any], verbose: bool) -> list[str]:
+def _table(rows: Mapping[str, Any], verbose: bool) -> list[str]:
     if not verbose:
-        return [f"    {name} = {json.dumps(rows, ensure_ascii=False)}"]
-    entries = [
-        f"        {json.dumps(key, ensure_ascii=False)}: {json.dumps(row, ensure_ascii=False)},"
-        for key, row in rows.items()
-    ]
-    return [f"    {name} = {{", *entries, "    }"]
+        return [f"    rows = {json.dumps(rows, ensure_ascii=False)}"]
+    return ["    rows = {", *(f"        {_literal(key)}: {_literal(row)}," for key, row in rows.items()), "    }"]
+
+
+def _with_details(
+    blueprint: Blueprint, rows: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """{entity: [its row, and what the filters need to know about it]}."""
+    columns = _columns(blueprint)
+    return {key: [row, *(about.get(key.casefold(), {}).get(name) for name in columns)] for key, row in rows.items()}
+
+
+def _literal(value: Any) -> str:
+    """A Python literal; text has double quotes."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    return repr(value) if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _columns(blueprint: Blueprint) -> list[str]:
+    """What the filters need to know about each entity, in this order. Two filters may share a column."""
+    return list(dict.fromkeys(item.column for item in blueprint.filters))
 
 
 def _refuse(condition: str, message: str) -> list[str]:
@@ -110,14 +115,32 @@ def _entity_checks(blueprint: Blueprint, verbose: bool) -> list[str]:
     return lines
 
 
-def _extra_checks(parameter: Parameter, extra: Extra) -> list[str]:
-    name = parameter.name
-    given = "" if extra.has_default else f"{name} is not None and "
-    if parameter.kind == "enum":
-        return _refuse(
-            f"{given}{name} not in {parameter.options!r}", f"{name} must be one of {', '.join(parameter.options)}"
-        )
-    return _refuse(f"{given}not isinstance({name}, bool)", f"{name} must be a boolean")
+def _option_checks(blueprint: Blueprint) -> list[str]:
+    """Lines that refuse values outside of an enumeration, and values that are not booleans."""
+    catalog = [parameters()[extra.name] for extra in blueprint.extras]
+    options = [(item.name, item.options) for item in catalog if item.options]
+    options += [(item.name, item.options) for item in blueprint.filters if item.options]
+    lines = []
+    if options:
+        lines += ["    for name, given, options in ["]
+        lines += [
+            f"        ({json.dumps(name)}, {name}, {json.dumps(values, ensure_ascii=False)}),"
+            for name, values in options
+        ]
+        lines += [
+            "    ]:",
+            "        if given is not None and given not in options:",
+            """            return {"error": f"{name} must be one of {', '.join(options)}"}""",
+        ]
+    switches = [item.name for item in catalog if not item.options]
+    switches += [item.name for item in blueprint.filters if item.style == "include"]
+    if switches:
+        lines += [
+            f"    for name, given in [{', '.join(f'({json.dumps(name)}, {name})' for name in switches)}]:",
+            "        if given is not None and not isinstance(given, bool):",
+            """            return {"error": f"{name} must be a boolean"}""",
+        ]
+    return lines
 
 
 def _exactness(blueprint: Blueprint) -> str:
@@ -150,6 +173,8 @@ def _lookup(blueprint: Blueprint, verbose: bool) -> list[str]:
     quiet = any(extra.name == "on_missing" for extra in blueprint.extras)
     body += ['if row is None and on_missing == "empty":', "    return {}"] if quiet else []
     body += ["if row is None:", f'    return {{"error": "{unknown}"}}']
+    if blueprint.filters:
+        body += ["row, *about = row"]
     chooser = blueprint.selector or ("unit" if blueprint.unit_choice else "")
     if chooser:
         body += [f"if {chooser} not in row:", f'    return {{"error": "no such {chooser} for this {noun}"}}']
@@ -158,15 +183,12 @@ def _lookup(blueprint: Blueprint, verbose: bool) -> list[str]:
     lines = ["    index = {key.casefold(): row for key, row in rows.items()}"] if verbose else []
     lines += ["    " + line for line in body]
     if blueprint.filters:
-        lines.append('    about = details.get("|".join(names).casefold(), {})')
-        lines += [line for item in blueprint.filters for line in item.source()]
+        lines += checks(blueprint.filters, _columns(blueprint))
     lines.append(f"    result = {{{key}: {value}}}")
     for item in blueprint.filters:
         if item.style == "include":
-            lines += [
-                f'    if {item.name} and "={item.key}" in about:',
-                f'        result["{item.key}"] = about["={item.key}"]',
-            ]
+            shown = f"about[{_columns(blueprint).index(item.column)}]"
+            lines += [f"    if {item.name} and {shown} is not None:", f'        result["{item.key}"] = {shown}']
     return lines
 
 

@@ -6,9 +6,8 @@ states its value ("Lima (country: Peru)"). Every filter has an effect: an entry 
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -120,38 +119,10 @@ class Filter(BaseModel):
             return {"type": number, "description": text}
         return {"type": "string", "description": text} | ({"enum": list(self.options)} if self.options else {})
 
-    def source(self) -> list[str]:
-        """Lines that check the argument and refuse an entry that does not meet it; `about` holds the entry's facts."""
-        name, known = self.name, f'about.get("{self.key}")'
-        noun = TYPE_NAMES[self.sibling.subject][0]
-        given = "" if self.required else f"{name} is not None and "
-        refused = f'        return {{"error": "the {noun} of this name does not meet {name}"}}'
-        number = "(int, float)" if self.sibling.value == "quantity" else "int"
-        test, wrong, right = {
-            "include": ("", f"not isinstance({name}, bool)", "true or false"),
-            "equal": (f"{known} != {name}.strip().casefold()", f"not isinstance({name}, str)", "a string"),
-            "any_of": (
-                f"{known} not in [item.strip().casefold() for item in {name}]",
-                f"not isinstance({name}, list) or not all(isinstance(item, str) for item in {name})",
-                "a list of strings",
-            ),
-            "at_least": (f"({known} is None or {known} < {name})", _no_number(name, number), "a number"),
-            "at_most": (f"({known} is None or {known} > {name})", _no_number(name, number), "a number"),
-            "range": (
-                f'({known} is None or not {name}["from"] <= {known} <= {name}["to"])',
-                f"not isinstance({name}, dict) or "
-                f"not all(isinstance({name}.get(end), {number}) for end in ('from', 'to'))",
-                "an object with from and to",
-            ),
-        }[self.style]
-        if self.options:
-            wrong, right = f"{name} not in {self.options!r}", f"one of {', '.join(self.options)}"
-        wrong = f"({wrong})" if given and " or " in wrong else wrong
-        message = json.dumps(f"{name} must be {right}", ensure_ascii=False)
-        lines = [f"    if {given}{wrong}:", f'        return {{"error": {message}}}']
-        if test:
-            lines += [f"    if {given}{test}:", refused]
-        return lines
+    @property
+    def column(self) -> str:
+        """Where a tool keeps what this filter needs: "country" to compare, "=country" to show."""
+        return f"={self.key}" if self.style == "include" else self.key
 
     def stated(self, value: str, other: str, rng: random.Random) -> tuple[Any, str]:
         """(argument, words) for an entity with this value. `other`: another value of the relation, for a choice."""
@@ -175,8 +146,42 @@ class Filter(BaseModel):
         return (low if least else high), f"at {'least' if least else 'most'} {shown[0] if least else shown[1]}{unit}"
 
 
-def _no_number(name: str, number: str) -> str:
-    return f"isinstance({name}, bool) or not isinstance({name}, {number})"
+def checks(filters: Sequence[Filter], columns: Sequence[str]) -> list[str]:
+    """Lines of a tool's source that refuse wrong arguments, and an entry that does not meet a filter.
+
+    `about`, in the source, has the entry's facts in the order of `columns`; None if the table does not hold one.
+    """
+    groups: dict[tuple[Style, str], list[Filter]] = {}
+    for item in filters:
+        if item.style != "include":
+            number = "(int, float)" if item.sibling.value == "quantity" else "int"
+            groups.setdefault((item.style, number if item.style in ("at_least", "at_most") else ""), []).append(item)
+    lines = []
+    for (style, number), items in groups.items():
+        kind, words, met = {
+            "equal": ("str", "a string", "known == given.strip().casefold()"),
+            "any_of": ("list", "a list", "known in [str(item).strip().casefold() for item in given]"),
+            "at_least": (number, "a number", "known is not None and known >= given"),
+            "at_most": (number, "a number", "known is not None and known <= given"),
+            "range": ("dict", "an object", 'known is not None and given["from"] <= known <= given["to"]'),
+        }[style]
+        listed = [f'("{item.name}", {item.name}, about[{columns.index(item.column)}])' for item in items]
+        needed = [item.name for item in items if item.required]
+        optional = [item.name for item in items if not item.required]
+        wrong = f"not isinstance(given, {kind})" + (" or isinstance(given, bool)" if number else "")
+        absent = [
+            "        if given is None" + (f" and name not in {needed}" if needed else "") + ":",
+            "            continue",
+        ]
+        lines += [
+            f"    for name, given, known in [{', '.join(listed)}]:",
+            *(absent if optional else ()),
+            f"        if {wrong}:",
+            f"""            return {{"error": f"{{name}} must be {words}"}}""",
+            f"        if not ({met}):",
+            """            return {"error": f"the entry does not meet {name}"}""",
+        ]
+    return lines
 
 
 def key_of(relation: Relation) -> str:

@@ -18,7 +18,7 @@ from env_construction.building.hold_out import HoldOut, Label, difficulty
 from env_construction.environment.schema import GoldCall, Scenario, ToolDocument
 from env_construction.environment.state import EnvironmentState, StateGoal
 from env_construction.facts.levels import LEVELS, draw_weighted
-from env_construction.worlds.desk_tools import document, source
+from env_construction.worlds.desk_tools import DeskTool, document, source
 from env_construction.worlds.desk_world import DeskWorld, make_world
 from env_construction.worlds.desks import desks
 from env_construction.worlds.requests import PlannedCall, Request, plan_request
