@@ -106,10 +106,6 @@ def _entity_checks(blueprint: Blueprint, verbose: bool) -> list[str]:
             )
         elif blueprint.first.compute:
             lines += _refuse(f"isinstance({name}, bool) or not isinstance({name}, {kind})", f"{name} must be {word}")
-        elif verbose:
-            lines += _refuse(
-                f"not isinstance({name}, {kind}) or not {name}.strip()", f"{name} must be a non-empty string"
-            )
         else:
             lines += _refuse(f"not isinstance({name}, {kind})", f"{name} must be {word}")
     return lines
@@ -121,7 +117,11 @@ def _option_checks(blueprint: Blueprint) -> list[str]:
     options = [(item.name, item.options) for item in catalog if item.options]
     options += [(item.name, item.options) for item in blueprint.filters if item.options]
     lines = []
-    if options:
+    if len(options) == 1:
+        [(name, values)] = options
+        test = f"{name} is not None and {name} not in {json.dumps(values, ensure_ascii=False)}"
+        lines += _refuse(test, f"{name} must be one of its permitted values")
+    elif options:
         lines += ["    for name, given, options in ["]
         lines += [
             f"        ({json.dumps(name)}, {name}, {json.dumps(values, ensure_ascii=False)}),"
@@ -134,7 +134,10 @@ def _option_checks(blueprint: Blueprint) -> list[str]:
         ]
     switches = [item.name for item in catalog if not item.options]
     switches += [item.name for item in blueprint.filters if item.style == "include"]
-    if switches:
+    if len(switches) == 1:
+        [name] = switches
+        lines += _refuse(f"{name} is not None and not isinstance({name}, bool)", f"{name} must be a boolean")
+    elif switches:
         lines += [
             f"    for name, given in [{', '.join(f'({json.dumps(name)}, {name})' for name in switches)}]:",
             "        if given is not None and not isinstance(given, bool):",
@@ -156,8 +159,12 @@ def _lookup(blueprint: Blueprint, verbose: bool) -> list[str]:
     unknown = f"no data for these two {noun} names" if pair else f"unknown {noun}"
     names = _entity_names(blueprint)
     body: list[str] = []
-    if verbose:
-        exact = _exactness(blueprint)
+    exact = _exactness(blueprint)
+    if verbose and not pair and not exact:
+        body += [f'name = " ".join({names[0]}.split()).casefold()']
+        body += ["row = {key.casefold(): row for key, row in rows.items()}.get(name)"]
+    elif verbose:
+        body += ["index = {key.casefold(): row for key, row in rows.items()}"]
         body += [f'names = [" ".join(name.split()).casefold() for name in ({", ".join(names)},)]']
         if exact:
             body += [f"if {exact}:", f"    names = [{', '.join(names)}]"]
@@ -180,8 +187,7 @@ def _lookup(blueprint: Blueprint, verbose: bool) -> list[str]:
         body += [f"if {chooser} not in row:", f'    return {{"error": "no such {chooser} for this {noun}"}}']
     value = f"row[{chooser}]" if chooser else "row"
     key = blueprint.selector or json.dumps(blueprint.first.key)
-    lines = ["    index = {key.casefold(): row for key, row in rows.items()}"] if verbose else []
-    lines += ["    " + line for line in body]
+    lines = ["    " + line for line in body]
     if blueprint.filters:
         lines += checks(blueprint.filters, _columns(blueprint))
     lines.append(f"    result = {{{key}: {value}}}")
