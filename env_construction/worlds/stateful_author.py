@@ -110,7 +110,7 @@ def _toolset(draft: Draft, tools: list[ToolDocument], calls: list[PlannedCall]) 
 
 
 def _relation(tool: DeskTool) -> str:
-    """What a tool reads or changes: "library.loan" for a table, "library.renew_loan" for an action."""
+    """What a tool reads or changes: "clubs.member" for a table, "clubs.buy_ticket" for an action."""
     return f"{tool.domain}.{tool.subject}"
 
 

@@ -38,7 +38,7 @@ def _values(environments: list[Environment], key: str) -> set[str]:
         ("facts", ("relation:40%",), "relations"),
         ("worlds", ("domain:medicine", "domain:law"), "domain"),
         ("worlds", ("relation:40%",), "relations"),
-        ("worlds-stateful", ("domain:library", "domain:clinic"), "domain"),
+        ("worlds-stateful", ("domain:clubs", "domain:finance"), "domain"),
     ],
 )
 def test_splits_are_disjoint(construction_sandbox, author: str, rules: tuple[str, ...], key: str) -> None:
@@ -92,7 +92,7 @@ def test_rules_are_checked_against_the_names_of_the_author() -> None:
     for rule in ("domain:medicin", "subject:medicine", "domain", "domain:"):
         with pytest.raises(BadInput, match="--hold-out"):
             check_rules([rule], known_labels("worlds"))
-    check_rules(["domain:library"], known_labels("worlds-stateful"))
+    check_rules(["domain:clubs"], known_labels("worlds-stateful"))
     with pytest.raises(BadInput, match="can only hold out a domain"):
         check_rules(["relation:40%"], known_labels("worlds-stateful"))
     with pytest.raises(BadInput, match="no labels"):
