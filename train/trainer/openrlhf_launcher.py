@@ -33,6 +33,7 @@ from typing import Any
 from env_construction.environment.command_line import ScriptParser
 from train.trainer import openrlhf_lora, openrlhf_on_cpu, without_compilers
 from train.trainer.adapt_after_import import AdaptAfterImport, Surroundings
+from train.trainer.repeatable_rollouts import REPEATABLE_ROLLOUTS
 from train.trainer.shared_prompts import SHARED_PROMPTS
 from train.trainer.turn_credit import TURN_CREDIT
 
@@ -40,7 +41,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ADAPT_VARIABLE = "TRAIN_ADAPT"
 REFERENCE_VARIABLE = "OPENRLHF_REFERENCE"
 TABLES = {
-    "cpu": {**openrlhf_on_cpu.ADAPTATIONS, **SHARED_PROMPTS},
+    "cpu": {**openrlhf_on_cpu.ADAPTATIONS, **SHARED_PROMPTS, **REPEATABLE_ROLLOUTS},
     "lora": openrlhf_lora.ADAPTATIONS,
     "no-flash-attn": {},
 }
