@@ -31,6 +31,7 @@ CARRIED = (
     "reward/rewards.py",
     "reward/score.py",
     "reward/scoring.py",
+    "reward/state_scoring.py",
     "reward/tool_calls.py",
     "serving/__init__.py",
     "serving/episodes",
