@@ -1,17 +1,19 @@
-"""The same seed gives the same samples: a seed for every request, and groups in the order of their prompts.
+"""The same seed gives the same samples: seeds for prompts and requests, and groups in the order of their prompts.
 
-vLLM draws the tokens of all requests from one random state, in the order of its batches, and OpenRLHF trains on groups
-of samples in the order in which they finish. Both depend on timing, so two trainings with the same seed differ. Here
-each request has its own seed, made of the engine's seed, the prompt's tokens, and how often they were requested before.
+OpenRLHF shuffles the prompts with an unseeded random state. vLLM draws the tokens of all requests from one random
+state, in the order of its batches, and OpenRLHF trains on groups of samples in the order in which they finish. So two
+trainings with the same seed differ. Here the order of the prompts depends on the seed, and each request has its own
+seed, made of the engine's seed, the prompt's tokens, and how often they were requested before.
 
 What is left is rounding: a batch of another size can change the last bit of a logit, and in rare cases a token.
 
 | module (OpenRLHF 0.11.2, vLLM 0.29) | there | here |
 | --- | --- | --- |
+| `openrlhf.trainer.ppo_trainer` | prompts shuffled by an unseeded state | shuffled by the training's seed |
 | `vllm.v1.engine.async_llm` | one random state per engine | a seed per request that has none |
 | `openrlhf.trainer.ppo_utils.samples_generator` | groups in the order of their end | in the order of their prompts |
 
-Only on a CPU. On a GPU, vLLM samples requests that have seeds one by one, which is slow.
+The last two only on a CPU. On a GPU, vLLM samples requests that have seeds one by one, which is slow.
 """
 
 from __future__ import annotations
@@ -76,6 +78,20 @@ def _order_groups(module: Any) -> None:
     generator._dispatch_prompts_to_vllm, generator._generate_vllm = noting, ordered
 
 
+def _seed_prompt_order(module: Any) -> None:
+    prepare = module.prepare_datasets
+
+    @functools.wraps(prepare)
+    def seeded(strategy: Any, *others: Any, **named: Any) -> Any:
+        import torch
+
+        torch.manual_seed(strategy.args.train.seed)  # the sampler draws its own seed from torch's state
+        return prepare(strategy, *others, **named)
+
+    module.prepare_datasets = seeded
+
+
+SEEDED_PROMPTS: Adaptations = {"openrlhf.trainer.ppo_trainer": _seed_prompt_order}
 REPEATABLE_ROLLOUTS: Adaptations = {
     "vllm.v1.engine.async_llm": _seed_requests,
     "openrlhf.trainer.ppo_utils.samples_generator": _order_groups,

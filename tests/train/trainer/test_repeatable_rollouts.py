@@ -6,10 +6,11 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.trainer.repeatable_rollouts import REPEATABLE_ROLLOUTS, RequestSeeds
+from train.trainer.repeatable_rollouts import REPEATABLE_ROLLOUTS, SEEDED_PROMPTS, RequestSeeds
 
 
 class Sampling:
@@ -88,3 +89,21 @@ def test_groups_come_in_the_order_of_their_prompts_whichever_ends_first() -> Non
         (prompt, sample) for prompt in ["d", "a", "a", "c", "b"] for sample in range(2)
     ]
     assert (consumed, exhausted) == (5, False)
+
+
+def test_the_order_of_the_prompts_depends_on_the_seed_alone() -> None:
+    stateful_dataloader = pytest.importorskip("torchdata.stateful_dataloader")
+    torch = pytest.importorskip("torch")
+
+    def prepare_datasets(strategy: Any, tokenizer: Any) -> Any:
+        return stateful_dataloader.StatefulDataLoader(range(50), batch_size=1, shuffle=True)
+
+    module = SimpleNamespace(prepare_datasets=prepare_datasets)
+    SEEDED_PROMPTS["openrlhf.trainer.ppo_trainer"](module)
+
+    def order(seed: int) -> list[int]:
+        torch.rand(seed + 1)  # whatever happened in the process before
+        strategy = SimpleNamespace(args=SimpleNamespace(train=SimpleNamespace(seed=seed)))
+        return [int(batch[0]) for batch in module.prepare_datasets(strategy, None)]
+
+    assert order(3) == order(3) != order(4)
