@@ -33,6 +33,7 @@ from typing import Any
 from env_construction.environment.command_line import ScriptParser
 from train.trainer import openrlhf_lora, openrlhf_on_cpu, without_compilers
 from train.trainer.adapt_after_import import AdaptAfterImport, Surroundings
+from train.trainer.repeatable_rollouts import REPEATABLE_ROLLOUTS, SEEDED_PROMPTS
 from train.trainer.shared_prompts import SHARED_PROMPTS
 from train.trainer.turn_credit import TURN_CREDIT
 
@@ -40,7 +41,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ADAPT_VARIABLE = "TRAIN_ADAPT"
 REFERENCE_VARIABLE = "OPENRLHF_REFERENCE"
 TABLES = {
-    "cpu": {**openrlhf_on_cpu.ADAPTATIONS, **SHARED_PROMPTS},
+    "cpu": {**openrlhf_on_cpu.ADAPTATIONS, **SHARED_PROMPTS, **REPEATABLE_ROLLOUTS},
     "lora": openrlhf_lora.ADAPTATIONS,
     "no-flash-attn": {},
 }
@@ -68,7 +69,7 @@ def install() -> None:
         around = without_compilers.WITHOUT_FLASH_ATTENTION
     if "cpu" in names:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    always = (without_compilers.TORCH_ADAMW, TURN_CREDIT)
+    always = (without_compilers.TORCH_ADAMW, TURN_CREDIT, SEEDED_PROMPTS)
     AdaptAfterImport([*(TABLES[name] for name in names), *always], around).install()
 
 

@@ -15,6 +15,7 @@ patch waits until its module is imported, so that processes that never need torc
 | `openrlhf.utils.distributed_util` | NCCL broadcast of weights to vLLM | vLLM's `StatelessProcessGroup`, as bytes |
 | `vllm.engine.arg_utils` | bfloat16 | float32, so that rollout and trainer agree |
 | `vllm.engine.arg_utils` | OpenRLHF's worker extension | `vllm_cpu_worker.py` |
+| `vllm.engine.arg_utils` | long prompts are read in parts | at once, so that requests can have seeds |
 | `vllm._custom_ops` | - | no packed weights in linear layers, so that synchronized weights take effect |
 
 This is not a way to train large models. It is the real trainer with real weight sync for models of a few million
@@ -174,6 +175,9 @@ def _adapt_engine_arguments(module: Any) -> None:
     @functools.wraps(made)
     def __init__(self: Any, *arguments: Any, **named: Any) -> None:
         named.update(dtype="float32", worker_extension_cls="train.trainer.vllm_cpu_worker.CpuWorker")
+        # A prompt that is read in parts draws tokens that are discarded. vLLM then rewinds the request's random state,
+        # which torch cannot do on a CPU.
+        named["enable_chunked_prefill"] = False
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             named["kv_cache_memory_bytes"] = kv_cache_bytes(named["model"], named["max_model_len"])
         made(self, *arguments, **named)
