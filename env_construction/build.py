@@ -38,6 +38,7 @@ from env_construction.building.data_card import write_data_card, write_parquet
 from env_construction.building.environment_builder import BuildConfiguration
 from env_construction.building.generator import generator_identity, git_commit
 from env_construction.building.hold_out import check_rules
+from env_construction.building.mixed_author import TURN, names_of
 from env_construction.building.progress import SplitProgress
 from env_construction.building.statistics_figures import draw_figures
 from env_construction.building.workers import Chunk, ChunkBuilder, Job, Runner, open_runner, summarize
@@ -91,13 +92,15 @@ def build_split(
 
 
 def _check_hold_out(configuration: BuildConfiguration, sizes: dict[Split, int], here: ChunkBuilder) -> None:
-    """Build one environment of each scenario for each split. Raises BadInput if the rules leave too little for one.
+    """Build one environment of each scenario and author for each split. Raises BadInput if the rules leave too little.
 
-    Otherwise, a hold-out that leaves nothing for the test split fails only after train is written.
+    Without this check, a hold-out that leaves nothing for the test split fails only after train is written.
     """
+    turns = range(len(names_of(configuration.author)))
+    first = [turn * TURN + scenario for turn in turns for scenario in range(len(SCENARIOS))]
     for split, count in sizes.items():
         try:
-            here.build((configuration, split, list(range(min(count, len(SCENARIOS))))))
+            here.build((configuration, split, [index for index in first if index < count]))
         except Rejected as rejected:
             raise BadInput(
                 f"--hold-out {' '.join(configuration.hold_out)}: leaves too little for the split {split} "
@@ -150,7 +153,10 @@ def _statistics(progress: SplitProgress) -> dict[str, Any]:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = ScriptParser(__doc__, "python -m env_construction.build")
     parser.add_argument(
-        "--author", default="facts", help=f"author of the environments: {' or '.join(AUTHORS)} (default: facts)"
+        "--author",
+        default="facts",
+        help=f"author of the environments: {', '.join(AUTHORS)}, or several that take turns, as facts+worlds (default: "
+        "facts)",
     )
     parser.add_argument(
         "--stateful", action="store_true", help="worlds author only: tools that change a database, and rules for them"

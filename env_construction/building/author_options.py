@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from env_construction.building.author import Author, Topic
+from env_construction.building.mixed_author import MixedAuthor, names_of
 from env_construction.environment.jsonl import BadInput, read_jsonl, read_text
 from env_construction.environment.schema import SCENARIOS
 from env_construction.facts.fact_author import FactAuthor
@@ -98,6 +99,10 @@ def llm_options(arguments: argparse.Namespace, folder: Path) -> LlmOptions:
 
 def make_author(name: str, options: LlmOptions | None = None) -> Author:
     """The author of that name. Raises BadInput with the valid names, and where the LLM author has no endpoint."""
+    if len(names := names_of(name)) > 1:
+        if "llm" in names or len(set(names)) < len(names):
+            raise BadInput(f"author {name!r}: only different authors that need no language model can take turns")
+        return MixedAuthor({each: make_author(each) for each in names})
     if name == FactAuthor.name:
         return FactAuthor()
     if name == WorldAuthor.name:
@@ -105,7 +110,7 @@ def make_author(name: str, options: LlmOptions | None = None) -> Author:
     if name == StatefulAuthor.name:
         return StatefulAuthor()
     if name != "llm":
-        raise BadInput(f"author {name!r} is unknown; valid: {', '.join(AUTHORS)}")
+        raise BadInput(f"author {name!r} is unknown; valid: {', '.join(AUTHORS)}, or several as facts+worlds")
     if options is None:
         raise BadInput("the LLM author needs --base-url and --model")
     return make_llm_author(options)
@@ -115,9 +120,13 @@ def known_labels(name: str) -> dict[str, set[str]]:
     """The domains, relations and functions of an author, by kind. Raises BadInput for an author without labels."""
     if name == "llm":
         raise BadInput("--hold-out: the LLM author's questions have no labels; remove the option")
-    author = make_author(name)
-    assert isinstance(author, FactAuthor | WorldAuthor | StatefulAuthor)
-    return author.labels()
+    found: dict[str, set[str]] = {}
+    for each in names_of(name):
+        author = make_author(each)
+        assert isinstance(author, FactAuthor | WorldAuthor | StatefulAuthor)
+        for kind, labels in author.labels().items():
+            found.setdefault(kind, set()).update(labels)
+    return found
 
 
 def make_llm_author(options: LlmOptions) -> LlmAuthor:

