@@ -29,9 +29,8 @@ def test_an_environment_is_that_of_its_author(index: int) -> None:
 
 def test_both_authors_write_half_of_each_scenario() -> None:
     cases = [(author_at(MIXED, index), scenario_of(index)) for index in range(4 * TURN)]
-    assert {
-        cases.count(case) for case in itertools.product(("facts", "worlds"), {scenario for _, scenario in cases})
-    } == {TURN // 2}
+    scenarios = {scenario for _, scenario in cases}
+    assert {cases.count(case) for case in itertools.product(("facts", "worlds"), scenarios)} == {TURN // 2}
 
 
 @pytest.mark.parametrize("name", ["facts+llm", "facts+facts", "facts+", "facts+nobody"])
