@@ -191,6 +191,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "as relation:40%% (repeatable)",
     )
     parser.add_argument(
+        "--in-domain-test", action="store_true", help="with --hold-out: test uses nothing that is held out either"
+    )
+    parser.add_argument(
         "--allow-shortcuts", action="store_true", help="report what the shortcut audit finds, and do not fail"
     )
     parser.add_argument("--no-parquet", action="store_true", help="write JSONL only")
@@ -210,7 +213,10 @@ def main() -> int:
         strategies=tuple(name for name in STRATEGIES if name not in arguments.without),
         counterfactual=arguments.counterfactual,
         hold_out=tuple(sorted(set(arguments.hold_out))),
+        in_domain_test=arguments.in_domain_test,
     )
+    if arguments.in_domain_test and not arguments.hold_out:
+        raise BadInput("--in-domain-test: nothing is held out; add --hold-out KIND:NAME")
     sizes = _sizes(arguments)
     if arguments.workers < 1 or min(sizes.values()) < 0:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")

@@ -17,6 +17,7 @@ from typing import get_args
 
 from env_construction.building.author import STRATEGIES, Author, Draft, ask_until_valid
 from env_construction.building.author_options import add_llm_options, llm_options, read_topics
+from env_construction.building.mixed_author import author_at
 from env_construction.building.stage_runner import author_maker, run_stage, without_option
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
@@ -60,13 +61,13 @@ def main() -> int:
     topics = read_topics(llm_options(arguments, arguments.out.parent)) if author.name == "llm" else [None]
     drafts = (
         Draft(
-            id=f"{arguments.author}-{arguments.level}-{arguments.seed}-{arguments.split}-{index:07d}",
+            id=f"{author_at(arguments.author, index)}-{arguments.level}-{arguments.seed}-{arguments.split}-{index:07d}",
             seed=arguments.seed,
             split=arguments.split,
             index=index,
             level=arguments.level,
             scenario=(topic.scenario if topic else None) or SCENARIOS[index % len(SCENARIOS)],
-            author=arguments.author,
+            author=author_at(arguments.author, index),
             strategies=[name for name in STRATEGIES if name not in arguments.without],
             counterfactual=not arguments.factual,
             topic=topic,

@@ -71,6 +71,8 @@ TEACHING = (
 TEACHING_MINUTES = 26
 MAX_TURNS = 20  # paper section "Evaluation"
 SUITES = "toolhop,tau_bench,rotbench,bfcl,general"
+UNSEEN = ("--hold-out", "relation:40%")
+"""These relations are in the out-of-domain suite only. The shipped start policies never saw them either."""
 LEVEL_ABOVE = {"compact": "medium", "medium": "paper", "paper": "paper"}
 SKILL_TOKENS = 192
 """Token limit of an answer to a made skill item. The longest answer is a short program."""
@@ -97,7 +99,7 @@ class Pipeline(Plan):
     def build(self, folder: Path, n_train: int, n_dev: int, n_test: int, *more: Any, level: str = "") -> None:
         self.run(
             f"build_{folder.name}", "env_construction.build",
-            "--author", "facts", "--level", level or self.profile.level,
+            "--author", self.profile.author, "--level", level or self.profile.level,
             "--n-train", n_train, "--n-dev", n_dev, "--n-test", n_test, "--seed", self.options.seed, "--workers", 2,
             "--out", folder, *more,
         )  # fmt: skip
@@ -248,7 +250,8 @@ class Pipeline(Plan):
             return
         profile, more = self.profile, FROM_SCRATCH if self.options.from_scratch else 1
         final = ("--test-seed", profile.test_seed) if profile.test_seed is not None else ()
-        self.build(self.environments, profile.n_train * more, profile.n_dev, profile.n_test, *final)
+        held_out = (*UNSEEN, "--in-domain-test") if self.outside else ()
+        self.build(self.environments, profile.n_train * more, profile.n_dev, profile.n_test, *held_out, *final)
         if self.outside:
             self._build_outside(final)
         if profile.skills:
@@ -258,7 +261,7 @@ class Pipeline(Plan):
         """Build out-of-domain environments: unseen relations, the next level up, disturbed names."""
         unseen, above, disturbed = (path.parent for path in self.outside.values())
         count = self.profile.outside
-        self.build(unseen, 0, 0, count, "--hold-out", "relation:40%", *final)
+        self.build(unseen, 0, 0, count, *UNSEEN, *final)
         level = LEVEL_ABOVE[self.profile.level]
         self.build(above, 0, 0, count // 2, *final, level=level)
         if (highest := LEVEL_ABOVE[level]) != level:  # too long for a tiny policy, but construction is judged on it

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
+from env_construction.building.hold_out import HoldOut
 from env_construction.environment.schema import GoldCall, Scenario, Split, ToolDocument
 from env_construction.environment.state import EnvironmentState
 
@@ -80,7 +81,7 @@ class Draft(BaseModel):
     author: str
     strategies: list[str] = Field(default_factory=lambda: list(STRATEGIES))
     counterfactual: bool = True
-    hold_out: list[str] = Field(default_factory=list)
+    hold_out: HoldOut = HoldOut()
     topic: Topic | None = None
     decomposition: Decomposition | None = None
     documents: dict[str, WrittenDocument] = Field(default_factory=dict)

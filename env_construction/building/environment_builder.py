@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from env_construction.building.author import STRATEGIES, Author, Draft, Rejected, Topic
+from env_construction.building.hold_out import HoldOut
 from env_construction.building.mixed_author import author_at
 from env_construction.complexity_scaling import scale_complexity
 from env_construction.document_generation import generate_documents
@@ -35,6 +36,8 @@ class BuildConfiguration:
     strategies: tuple[str, ...] = STRATEGIES
     counterfactual: str = "auto"
     hold_out: tuple[str, ...] = ()
+    in_domain_test: bool = False
+    """With `hold_out`: the test split uses nothing that is held out either."""
 
 
 @dataclass
@@ -75,7 +78,7 @@ def new_draft(
         author=author,
         strategies=list(configuration.strategies),
         counterfactual=is_counterfactual(configuration, split, index, attempt),
-        hold_out=list(configuration.hold_out),
+        hold_out=HoldOut(configuration.hold_out, configuration.in_domain_test),
         topic=topic,
     )
 

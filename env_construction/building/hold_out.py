@@ -6,7 +6,8 @@
     --hold-out function:search    a class of tools
 
 Every sub-question and every tool of the test split is held out; none of train and dev is. A tool with several relations
-is held out if all of them are, and allowed in train if none is.
+is held out if all of them are, and allowed in train if none is. With `--in-domain-test`, none of the test split is held
+out either: the same rules then give train, dev and in-domain test in one folder, and out-of-domain test in another.
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ class Label:
 
 @dataclass(frozen=True)
 class HoldOut:
-    """`rules`: as on the command line. Without rules, every split may use everything."""
+    """`rules`: as on the command line. Without rules, every split may use everything.
+
+    `in_domain`: no split uses what is held out.
+    """
 
     rules: tuple[str, ...] = ()
+    in_domain: bool = False
 
     def holds(self, label: Label) -> bool:
         """Whether a rule names the label."""
@@ -50,7 +55,7 @@ class HoldOut:
 
     def allows(self, split: str, label: Label) -> bool:
         """Whether the split may use the label."""
-        return not self.rules or self.holds(label) == (split == "test")
+        return not self.rules or self.holds(label) == (split == "test" and not self.in_domain)
 
 
 @lru_cache(maxsize=65536)

@@ -325,7 +325,7 @@ class FactAuthor:
 
 
 def _view(draft: Draft) -> PoolView:
-    return pool_view(draft.split, draft.level, tuple(draft.hold_out))
+    return pool_view(draft.split, draft.level, draft.hold_out)
 
 
 def _notes(draft: Draft) -> FactNotes:

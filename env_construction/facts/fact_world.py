@@ -74,9 +74,9 @@ class PoolView:
 
 
 @lru_cache(maxsize=12)
-def pool_view(pool: str, level: str, hold_out: tuple[str, ...] = ()) -> PoolView:
+def pool_view(pool: str, level: str, hold_out: HoldOut = HoldOut()) -> PoolView:  # noqa: B008
     """The view of a split and a level, built once per process (about half a second)."""
-    return PoolView(pool, LEVELS[level], HoldOut(hold_out))
+    return PoolView(pool, LEVELS[level], hold_out)
 
 
 class World:

@@ -140,24 +140,24 @@ def _tables(tool: DeskTool) -> set[str]:
 
 def _imagine(draft: Draft) -> tuple[DeskWorld, Request]:
     """The world and the request of a draft."""
-    world = (draft.seed, draft.split, draft.index, draft.attempt, draft.level, tuple(draft.hold_out))
+    world = (draft.seed, draft.split, draft.index, draft.attempt, draft.level, draft.hold_out)
     return _request(*world, draft.scenario)
 
 
 @lru_cache(maxsize=4)
 def _request(
-    seed: int, split: str, index: int, attempt: int, level: str, rules: tuple[str, ...], scenario: Scenario
+    seed: int, split: str, index: int, attempt: int, level: str, hold_out: HoldOut, scenario: Scenario
 ) -> tuple[DeskWorld, Request]:
-    world = _world(seed, split, index // TASKS, attempt // ATTEMPTS_PER_WORLD, level, rules)
+    world = _world(seed, split, index // TASKS, attempt // ATTEMPTS_PER_WORLD, level, hold_out)
     rng = random.Random(f"{seed}:{split}:{index}:{attempt}:request")
     return world, plan_request(world, scenario, draw_weighted(rng, LEVELS[level].hops[scenario]), rng)
 
 
 @lru_cache(maxsize=4)
-def _world(seed: int, split: str, number: int, again: int, level: str, rules: tuple[str, ...]) -> DeskWorld:
+def _world(seed: int, split: str, number: int, again: int, level: str, hold_out: HoldOut) -> DeskWorld:
     """World `number` of a split. Some tables have no case of a rule; then the next ones are drawn."""
     rng = random.Random(f"{seed}:{split}:{number}:{again}:world")
-    domains = [name for name in desks() if HoldOut(rules).allows(split, Label(name, "", ""))]
+    domains = [name for name in desks() if hold_out.allows(split, Label(name, "", ""))]
     if not domains:
         raise Rejected("no_domain", f"no domain is left for {split}")
     desk = desks()[rng.choice(domains)]

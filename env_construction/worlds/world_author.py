@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, Field, PrivateAttr
 
 from env_construction.building.author import Decomposition, Draft, Step, Toolset, WrittenDocument, stage_rng
-from env_construction.building.hold_out import HoldOut, difficulty
+from env_construction.building.hold_out import difficulty
 from env_construction.environment.schema import GoldCall, ToolDocument
 from env_construction.facts.levels import LEVELS, draw_weighted
 from env_construction.worlds.domains import catalog
@@ -179,7 +179,7 @@ def _imagine(draft: Draft) -> tuple[Graph, Decomposition]:
 
 
 def _allowed(draft: Draft) -> Allowed:
-    return Allowed(catalog(), draft.split, HoldOut(tuple(draft.hold_out)))
+    return Allowed(catalog(), draft.split, draft.hold_out)
 
 
 def _notes(draft: Draft) -> WorldNotes:

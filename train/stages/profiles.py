@@ -43,6 +43,8 @@ class Profile:
     """Environments that the policy plays to collect trajectories before each epoch."""
     max_prompts: int
     eval_limit: int
+    author: str = "facts"
+    """Author of the environments, or several that take turns."""
     test_seed: int | None = None
     """Seed of the final test environments, fixed before the reported runs. No choice uses these environments."""
     outside: int = 0
@@ -79,10 +81,10 @@ MATRIX = tuple(
 MATRIX_SEEDS = (0, 1, 2)
 PROFILES = {
     "smoke": Profile(TINY[:1], 200, 12, 16, "compact", 16, 32, 100, outside=4, skills=4, restored=4,
-        controls=("rejection-sampling",), warm_minutes=1.5),
+        author="facts+worlds", controls=("rejection-sampling",), warm_minutes=1.5),
     "cpu": Profile(
         (*TINY, *(f"tiny-plain-grpo-{reward}" for reward in REWARDS)),
-        2000, 300, 300, "compact", 240, 384, 300, test_seed=271126, outside=100, skills=100, restored=150,
+        2000, 300, 300, "compact", 240, 384, 300, author="facts+worlds", test_seed=271126, outside=100, skills=100, restored=150,
         controls=("more-supervised", "oracle-demonstrations", "rejection-sampling"), parallel=True,
     ),
     "small": Profile(

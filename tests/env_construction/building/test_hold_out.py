@@ -14,8 +14,10 @@ from env_construction.sandbox.tool_sandbox import ToolSandbox
 from env_construction.worlds.domains import catalog
 
 
-def _built(sandbox: ToolSandbox, author: str, split: Split, *rules: str) -> list[Environment]:
-    configuration = BuildConfiguration(author, "medium", 1, hold_out=rules)
+def _built(
+    sandbox: ToolSandbox, author: str, split: Split, *rules: str, in_domain_test: bool = False
+) -> list[Environment]:
+    configuration = BuildConfiguration(author, "medium", 1, hold_out=rules, in_domain_test=in_domain_test)
     built = build_chunk(make_author(author), configuration, split, list(range(8)), sandbox)
     return [item.environment for item in built]
 
@@ -56,6 +58,15 @@ def test_splits_are_disjoint(construction_sandbox, author: str, rules: tuple[str
             else [Label("", name, "") for name in known_labels("worlds")["relation"]]
         )
         assert test <= {label.relation for label in labels if held.holds(label)}
+
+
+@pytest.mark.parametrize("author", ["facts", "worlds"])
+def test_an_in_domain_test_has_nothing_that_is_held_out(construction_sandbox, author: str) -> None:
+    rule = "relation:40%"
+    unseen = _values(_built(construction_sandbox, author, "test", rule), "relations")
+    inside = _values(_built(construction_sandbox, author, "test", rule, in_domain_test=True), "relations")
+    assert inside
+    assert not inside & unseen
 
 
 def test_a_function_that_is_held_out_is_not_in_train(construction_sandbox) -> None:
