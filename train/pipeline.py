@@ -219,7 +219,9 @@ class Pipeline(Plan):
         """Run all trainings. A failure stops the others; with --keep-going it is reported at the end instead."""
         for row in {training.row.without: training.row for training in trainings}.values():
             if row.without:
-                self.build(self.environments_of(row), self.profile.n_train, 0, 0, "--without", row.without)
+                self.build(
+                    self.environments_of(row), self.profile.n_train, 0, 0, *self._inside, "--without", row.without
+                )
         self.side_by_side_do(lambda item=item: self._train_or_note(item) for item in trainings)  # type: ignore[misc]
 
     def _train_or_note(self, training: Training) -> None:
@@ -250,12 +252,16 @@ class Pipeline(Plan):
             return
         profile, more = self.profile, FROM_SCRATCH if self.options.from_scratch else 1
         final = ("--test-seed", profile.test_seed) if profile.test_seed is not None else ()
-        held_out = (*UNSEEN, "--in-domain-test") if self.outside else ()
-        self.build(self.environments, profile.n_train * more, profile.n_dev, profile.n_test, *held_out, *final)
+        self.build(self.environments, profile.n_train * more, profile.n_dev, profile.n_test, *self._inside, *final)
         if self.outside:
             self._build_outside(final)
         if profile.skills:
             self.run("made_skills", "eval.made_skills", "--out", self.out / "made-skills", "--items", profile.skills)
+
+    @property
+    def _inside(self) -> tuple[str, ...]:
+        """Options of environments that share no relation with the out-of-domain suite of unseen relations."""
+        return (*UNSEEN, "--in-domain-test") if self.outside else ()
 
     def _build_outside(self, final: tuple[Any, ...]) -> None:
         """Build out-of-domain environments: unseen relations, the next level up, disturbed names."""
@@ -263,7 +269,7 @@ class Pipeline(Plan):
         count = self.profile.outside
         self.build(unseen, 0, 0, count, *UNSEEN, *final)
         level = LEVEL_ABOVE[self.profile.level]
-        self.build(above, 0, 0, count // 2, *final, level=level)
+        self.build(above, 0, 0, count // 2, *self._inside, *final, level=level)
         if (highest := LEVEL_ABOVE[level]) != level:  # too long for a tiny policy, but construction is judged on it
             self.build(self.out / f"environments-{highest}-level", 0, 0, count // 4, *final, level=highest)
         self.run(

@@ -84,8 +84,8 @@ PROFILES = {
         author="facts+worlds", controls=("rejection-sampling",), warm_minutes=1.5),
     "cpu": Profile(
         (*TINY, *(f"tiny-plain-grpo-{reward}" for reward in REWARDS)),
-        2000, 300, 300, "compact", 240, 384, 300, author="facts+worlds", test_seed=271126, outside=100, skills=100, restored=150,
-        controls=("more-supervised", "oracle-demonstrations", "rejection-sampling"), parallel=True,
+        2000, 300, 300, "compact", 240, 384, 300, author="facts+worlds", test_seed=271126, outside=100, skills=100,
+        restored=150, controls=("more-supervised", "oracle-demonstrations", "rejection-sampling"), parallel=True,
     ),
     "small": Profile(
         SMALL, 2000, 200, 200, "medium", 1000, 1024, 200, test_seed=271126, suites=True, backend="vllm", teach=True,
