@@ -136,7 +136,7 @@ def test_the_card_says_how_to_remake_the_policy(tmp_path) -> None:  # type: igno
     assert file_sha256(tmp_path / "model.safetensors") in text
     longer = card(report | {"before": report | {"command": "--seed 7", "seconds": 60.0}}, tmp_path)
     assert longer.index("train.warm_start --seed 7") < longer.index("train.warm_start --environments 'a b.jsonl'")
-    assert "2 minutes of learning in all" in longer and "Not measured yet" in longer
+    assert "2 minutes of training in total" in longer and "Not measured yet" in longer
 
 
 def test_the_demonstrator_depends_on_its_seed_alone_and_shows_every_habit() -> None:

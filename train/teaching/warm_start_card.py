@@ -13,7 +13,7 @@ from typing import Any
 from env_construction.environment.jsonl import file_sha256
 
 HASHED = ("model.safetensors", "tokenizer.json", "chat_template.jinja")
-SHOWN = {"solve_f1": "Solve-F1", "solve_p": "Solve-P", "solve_r": "Solve-R", "answer_correct": "right answers"}
+SHOWN = {"solve_f1": "Solve-F1", "solve_p": "Solve-P", "solve_r": "Solve-R", "answer_correct": "answer accuracy"}
 
 
 def interval(metric: Mapping[str, Any]) -> str:
@@ -38,7 +38,7 @@ def measured_tables(measured: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def stages_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The reports of all runs that led to a policy, the first one first: `--continue-from` goes on from another's."""
+    """The reports of all runs that led to a policy, oldest first (`--continue-from`)."""
     before = report.get("before")
     return [*(stages_of(before) if before else ()), report]
 
@@ -52,7 +52,7 @@ def stage_text(report: Mapping[str, Any]) -> str:
     return f"""    python -m train.warm_start {report["command"]}
 
 Seed {report["seed"]}, {report["steps"]:,} updates on {report["tokens"]:,} tokens, \
-{report["seconds"] / 60:.0f} minutes of {core} (evaluations apart); it stopped since {report["stopped"]}.
+{report["seconds"] / 60:.0f} minutes on {core} without evaluations. It stopped because {report["stopped"]}.
 {report.get("note", "")}
 
 | lessons | conversations | tokens |
@@ -68,37 +68,36 @@ def card(report: Mapping[str, Any], folder: Path, measured: Mapping[str, Mapping
     made = "\n\n".join(map(stage_text, stages))
     minutes = sum(stage["seconds"] for stage in stages) / 60
     figures = measured_tables(measured) if measured else "Not measured yet: `python -m train.start_card --help`."
-    return f"""# A policy to start from, made here
+    return f"""# A small policy to start from
 
-A Qwen3-architecture model of {report["parameters"]:,} parameters \
+A model with the Qwen3 architecture and {report["parameters"]:,} parameters \
 ({report["layers"]} layers of width {report["width"]}, {report["vocabulary"]} tokens, {report["dtype"]}, tied
 embeddings), trained from scratch on one {"CPU core" if report["device"] == "cpu" else "GPU"}. \
-One checkpoint has both modes: the chat template's `enable_thinking` is Qwen3's switch.
-It plays compact environments of this repository, answers the six made skills (`train/teaching/made_skills.py`), \
-and does nothing else: it
-is there so that the whole experiment runs where no model can be downloaded, \
-and its scores say nothing about real models or benchmarks.
+One checkpoint supports both modes: the chat template's
+`enable_thinking` is Qwen3's switch. The model plays compact environments of this repository and answers the six
+made skills (`train/teaching/made_skills.py`). It can do nothing else. It exists so that the complete experiment
+runs where no model can be downloaded. Its scores say nothing about real models or benchmarks.
 
-It is mediocre on purpose. It learned from a demonstrator of mixed quality, \
-who plays *train* environments with these habits
-(share of turns while something is unsolved; once all is solved, a former call is made again in \
-{report["demonstrations"]["recheck"]:.0%} of turns):
+It is mediocre on purpose. It learned from demonstrations of mixed quality on *train* environments. The table shows the
+share of turns per habit while a sub-question is unsolved. Once all are solved, {report["demonstrations"]["recheck"]:.0%} \
+of turns repeat an earlier call.
 
 | habit | share |
 | --- | ---: |
 {mix}
 
-`train/teaching/demonstrations.py` says what each habit is. \
-What reinforcement learning can then improve is behaviour that the policy
-already samples, good and bad.
+`train/teaching/demonstrations.py` defines the habits. Reinforcement learning can then select among the good and bad
+behavior that the policy already samples.
 
-## How it was made
+## How it was trained
 
 {made}
 
-{minutes:.0f} minutes of learning in all. The same commands remake it, not bit for bit: the time decides when they end.
+{minutes:.0f} minutes of training in total. The same commands reproduce the model, but not bit for bit, because training \
+stops at a
+time limit.
 
-## What it can do
+## Results
 
 {figures}
 
