@@ -79,8 +79,8 @@ made skills (`train/teaching/made_skills.py`). It can do nothing else. It exists
 runs where no model can be downloaded. Its scores say nothing about real models or benchmarks.
 
 It is mediocre on purpose. It learned from demonstrations of mixed quality on *train* environments. The table shows the
-share of turns per habit while a sub-question is unsolved. Once all are solved, {report["demonstrations"]["recheck"]:.0%} \
-of turns repeat an earlier call.
+share of turns per habit while a sub-question is unsolved. Once all are solved, \
+{report["demonstrations"]["recheck"]:.0%} of turns repeat an earlier call.
 
 | habit | share |
 | --- | ---: |
@@ -93,8 +93,8 @@ behavior that the policy already samples.
 
 {made}
 
-{minutes:.0f} minutes of training in total. The same commands reproduce the model, but not bit for bit, because training \
-stops at a
+{minutes:.0f} minutes of training in total. The same commands reproduce the model, but not bit for bit, because \
+training stops at a
 time limit.
 
 ## Results
