@@ -81,20 +81,20 @@ def plain_tools(desk: Desk) -> list[DeskTool]:
 # Wordings of documents by kind. Their lengths differ, so that the length of a document does not tell a needed tool.
 WORDINGS: dict[str, tuple[str, ...]] = {
     "find": (
-        "Finds {a_noun} by {heads}, and returns the {label}. It returns no other detail of {a_noun}, and it takes no "
-        "parts of a value.",
-        "Returns the {label} that belongs to {heads}. There is one {noun} at most that fits; if there is none, the call "
-        "is refused with an error.",
-        "Given {heads}, returns the {label}. There is one {noun} at most that fits. Parts of a code or a name are not "
+        "Finds {a_noun} by {heads}, and returns the {label}. It returns no other detail of {a_noun}, and it does not "
+        "search for parts of a value.",
+        "Returns the {label} for {heads}. At most one {noun} fits; if there is none, the call is refused with an error "
+        "that says so.",
+        "Given {heads}, returns the {label}. At most one {noun} fits. Parts of a code or a name are not "
         "enough, and for all other details of {a_noun} there are other tools.",
     ),
     "details": (
         "Returns one detail of {a_noun}.",
         "Reads the entry of {a_noun}, and returns the detail that was chosen. {values}",
-        "Reads one detail of {a_noun}, and writes none. Several details require several calls. {values} Dates are given "
-        "as year, month and day, amounts and counts as whole numbers. The detail is that at the time of the call: after "
-        "a change, the same call returns the new value. A {noun} that is not on file leads to an error, as does a "
-        "detail that is not among the choices.",
+        "Reads one detail of {a_noun}, and writes none. Several details require several calls. {values} Dates are "
+        "given as year, month and day, amounts and counts as whole numbers. The detail is that at the time of the call: "
+        "after a change, the same call returns the new value. A {noun} that is not on file leads to an error, as does "
+        "a detail that is not among the choices.",
     ),
     "act": (
         "{about} {rules}",

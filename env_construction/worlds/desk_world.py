@@ -106,7 +106,9 @@ def _renamed(tools: list[DeskTool], rng: random.Random) -> Iterator[DeskTool]:
             "find": (tool.name, f"look_up_{tool.subject}", f"search_{tool.subject}"),
             "details": (tool.name, f"get_{tool.subject}", f"show_{tool.subject}"),
         }.get(tool.kind) or tool.action.names
-        yield replace(tool, name=rng.choice(names), shape=rng.choice(SHAPES), wording=rng.randrange(len(WORDINGS[tool.kind])))
+        yield replace(
+            tool, name=rng.choice(names), shape=rng.choice(SHAPES), wording=rng.randrange(len(WORDINGS[tool.kind]))
+        )
 
 
 def calls_of(

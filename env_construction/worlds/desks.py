@@ -1,8 +1,8 @@
 """Desks: the tables of a domain that its tools change, and the actions on them, read from `actions/*.yaml`.
 
 A table has a `name` (a pattern as in `domains.py`) and columns `generator | what it is called`, with the generators of
-`domains.py`; `-> table` refers to an earlier table. What a column is called may have choices, split by ` / `, and a `{}`
-for the row: `price / amount that a buyer pays for {}`. Other keys of a table: `by`, columns that find a row;
+`domains.py`; `-> table` refers to an earlier table. What a column is called may have choices, split by ` / `, and a
+`{}` for the row: `price / amount that a buyer pays for {}`. Other keys of a table: `by`, columns that find a row;
 `described`, how a request says a row by them; `form` and `noun` as in `domains.py`. Actions can add rows to a table
 whose name is a `code`: the key of a row follows from its `by` columns, so it does not depend on the order of the calls.
 
@@ -95,7 +95,8 @@ class Parameter:
 class Action:
     """A writing tool. `rules` are (test, sentence) and `body` the changes, as lines of Python over `state`.
 
-    `result`: the expression of its output, called `head`. A request has one of `asks` and, for the output, of `phrases`.
+    `result`: the expression of its output, called `head`. A request has one of `asks`, and one of `phrases` for the
+    output.
     """
 
     name: str
@@ -220,7 +221,9 @@ class _Reader:
         for ask in asks:
             unsaid = [name for name in self.takes if not re.search(rf"\{{{name}[:}}]", ask)]
             if unsaid or not ask.endswith("."):
-                raise BadInput(f"{self.where}: {ask!r}: expected a sentence with a period and each of {list(self.takes)}")
+                raise BadInput(
+                    f"{self.where}: {ask!r}: expected a sentence with a period and each of {list(self.takes)}"
+                )
         return tuple(asks)
 
     def _value(self, text: str) -> str:

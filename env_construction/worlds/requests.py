@@ -25,7 +25,7 @@ LEAST_ANSWER = 100
 """A smaller number is in many outputs by chance."""
 
 FRAMES = ("Tell me {}.", "Then let me know {}.", "I would like to know {}.", "Report {}.")
-MORE_FRAMES = ("Also tell me {}.", "Let me know {} as well.", "I also want to know {}.")
+MORE_FRAMES = ("Also tell me {}.", "I would also like to know {}.", "I also want to know {}.")
 ENDS = ("Change nothing else.", "Leave everything else as it is.", "Please touch nothing else.")
 COUNTS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
