@@ -92,9 +92,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Returns one detail of {a_noun}.",
         "Reads the entry of {a_noun}, and returns the detail that was chosen. {values}",
         "Reads one detail of {a_noun}, and writes none. Several details require several calls. {values} Dates are "
-        "given as year, month and day, amounts and counts as whole numbers. The detail is that at the time of the call: "
-        "after a change, the same call returns the new value. A {noun} that is not on file leads to an error, as does "
-        "a detail that is not among the choices.",
+        "given as year, month and day, amounts and counts as whole numbers. The detail is that at the time of the "
+        "call: after a change, the same call returns the new value. An unknown {noun} leads to an error, as does a "
+        "detail that is not among the choices.",
     ),
     "act": (
         "{about} {rules}",
@@ -115,10 +115,10 @@ def document(tool: DeskTool) -> ToolDocument:
     else:
         table = tool.table
         heads = listing([f"the {table.columns[name].head}" for name in table.by])
-        values = _values(table)
         text = wording.format(
-            noun=table.noun, a_noun=with_article(table.noun), label=table.label, heads=heads, values=values
-        ).rstrip()
+            noun=table.noun, a_noun=with_article(table.noun), label=table.label, heads=heads, values=_values(table)
+        )
+        text = " ".join(text.split())  # a table without choices leaves a gap
     schema = {"type": "object", "properties": properties, "required": list(properties)}
     return ToolDocument(name=tool.name, description=text, parameters=schema)
 
