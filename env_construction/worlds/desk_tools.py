@@ -78,7 +78,8 @@ def plain_tools(desk: Desk) -> list[DeskTool]:
     return tools + [DeskTool(name, "act", desk.domain, name) for name in desk.actions]
 
 
-# Wordings of documents by kind. Their lengths differ, so that the length of a document does not tell a needed tool.
+# Wordings of documents by kind. Their lengths differ, so that neither the longest nor the shortest document of a world
+# tells a needed tool: the tools of details, which requests need least, have both the longest and the shortest.
 WORDINGS: dict[str, tuple[str, ...]] = {
     "find": (
         "Finds {a_noun} by {heads}, and returns the {label}. It returns no other detail of {a_noun}, and it does not "
@@ -99,8 +100,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "act": (
         "{about} {rules}",
         "{about} {rules} A call that breaks a rule is refused with an error.",
-        "{about} {rules} All rules are checked before the first value is written: after an error, the tables are as "
-        "before, and the call can be repeated with other arguments.",
+        "{about} {rules} All rules are checked before the first value is written.",
     ),
 }
 
