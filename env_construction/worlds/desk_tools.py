@@ -22,13 +22,17 @@ SHAPES = ("field", "nested", "text")
 
 @dataclass(frozen=True)
 class DeskTool:
-    """`kind`: "find" (the key of a row), "details" (one column of a row) or "act". `subject`: the table or action."""
+    """`kind`: "find" (the key of a row), "details" (one column of a row) or "act". `subject`: the table or action.
+
+    `shape` is that of its results, `wording` the number of its document's wording (modulo their count).
+    """
 
     name: str
     kind: str
     domain: str
     subject: str
     shape: str = "field"
+    wording: int = 0
 
     @property
     def desk(self) -> Desk:
@@ -74,35 +78,86 @@ def plain_tools(desk: Desk) -> list[DeskTool]:
     return tools + [DeskTool(name, "act", desk.domain, name) for name in desk.actions]
 
 
+# Wordings of documents by kind. Their lengths differ, so that neither the longest nor the shortest document of a world
+# tells a needed tool: the tools of details, which requests need least, have both the longest and the shortest.
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "find": (
+        "Finds {a_noun} by {heads}, and returns the {label}. It returns no other detail of {a_noun}, and it does not "
+        "search for parts of a value.",
+        "Returns the {label} for {heads}. At most one {noun} fits; if there is none, the call is refused with an error "
+        "that says so.",
+        "Given {heads}, returns the {label}. At most one {noun} fits. Parts of a code or a name are not "
+        "enough, and for all other details of {a_noun} there are other tools.",
+    ),
+    "details": (
+        "Returns one detail of {a_noun}.",
+        "Reads the entry of {a_noun}, and returns the detail that was chosen. {values}",
+        "Reads one detail of {a_noun}, and writes none. Several details require several calls. {values} Dates are "
+        "given as year, month and day, amounts and counts as whole numbers. The detail is that at the time of the "
+        "call: after a change, the same call returns the new value. An unknown {noun} leads to an error, as does a "
+        "detail that is not among the choices.",
+    ),
+    "act": (
+        "{about} {rules}",
+        "{about} {rules} A call that breaks a rule is refused with an error.",
+        "{about} {rules} All rules are checked before the first value is written.",
+    ),
+}
+
+
 def document(tool: DeskTool) -> ToolDocument:
     """The document that the model sees, with every rule of an action in the words of its error."""
     properties = {item.name: _schema(tool, item) for item in tool.parameters}
+    wordings = WORDINGS[tool.kind]
+    wording = wordings[tool.wording % len(wordings)]
     if tool.kind == "act":
-        text = " ".join([tool.action.about, *(sentence for _, sentence in tool.action.rules)])
-    elif tool.kind == "find":
-        heads = listing([f"the {tool.table.columns[name].head}" for name in tool.table.by])
-        text = f"Finds {with_article(tool.table.noun)} by {heads}, and returns the {tool.table.label}."
+        text = wording.format(about=tool.action.about, rules=" ".join(sentence for _, sentence in tool.action.rules))
     else:
-        text = f"Returns one detail of {with_article(tool.table.noun)}."
+        table = tool.table
+        heads = listing([f"the {table.columns[name].head}" for name in table.by])
+        text = wording.format(
+            noun=table.noun, a_noun=with_article(table.noun), label=table.label, heads=heads, values=_values(table)
+        )
+        text = " ".join(text.split())  # a table without choices leaves a gap
     schema = {"type": "object", "properties": properties, "required": list(properties)}
     return ToolDocument(name=tool.name, description=text, parameters=schema)
 
 
 def _schema(tool: DeskTool, item: Parameter) -> dict[str, Any]:
     if item.table:
-        label = tool.desk.tables[item.table].label
-        said = "" if item.name == item.table else f" ({item.name.replace('_', ' ')})"
-        return {"type": "string", "description": f"The {label}{said}."}
+        return {"type": "string", "description": _row_text(tool.desk.tables[item.table], item.name)}
     made = item.generator
     assert made is not None
     what = item.name.replace("_", " ")
+    if tool.kind == "details":
+        return {"type": "string", "enum": sorted(made.choices), "description": f"The {what} to return."}
+    if tool.kind == "find":
+        what = f"{tool.table.columns[item.name].head} of the {tool.table.noun}"
     if made.kind == "choice":
-        return {"type": "string", "enum": sorted(made.choices), "description": f"The {what}."}
+        choices = sorted(set(made.choices))
+        return {"type": "string", "enum": choices, "description": f"The {what}: {listing(choices, 'or')}."}
     if made.kind == "integer":
         return {"type": "integer", "minimum": 1, "description": f"The {what}, a whole number."}
     if made.kind == "date":
         return {"type": "string", "format": "date", "description": f"The {what} (YYYY-MM-DD)."}
     return {"type": "string", "description": f"The {what}."}
+
+
+def _values(table: Table) -> str:
+    """Which values the columns with a choice of words have."""
+    chosen = [(name, table.columns[name].generator) for name in detail_choice(table).choices]
+    return " ".join(
+        f"The values of {name.replace('_', ' ')} are {listing(sorted(set(made.choices)))}."
+        for name, made in chosen
+        if made.kind == "choice"
+    )
+
+
+def _row_text(table: Table, name: str) -> str:
+    """What a parameter for a row takes. It names what does not identify the row, because a `find` tool comes first."""
+    label = f"The {table.label}" if name == table.name else f"The {table.label} ({name.replace('_', ' ')})"
+    codes = [table.columns[by].head for by in table.by if not table.columns[by].generator.target]
+    return f"{label}, not the {codes[0]}." if codes else f"{label}."
 
 
 def source(tool: DeskTool) -> str:

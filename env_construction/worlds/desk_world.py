@@ -15,7 +15,7 @@ from typing import Any
 from env_construction.building.author import Rejected
 from env_construction.environment.state import Cell, StateRule, Tables
 from env_construction.facts.facts import pool_of
-from env_construction.worlds.desk_tools import DeskTool, plain_tools, refusal
+from env_construction.worlds.desk_tools import SHAPES, WORDINGS, DeskTool, plain_tools, refusal
 from env_construction.worlds.desks import Desk, Parameter, Table, key_number
 from env_construction.worlds.domains import Generator
 from env_construction.worlds.names import drawer
@@ -106,7 +106,9 @@ def _renamed(tools: list[DeskTool], rng: random.Random) -> Iterator[DeskTool]:
             "find": (tool.name, f"look_up_{tool.subject}", f"search_{tool.subject}"),
             "details": (tool.name, f"get_{tool.subject}", f"show_{tool.subject}"),
         }.get(tool.kind) or tool.action.names
-        yield replace(tool, name=rng.choice(names), shape=rng.choice(("field", "nested", "text")))
+        yield replace(
+            tool, name=rng.choice(names), shape=rng.choice(SHAPES), wording=rng.randrange(len(WORDINGS[tool.kind]))
+        )
 
 
 def calls_of(

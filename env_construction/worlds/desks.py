@@ -1,9 +1,10 @@
 """Desks: the tables of a domain that its tools change, and the actions on them, read from `actions/*.yaml`.
 
 A table has a `name` (a pattern as in `domains.py`) and columns `generator | what it is called`, with the generators of
-`domains.py`; `-> table` refers to an earlier table. Other keys of a table: `by`, columns that find a row; `described`,
-how a request says a row by them; `form` and `noun` as in `domains.py`. Actions can add rows to a table whose name is a
-`code`: the key of a row follows from its `by` columns, so it does not depend on the order of the calls.
+`domains.py`; `-> table` refers to an earlier table. What a column is called may have choices, split by ` / `, and a
+`{}` for the row: `price / amount that a buyer pays for {}`. Other keys of a table: `by`, columns that find a row;
+`described`, how a request says a row by them; `form` and `noun` as in `domains.py`. Actions can add rows to a table
+whose name is a `code`: the key of a row follows from its `by` columns, so it does not depend on the order of the calls.
 
     cancel_booking:
       also: drop_booking                         other names that a world may give the tool
@@ -13,8 +14,13 @@ how a request says a row by them; `form` and `noun` as in `domains.py`. Actions 
         - booking.flight.departs > today | Bookings on flights that have departed cannot be cancelled.
         - booking.status == 'active' | Only active bookings can be cancelled.
       changes: [booking.status = 'cancelled', booking.flight.seats += 1]
-      gives: refund = booking.price | the refund
-      ask: cancel {booking}
+      gives: refund = booking.price | how much money comes back / the amount that the passenger gets
+      ask:                                       sentences, of which a request has one
+        - The passenger of {booking} can no longer make the trip.
+        - Please undo {booking}, which was made by mistake.
+
+Requests say what people want, in other words than the tool's name and document: a policy that counts common words must
+not find the tool (`measures/shortcuts.py`). `{bags:more bag}` in a sentence becomes "one more bag" or "two more bags".
 
 Tests and values are Python over `parameter.column`, `today` and texts in single quotes. Three forms stand for more:
 `no loan(member, status = 'open')`, `fewer than 3 loan(member)` and, in `changes`, `new loan(member, book) status =
@@ -34,6 +40,7 @@ from env_construction.worlds.domains import Generator, read_generator
 from env_construction.worlds.names import FOLDER, drawer, load_yaml
 
 LEAST_TOOLS = 12
+LEAST_ASKS = 2
 _TABLE_KEYS = ("name", "noun", "form", "by", "described")
 _ACTION_KEYS = {"about", "takes", "changes", "gives", "ask"}
 _TOKEN = re.compile(r"'[^']*'|[A-Za-z_]\w*(?:\.\w+)*")
@@ -45,11 +52,15 @@ _WORDS = ("and", "or", "not", "in")
 
 @dataclass(frozen=True)
 class Column:
-    """A column. `head`: what it is called in "the {head} of the booking"."""
+    """A column. `heads`: what it is called, "locker" or, with a slot for the row, "price of a visit to {}"."""
 
     name: str
     generator: Generator
-    head: str
+    heads: tuple[str, ...]
+
+    @property
+    def head(self) -> str:
+        return self.heads[0]
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ class Parameter:
 class Action:
     """A writing tool. `rules` are (test, sentence) and `body` the changes, as lines of Python over `state`.
 
-    `result`: the expression of its output, called `head`; `phrase` names it in a request.
+    `result`: the expression of its output, called `head`. A request has one of `asks`, and one of `phrases` for the
+    output.
     """
 
     name: str
@@ -95,8 +107,8 @@ class Action:
     body: tuple[str, ...]
     head: str
     result: str
-    phrase: str
-    ask: str
+    phrases: tuple[str, ...]
+    asks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -144,13 +156,13 @@ def _read_table(where: str, name: str, rows: dict[str, str], known: dict[str, Ta
     columns = {}
     for key, line in rows.items():
         if key not in _TABLE_KEYS:
-            made, _, head = (part.strip() for part in line.partition("|"))
+            made, _, called = (part.strip() for part in line.partition("|"))
             generator = read_generator(f"{where}.{key}", made)
             if made == "code":
                 raise BadInput(f"{where}.{key}: the code is empty: ' #' begins a comment; start the code with a letter")
             if generator.kind == "entity" and generator.target not in known:
                 raise BadInput(f"{where}.{key}: {generator.target!r} is no earlier table; define it above")
-            columns[key] = Column(key, generator, head or key.replace("_", " "))
+            columns[key] = Column(key, generator, _choices(called or key.replace("_", " ")))
     by = tuple(part.strip() for part in rows.get("by", "").split(",") if part.strip())
     unknown = [column for column in by if column not in columns or f"{{{column}}}" not in rows.get("described", "")]
     if unknown:
@@ -158,6 +170,10 @@ def _read_table(where: str, name: str, rows: dict[str, str], known: dict[str, Ta
     prefix = pattern[5:].split("#")[0] if re.fullmatch(r"code [A-Z]+-#####", pattern) and by else ""
     noun = rows.get("noun", name.replace("_", " "))
     return Table(name, noun, pattern, rows.get("form", ""), by, rows.get("described", ""), columns, prefix)
+
+
+def _choices(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(" / ") if part.strip())
 
 
 class _Reader:
@@ -181,11 +197,10 @@ class _Reader:
                 raise BadInput(f"{self.where}: rule {line!r}: expected 'test | a sentence that ends in a period'")
             rules.append((self._test(test), sentence))
         body = [line for change in rows["changes"] for line in self._change(change)]
-        gives, _, phrase = (part.strip() for part in rows["gives"].partition(" | "))
+        gives, _, phrases = (part.strip() for part in rows["gives"].partition(" | "))
         head, _, value = (part.strip() for part in gives.partition(" = "))
-        unsaid = [name for name in self.takes if f"{{{name}}}" not in rows["ask"]]
-        if unsaid or not phrase or not value:
-            raise BadInput(f"{self.where}: expected 'gives: name = value | phrase', and {{{unsaid}}} in 'ask'")
+        if not phrases or not value:
+            raise BadInput(f"{self.where}: expected 'gives: name = value | phrase / phrase'")
         also = tuple(part.strip() for part in rows.get("also", "").split(",") if part.strip())
         return Action(
             name=name,
@@ -196,9 +211,20 @@ class _Reader:
             body=tuple(body),
             head=head,
             result=self._value(value),
-            phrase=phrase,
-            ask=rows["ask"],
+            phrases=_choices(phrases),
+            asks=self._asks(rows["ask"]),
         )
+
+    def _asks(self, asks: Any) -> tuple[str, ...]:
+        if not isinstance(asks, list) or len(asks) < LEAST_ASKS:
+            raise BadInput(f"{self.where}: expected a list of {LEAST_ASKS} sentences or more under 'ask'; add some")
+        for ask in asks:
+            unsaid = [name for name in self.takes if not re.search(rf"\{{{name}[:}}]", ask)]
+            if unsaid or not ask.endswith("."):
+                raise BadInput(
+                    f"{self.where}: {ask!r}: expected a sentence with a period and each of {list(self.takes)}"
+                )
+        return tuple(asks)
 
     def _value(self, text: str) -> str:
         return _TOKEN.sub(lambda found: self._token(found[0]), text)

@@ -17,12 +17,17 @@ from env_construction.environment.state import Cell, Patch, Tables, difference, 
 from env_construction.worlds.desk_tools import DeskTool, detail_choice, outcome, refusal
 from env_construction.worlds.desk_world import DeskWorld, calls_of
 from env_construction.worlds.desks import Table
-from env_construction.worlds.english import listing
+from env_construction.worlds.english import plural_of
 from env_construction.worlds.world import long_date, number_text
 
 _PLANS = 40
 LEAST_ANSWER = 100
 """A smaller number is in many outputs by chance."""
+
+FRAMES = ("Tell me {}.", "Then let me know {}.", "I would like to know {}.", "Report {}.")
+MORE_FRAMES = ("Also tell me {}.", "I would also like to know {}.", "I also want to know {}.")
+ENDS = ("Change nothing else.", "Leave everything else as it is.", "Please touch nothing else.")
+COUNTS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
 RowKey = tuple[str, str]
 
@@ -67,8 +72,7 @@ class _Plan:
         self.rng = rng
         self.tables: Tables = patched(world.tables, {})
         self.calls: list[PlannedCall] = []
-        self.clauses: list[str] = []
-        self.told: list[str] = []
+        self.parts: list[str] = []
         self.asked: list[int] = []
         self.described: set[RowKey] = set()
         self.found: dict[RowKey, int] = {}
@@ -152,20 +156,21 @@ class _Plan:
     def _add_act(self, tool: DeskTool, arguments: dict[str, Any]) -> bool:
         action = tool.action
         self.used.add(action.name)
-        said, needs = {}, []
+        said: dict[str, Any] = {}
+        needs = []
         for item in action.takes:
             if item.table:
                 said[item.name], needed = self._refer(self.world.desk.tables[item.table], arguments[item.name])
                 needs += needed
             else:
-                said[item.name] = answer_of(arguments[item.name])
+                said[item.name] = _Said(arguments[item.name])
         before = patched(self.tables, {})
         value = outcome(tool, self.tables, arguments)
-        clause = action.ask.format(**said)
-        text = f"{clause[:1].upper()}{clause[1:]}. What is {action.phrase}?"
-        self.clauses.append(clause)
-        self.told.append(action.phrase)
-        self.asked.append(len(self.calls))
+        sentence = self.rng.choice(action.asks).format(**said)
+        sentence = sentence[:1].upper() + sentence[1:]
+        phrase = self.rng.choice(action.phrases)
+        text = f"{sentence} Tell me {phrase}."
+        self._tell(phrase, sentence)
         changes = difference(before, self.tables)
         self.calls.append(PlannedCall(tool, arguments, answer_of(value), needs, text, changes))
         return True
@@ -185,13 +190,19 @@ class _Plan:
             return False
         table, key, detail = self.rng.choice(choices)
         tool = self.world.tool("details", table.name)
-        phrase = f"the {table.columns[detail].head} of {mention(table, key)}"
+        head = self.rng.choice(table.columns[detail].heads)
+        phrase = f"the {head if '{}' in head else head + ' of {}'}".format(mention(table, key))
         answer = answer_of(self.tables[table.name][key][detail])
-        self.told.append(phrase)
-        self.asked.append(len(self.calls))
+        self._tell(phrase)
         arguments = {table.name: key, "detail": detail}
         self.calls.append(PlannedCall(tool, arguments, answer, [], f"What is {phrase}?"))
         return True
+
+    def _tell(self, phrase: str, *sentences: str) -> None:
+        """Ask for what the next call returns, right after the sentence that asks for its change."""
+        frames = MORE_FRAMES if self.asked else FRAMES
+        self.parts += [*sentences, self.rng.choice(frames).format(phrase)]
+        self.asked.append(len(self.calls))
 
     def _refer(self, table: Table, key: str) -> tuple[str, list[int]]:
         """How the request says a row, and the places of the calls that find it."""
@@ -237,10 +248,22 @@ class _Plan:
 
     def request(self) -> Request:
         today = long_date(date.fromisoformat(self.world.desk.today))
-        question = (
-            f"Today is {today}. Please {listing(self.clauses)}. Tell me {listing(self.told)}. Change nothing else."
-        )
+        question = " ".join([f"Today is {today}.", *self.parts, self.rng.choice(ENDS)])
         return Request(self.calls, question, self.asked)
+
+
+class _Said:
+    """An argument in a sentence: "{amount}" is 1,200 and "{bags:more bag}" is "two more bags"."""
+
+    def __init__(self, value: Cell) -> None:
+        self.value = value
+
+    def __format__(self, noun: str) -> str:
+        if not noun:
+            return answer_of(self.value)
+        assert isinstance(self.value, int)
+        words = COUNTS.get(self.value, number_text(self.value))
+        return f"{words} {noun if self.value == 1 else plural_of(noun)}"
 
 
 def mention(table: Table, key: str) -> str:

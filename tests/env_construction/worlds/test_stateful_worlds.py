@@ -34,7 +34,9 @@ actions:
     rules: [RULE]
     changes: [CHANGE]
     gives: debts = reader.debts | the debts
-    ask: fine {reader} {amount}
+    ask:
+      - "{reader} owes ${amount} for a late book."
+      - "Please charge ${amount} to {reader}."
 """
 
 
