@@ -22,9 +22,9 @@ from env_construction.environment.constraints import (
     Order,
     listed,
 )
+from env_construction.environment.matching import strict_match
 from env_construction.environment.schema import Environment, ToolDocument
 from env_construction.rules.constraint_rules import CONSTRAINT_RULES
-from env_construction.rules.validation import sub_answer_not_in_question
 
 MOST = 3
 """Constraints per environment; the least is 1."""
@@ -46,7 +46,8 @@ def constrained(environment: Environment, rng: random.Random) -> Environment:
             if drawn is None:
                 break
             larger = _with(environment, [*found.constraints, drawn])
-            if not any(rule(larger) for rule in (*CONSTRAINT_RULES, sub_answer_not_in_question)):
+            gives_away = any(strict_match(step.answer, drawn.text) for step in environment.sub_questions)
+            if not gives_away and not any(rule(larger) for rule in CONSTRAINT_RULES):
                 found = larger
                 break
         if len(found.constraints) == wanted:
