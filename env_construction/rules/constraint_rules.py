@@ -8,7 +8,6 @@ from env_construction.environment.constraints import AnswerFormat, Budget, Forbi
 from env_construction.environment.matching import answer_in_text, only_answer_in_text
 from env_construction.environment.schema import Environment
 from env_construction.rules.finding import Finding
-from env_construction.rules.replay import Replay
 
 ONLY_ONCE: tuple[Kind, ...] = ("max_calls", "answer_format", "budget")
 
@@ -75,15 +74,22 @@ def gold_answer_keeps_format(environment: Environment) -> Finding | None:
     return None
 
 
-def gold_plan_keeps_constraints(environment: Environment, replay: Replay) -> Finding | None:
-    """The gold plan breaks no constraint, one call per turn, in every order tried."""
-    tools = {call.sub_question: call.name for call in environment.gold_plan}
+def gold_plan_keeps_constraints(environment: Environment) -> Finding | None:
+    """The gold plan as written, one call per turn, breaks no constraint.
+
+    Then no other order with the same dependencies breaks one either, if each call waits as the constraints ask.
+    """
     limits = [item for item in environment.constraints if not isinstance(item, AnswerFormat)]
-    for run in replay.runs:
-        if broken := first_broken(limits, [((tools[name],), "") for name in run]):
-            message = f"{broken[0].kind}, call {broken[0].turn}: {broken[0].text}"
-            return Finding("gold_plan_keeps_constraints", message)
+    if broken := first_broken(limits, [((call.name,), "") for call in environment.gold_plan]):
+        message = f"{broken[0].kind}, call {broken[0].turn}: {broken[0].text}"
+        return Finding("gold_plan_keeps_constraints", message)
     return None
 
 
-CONSTRAINT_RULES = (constraints_name_tools, constraints_agree, constraints_are_stated, gold_answer_keeps_format)
+CONSTRAINT_RULES = (
+    constraints_name_tools,
+    constraints_agree,
+    constraints_are_stated,
+    gold_answer_keeps_format,
+    gold_plan_keeps_constraints,
+)

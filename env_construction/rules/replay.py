@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from env_construction.environment.argument_filler import Fixed, fill
-from env_construction.environment.constraints import orders_of
-from env_construction.environment.limits import missing_before
 from env_construction.environment.schema import Environment, GoldCall, ToolDocument
 from env_construction.environment.tool_schema import CannotApply, fits, plain_schema
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult
@@ -122,23 +120,14 @@ class ReplayPlan:
 
 
 def gold_orders(environment: Environment) -> list[list[GoldCall]]:
-    """The gold plan in RUNS orders: as written, last ready call first, and shuffled.
-
-    All respect the dependencies, and the last two also the environment's constraints on the order.
-    """
-    tool_orders = orders_of(environment.constraints)
+    """The gold plan in RUNS orders that respect the dependencies: as written, last ready call first, and shuffled."""
     depends = {item.id: set(item.depends_on) for item in environment.sub_questions}
     orders = [list(environment.gold_plan)]
     rng = random.Random(f"{environment.id}:orders")
     for number in range(1, RUNS):
         waiting, done, order = list(environment.gold_plan), set[str](), list[GoldCall]()
         while waiting:
-            called = {call.name for call in order}
-            ready = [
-                call
-                for call in waiting
-                if depends.get(call.sub_question, set()) <= done and not missing_before(call.name, tool_orders, called)
-            ] or waiting
+            ready = [call for call in waiting if depends.get(call.sub_question, set()) <= done] or waiting
             call = ready[-1] if number == 1 else rng.choice(ready)
             waiting.remove(call)
             done.add(call.sub_question)
