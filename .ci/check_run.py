@@ -1,4 +1,5 @@
-"""Check the output of a run: files exist, oracle scores 1.0, checkpoints differ from the start, the report parses.
+"""Check the output of a run: files exist, the oracle scores 1.0, checkpoints differ from the start, unseen relations
+are unseen, the report parses.
 
 Example: python .ci/check_run.py outputs/smoke
 """
@@ -11,6 +12,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from safetensors.numpy import load_file
+
+
+def relations(path: Path) -> set[str]:
+    """The relations of all tools and sub-questions in a file of environments."""
+    found: set[str] = set()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        provenance = json.loads(line)["provenance"]
+        found.update(provenance["labels"]["relations"])
+        found.update(name for tool in provenance["tools"].values() for name in tool["relations"])
+    return found
 
 
 def main() -> None:
@@ -29,8 +40,11 @@ def main() -> None:
         changed = sum(bool((trained[name] != start[name]).any()) for name in start if name in trained)
         assert changed, f"{path} is identical to the start; training changed no weight"
         print(f"{path}: {changed} of {len(start)} tensors changed")
+    inside = {name for split in ("train", "dev", "test") for name in relations(run / f"environments/{split}.jsonl")}
+    unseen = relations(run / "environments-unseen-relations/test.jsonl")
+    assert inside and unseen and not inside & unseen, f"relations in and out of domain: {sorted(inside & unseen)}"
     HTMLParser().feed((run / "report.html").read_text(encoding="utf-8"))
-    print(f"{run}: all required files exist; the oracle scores 1.0")
+    print(f"{run}: all required files exist; the oracle scores 1.0; {len(unseen)} unseen relations")
 
 
 if __name__ == "__main__":

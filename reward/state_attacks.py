@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice, product
 from typing import Any
 
-from env_construction.environment.schema import Environment
+from env_construction.environment.schema import Environment, GoldCall
 from env_construction.environment.state import EnvironmentState, Patch
 from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.attacks import Attack, all_solved, answer_when_solved, plan_calls, start_of, turn_of
@@ -62,18 +62,20 @@ def gold_plan_and_more(environment: Environment) -> str:
 def undo_changes(environment: Environment) -> str:
     """Make the change that was asked for and take it back in the same turn. Empty if no call could take it back.
 
-    A transfer goes back with its two rows swapped; a new row is offered to every tool that takes such a row.
+    A transfer goes back with its two rows swapped; a new row is offered to every tool that takes such a row. Where a
+    rule refuses the way back, the change stays, and earns what it should.
     """
-    back = list(_reverse_calls(environment))
-    return turn_of([*plan_calls(environment), *back]) if back else ""
-
-
-def _reverse_calls(environment: Environment) -> Iterator[ToolCall]:
     state = _state(environment)
     if len(state.goals) != 1:
-        return
+        return ""
+    [gold] = [call for call in environment.gold_plan if call.sub_question == state.goals[0].sub_question]
+    back = list(_reverse_calls(environment, gold))
+    return turn_of([ToolCall(gold.name, gold.arguments), *back]) if back else ""
+
+
+def _reverse_calls(environment: Environment, gold: GoldCall) -> Iterator[ToolCall]:
+    state = _state(environment)
     [goal] = state.goals
-    gold = next(call for call in environment.gold_plan if call.sub_question == goal.sub_question)
     names = [name for name, value in gold.arguments.items() if _table_of(state, value)]
     if len(names) == 2 and len({_table_of(state, gold.arguments[name]) for name in names}) == 1:
         first, second = names

@@ -30,6 +30,7 @@ Examples:
     bash run_all.sh --profile smoke                    every stage in minutes; its numbers mean nothing
     bash run_all.sh --profile paper --dry-run          print every command of the paper's twelve runs; run nothing
     bash run_all.sh --experiment tiny-plain-grpo-solve-recall     one row of `python -m train.experiments`
+    bash run_all.sh --author worlds --run worlds       environments about fictional worlds only
     bash run_all.sh --set actor.adam.lr=5e-6 --run slow           any trainer setting; recorded with the run
     bash run_all.sh --profile paper --data published   train and test on the authors' environments
     bash run_all.sh --profile small --gpus 0           another number of GPUs; 0: on the CPU, slowly
@@ -490,6 +491,7 @@ class Pipeline(Plan):
             "split": self.split,
         }
         more = {"start": options.model, "teach": self.teach, "settings": " ".join(options.set or ())}
+        more["author"] = options.author
         more["max_prompts"] = "" if options.max_prompts is None else str(options.max_prompts)
         keep_configuration(self.out, {**kept, **{key: value for key, value in more.items() if value}})
         write_roles(self.out, self.roles())

@@ -21,7 +21,8 @@ _ASKS = re.compile(
 _ORDERS = re.compile(r"(?:Tell me|Name|Find|Look up|Please|I need|Identify|Consider|Take)\b")
 _COUNTED = re.compile(
     r"\b(?:[Hh]ow many|many|several|few|(?:these|those)(?! (?:who|that|which|of|in|whose|are|were)\b)"
-    r"|(?<!\S)(?<!between )(?:[2-9]|\d\d|\d\d\d|[1-9][\d,]*,\d{3})) ([a-z]+)\b"
+    r"|(?<!\S)(?<!between )(?:[2-9]|\d\d|\d\d\d|[1-9][\d,]*,\d{3})) "
+    r"(?!(?:from|to|into|of|in|on|for|at|per|and|or|with|by|as)\b)([a-z]+)\b"  # an amount: "move 110 into it"
 )
 _SINGULAR_AFTER_THIS = re.compile(r"\b(?:this|that|each|every) (?!is\b|was\b|has\b|does\b)([a-z]+s)\b")
 _PLURALS = frozenset(
@@ -30,7 +31,7 @@ _PLURALS = frozenset(
 )  # fmt: skip
 _ENDS_LIKE_A_PLURAL = frozenset(
     ["species", "series", "lens", "gas", "canvas", "atlas", "news", "was", "has", "as", "always", "perhaps", "towards",
-     "means", "besides", "lies", "stands", "holds", "runs", "makes", "gives", "takes"]
+     "means", "besides", "lies", "stands", "holds", "runs", "makes", "gives", "takes", "does", "is", "its", "this"]
 )  # fmt: skip
 _VOWEL_SOUND = re.compile(r"[aeiou]", re.IGNORECASE)
 _CONSONANT_SOUND = re.compile(r"uni(?!n|m)|us[eu]|eu|one\b|once|ufo|uk|ubiq|u-|utili|ura", re.IGNORECASE)
@@ -81,7 +82,7 @@ def wrong_number(text: str, question: bool) -> Iterator[str]:
 def _is_adjective(text: str, end: int) -> bool:
     """Whether a plural is among the next four words, before any punctuation: "3 new yellow buses", "12 gold crowns"."""
     following = re.split(r"[,.?;:]", text[end:], maxsplit=1)[0].split()[:4]
-    return any(word.endswith("s") or word in _PLURALS for word in following)
+    return any((word.endswith("s") and word not in _ENDS_LIKE_A_PLURAL) or word in _PLURALS for word in following)
 
 
 def unfilled_slot(text: str, question: bool) -> Iterator[str]:

@@ -99,8 +99,7 @@ def test_tools_get_tables_and_no_gold(sandbox: ToolSandbox) -> None:
 def test_strict_gives_attacks_on_the_state_nothing(sandbox: ToolSandbox) -> None:
     rows = {row["attack"]: row for row in audit([bank()], "solve_f1", sandbox)}
     assert set(rows) == set(ATTACKS) | set(STATE_ATTACKS)
-    assert rows["undo_changes"]["strict"]["q"] == 1  # the question about A3, which it answers honestly
-    for name in STATE_ATTACKS.keys() - {"undo_changes"}:
+    for name in STATE_ATTACKS:
         assert rows[name]["strict"]["reward"] <= 0, name
     earned = {name for name in STATE_ATTACKS if rows[name]["published"]["reward"] > 0}
     assert {"undo_changes", "gold_plan_and_more", "answer_after_harm", "answer_after_undo"} <= earned

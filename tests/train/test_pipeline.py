@@ -167,6 +167,20 @@ def test_the_final_test_environments_have_a_separate_seed() -> None:
     assert levels == ["compact", "compact", "medium", "paper"]
     for command in builds:
         assert command[command.index("--test-seed") + 1] == "271126"
+        assert command[command.index("--author") + 1] == "facts+worlds"
+
+
+def test_only_the_suite_of_unseen_relations_has_them() -> None:
+    _, recorder = play("--author=worlds", "--experiment=tiny-plain-grpo-no-toolset-extension")
+    builds = [command for command in recorder.commands if "env_construction.build" in command]
+    unseen = [command for command in builds if "--in-domain-test" not in command]
+    folders = [command[command.index("--out") + 1] for command in unseen]
+    assert folders == [f"outputs/cpu-dev/environments-{name}" for name in ("unseen-relations", "paper-level")]
+    trained = [command for command in builds if command[command.index("--n-train") + 1] != "0"]
+    assert len(trained) == 2
+    for command in (*trained, unseen[0]):
+        assert command[command.index("--hold-out") + 1] == "relation:40%"
+        assert command[command.index("--author") + 1] == "worlds"
 
 
 def test_ablations_are_measured_on_dev_by_default() -> None:

@@ -68,6 +68,8 @@ class Plan:
             self.profile = replace(self.profile, **OVERRIDES.get(model, {}))
         if options.max_prompts is not None:
             self.profile = replace(self.profile, max_prompts=options.max_prompts)
+        if options.author:
+            self.profile = replace(self.profile, author=options.author)
         seeds = MATRIX_SEEDS if options.matrix else (options.train_seed,)
         self.trainings = [Training(row, seed) for seed in seeds for row in self.rows]
         ablation = any(not row.plain_reward for row in self.rows) and bool(options.experiment)

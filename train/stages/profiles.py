@@ -126,6 +126,7 @@ def parse_options(docstring: str | None, arguments: list[str] | None = None) -> 
     add("--max-prompts", type=whole_number, help="prompts per epoch, to match trainings by the tokens they generate")
     add("--model", default="", help="start from this model as it is: a checkpoint folder or a hub name")
     add("--teach", default="", help="first teach this model on oracle trajectories, then start from the result")
+    add("--author", default="", help="author of the built environments: facts, worlds, or facts+worlds")
     add("--data", choices=("built", "published"), default="built", help="our own or the authors' environments")
     add("--data-file", default="", help="the authors' train.jsonl; implies --data published")
     add("--controls", action="store_true", help="run all controls, including RL with shuffled rewards")

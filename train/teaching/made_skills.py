@@ -88,22 +88,27 @@ def split_of(content: str) -> str:
     return "dev" if place == 8 else "test" if place == 9 else "train"
 
 
+VAIN_DRAWS = 5000
+"""So many draws without a new item, a tenth of which are in a test split, mean that there are hardly more items."""
+
+
 def made_items(skill: str, split: str, count: int, seed: int) -> list[Item]:
     """`count` different items of a skill. Raises KeyError for an unknown skill, ValueError for an unknown split."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     draw = SKILLS[skill]
     items: dict[str, Item] = {}
-    index = 0
+    index = last = 0  # draws in all, and when the last new item came
     while len(items) < count:
         draft = draw(random.Random(f"{seed}:{index}:{skill}:{split}"))
         index += 1
-        if index > 100 * count + 1000:
+        if index - last > VAIN_DRAWS:
             raise ValueError(
                 f"{skill} has fewer than {count} different items in split {split}: {len(items)} were found"
             )
         prompt, thoughts, answer, doc, content = draft
         if split_of(content or prompt) == split and prompt not in items:
+            last = index
             items[prompt] = Item(skill, f"{skill}/{len(items)}", prompt, thoughts, answer, doc)
     return list(items.values())
 
