@@ -161,6 +161,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--stateful", action="store_true", help="worlds author only: tools that change a database, and rules for them"
     )
+    parser.add_argument(
+        "--constraints",
+        action="store_true",
+        help="state 1 to 3 constraints after each question: number of calls, order of tools, a forbidden tool, form of "
+        "the answer, budget; eval.environments reports which are kept",
+    )
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
     parser.add_argument("--n-train", type=int, help="training environments (default: 300; all --questions)")
     parser.add_argument("--n-dev", type=int, help="dev environments (default: 60; none with --questions)")
@@ -214,6 +220,7 @@ def main() -> int:
         counterfactual=arguments.counterfactual,
         hold_out=tuple(sorted(set(arguments.hold_out))),
         in_domain_test=arguments.in_domain_test,
+        constraints=arguments.constraints,
     )
     if arguments.in_domain_test and not arguments.hold_out:
         raise BadInput("--in-domain-test: nothing is held out; add --hold-out KIND:NAME")

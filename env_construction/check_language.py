@@ -29,8 +29,8 @@ EXAMPLES = 3
 
 
 def texts_of(environment: Environment) -> Iterator[tuple[str, str]]:
-    """(kind, text): the question without its instruction, the sub-questions, what the documents say."""
-    yield "question", environment.question.rsplit("Question: ", 1)[-1].strip()
+    """(kind, text): the question without instruction and constraints, the sub-questions, what the documents say."""
+    yield "question", environment.question_alone.rsplit("Question: ", 1)[-1].strip()
     for item in environment.sub_questions:
         yield "sub-question", item.question
     for tool in environment.tools:

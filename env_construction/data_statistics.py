@@ -88,6 +88,8 @@ class Tally:
         for value, choices in enumeration_arguments(environment):
             self.counts["gold choices"] += 1
             self.counts["gold choices that stand first"] += value == choices[0]
+        for constraint in environment.constraints:
+            self._histogram("constraint", constraint.kind)
         provenance = environment.provenance
         if "merge" in provenance:
             self.counts["documents"] += provenance["merge"]["documents"]

@@ -135,6 +135,10 @@ def disturbed(environment: Environment, level: str, seed: int) -> Environment:
         raise BadInput(f"level {level!r}: expected one of {', '.join(LEVELS)}")
     if environment.state is not None:
         raise BadInput(f"{environment.id}: its tools change a database; disturb environments without the key 'state'")
+    if environment.constraints:
+        raise BadInput(
+            f"{environment.id}: its constraints name tools; disturb environments built without --constraints"
+        )
     rng = random.Random(f"{seed}:{environment.id}:{level}")
     names, renamed, extra = _changes(environment, level, rng)
 

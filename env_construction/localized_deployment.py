@@ -17,6 +17,7 @@ import random
 from pathlib import Path
 
 from env_construction.building.author import Author, Draft, Rejected, ask_until_valid
+from env_construction.building.constraint_draw import constrained
 from env_construction.building.stage_runner import author_maker, read_drafts, run_stage, stage_parser
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, SubQuestion, ToolDocument, write_environments
@@ -48,7 +49,10 @@ def _source_of(author: Author, draft: Draft, tool: ToolDocument, problem: str | 
 
 
 def complete_environment(author: Author, draft: Draft) -> Environment:
-    """The environment record of a draft that passed all five stages. Shuffled tools give no hint by their order."""
+    """The environment record of a draft that passed all five stages. Shuffled tools give no hint by their order.
+
+    Raises Rejected if the draft asks for constraints and none fits.
+    """
     tools = list(draft.tools)
     random.Random(f"{draft.seed}:{draft.split}:{draft.index}:order").shuffle(tools)
     calls = {call.sub_question: call for call in draft.calls}
@@ -56,7 +60,7 @@ def complete_environment(author: Author, draft: Draft) -> Environment:
     for step in draft.plan.steps:
         unsolved.setdefault(calls[step.id].name, []).append(step.answer)
     question = f"{author.instruction(draft)}\nQuestion: {draft.plan.question}"
-    return Environment(
+    environment = Environment(
         messages=[{"role": "user", "content": question}],
         tools=tools,
         codes={tool.name: draft.codes[tool.name] for tool in tools},
@@ -90,6 +94,10 @@ def complete_environment(author: Author, draft: Draft) -> Environment:
             **draft.provenance,
         },
     )
+    if draft.constraints:
+        rng = random.Random(f"{draft.seed}:{draft.split}:{draft.index}:constraints")
+        return constrained(environment, rng)
+    return environment
 
 
 def main() -> int:

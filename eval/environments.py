@@ -12,6 +12,11 @@ Metrics:
 - the decomposition: `format_rate` (turns whose calls all parse), `tool_rate` (calls that name a tool with an unsolved
   sub-question), `argument_rate` (those calls that solve it)
 
+If environments have constraints (`env_construction.build --constraints`), each of their rows also has
+`constraints_broken` (kind, text, and the first turn that broke it), and the summary these shares of episodes:
+- `constraints_kept`: all constraints kept; `kept_KIND`: the constraints of this kind kept
+- `solved_and_kept`: everything solved, the answer right, and all constraints kept
+
 Example:
     python -m eval.environments --policy hf:outputs/cpu/start --data outputs/cpu/environments/test.jsonl \\
         --out outputs/cpu/eval/start
@@ -26,11 +31,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from env_construction.environment.constraints import KINDS, first_broken
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
 from eval.suites.games import OnRow, Play
-from eval.suites.results import Metric, RatioMetric, f1_of_means
+from eval.suites.results import Metric, RatioMetric, f1_of_means, table_text
 from eval.suites.suite import DataMissing, ordered_rows, row_files, run_suite, suite_parser
 from reward.scoring import TurnScore
 from reward.tool_calls import CALL_MARKS
@@ -54,6 +60,7 @@ METRICS: tuple[Metric, ...] = (
     "calls",
     "completion_tokens",
 )
+CONSTRAINT_METRICS = ("solved_and_kept", "constraints_kept", *(f"kept_{kind}" for kind in KINDS))
 HEADLINES = ("solve_f1", "answer_correct")
 GROUPS = {"by_scenario": "scenario", "by_hops": "hops"}
 
@@ -94,6 +101,7 @@ def result_row(episode: Episode) -> dict[str, Any]:
         "needed_calls": needed_calls,
         "completion_tokens": sum(generation.tokens for generation in episode.generations),
         "seconds": round(episode.seconds, 3),
+        **_constraint_columns(episode),
         "transcript": episode.state.messages,
         "turn_scores": [
             {
@@ -111,6 +119,22 @@ def result_row(episode: Episode) -> dict[str, Any]:
             }
             for turn, generation in zip(episode.turns, episode.generations, strict=True)
         ],
+    }
+
+
+def _constraint_columns(episode: Episode) -> dict[str, Any]:
+    """Which constraints the episode broke and in which turn; empty for an environment without constraints."""
+    constraints = episode.start.constraints
+    if not constraints:
+        return {}
+    turns = [([call.name for call in turn.parsed.calls], turn.parsed.content) for turn in episode.turns]
+    broken = first_broken(constraints, turns, answered=episode.outcome == "answered")
+    kinds = {item.kind for item in broken}
+    return {
+        "constraints_broken": [{"kind": item.kind, "turn": item.turn, "text": item.text} for item in broken],
+        "constraints_kept": not broken,
+        "solved_and_kept": not broken and failure_of(episode) == "",
+        **{f"kept_{kind}": kind not in kinds for kind in dict.fromkeys(item.kind for item in constraints)},
     }
 
 
@@ -211,6 +235,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
             f"{arguments.data}: no such file; expected environments as JSONL (build some with env_construction.build)"
         )
     environments = load_environments(arguments.data, arguments.limit)
+    has_constraints = any(environment.constraints for environment in environments)
 
     def play_left(policy: Policy, left: Sequence[Play], on_row: OnRow) -> None:
         wanted = set(left)
@@ -231,7 +256,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         SUITE,
         case_ids=[environment.id for environment in environments],
         play=play_left,
-        metrics=METRICS,
+        metrics=METRICS + (CONSTRAINT_METRICS if has_constraints else ()),
         groups=GROUPS,
         data_files=[arguments.data],
         settings={"max_turns": arguments.max_turns, "match": arguments.match},
@@ -241,6 +266,8 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         system_messages=any(has_system_message(environment) for environment in environments),
         extra=lambda rows: {"match": arguments.match, "cut_off_turns": _cut_off_turns(rows)},
     )
+    if has_constraints:
+        print(table_text({name: {"share": summary["metrics"][name]} for name in CONSTRAINT_METRICS}, ("share",)))
     cut_off = summary.get("cut_off_turns", {"cut_off": 0, "all": 0})  # older summaries lack this count
     print(cut_off_text(cut_off["cut_off"], cut_off["all"], arguments.max_new_tokens), end="")
     return summary

@@ -82,6 +82,7 @@ class Draft(BaseModel):
     strategies: list[str] = Field(default_factory=lambda: list(STRATEGIES))
     counterfactual: bool = True
     hold_out: HoldOut = HoldOut()
+    constraints: bool = False
     topic: Topic | None = None
     decomposition: Decomposition | None = None
     documents: dict[str, WrittenDocument] = Field(default_factory=dict)

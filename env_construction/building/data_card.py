@@ -1,8 +1,8 @@
 """Publish the data set: Parquet files, and a card (README.md) that `datasets.load_dataset(<folder>)` understands.
 
 Columns are the JSONL's keys. Values without a fixed shape (gold calls' arguments, provenance) stay JSON strings, as the
-authors store `tools`, `codes` and `unsolved_set`. Stateful environments have the column `state`, too. Files are written
-in row groups, so memory does not grow with the number of environments.
+authors store `tools`, `codes` and `unsolved_set`. Only some data sets have the columns `state` and
+`constraints`. Files are written in row groups, so memory does not grow with the number of environments.
 """
 
 from __future__ import annotations
@@ -48,6 +48,13 @@ SCHEMA = pa.schema(
 )
 
 
+_CONSTRAINTS = (
+    "Each question ends with one to three constraints, which the key `constraints` has as data "
+    "(`env_construction/environment/constraints.py`). The gold plan and answer keep them. The reward ignores them.",
+    "",
+)
+
+
 def write_parquet(folder: Path, splits: Sequence[str]) -> None:
     """Write `<folder>/parquet/<split>.parquet` from `<folder>/<split>.jsonl`, for each split that has environments."""
     for split in splits:
@@ -55,7 +62,9 @@ def write_parquet(folder: Path, splits: Sequence[str]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
         first = next(read_jsonl(source), (0, {}))[1]
-        schema = SCHEMA.append(pa.field("state", pa.string())) if "state" in first else SCHEMA
+        schema = pa.schema(
+            [*SCHEMA, *(pa.field(name, pa.string()) for name in ("state", "constraints") if name in first)]
+        )
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             rows: list[dict[str, Any]] = []
             for _, record in read_jsonl(source):
@@ -104,6 +113,7 @@ def write_data_card(
         "`provenance.labels` has the domains, relations, functions and difficulty of a question, and "
         "`provenance.tools` the labels of each tool.",
         "",
+        *(_CONSTRAINTS if configuration.get("constraints") else ()),
         *(line for each in names_of(author) for line in (*_origin(each, configuration), "")),
         "## Configuration",
         "",

@@ -38,6 +38,7 @@ class BuildConfiguration:
     hold_out: tuple[str, ...] = ()
     in_domain_test: bool = False
     """With `hold_out`: the test split uses nothing that is held out either."""
+    constraints: bool = False
 
 
 @dataclass
@@ -79,6 +80,7 @@ def new_draft(
         strategies=list(configuration.strategies),
         counterfactual=is_counterfactual(configuration, split, index, attempt),
         hold_out=HoldOut(configuration.hold_out, configuration.in_domain_test),
+        constraints=configuration.constraints,
         topic=topic,
     )
 

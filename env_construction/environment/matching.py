@@ -66,7 +66,7 @@ def strict_match(sub_answer: str, output: str) -> bool:
     An output that is a JSON object or array is searched leaf by leaf (keys are leaves too), so that no match spans two
     fields. A sub-answer without a letter or digit never matches.
     """
-    return _all_parts_in(sub_answer, [tokens_of(segment) for segment in segments_of(output)])
+    return _all_parts_in(sub_answer, _segments(output))
 
 
 def answer_in_text(answer: str, text: str, match: str) -> bool:

@@ -3,7 +3,8 @@
 There is one environment per line. The authors' keys come first, with `tools`, `codes` and `unsolved_set` as JSON
 strings, as in their files. Then come ours: `id`, `scenario`, `sub_questions`, `gold_plan`, `provenance`. A record
 without our keys (the published data) is valid. It has no gold plan, and its id is derived from its content. Only a
-record whose tools change a database has the key `state` (`state.py`), a JSON string.
+record whose tools change a database has the key `state` (`state.py`), and only one with constraints has the key
+`constraints` (`constraints.py`). Both are JSON strings.
 
 Files are JSONL or Parquet. A table changes records: null for a missing key, JSON text for an object. Reading reverses
 that, so Parquet, and JSONL written by the package `datasets`, give back the original environments.
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from env_construction.environment.constraints import Constraint, listed
 from env_construction.environment.jsonl import BadInput, json_text, write_jsonl
 from env_construction.environment.record_files import read_records
 from env_construction.environment.state import EnvironmentState
@@ -40,6 +42,7 @@ _JSON_KEYS: dict[str, type] = {
     "gold_plan": list,
     "provenance": dict,
     "state": dict,
+    "constraints": list,
 }
 
 
@@ -124,7 +127,7 @@ class Environment(BaseModel):
 
     `unsolved_set` maps a tool's name to the sub-answers that it must still return, in order. `solve_rate` is the share
     solved before the next turn, 0.0 at the start. `solved_set` holds what was solved before, in the same form. `state`
-    is the database that the tools change, None if they only read.
+    is the database that the tools change, None if they only read. `constraints` limit how the question may be solved.
     """
 
     messages: list[Annotated[dict[str, Any], AfterValidator(_with_text)]]
@@ -142,6 +145,7 @@ class Environment(BaseModel):
     provenance: dict[str, Any] = Field(default_factory=dict)
     solved_set: dict[str, list[str]] = Field(default_factory=dict)
     state: EnvironmentState | None = None
+    constraints: list[Constraint] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _fill_derived(self) -> Environment:
@@ -158,6 +162,11 @@ class Environment(BaseModel):
     def question(self) -> str:
         """The first user message."""
         return next((m["content"] for m in self.messages if m.get("role") == "user"), "")
+
+    @property
+    def question_alone(self) -> str:
+        """The first user message without the list of constraints at its end."""
+        return self.question.removesuffix(listed(self.constraints))
 
     @property
     def unsolved_count(self) -> int:
@@ -184,6 +193,7 @@ class Environment(BaseModel):
             "gold_plan": [item.model_dump() for item in self.gold_plan],
             "provenance": self.provenance,
             **({"state": self.state_text()} if self.state is not None else {}),
+            **({"constraints": self._constraints_text()} if self.constraints else {}),
         }
 
     def state_text(self) -> str:
@@ -191,6 +201,9 @@ class Environment(BaseModel):
         if self.state is None:
             raise ValueError(f"{self.id} has no state")
         return json_text(self.state.model_dump(exclude_defaults=True))
+
+    def _constraints_text(self) -> str:
+        return json_text([item.model_dump(exclude_none=True) for item in self.constraints])
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], where: str = "record") -> Environment:

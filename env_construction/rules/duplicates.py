@@ -26,14 +26,14 @@ def hash64(text: str) -> int:
 
 
 def question_key(environment: Environment) -> int:
-    """The key that two duplicates share: the question without the instruction before it."""
-    return hash64(environment.question.split("Question: ", 1)[-1])
+    """The key that two duplicates share: the question without its instruction and constraints."""
+    return hash64(environment.question_alone.split("Question: ", 1)[-1])
 
 
 def distinct_keys(environment: Environment) -> dict[str, list[int]]:
     """Hashes of the environment's sources, question template, entity chain and tool set, by the names in DISTINCT."""
     chain = [(call.name, call.arguments) for call in environment.gold_plan]
-    template = environment.question.split("Question: ", 1)[-1]
+    template = environment.question_alone.split("Question: ", 1)[-1]
     names = {text for _, arguments in chain for text in _texts(arguments)}
     for name in sorted(names, key=len, reverse=True):
         template = template.replace(name, "#")

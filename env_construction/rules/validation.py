@@ -3,9 +3,9 @@
 Static rules read the record. Replay rules read what the sandbox returned for the gold plan (several times, in several
 orders) and for calls about a wrong entity. Probe rules (`probe_rules.py`) read what the needed tools return to a caller
 who does not know what to ask. State rules (`state_rules.py`) read the tables that a stateful environment's calls
-leave. No policy or model is needed. Records without a gold plan (the published data) are
-checked by the static rules and flagged by the probe rules. The finding `gold_plan_absent` marks that the rest was not
-checked.
+leave. Rules of constraints (`constraint_rules.py`) play the gold plan's calls through the checker; they are static. No
+policy or model is needed. Records without a gold plan (the published data) are checked by the static rules and flagged
+by the probe rules. The finding `gold_plan_absent` marks that the rest was not checked.
 
 A finding is an `error` (the environment is rejected) or a `flag` (kept and counted). Issue 4, "What every environment
 must pass".
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from env_construction.building.author import Rejected
 from env_construction.environment.matching import assign, published_match, strict_match
 from env_construction.environment.schema import Environment, SubQuestion
+from env_construction.rules.constraint_rules import CONSTRAINT_RULES
 from env_construction.rules.finding import Finding
 from env_construction.rules.probe_rules import PROBE_RULES
 from env_construction.rules.probes import ProbePlan
@@ -273,6 +274,7 @@ STATIC_RULES: tuple[StaticRule, ...] = (
     gold_call_valid,
     state_is_consistent,
     rules_are_stated,
+    *CONSTRAINT_RULES,
 )
 REPLAY_RULES: tuple[ReplayRule, ...] = (
     gold_plan_runs,

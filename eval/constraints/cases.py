@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from env_construction.environment.jsonl import BadInput, file_sha256, read_jsonl, read_text
+from env_construction.environment.limits import Limits
 from env_construction.environment.schema import Environment, require_schemas
 from eval.suites.suite import DataMissing
 
@@ -61,19 +62,14 @@ CONDITIONAL_ORDER = {
 
 
 @dataclass(frozen=True)
-class Rules:
-    """The constraints of one case; by default there is none. Limits include both ends."""
+class Rules(Limits):
+    """The constraints of one case; by default there is none."""
 
     rounds: tuple[float, float] = (0, MAX_ROUNDS)
-    calls: tuple[float, float] = (0, math.inf)
-    calls_of_tool: Mapping[str, float] = field(default_factory=dict)
     parallel: tuple[float, float] = (0, math.inf)
     parallel_by_type: bool = True
-    orders: Sequence[Sequence[str]] = ()
     conditional_order: Sequence[str] = ()
     together: Sequence[Sequence[str]] = ()
-    length: tuple[float, float] = (0, math.inf)
-    length_in_words: bool = False
     validators: Mapping[str, str] = field(default_factory=dict)  # function -> source
     unchecked: Sequence[str] = ()  # constraints without a check file
 

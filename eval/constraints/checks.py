@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from env_construction.environment.limits import CallCounts, length_problems, order_problems
 from env_construction.environment.schema import ToolDocument
 from env_construction.sandbox.tool_sandbox import ToolCall, ToolSandbox
 from eval.constraints.cases import Rules
@@ -77,8 +78,7 @@ class TurnChecks:
     def __init__(self, rules: Rules, tools: Sequence[ToolDocument], sandbox: ToolSandbox) -> None:
         self._rules, self._sandbox = rules, sandbox
         self._tools = {tool.name: tool.parameters for tool in tools}
-        self._calls_of_tool: Counter[str] = Counter()
-        self._called: set[str] = set()
+        self._counts = CallCounts(rules)
         self._first_tool = ""
         self._most_parallel = 0
         self.round = 0
@@ -99,27 +99,18 @@ class TurnChecks:
         self._first_tool = self._first_tool or turn.calls[0].name
         for place in range(len(turn.calls)):
             found += [Violation(kind, text, place) for kind, text in self._of_call(turn.calls, place)]
-        self._called.update(call.name for call in turn.calls)
+        self._counts.end_turn()
         return found
 
     def _of_call(self, calls: Sequence[ToolCall], place: int) -> list[tuple[str, str]]:
         rules, name = self._rules, calls[place].name
-        found: list[tuple[str, str]] = []
-        self._calls_of_tool[name] += 1
-        total, most = self._calls_of_tool.total(), rules.calls[1]
-        if total > most:
-            found.append(("calls", f"this is call {total}, at most {most:g} are allowed; give the final answer"))
-        count, most = self._calls_of_tool[name], rules.calls_of_tool.get(name, float("inf"))
-        if count > most:
-            found.append(("calls_of_tool", f"this is call {count} of {name}, at most {most:g} are allowed"))
+        found = self._counts.add(name)
         so_far = [call.name for call in calls[: place + 1]]
         parallel = len(set(so_far)) if rules.parallel_by_type else len(so_far)
         if parallel > rules.parallel[1]:
             unit = "different tools" if rules.parallel_by_type else "calls"
             found.append(("parallel", f"{parallel} {unit} in one turn, at most {rules.parallel[1]:g} are allowed"))
-        missing = [before for order in self._orders() if name in order for before in order[: order.index(name)]]
-        if missing := [before for before in dict.fromkeys(missing) if before not in self._called]:
-            found.append(("order", f"{name} may be called only after {', '.join(missing)}"))
+        found += order_problems(name, self._orders(), self._counts.called)
         groups = [group for group in rules.together if name in group]
         made = Counter(call.name for call in calls)
         if groups and not any(Counter(group) <= made for group in groups):
@@ -146,15 +137,12 @@ class TurnChecks:
         found = []
         for kind, unit, seen, least in (
             ("rounds", "turns", self.round, rules.rounds[0]),
-            ("calls", "calls", self._calls_of_tool.total(), rules.calls[0]),
+            ("calls", "calls", self._counts.of_tool.total(), rules.calls[0]),
             ("parallel", "parallel calls in some turn", self._most_parallel, rules.parallel[0]),
         ):
             if seen < least:
                 found.append(Violation(kind, f"the answer comes after {seen} {unit}, at least {least:g} are required"))
-        unit, size = ("words", len(answer.split())) if rules.length_in_words else ("characters", len(answer))
-        if not rules.length[0] <= size <= rules.length[1]:
-            low, high = rules.length
-            found.append(Violation("length", f"the answer has {size} {unit}, allowed are {low:g} to {high:g}"))
+        found += [Violation(kind, text) for kind, text in length_problems(answer, rules)]
         for function, source in rules.validators.items():
             if text := self._broken(function, source, answer):
                 found.append(Violation(function.removeprefix("validate_"), text))

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from env_construction.environment.argument_filler import fill
+from env_construction.environment.constraints import final_text, orders_of
 from env_construction.environment.jsonl import BadInput, read_jsonl
+from env_construction.environment.limits import missing_before
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
@@ -91,6 +93,7 @@ class TemplatedPolicy(Policy, Protocol):
 def ready_calls(environment: Environment) -> list[ToolCall]:
     """The gold calls that can be made now: not made yet, still unsolved, and all they depend on is solved.
 
+    A constraint on the order makes a call wait until a turn has called the other tool.
     Of two sub-questions with the same tool and the same answer of which one is solved, the first counts as solved.
     """
     open_answers = {tool: Counter(answers) for tool, answers in environment.unsolved_set.items()}
@@ -106,17 +109,19 @@ def ready_calls(environment: Environment) -> list[ToolCall]:
         for call in message.get("tool_calls") or ()
     ]
     needs = {item.id: item.depends_on for item in environment.sub_questions}
+    orders, called = orders_of(environment.constraints), {name for name, _ in made}
     return [
         ToolCall(gold.name, gold.arguments)
         for gold in environment.gold_plan
         if gold.sub_question in unsolved
         and not any(need in unsolved for need in needs.get(gold.sub_question, ()))
         and (gold.name, gold.arguments) not in made
+        and not missing_before(gold.name, orders, called)
     ]
 
 
 class OraclePolicy:
-    """Plays the gold plan: in each turn all calls whose dependencies are solved, finally the answer.
+    """Plays the gold plan: in each turn all calls that are ready, finally the answer in the form that is asked for.
 
     If a case has gold turns instead, it plays those. It makes each gold call once, so a gold call that does not solve
     its sub-question lowers the score but causes no loop.
@@ -136,7 +141,7 @@ class OraclePolicy:
         calls = ready_calls(environment)
         if calls:
             return "\n".join(render_call(call) for call in calls)
-        return f"The answer is {environment.answer}." if environment.answer else "All steps are done."
+        return final_text(environment.answer, environment.constraints) if environment.answer else "All steps are done."
 
 
 class RandomPolicy:

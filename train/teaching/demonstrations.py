@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from env_construction.environment.constraints import final_text
 from env_construction.environment.schema import Environment, ToolDocument
 from env_construction.sandbox.tool_sandbox import ToolCall
 from reward.tool_calls import render_call
@@ -65,7 +66,9 @@ class Demonstrator:
         for request in requests:
             rng = random.Random(f"{self.seed}:{request.case_id}:{request.trial}:{request.turn}:demonstration")
             turn = self._turn(request.environment, rng, request.turn)
-            text = "\n".join(render_call(call) for call in turn.calls + turn.more) or final_answer(turn.answer)
+            text = "\n".join(render_call(call) for call in turn.calls + turn.more) or final_text(
+                turn.answer, request.environment.constraints
+            )
             if self.thinking:
                 text = f"<think>\n{plan_text(open_tools(request.environment), turn)}\n</think>\n\n{text}"
             turns.append(Generation(text=text, tokens=0, prompt_tokens=0, truncated=False))
@@ -115,11 +118,6 @@ def plan_text(still_open: Sequence[str], turn: Turn) -> str:
     if turn.answer:
         parts.append(f"{'Guess' if still_open else 'Answer'}: {turn.answer}.")
     return " ".join(parts)
-
-
-def final_answer(answer: str) -> str:
-    """The text that ends an episode."""
-    return f"The answer is {answer}."
 
 
 def needless_calls(environment: Environment, call: ToolCall, count: int, rng: random.Random) -> list[ToolCall]:

@@ -8,6 +8,15 @@ from typing import Any
 
 import pytest
 
+from env_construction.environment.constraints import (
+    AnswerFormat,
+    Budget,
+    Constraint,
+    ForbiddenTool,
+    MaxCalls,
+    Order,
+    listed,
+)
 from env_construction.environment.schema import Environment, GoldCall, SubQuestion, ToolDocument, write_environments
 from env_construction.rules.replay import RUNS, gold_orders
 from env_construction.rules.validation import REPLAY_RULES, STATIC_RULES, validate_environments
@@ -127,6 +136,24 @@ def _is_slow(environment: Environment) -> None:
     environment.codes["river"] = RIVER.replace("    return", "    import time\n    time.sleep(1.2)\n    return")
 
 
+def _constrained(*constraints: Constraint, stated: bool = True) -> Callable[[Environment], None]:
+    def breaks(environment: Environment) -> None:
+        environment.constraints = list(constraints)
+        environment.messages[0]["content"] += listed(constraints) if stated else ""
+
+    return breaks
+
+
+def _two_words_in_one(environment: Environment) -> None:
+    _constrained(AnswerFormat(style="words", most_words=1))(environment)
+    environment.answer = "the Akerselva"
+
+
+def _unknown_answer_in_json(environment: Environment) -> None:
+    _constrained(AnswerFormat(style="json"))(environment)
+    environment.answer = None
+
+
 BREAKS: dict[str, list[Callable[[Environment], None]]] = {
     "schema_valid": [_broken_schema],
     "names_match_code": [_lost_code],
@@ -144,6 +171,28 @@ BREAKS: dict[str, list[Callable[[Environment], None]]] = {
     "wrong_call_differs": [_ignores_its_argument],
     "deterministic": [_is_random],
     "calls_are_fast": [_is_slow],
+    "constraints_name_tools": [
+        _constrained(ForbiddenTool(tool="guide")),
+        _constrained(Order(tool="river", after="guide")),
+        _constrained(Budget(costs={"river": 1}, total=9)),
+    ],
+    "constraints_agree": [
+        _constrained(MaxCalls(most=2), MaxCalls(most=3)),
+        _constrained(Order(tool="river", after="capital"), Order(tool="capital", after="river")),
+        _constrained(Order(tool="river", after="river")),
+        _constrained(Order(tool="river", after="capital"), ForbiddenTool(tool="capital")),
+    ],
+    "constraints_are_stated": [_constrained(MaxCalls(most=2), stated=False)],
+    "gold_answer_keeps_format": [
+        _two_words_in_one,
+        _unknown_answer_in_json,
+    ],
+    "gold_plan_keeps_constraints": [
+        _constrained(MaxCalls(most=1)),
+        _constrained(ForbiddenTool(tool="river")),
+        _constrained(Order(tool="capital", after="river")),
+        _constrained(Budget(costs={"capital": 2, "river": 3}, total=4)),
+    ],
 }
 
 
@@ -154,6 +203,14 @@ def _rules(environment: Environment, sandbox: ToolSandbox) -> dict[str, bool]:
 
 def test_a_sound_environment_breaks_no_rule(construction_sandbox: ToolSandbox) -> None:
     assert _rules(_sound(), construction_sandbox) == {}
+    environment = _sound()
+    _constrained(
+        MaxCalls(most=2),
+        Order(tool="river", after="capital"),
+        Budget(costs={"capital": 2, "river": 3}, total=5),
+        AnswerFormat(style="capitals"),
+    )(environment)
+    assert _rules(environment, construction_sandbox) == {}
 
 
 @pytest.mark.parametrize(
