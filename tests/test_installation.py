@@ -21,7 +21,7 @@ FOLDERS = ("env_construction", "reward", "train", "serving", "eval", "analysis")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SET_UP_ONLY = {"openrlhf", "vllm", "deepspeed", "bfcl-eval"}
 """Packages that pip cannot install together with the others; setup.sh installs them."""
-OTHER_NAMES = {"yaml": "pyyaml"}
+OTHER_NAMES = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 """{module: distribution} for modules whose distribution has another name."""
 
 
