@@ -33,7 +33,14 @@ from typing import Any
 from tqdm import tqdm
 
 from env_construction.building.author import STRATEGIES, Rejected
-from env_construction.building.author_options import AUTHORS, add_llm_options, known_labels, llm_options, read_topics
+from env_construction.building.author_options import (
+    AUTHORS,
+    add_llm_options,
+    known_labels,
+    llm_options,
+    make_author,
+    read_topics,
+)
 from env_construction.building.data_card import write_data_card, write_parquet
 from env_construction.building.environment_builder import BuildConfiguration
 from env_construction.building.generator import generator_identity, git_commit
@@ -227,15 +234,15 @@ def main() -> int:
     sizes = _sizes(arguments)
     if arguments.workers < 1 or min(sizes.values()) < 0:
         raise BadInput("--workers must be at least 1, --n-train, --n-dev and --n-test at least 0")
+    if configuration.hold_out:
+        check_rules(configuration.hold_out, known_labels(configuration.author))
     if configuration.author == "llm":
-        if arguments.hold_out:
-            check_rules(configuration.hold_out, known_labels(configuration.author))
         if arguments.test_seed is not None:
             raise BadInput(
                 "--test-seed: the LLM author's environments come from its questions, not from a seed; remove the option"
             )
         return _build_with_model(arguments, configuration, sizes)
-    check_rules(configuration.hold_out, known_labels(configuration.author))
+    make_author(configuration.author)  # raises BadInput for an unknown name before anything is written
     final = replace(configuration, seed=configuration.seed if arguments.test_seed is None else arguments.test_seed)
     settings = asdict(configuration) | ({"test_seed": final.seed} if final != configuration else {})
     settings |= _generator(configuration.author)
