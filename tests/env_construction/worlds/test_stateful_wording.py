@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,21 +24,6 @@ WORLDS = 6
 PER_SCENARIO = 2
 LEVEL = LEVELS["medium"]
 Planned = list[tuple[str, DeskWorld, Request]]
-DESK = """
-about: loans
-today: 2024-01-01
-tables:
-  reader:
-    name: person
-    debts: int 100..900 step 10
-actions:
-  fine_reader:
-    about: Fines a reader.
-    takes: {reader: reader, amount: int 10..90 step 10}
-    changes: [reader.debts += amount]
-    gives: debts = reader.debts | the debts
-    ask: ASK
-"""
 
 
 def _planned() -> Iterator[tuple[str, DeskWorld, Request]]:
@@ -153,11 +139,8 @@ def test_counted_things_are_written_out(planned: Planned) -> None:
         ('["{reader} owes {amount}.", "{reader} owes {amount:dollar}"]', "a sentence with a period"),
     ],
 )
-def test_an_action_without_sentences_is_refused(
-    ask: str, message: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("desk") / "library.yaml"
-    path.write_text(DESK.replace("ASK", ask))
+def test_an_action_without_sentences_is_refused(ask: str, message: str, write_desk: Callable[..., Path]) -> None:
+    path = write_desk(ask=ask)
     with pytest.raises(BadInput) as error:
         read_desk(path)
     assert message in str(error.value) and str(path) in str(error.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,24 +21,6 @@ from train.policies.interface import OraclePolicy
 from train.policies.rollout import play
 
 COUNT = 2 * TASKS
-DESK = """
-about: loans
-today: 2024-01-01
-tables:
-  reader:
-    name: person
-    debts: int 100..900 step 10
-actions:
-  fine_reader:
-    about: Fines a reader.
-    takes: {reader: reader, amount: int 10..90 step 10}
-    rules: [RULE]
-    changes: [CHANGE]
-    gives: debts = reader.debts | the debts
-    ask:
-      - "{reader} owes ${amount} for a late book."
-      - "Please charge ${amount} to {reader}."
-"""
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +146,10 @@ def test_every_desk_states_its_rules() -> None:
         ("reader.debts < 500 | Too much.", "reader.debts += amount", "expected 12 or more"),
     ],
 )
-def test_a_bad_desk_is_refused_in_one_line(rule: str, change: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "library.yaml"
-    path.write_text(DESK.replace("RULE", f'"{rule}"').replace("CHANGE", f'"{change}"'))
+def test_a_bad_desk_is_refused_in_one_line(
+    rule: str, change: str, message: str, write_desk: Callable[..., Path]
+) -> None:
+    path = write_desk(rules=f'["{rule}"]', changes=f'["{change}"]')
     with pytest.raises(BadInput, match=r"library\.yaml") as error:
         read_desk(path)
     assert message in str(error.value) and "\n" not in str(error.value)
