@@ -44,6 +44,9 @@ def import_vllm_engine(otherwise: str) -> Any:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    else:
+        # Counting GPUs, which several imports do, makes CUDA unusable in a forked child. vLLM does not detect this.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     try:
         from vllm import LLM
     except ImportError as error:
