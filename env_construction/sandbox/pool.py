@@ -22,7 +22,8 @@ import types
 import warnings
 from typing import Any
 
-from env_construction.sandbox.code_proof import BUILTINS, CALLED_ONLY, MODULES, uses_random, why_unproven
+from env_construction.sandbox.code_proof import uses_random, why_unproven
+from env_construction.sandbox.listed_names import BUILTINS, CALLED_ONLY, MODULES
 from env_construction.sandbox.output import (
     CHANNEL,
     MODULE,

@@ -20,7 +20,7 @@ import random
 import time
 from collections import Counter
 
-from env_construction.sandbox import code_proof
+from env_construction.sandbox import listed_names
 from env_construction.sandbox.code_proof import why_unproven
 from env_construction.sandbox.tool_sandbox import STATUSES, SandboxJob, ToolCall, ToolResult, ToolSandbox
 
@@ -106,7 +106,7 @@ CODE_NAMES = {
         "cycle",
         "repeat",
     }
-    for module, names in code_proof.MODULES.items()
+    for module, names in listed_names.MODULES.items()
     if module not in ("__future__", "typing", "time")
 }
 """Listed functions, except those that read a clock or never end."""
@@ -151,11 +151,10 @@ class Program:
                     "{'a': 1}",
                     "int",
                     "len",
-                    "helper",
-                    "tool",
                     "(1, 2)",
                     "True",
                     "kept",
+                    r.choice(["helper", "tool", "x", "[3]"]),  # a function as a value is unproven
                 ]
             )
         one, two = self.expression(depth - 1), self.expression(depth - 1)
@@ -170,6 +169,10 @@ class Program:
             f"eval({r.choice(TEXTS)!r})",
             f"eval({r.choice(TEXTS)!r}, {{'x': {one}}})", f"str({one}).upper()", f"dict(a={one}).items()",
             f"[{one}].copy()", self.of_module(one),
+            f"sorted([{one}, {two}], key=helper)", f"[*map(helper, [{one}, {two}])]",
+            f"dict(zip(['a', 'b'], [{one}, x]))",
+            f"{{'a': helper, 'b': lambda y: {one}}}['b']({two})", f"max([1, 2], key=lambda y: len(str({one})))",
+            f"[i for i in enumerate([{one}])]", f"(helper if {one} else tool)({two})",
         ]  # fmt: skip
         if self.tame:
             return r.choice(tame)

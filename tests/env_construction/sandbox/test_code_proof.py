@@ -14,7 +14,8 @@ from fractions import Fraction
 
 import pytest
 
-from env_construction.sandbox.code_proof import ATTRIBUTES, CALLED_ONLY, MODULES, uses_random, why_unproven
+from env_construction.sandbox.code_proof import uses_random, why_unproven
+from env_construction.sandbox.listed_names import ATTRIBUTES, CALLED_ONLY, MODULES
 
 
 def reason(source: str) -> str | None:

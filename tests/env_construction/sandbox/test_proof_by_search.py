@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from env_construction.sandbox.code_proof import ATTRIBUTES, BUILTINS, CALLED_ONLY, MODULES
+from env_construction.sandbox.listed_names import ATTRIBUTES, BUILTINS, CALLED_ONLY, MODULES
 from env_construction.sandbox.pool import HELPERS, Fingerprint
 
 STEPS = 40_000
