@@ -123,6 +123,9 @@ def _derived(graph: Graph, rng: random.Random) -> tuple[str, str, str] | None:
     return f"Of {_listing(names)}, how many have {counted}?", str(above), rule
 
 
+_DOUBLED = re.compile(r"\b(\w+) \1\b")
+
+
 class _Wording:
     """Writes a graph as sentences; `rng` chooses the paraphrases."""
 
@@ -158,7 +161,11 @@ class _Wording:
 
     def _ask(self, index: int) -> str:
         node = self.graph.nodes[index]
-        return _fill(self.rng.choice(node.relation.asks), node, self._sources(index))
+        chosen = self.rng.choice(node.relation.asks)
+        sources = self._sources(index)
+        texts = [_fill(ask, node, sources) for ask in (chosen, *node.relation.asks)]
+        # "Which city of the country where the airport lies lies farthest south?" is hard to read.
+        return next((text for text in texts if not _DOUBLED.search(text)), texts[0])
 
     def _sources(self, index: int) -> list[str]:
         node = self.graph.nodes[index]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 _QUOTED = re.compile(r'"[^"]*"')
 _SENTENCE = re.compile(r'(?<=[.?!])(?<! v\.)(?<!\bSt\.)(?<!\bMr\.)(?<!\bDr\.)"? +')
+_ABBREVIATION = re.compile(r"(?:\b[A-Z]\w+ [A-Z]|[A-Z]\.[A-Z]|\b[IVX]{2,}|\b[A-Z]\w+ [IVX])\.$")
 _DOUBLED = re.compile(r"\b([A-Za-z]+) \1\b", re.IGNORECASE)
 _TWO_ARTICLES = re.compile(r"\b(?:the|an?) (?:the|an?|this|that|its)\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"\b(an?) (\w[\w\-]*)", re.IGNORECASE)
@@ -22,7 +23,10 @@ _ORDERS = re.compile(r"(?:Tell me|Name|Find|Look up|Please|I need|Identify|Consi
 _COUNTED = re.compile(
     r"\b(?:[Hh]ow many|many|several|few|(?:these|those)(?! (?:who|that|which|of|in|whose|are|were)\b)"
     r"|(?<!\S)(?<!between )(?:[2-9]|\d\d|\d\d\d|[1-9][\d,]*,\d{3})) "
-    r"(?!(?:from|to|into|of|in|on|for|at|per|and|or|with|by|as)\b)([a-z]+)\b"  # an amount: "move 110 into it"
+    # an amount: "move 110 into it", "830 ft", "9 together"; a verb: "how many have"
+    r"(?!(?:from|to|into|of|in|on|for|at|per|and|or|with|by|as|together|have|are|were|do|did|can)\b)"
+    r"(?!(?:ft|mi|[kcmnp]?m|m?sec|kg|lb|g)\b)"
+    r"([a-z]+)\b"
 )
 _SINGULAR_AFTER_THIS = re.compile(r"\b(?:this|that|each|every) (?!is\b|was\b|has\b|does\b)([a-z]+s)\b")
 _PLURALS = frozenset(
@@ -44,6 +48,17 @@ Rule = Callable[[str, bool], Iterator[str]]
 """(text, whether it is a question) -> the places that break the rule."""
 
 
+def _sentences(text: str) -> list[str]:
+    """The sentences. "Antoine J. Balard", "U.S. Virgin Islands" and "Budapest XX. kerület" are in one each."""
+    found: list[str] = []
+    for part in _SENTENCE.split(text):
+        if found and _ABBREVIATION.search(found[-1]):
+            found[-1] += f" {part}"
+        else:
+            found.append(part)
+    return found
+
+
 def doubled_word(text: str, question: bool) -> Iterator[str]:
     for found in _DOUBLED.finditer(_QUOTED.sub('""', text)):
         yield found[0]
@@ -56,7 +71,8 @@ def wrong_article(text: str, question: bool) -> Iterator[str]:
     for found in _ARTICLE.finditer(text):
         word, article = found[2], found[1].lower()
         named = found[1] == "A" and not re.search(r"(?:^|[.?!\"] )$", text[: found.start()])  # "town A and"
-        if len(word) == 1 or word[0].isdigit() or named:
+        foreign = found[2] in ("der", "den", "dem")  # "Geislingen an der Steige"
+        if len(word) == 1 or word[0].isdigit() or named or foreign:
             continue
         if word.isupper():
             vowel = word[0] in "AEFHILMNORSX"
@@ -98,7 +114,7 @@ def doubled_mark(text: str, question: bool) -> Iterator[str]:
 
 
 def missing_capital(text: str, question: bool) -> Iterator[str]:
-    for sentence in _SENTENCE.split(text.strip()):
+    for sentence in _sentences(text.strip()):
         first = sentence.lstrip("\"'(")[:1]
         if first.isalpha() and not first.isupper():
             yield sentence[:20]
@@ -109,7 +125,7 @@ def wrong_end(text: str, question: bool) -> Iterator[str]:
     if not text.rstrip().endswith((".", "?", "!", ".)", '."', '?"')):
         yield f"...{text.rstrip()[-20:]}"
     if question:
-        for sentence in _SENTENCE.split(text.strip()):
+        for sentence in _sentences(text.strip()):
             if _ASKS.match(sentence) and not sentence.rstrip('"').endswith("?"):
                 yield f"...{sentence[-20:]}"
             if _ORDERS.match(sentence) and sentence.rstrip('"').endswith("?"):
@@ -123,7 +139,7 @@ def bad_length(text: str, question: bool) -> Iterator[str]:
 
 def repeated_phrase(text: str, question: bool) -> Iterator[str]:
     """Finds repeated sentences, and repeated runs of REPEATED_WORDS words in one sentence."""
-    sentences = _SENTENCE.split(text.strip())
+    sentences = _sentences(text.strip())
     for sentence in {item for item in sentences if sentences.count(item) > 1 and len(item.split()) > 5}:
         yield sentence[:40]
     for sentence in sentences:
@@ -135,7 +151,7 @@ def repeated_phrase(text: str, question: bool) -> Iterator[str]:
 
 def nested_too_deeply(text: str, question: bool) -> Iterator[str]:
     """Finds sentences with more than MOST_RELATIVE_CLAUSES relative clauses."""
-    for sentence in _SENTENCE.split(_QUOTED.sub('""', text)):
+    for sentence in _sentences(_QUOTED.sub('""', text)):
         count = len(
             re.findall(r"\b(?:who|which|(?<=[a-z] )that|where) (?:is|was|has|had|[a-z]+ed|[a-z]+s)\b", sentence)
         )

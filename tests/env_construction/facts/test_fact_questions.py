@@ -13,8 +13,8 @@ from env_construction.building.environment_builder import BuildConfiguration, ne
 from env_construction.environment.schema import SCENARIOS
 from env_construction.facts.calculator import CONSTANTS, EXPRESSIONS, calculate, number_of, written
 from env_construction.facts.fact_author import FactAuthor
-from env_construction.facts.fact_questions import grow_graph
-from env_construction.facts.fact_wording import write_decomposition
+from env_construction.facts.fact_questions import Graph, Node, grow_graph
+from env_construction.facts.fact_wording import _Wording, write_decomposition
 from env_construction.facts.fact_world import World, pool_view
 from env_construction.facts.facts import fact_base, pool_of
 from env_construction.facts.levels import LEVELS
@@ -210,3 +210,15 @@ def test_a_derived_answer_follows_from_the_sub_answers(rule: str, answer: str, f
     else:
         with pytest.raises(Rejected, match="answer_does_not_follow"):
             check_decomposition("parallel_single_hop", plan)
+
+
+def test_no_verb_follows_itself() -> None:
+    """ "the country where the airport lies lies farthest south" is written in another way, whatever the seed."""
+    country = Node(BY_NAME["airport_country"], ["Fludir Airport"], ("Fludir Airport",), "Iceland")
+    city = Node(BY_NAME["country_southernmost_city"], [0], ("Iceland",), "Selfoss")
+    graph = Graph(World(pool_view("train", "medium"), True), random.Random(0))
+    graph.nodes += [country, city]
+    questions = {_Wording(graph, random.Random(seed)).question([1]) for seed in range(60)}
+    assert any("lies farthest" in question for question in questions)
+    assert any("lies?" in question or "lies." in question for question in questions)
+    assert not any("lies lies" in question for question in questions)
