@@ -250,6 +250,14 @@ def test_suites_without_data_do_not_end_a_run() -> None:
     assert len(suites) == 1 + 2 and all("--skip-missing" in command for command in suites)
 
 
+@pytest.mark.parametrize(("more", "minutes", "seconds"), [((), "6", "40"), (("--gpus=0",), "26", "1300")])
+def test_teaching_checks_more_often_on_a_gpu(more: tuple[str, ...], minutes: str, seconds: str) -> None:
+    _, recorder = play("--profile=small", *more)
+    [taught] = [command for command in recorder.commands if "train.warm_start" in command]
+    assert taught[taught.index("--minutes") + 1] == minutes
+    assert taught[taught.index("--evaluate-every") + 1] == seconds
+
+
 def test_only_runs_one_stage_and_from_runs_it_and_all_later_ones() -> None:
     _, report = play("--only=report")
     assert report.modules() == ["analysis.manifest", "analysis.report"]

@@ -145,6 +145,10 @@ class Plan:
     def gpus_of(self, row: Experiment) -> int:
         return row.gpus if self.options.gpus is None else int(self.options.gpus)
 
+    def device_of(self, row: Experiment) -> str:
+        """The device that trains the row: cpu or cuda."""
+        return "cuda" if self.gpus_of(row) else "cpu"
+
     def environments_of(self, row: Experiment) -> Path:
         """Folder of an experiment's train environments. A construction ablation has a separate one."""
         suffix = f"-no-{row.without.replace('_', '-')}" if row.without else ""

@@ -88,8 +88,8 @@ PROFILES = {
         restored=150, controls=("more-supervised", "oracle-demonstrations", "rejection-sampling"), parallel=True,
     ),
     "small": Profile(
-        SMALL, 2000, 200, 200, "medium", 1000, 1024, 200, test_seed=271126, suites=True, backend="vllm", teach=True,
-        prune=True,
+        SMALL, 2000, 200, 200, "medium", 1000, 1024, 200, author="facts+worlds", test_seed=271126, suites=True,
+        backend="vllm", teach=True, prune=True,
     ),
     "paper": Profile(
         tuple(row.name for row in matrix() if row.in_paper and row.algorithm in PAPER_ALGORITHMS),
