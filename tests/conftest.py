@@ -20,8 +20,9 @@ os.environ.update(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files that start trainers, engines and clusters first: a slow test at the end leaves other cores idle."""
-    items.sort(key=lambda item: "trainer" not in item.path.parts and item.path.stem != "test_vllm_policy")
+    """Run the files with integration tests first: a slow file at the end leaves other cores idle."""
+    slow = {item.path for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 CODES = {

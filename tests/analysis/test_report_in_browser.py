@@ -33,7 +33,10 @@ FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)"),
+    pytest.mark.integration,
+]
 
 
 class Page:

@@ -150,10 +150,13 @@ def small(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_format() -> Iterator[None]:
-    """Write figures only as SVG, which the page needs. All formats of all figures would take minutes."""
+    """Write figures only as SVG, which the page needs, and spare the search for a layout without overlaps: most of the
+    time goes there. test_report.py writes complete figures.
+    """
 
     def save_svg(figure: Figure, stem: Path) -> list[Path]:
         path = stem.with_name(f"{stem.name}.svg")
+        figure.set_layout_engine("none")
         figure.savefig(path)
         return [path]
 

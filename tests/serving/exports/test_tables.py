@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,6 @@ from serving.episodes.recorded import turn_text
 from serving.exports.labels import LABEL_REWARDS, LabelSettings, label_of
 from serving.exports.tables import READERS, prompt_messages, sft_row_for
 from tests.serving.recorded_episodes import RAW, SCRIPTED, digits, episodes, expected, raw_episodes, texts_of
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def messages_of(texts: list[str]) -> list[dict]:
@@ -82,9 +80,12 @@ def test_a_foreign_label_is_rejected(environments):
             trl_reward.reward_func([None], ["text"], [label])
 
 
-def export(kind: str, data: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "serving.export", "--to", kind, "--data", str(data), "--out", str(out), *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture
+def export(run_script) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(kind: str, data: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        return run_script("serving.export", "--to", kind, "--data", data, "--out", out, *options)
+
+    return run
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def data(environments: list[Environment], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["trl", "verl"])
-def test_prompts_load_with_messages_tools_and_a_working_label(kind, data, environments, tmp_path):
+def test_prompts_load_with_messages_tools_and_a_working_label(export, kind, data, environments, tmp_path):
     assert export(kind, data, tmp_path / "out").returncode == 0
     rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["test"]
     assert len(rows) == 4
@@ -109,9 +110,9 @@ def test_prompts_load_with_messages_tools_and_a_working_label(kind, data, enviro
         )
 
 
-def test_prefixes_of_trajectories_contain_their_state(data, tmp_path):
-    collected = [sys.executable, "-m", "train.collect_trajectories", "--environments", str(data), "--policy", "oracle"]
-    subprocess.run([*collected, "--out", str(tmp_path / "t")], cwd=ROOT, check=True, capture_output=True)
+def test_prefixes_of_trajectories_contain_their_state(export, run_script, data, tmp_path):
+    collected = ["--environments", data, "--policy", "oracle", "--out", tmp_path / "t"]
+    assert run_script("train.collect_trajectories", *collected).returncode == 0
     file = ["--trajectories", str(tmp_path / "t/trajectories.jsonl")]
     assert export("trl", data, tmp_path / "out", *file).returncode == 0
     rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["test"]
@@ -126,7 +127,7 @@ def test_prefixes_of_trajectories_contain_their_state(data, tmp_path):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_conversations_load_as_they_were_played(reader, data, environments, tmp_path):
+def test_conversations_load_as_they_were_played(export, reader, data, environments, tmp_path):
     assert export("sft", data, tmp_path / "out", "--reader", reader).returncode == 0
     rows = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["test"]
     for row, environment in zip(rows, environments, strict=True):
@@ -156,7 +157,7 @@ def test_a_text_that_llama_factory_would_parse_as_a_call_is_skipped():
     assert sft_row_for("llama-factory", row) is None and sft_row_for("trl", row) == row
 
 
-def test_an_existing_folder_and_an_empty_export_are_one_line_errors(data, environments, tmp_path):
+def test_an_existing_folder_and_an_empty_export_are_one_line_errors(export, data, environments, tmp_path):
     write_environments(data, [item.model_copy(update={"gold_plan": []}) for item in environments])
     for out, words in ((tmp_path, "expected a new folder"), (tmp_path / "out", "no rows to export")):
         said = export("sft", data, out)

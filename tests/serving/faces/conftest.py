@@ -1,10 +1,13 @@
 """Environment files for the tests of HTTP and MCP."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from env_construction.environment.schema import Environment, write_environments
+from tests.conftest import small_environments
+from tests.serving.conftest import served
 
 
 @pytest.fixture
@@ -12,6 +15,15 @@ def data(played: list[Environment], tmp_path: Path) -> Path:
     path = tmp_path / "environments.jsonl"
     write_environments(path, list({item.id: item for item in played}.values()))
     return path
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of one server for HTTP and MCP, for the tests of a module that need no settings of their own."""
+    path = tmp_path_factory.mktemp("served") / "environments.jsonl"
+    write_environments(path, small_environments())
+    with served(path, "--mcp") as address:
+        yield address
 
 
 @pytest.fixture

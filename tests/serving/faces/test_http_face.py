@@ -117,8 +117,8 @@ def test_no_answered_call_is_lost_when_the_server_is_killed_under_load(data, ser
             assert count <= outcome["strict"]["score"]["calls"] <= count + 1
 
 
-def test_many_clients_at_once_each_get_their_own_rewards(data, server):
-    with server(data) as address, httpx.Client(base_url=address) as client:
+def test_many_clients_at_once_each_get_their_own_rewards(shared_server):
+    with httpx.Client(base_url=shared_server) as client:
 
         def play(number: int) -> float:
             key = client.post("/episodes", json={"id": "atlas-single_hop"}).json()["episode"]
@@ -141,9 +141,8 @@ def test_a_server_for_other_machines_requires_a_token(data, server):
         assert httpx.get(f"{address}/splits", headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
-def test_a_local_server_answers_to_local_names_only(data, server):
-    with server(data) as address:
-        assert httpx.get(f"{address}/splits", headers={"Host": "evil.example"}).status_code == 400
+def test_a_local_server_answers_to_local_names_only(shared_server):
+    assert httpx.get(f"{shared_server}/splits", headers={"Host": "evil.example"}).status_code == 400
 
 
 @pytest.mark.parametrize("options", [["--id", "nobody"], ["--split", "nowhere"], ["--stdio"]])
@@ -168,9 +167,8 @@ def test_a_restarted_server_resumes_its_episodes(data, server, tmp_path):
         assert outcome["strict"]["rewards"]["solve_f1"] == 1.0
 
 
-def test_every_response_is_documented(data, server):
-    with server(data) as address:
-        paths = httpx.get(f"{address}/openapi.json").json()["paths"]
+def test_every_response_is_documented(shared_server):
+    paths = httpx.get(f"{shared_server}/openapi.json").json()["paths"]
     for path, methods in paths.items():
         for method, described in methods.items():
             assert {"200", "401", "413", "422"} <= described["responses"].keys(), (path, method)

@@ -65,13 +65,13 @@ def test_stdio_serves_one_environment_to_a_desktop_agent(data):
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
-def test_over_http_each_url_plays_its_own_episode_and_errors_are_typed(mode, data, server):
+def test_over_http_each_url_plays_its_own_episode_and_errors_are_typed(mode, shared_server):
     async def main(address: str):
         started = httpx.post(f"{address}/episodes", json={"id": "atlas-multi_hop"}).json()["episode"]
         async with (
             Client(f"{address}/mcp?episode={started}", mode=mode) as trainer,
-            Client(f"{address}/mcp?id=atlas-single_hop&session=a", mode=mode) as one,
-            Client(f"{address}/mcp?id=atlas-single_hop&session=b", mode=mode) as two,
+            Client(f"{address}/mcp?id=atlas-single_hop&session=a-{mode}", mode=mode) as one,
+            Client(f"{address}/mcp?id=atlas-single_hop&session=b-{mode}", mode=mode) as two,
             Client(f"{address}/mcp?id=nobody", mode=mode) as lost,
         ):
             await trainer.call_tool("capital_of", {"country": "Fiji"})
@@ -97,8 +97,7 @@ def test_over_http_each_url_plays_its_own_episode_and_errors_are_typed(mode, dat
                 await huge
             assert caught.value.data == {"code": "byte_limit"}
 
-    with server(data, "--mcp") as address:
-        asyncio.run(main(address))
+    asyncio.run(main(shared_server))
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
@@ -132,20 +131,19 @@ async def code_of(client: Client, name: str, arguments: dict) -> str:
     return caught.value.data["code"]
 
 
-def test_invalid_json_and_10_mb_over_http_are_errors_and_disturb_nothing(data, server):
+def test_invalid_json_and_10_mb_over_http_are_errors_and_disturb_nothing(shared_server):
     headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-    with server(data, "--mcp") as address:
-        path = f"{address}/mcp?id=atlas-single_hop"
-        broken = httpx.post(path, content=b'{"jsonrpc": "2.0",', headers=headers)
-        assert broken.status_code == 400 and broken.json()["error"]["code"] == -32700
-        large = httpx.post(path, content=b"x" * 10_000_000, headers=headers)
-        assert large.status_code == 413 and large.json()["error"]["code"] == "byte_limit"
+    path = f"{shared_server}/mcp?id=atlas-single_hop&session=broken"
+    broken = httpx.post(path, content=b'{"jsonrpc": "2.0",', headers=headers)
+    assert broken.status_code == 400 and broken.json()["error"]["code"] == -32700
+    large = httpx.post(path, content=b"x" * 10_000_000, headers=headers)
+    assert large.status_code == 413 and large.json()["error"]["code"] == "byte_limit"
 
-        async def main():
-            async with Client(path) as client:
-                assert not (await client.call_tool("capital_of", {"country": "Fiji"})).is_error
+    async def main():
+        async with Client(path) as client:
+            assert not (await client.call_tool("capital_of", {"country": "Fiji"})).is_error
 
-        asyncio.run(main())
+    asyncio.run(main())
 
 
 def test_a_second_client_is_busy_and_the_call_of_a_disconnected_one_counts(slow_data, server):

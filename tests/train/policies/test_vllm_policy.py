@@ -9,6 +9,7 @@ from train.policies.interface import PolicyRequest, StreamingPolicy
 from train.policies.local_policies import HfPolicy, VllmPolicy
 from train.policies.rollout import play
 
+pytestmark = pytest.mark.integration
 # vLLM's CPU kernels have no heads as narrow as those of the random test checkpoint; this one is trained
 CHECKPOINT = Path(__file__).resolve().parents[3] / "assets" / "tiny_policy"
 LIMITS = {"max_new_tokens": 64, "max_prompt_tokens": 1200}

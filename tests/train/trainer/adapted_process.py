@@ -1,6 +1,6 @@
 """What the compatibility module changes, seen from inside a process that it adapted; prints one JSON object.
 
-A process of its own, since the module changes torch for good.
+A process of its own (`adapted_server.py` forks it), since the module changes torch for good.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Run OpenRLHF's entry point up to its `train` for each command line on stdin (JSON lists); print the parsed values.
 
-It runs in a separate process, because the compatibility module patches torch permanently.
+It runs in a fork of `adapted_server.py`, because the compatibility module patches torch permanently.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Compares shared prompts with OpenRLHF's own forward on the tiny policy; prints one JSON object.
 
-A process of its own, since the adaptation changes OpenRLHF for good.
+A fork of `adapted_server.py`, since the adaptation changes OpenRLHF for good.
 """
 
 import json

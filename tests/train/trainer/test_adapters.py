@@ -1,9 +1,8 @@
 """LoRA adapters: vLLM gets the merged weights under the base model's names, and a merged checkpoint is a whole one."""
 
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,15 +152,8 @@ def test_the_reference_is_the_base_with_the_adapters_off_and_the_policy_keeps_th
     assert (actor.forward(ids) - base(ids).logits).abs().max() > 1e-3
 
 
-def test_openrlhf_starts_no_second_model_for_the_reference() -> None:
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("shared_reference_process.py"))],
-        capture_output=True, text=True, timeout=300, cwd=Path(__file__).resolve().parents[3],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
-    )  # fmt: skip
-    lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, result.stderr[-2000:]
-    assert json.loads(lines[0][6:]) == {
+def test_openrlhf_starts_no_second_model_for_the_reference(found_by: Callable[..., dict]) -> None:
+    assert found_by("shared_reference_process.py") == {
         "actors made": ["PolicyModelActor"],
         "loaded by the reference": [],
         "asked for the reference": ["reference_forward", 0, 2],

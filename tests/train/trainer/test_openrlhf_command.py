@@ -2,8 +2,8 @@
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,6 @@ def flags_of(name: str, **changes: Any) -> list[str]:
     return build_flags(experiment(name), launch(name, **changes))
 
 
-def parse(commands: list[list[str]]) -> list[dict[str, Any]]:
-    """What OpenRLHF's own parser and checks make of each command line."""
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("parse_with_openrlhf.py"))],
-        input="\n".join(json.dumps(command) for command in commands),
-        capture_output=True, text=True, timeout=1200, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "VLLM_LOGGING_LEVEL": "ERROR"},
-    )  # fmt: skip
-    found = [json.loads(line[7:]) for line in result.stdout.splitlines() if line.startswith("PARSED ")]
-    assert len(found) == len(commands), result.stderr[-2000:]
-    return found
-
-
 OTHER_LAUNCHES = {
     "released": flags_of("qwen3-8b-plain-grpo", preset="released"),
     "two nodes": flags_of("qwen3-14b-thinking-grpo", nodes=2),
@@ -61,13 +48,15 @@ OTHER_LAUNCHES = {
 
 
 @pytest.fixture(scope="module")
-def parsed() -> dict[str, dict[str, Any]]:
+def parsed(openrlhf_script: Callable[..., list[str]]) -> dict[str, dict[str, Any]]:
     """Every distinct command of the matrix (reward settings are not flags) and of other launches, in one process."""
     names: dict[str, str] = {}
     for row in matrix():
         names.setdefault(json.dumps(flags_of(row.name)), row.name)
     commands = {name: flags_of(name) for name in names.values()} | OTHER_LAUNCHES
-    return dict(zip(commands, parse(list(commands.values())), strict=True))
+    lines = "\n".join(map(json.dumps, commands.values()))
+    found = openrlhf_script("PARSED ", Path(__file__).with_name("parse_with_openrlhf.py"), stdin=lines)
+    return dict(zip(commands, map(json.loads, found), strict=True))
 
 
 def test_openrlhf_parses_every_model_mode_and_algorithm(parsed: dict[str, dict[str, Any]]) -> None:

@@ -1,9 +1,8 @@
 """The CPU patches: what OpenRLHF, DeepSpeed and vLLM see in an adapted process. The smoke profile trains with them."""
 
-import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("adapted_process.py"))],
-        capture_output=True, text=True, timeout=240, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "0"},
-    )  # fmt: skip
-    lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, result.stderr[-3000:]
-    return json.loads(lines[0][6:])
+def found(found_by: Callable[..., dict]) -> dict[str, Any]:
+    return found_by("adapted_process.py")
 
 
 def test_the_current_device_is_the_cpu_and_can_be_written_as_a_number(found: dict[str, Any]) -> None:

@@ -1,10 +1,7 @@
 """A run killed while it saves the trainer's state can always restart, and the optimizer needs no compiler."""
 
-import json
-import os
 import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +9,14 @@ import pytest
 
 from train.trainer.saved_state import recover, saved_step
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(found_by: Callable[..., dict], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """OpenRLHF's and DeepSpeed's own saving and loading, in a process that the launcher adapted."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("trainer_process.py")),
-        str(tmp_path_factory.mktemp("s")),
-        str(port),
-    ]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}  # no compiler in reach
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, env=environ)
-    lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, result.stderr[-3000:]
-    return json.loads(lines[0][6:])
+    return found_by("trainer_process.py", tmp_path_factory.mktemp("s"), port)
 
 
 @pytest.mark.parametrize("stage", ["ZeRO-3", "ZeRO-2"])

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from train.trainer.shared_prompts import groups_by_prompt
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    pytest.importorskip("openrlhf")
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("shared_prompts_process.py"))],
-        capture_output=True, text=True, timeout=240, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, result.stderr[-3000:]
-    return json.loads(lines[0][6:])
+def found(found_by: Callable[..., dict]) -> dict[str, Any]:
+    return found_by("shared_prompts_process.py")
 
 
 def test_log_probabilities_and_entropy_are_the_same_at_every_action(found: dict[str, Any]) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,19 +12,10 @@ from reward.credit import CREDITS, ESTIMATORS
 from train.trainer.hindsight import turn_ranges, views_of
 from train.trainer.turn_credit import spread_over_tokens
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    pytest.importorskip("openrlhf")
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("turn_credit_process.py"))],
-        capture_output=True, text=True, timeout=900, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    lines = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, result.stderr[-3000:]
-    return json.loads(lines[0][6:])
+def found(found_by: Callable[..., dict]) -> dict[str, Any]:
+    return found_by("turn_credit_process.py")
 
 
 @pytest.mark.parametrize("credit", [name for name, row in CREDITS.items() if not row.hindsight])

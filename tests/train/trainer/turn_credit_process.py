@@ -1,7 +1,7 @@
 """Advantages per turn through OpenRLHF's own sample generator and experience maker; prints one JSON object.
 
-It runs in a separate process, because the adaptation patches OpenRLHF permanently. The expected values are built token
-by token from NumPy's numbers, without the adaptation's code.
+It runs in a fork of `adapted_server.py`, because the adaptation patches OpenRLHF permanently. The expected values are
+built token by token from NumPy's numbers, without the adaptation's code.
 """
 
 import json
