@@ -8,10 +8,14 @@ stdout: one line per script with its exit code.
 import json
 import os
 import runpy
+import signal
 import sys
 import traceback
 
 from train.trainer.openrlhf_launcher import install, worker_environment
+
+LIMIT_S = 600
+"""A script that hangs fails its test."""
 
 os.environ.update(worker_environment(["cpu", "no-flash-attn", "lora"], 1))
 install()
@@ -25,6 +29,7 @@ for line in sys.stdin:
     asked = json.loads(line)
     child = os.fork()
     if child == 0:
+        signal.alarm(LIMIT_S)
         code = 0
         try:
             for number, name in enumerate(("stdin", "stdout", "stderr")):
