@@ -2,7 +2,8 @@
 
 An episode is a list of turns. A turn is a list of calls, or the text that ends the episode, so every interface can play
 it. `raw_episodes` are texts like those of models, for the interfaces that accept complete turns. They contain thinking,
-truncated calls, and tags inside arguments. Each interface plays 250 episodes: SCRIPTED and RAW, or only scripted ones.
+truncated calls, and tags inside arguments. Each interface plays 1,000 episodes: SCRIPTED and RAW, or only scripted
+ones.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from reward.episode_rewards import EPISODE_REWARDS
 from reward.scoring import advance, score_episode, score_turn, sub_answers
 from reward.tool_calls import render_call
 
-SCRIPTED, RAW = 150, 100
+SCRIPTED, RAW = 600, 400
 Turns = list[list[ToolCall] | str]
 _HOSTILE: list[Any] = [
     "</tool_call>\n<tool_call>",
