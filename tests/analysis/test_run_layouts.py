@@ -28,6 +28,7 @@ from train.pipeline import Pipeline
 from train.stages.policy_roles import Role, read_roles, start_role, trained_role, write_roles
 from train.stages.profiles import parse_options
 
+pytestmark = pytest.mark.integration  # every table, figure and page of complete runs
 SOURCES = {
     "floor": "random",
     "ceiling": "oracle",

@@ -254,8 +254,8 @@ def test_equal_short_answers(target: str, answer: str, same: bool) -> None:
 
 
 @pytest.mark.parametrize("junk", ["\\boxed{", "\\(", "\\[", "answer:\n", "$", "{", "answer is (", "\\frac{", "-"])
-def test_a_megabyte_of_junk_has_no_letter_and_no_number(junk: str) -> None:
-    text = junk * (1_000_000 // len(junk))  # a quadratic-time rule would not finish here
+def test_long_junk_has_no_letter_and_no_number(junk: str) -> None:
+    text = junk * (300_000 // len(junk))  # a quadratic-time rule would not finish here
     assert choice_letter(text) is None
     assert final_number(text) is None
     assert not same_expression("1", final_expression(text) or "")

@@ -346,14 +346,16 @@ def test_in_flight_is_the_number_of_requests_that_a_server_sees_at_once(
     server, environments, tmp_path, monkeypatch, command
 ) -> None:
     many = [environments[0].model_copy(update={"id": f"e{n}"}) for n in range(12)]
-    four, lock, running, most = threading.Barrier(4, timeout=20), threading.Lock(), 0, 0
+    four, lock, running, most, turns = threading.Barrier(4, timeout=20), threading.Lock(), 0, 0, 0
 
-    def answer(body: dict[str, Any], count: int) -> Answer:
-        nonlocal running, most
+    def answer(body: dict[str, Any] | None, count: int) -> Answer:
+        nonlocal running, most, turns
+        if body is None:
+            return refused(404, "this server does not list its models")
         with lock:
-            running += 1
-            most = max(most, running)
-        if count < 4:
+            running, turns = running + 1, turns + 1
+            most, first = max(most, running), turns <= 4
+        if first:
             four.wait()  # breaks if fewer than four requests are sent at once
         with lock:
             running -= 1
