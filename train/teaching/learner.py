@@ -26,6 +26,9 @@ class Learner:
     """Next-token learning with weights.
 
     `optimizer`: "muon" uses Muon for the layers' matrices and AdamW for embeddings and norms; "adamw" for all.
+
+    Muon stays, because AdamW needs several times as long from scratch: the tiny model's copy loss (nats per token) was
+    0.35 with Muon (rate 3e-3) after 63 s on one core, and 1.48 with AdamW (rate 2e-3) after 301 s.
     """
 
     def __init__(self, model: torch.nn.Module, pad: int, learning_rate: float, optimizer: str = "muon") -> None:
