@@ -1,7 +1,4 @@
-"""Rule 5 of the proof (code_proof.py): no text can show the address of a function or an iterator.
-
-Not covered: the order of a set whose values have a hash by address (matches, exceptions, `nan`). It can depend on the
-memory that earlier calls left.
+"""Rule 5 of the proof (code_proof.py): no result can depend on the address of an object.
 
 Python shows functions, bound methods and iterators by their address, which differs between processes. So proven code
 never has one of them where it could become text, be stored, returned or passed to a function of its own. Their only
@@ -13,6 +10,11 @@ places are:
 
 A table is a dictionary of functions. A name may hold one if it is only asked for a function or for its keys. A function
 that returns a function or a table may only be called.
+
+The order of a set shows addresses too, because matches, exceptions and `nan` have a hash by address. So proven code
+never reads the order of a set: a set is compared, counted, changed by its methods or joined with another. A set of
+constants is free, unless the code can add to it. A view of a dictionary (`.keys()`) can become a set by an operator
+such as `-`. So code with such operators only reads its views.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from typing import Any
 from env_construction.sandbox.listed_names import BUILTINS, MODULES
 
 FUNCTION, ITERATOR, TABLE = "function", "iterator", "table of functions"
-MAKER = "function that returns an iterator, a function or a table"
+MAKER = "function that returns an iterator, a set, a function or a table"
 GROUPS = "groups"
+SET, VIEW, SET_CLASS = "set", "view of a dictionary", "class of sets"
 
 
 def _each(names: str, value: Any, prefix: str = "") -> dict[str, Any]:
@@ -69,6 +72,28 @@ MAKERS = frozenset(_each("map filter zip enumerate iter reversed re.finditer .fi
 KEYS_READ = frozenset(_each("list tuple set frozenset sorted len .join", None))
 """Functions that read the keys of a dictionary, and not its values."""
 
+_SET_CLASSES = ("set", "frozenset")
+
+SETS_MADE = frozenset(_each("union intersection difference symmetric_difference", None, "."))
+"""Methods that return a set."""
+
+SET_METHODS = SETS_MADE | _each("issubset issuperset isdisjoint", None, ".").keys()
+"""Methods that only sets have. They take sets and show no order.
+
+`update` and its like are not among them: the set or dictionary that a set changes can have other names.
+"""
+
+SET_CHANGES = frozenset(
+    _each("update difference_update intersection_update symmetric_difference_update", None, ".")
+    | _each("add discard remove clear", None, ".")
+)
+"""Further methods of a set that show no order. They return nothing."""
+
+ORDER_BLIND = ("len", "bool", "isinstance", *_SET_CLASSES)
+"""Functions that take a set and show no order."""
+
+VIEWS = frozenset({".keys", ".items"})
+
 DATA = frozenset(
     _each("year month day hour minute second microsecond tzinfo fold days seconds microseconds resolution utc", None)
     | _each("real imag numerator denominator stop step endpos lastgroup lastindex pos string flags pattern", None)
@@ -85,10 +110,13 @@ _BINDING = frozenset({
     ast.alias, ast.Name, ast.arg, ast.FunctionDef, ast.ExceptHandler, ast.MatchAs,
     ast.MatchStar, ast.MatchMapping,
 })  # fmt: skip
-_PASSING = frozenset({ast.Assign, ast.AnnAssign, ast.For, ast.comprehension, ast.Return})
+_PASSING = frozenset({ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For, ast.comprehension, ast.Return})
 _SHARED = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
 """Kinds of nodes that a parser uses several times, so they have no one parent."""
 _TESTS = (ast.If, ast.While, ast.IfExp, ast.Assert)
+_SET_OPERATORS = (ast.BitOr, ast.BitAnd, ast.BitXor, ast.Sub)
+_STABLE = (str, int, float, bytes)
+"""Kinds of constants whose hash is the same in each process of a sandbox."""
 
 
 @functools.cache
@@ -149,6 +177,21 @@ class AddressRule:
         """Name of a scope -> the scopes of the functions that are defined by it."""
         self.returned: dict[int, set[str]] = defaultdict(set)
         """Scope of a function -> the kinds of what it returns, functions and tables."""
+        self.sets_grow = not self.in_module or any(
+            node.attr in ("add", "update", "symmetric_difference_update")
+            if isinstance(node, ast.Attribute)
+            else isinstance(node, ast.AugAssign) and isinstance(node.op, (ast.BitOr, ast.BitXor))
+            for node in self.nodes
+        )
+        """Whether code can add a value to a set of constants."""
+        self.views_join = any(
+            isinstance(node, _SET_OPERATORS)
+            or (isinstance(node, ast.Name) and node.id == "eval")
+            or (isinstance(node, ast.alias) and node.name == "operator")
+            or (isinstance(node, ast.ImportFrom) and node.module == "operator")
+            for node in nodes
+        )
+        """Whether an operator can make a set of a view."""
         self.defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
         self.rules: dict[type, Callable[[Any], Collection[str]]] = {
             ast.Lambda: lambda _: (FUNCTION,),
@@ -159,6 +202,9 @@ class AddressRule:
             ast.Subscript: self._of_subscript,
             ast.Dict: self._of_dict,
             ast.IfExp: self._of_choice,
+            ast.Set: self._of_set,
+            ast.SetComp: lambda _: (SET,),
+            ast.BinOp: self._of_operator,
         }
         self.kinds: dict[tuple[int, str], set[str]] = {}
         """What a name of a scope may hold, of the kinds that have an address."""
@@ -186,14 +232,18 @@ class AddressRule:
         kind = type(node)
         if kind is ast.Name:
             name: str = node.id  # type: ignore[attr-defined]
-            return name in MAKERS or name in self.defined
+            return name in MAKERS or name in self.defined or name in _SET_CLASSES
         if kind is ast.Attribute:
             held = self._of_attribute(node)  # type: ignore[arg-type]
-            parent = self.parents[id(node)]
+            parent: Any = self.parents[id(node)]
+            if f".{node.attr}" in VIEWS and isinstance(parent, ast.Call):  # type: ignore[attr-defined]
+                reader = self.parents[id(parent)]
+                if isinstance(reader, (ast.For, ast.comprehension)) and reader.iter is parent:
+                    return False  # `for key, value in x.items()`
             return MAKER in held or (bool(held) and not (isinstance(parent, ast.Call) and parent.func is node))
         if isinstance(node, ast.ImportFrom):
             return any(_of_import(f"{node.module}.{alias.name}") for alias in node.names)
-        return kind in (ast.Lambda, ast.GeneratorExp)
+        return kind in (ast.Lambda, ast.GeneratorExp, ast.SetComp) or bool(kind is ast.Set and self._of_set(node))
 
     def _place_in_scope(self, node: ast.AST) -> None:
         parent = self.parents.get(id(node))
@@ -280,6 +330,11 @@ class AddressRule:
             if GROUPS in self._kinds(node.iter) and isinstance(node.target, ast.Tuple):
                 target = node.target.elts[-1]
                 new = isinstance(target, ast.Name) and self._hold(self.scope[id(target)], target.id, ITERATOR)
+        elif isinstance(node, ast.AugAssign):
+            target = node.target
+            if isinstance(node.op, _SET_OPERATORS) and isinstance(target, ast.Name):
+                held = self.kinds.get((self._home(self.scope[id(target)], target.id) or self.top, target.id), ())
+                new = VIEW in held and self._hold(self.scope[id(target)], target.id, SET)
         else:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             for kind in tuple(self._kinds(node.value)):
@@ -297,25 +352,25 @@ class AddressRule:
         if not isinstance(node.ctx, ast.Load):
             return ()
         name = node.id
-        if name not in self.assigned and name not in self.imported:  # a builtin
-            if name in MAKERS:
-                return (MAKER,)
+        builtin = (MAKER,) if name in MAKERS else (SET_CLASS,) if name in _SET_CLASSES else ()
+        if name not in self.assigned and name not in self.imported:
             # The text of an `eval` sees names of code that is not checked here.
-            return () if self.in_module or name in BUILTINS else (FUNCTION,)
+            return builtin if self.in_module or name in BUILTINS else (FUNCTION,)
         home = self._home(self.scope[id(node)], name)
         held = set(self.kinds.get((home or self.top, name), ()))
         if self._returned_by(node):
             held.add(MAKER)
         for origin in self.imported.get(name, ()):
             held.update(_of_import(origin))
-        if home is None and name in MAKERS:
-            held.add(MAKER)
+        if home in (None, self.top):  # a name of the module may not be bound yet
+            held.update(builtin)
         return held
 
     def _of_attribute(self, node: ast.Attribute) -> Collection[str]:
         if isinstance(node.value, ast.Name) and node.value.id in self.modules:
             return {kind for module in self.modules[node.value.id] for kind in _of_import(f"{module}.{node.attr}")}
-        if f".{node.attr}" in MAKERS:
+        method = f".{node.attr}"
+        if method in MAKERS or method in SETS_MADE or (method in VIEWS and self.views_join):
             return (MAKER,)
         root = root_of(node)
         return () if node.attr in DATA or (isinstance(root, ast.Name) and root.id in self.absent) else (FUNCTION,)
@@ -325,12 +380,20 @@ class AddressRule:
         if function is None:
             returned = self._returned_by(node.func)
             # A name with several meanings, of which one is a listed function.
-            return returned or ((ITERATOR, GROUPS) if MAKER in self._kinds(node.func) else ())
+            kinds = self._kinds(node.func)
+            made = (SET,) if SET_CLASS in kinds else ()
+            return (*made, *(returned or ((ITERATOR, GROUPS) if MAKER in kinds else ())))
         if function == "itertools.groupby":
             return (GROUPS,)
         if function in MAKERS or function.startswith("itertools."):
             return (ITERATOR,)
+        if function in _SET_CLASSES or function in SETS_MADE:
+            return (SET,)
+        if function in VIEWS and self.views_join:
+            return (VIEW,)
         base: Any = node.func
+        if function == ".copy" and SET in self._kinds(base.value):
+            return (SET,)
         return (FUNCTION,) if function == ".get" and TABLE in self._kinds(base.value) else ()
 
     def _returned_by(self, function: ast.AST) -> Collection[str]:
@@ -349,6 +412,13 @@ class AddressRule:
 
     def _of_choice(self, node: ast.IfExp) -> Collection[str]:
         return {*self._kinds(node.body), *self._kinds(node.orelse)}
+
+    def _of_set(self, node: Any) -> Collection[str]:
+        stable = all(isinstance(part, ast.Constant) and isinstance(part.value, _STABLE) for part in node.elts)
+        return (SET,) if self.sets_grow or not stable else ()
+
+    def _of_operator(self, node: ast.BinOp) -> Collection[str]:
+        return (SET,) if {SET, VIEW} & {*self._kinds(node.left), *self._kinds(node.right)} else ()
 
     def _called(self, call: ast.Call) -> str | None:
         """The name of the called function in this module's tables; None for a function that they cannot name."""
@@ -370,22 +440,35 @@ class AddressRule:
         parent: Any = self.parents.get(id(node))
         if isinstance(parent, ast.Call):
             if parent.func is node:
-                return kind in (FUNCTION, MAKER)
+                return kind in (FUNCTION, MAKER, SET_CLASS)
             return self._may_receive(parent, node, kind)
         if kind == MAKER:
             return False
+        if kind == SET_CLASS:
+            return isinstance(parent, ast.Compare) or self._only_names_type(node)
         if isinstance(parent, ast.Expr) or (isinstance(parent, _TESTS) and node is parent.test):
             return True
         if isinstance(parent, ast.UnaryOp):
             return isinstance(parent.op, ast.Not)
         if isinstance(parent, (ast.Assign, ast.AnnAssign)):
             targets = parent.targets if isinstance(parent, ast.Assign) else [parent.target]
-            unpacked = (ast.Tuple, ast.List) if kind == ITERATOR else ()
+            unpacked = (ast.Tuple, ast.List) if kind in (ITERATOR, VIEW) else ()
             return node is parent.value and all(isinstance(target, (ast.Name, *unpacked)) for target in targets)
         if isinstance(parent, ast.IfExp):
             return True
         if isinstance(parent, ast.Return):
             return kind in (FUNCTION, TABLE)
+        if kind in (SET, VIEW):
+            if isinstance(parent, ast.BinOp):
+                return isinstance(parent.op, _SET_OPERATORS)
+            if isinstance(parent, ast.Compare):
+                return True
+        if kind == SET:
+            if not isinstance(parent, ast.Attribute):
+                return False
+            method, call = f".{parent.attr}", self.parents.get(id(parent))
+            copied = method == ".copy" and isinstance(call, ast.Call) and call.func is parent
+            return copied or method in SET_METHODS or method in SET_CHANGES
         if isinstance(parent, ast.Compare):
             if len(parent.ops) > 1:
                 return False
@@ -396,7 +479,7 @@ class AddressRule:
             if kind == GROUPS:
                 target = parent.target
                 return isinstance(target, ast.Tuple) and [type(part) for part in target.elts] == [ast.Name, ast.Name]
-            return kind in (ITERATOR, TABLE)
+            return kind in (ITERATOR, VIEW, TABLE)
         if kind == FUNCTION:
             if isinstance(parent, ast.keyword):
                 call = self.parents[id(parent)]
@@ -407,13 +490,13 @@ class AddressRule:
                 call = self.parents[id(parent)]
                 return parent.attr in ("get", "keys") and isinstance(call, ast.Call) and call.func is parent
             return isinstance(parent, ast.Subscript) and node is parent.value
-        if kind == ITERATOR:
+        if kind in (ITERATOR, VIEW):
             added = isinstance(parent, ast.AugAssign) and isinstance(parent.op, ast.Add)
             return added or isinstance(parent, ast.Starred)
         return False
 
     def _may_receive(self, call: ast.Call, node: ast.AST, kind: str) -> bool:
-        """Whether the called function reads or calls this argument and does not keep it."""
+        """Whether the called function reads or calls this argument and keeps neither it nor, of a set, its order."""
         if not self.in_module:
             return False  # in the text of an `eval`, any name may have another meaning
         function = self._called(call) or ""
@@ -424,7 +507,24 @@ class AddressRule:
             return CALLS.get(function) == place
         if kind == TABLE:
             return function in KEYS_READ and place == 0
+        if kind == SET_CLASS:
+            return function == "isinstance" and place == 1
+        if kind in (SET, VIEW) and (function in ORDER_BLIND or function in SET_METHODS):
+            return True
         if function in ("min", "max") and len(call.args) > 1:
             return False  # returns one of its arguments
         places = READS.get(function, ())
-        return kind == ITERATOR and (place in places or _ANY in places)
+        return kind in (ITERATOR, VIEW) and (place in places or _ANY in places)
+
+    def _only_names_type(self, node: Any) -> bool:
+        """Whether a class only says of what type a value is, in an annotation or in a tuple of types."""
+        parent: Any = self.parents.get(id(node))
+        if isinstance(parent, ast.Tuple):
+            outer = self.parents.get(id(parent))
+            compared = isinstance(outer, ast.Compare)
+            return compared or (isinstance(outer, ast.Call) and self._may_receive(outer, parent, SET_CLASS))
+        while isinstance(parent, ast.Subscript) or (isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.BitOr)):
+            if isinstance(parent, ast.Subscript) and node is not parent.value:
+                return False
+            node, parent = parent, self.parents.get(id(parent))
+        return node in (getattr(parent, "annotation", None), getattr(parent, "returns", None))

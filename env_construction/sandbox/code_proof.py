@@ -13,8 +13,8 @@ safe to share, and a reason for all other code. The proof is an allow-list with 
    attribute.
 4. Nothing runs later: no `yield`, `with`, coroutine, thread or finalizer. An abandoned generator expression runs no
    code when it is collected.
-5. Results show no addresses: no `id`, `hash` or `object`, and no function or iterator where its text, its order or its
-   length could be used. address_rule.py says what this does not cover.
+5. Results show no addresses: no `id`, `hash` or `object`, no function or iterator where its text, its order or its
+   length could be used, and no order of a set (address_rule.py).
 
 Proven code can still loop, recurse and fill memory. Limits, and a second run of the call in isolation, handle that.
 """

@@ -173,6 +173,7 @@ class Program:
             f"dict(zip(['a', 'b'], [{one}, x]))",
             f"{{'a': helper, 'b': lambda y: {one}}}['b']({two})", f"max([1, 2], key=lambda y: len(str({one})))",
             f"[i for i in enumerate([{one}])]", f"(helper if {one} else tool)({two})",
+            *self.of_sets(one, two),
         ]  # fmt: skip
         if self.tame:
             return r.choice(tame)
@@ -187,6 +188,22 @@ class Program:
                     f"{r.choice(['helper', 'lambda *a: 1', 'print'])}}})",
             ]
         )  # fmt: skip
+
+    def of_sets(self, one: str, two: str) -> list[str]:
+        """Sets, also of values whose hash is an address."""
+        value = self.random.choice(
+            [f"'{one[:1]}b'", f"({one},)", "float('nan')", f"ValueError({one})", "iter('ab')", "__import__('re')"]
+        )
+        made = self.random.choice(
+            [f"{{{one}, {value}}}", f"set([{one}, {two}, {value}])", "{'a', 'b'}", f"frozenset([{value}] * 2)",
+             "dict(a=1).keys()", f"dict(a={one}).items()", "{v for v in 'abc'}"]
+        )  # fmt: skip
+        other = self.random.choice([f"{{{two}, {value}}}", "{'b', 3}", f"set([{value}])", "dict(b=2).keys()"])
+        joined = self.random.choice([made, f"({made} {self.random.choice('|&^-')} {other})", f"{made}.union({other})"])
+        return [
+            f"len({joined})", f"({value} in {joined})", f"({joined} == {other})", f"(1 if {joined} else {one})",
+            f"{joined}.isdisjoint({other})", joined, f"list({joined})", f"str({joined})", f"sorted({joined}, key=str)",
+        ]  # fmt: skip
 
     def of_module(self, argument: str) -> str:
         if not self.modules:
@@ -207,6 +224,8 @@ class Program:
             "box = []",
             "box = [1]; box.append(box)",
             "kept.append(1)",
+            f"s = set(); s.add({self.expression(0)}); y = {self.expression(0)} in s",
+            "s = {'a', 'b'}; t = s; y = list(s)",
         ]
         simple += [] if self.tame else [
             f"assert {value}", f"x[{self.expression(0)}] = {value}", f"raise ValueError({value})", "del x",
