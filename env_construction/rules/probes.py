@@ -21,6 +21,7 @@ from env_construction.environment.argument_filler import Fixed, fill
 from env_construction.environment.schema import Environment, GoldCall, ToolDocument
 from env_construction.environment.tool_schema import plain_schema
 from env_construction.rules.replay import UNKNOWN, names_in, swap
+from env_construction.sandbox.code_proof import walk_code
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult
 
 NEUTRAL_TEXTS = (UNKNOWN, "x", "")
@@ -228,7 +229,7 @@ def _read(source: str) -> tuple[tuple[tuple[str, ...], ...], bool]:
     """The columns of short texts in a source, and whether it may vary."""
     columns: dict[Any, list[str]] = defaultdict(list)
     varies, seen, rows = False, set[Any](), set[int]()
-    for node in ast.walk(ast.parse(source)):
+    for node in walk_code(ast.parse(source))[0]:
         varies = varies or isinstance(node, VARYING_NODES)
         seen |= {type(node), getattr(node, "id", None), getattr(node, "attr", None)}
         if isinstance(node, ast.Dict):

@@ -15,6 +15,7 @@ from typing import Any
 from env_construction.building.author import Rejected
 from env_construction.environment.schema import ToolDocument
 from env_construction.environment.tool_schema import CannotApply, fits, plain_schema, schema_problem
+from env_construction.sandbox.code_proof import walk_code
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 ALLOWED_IMPORTS = frozenset(
@@ -146,10 +147,10 @@ def _names_in(code: CodeType) -> set[str]:
 
 def _forbidden_use(source: str, name: str) -> tuple[str, str] | None:
     """The slow check, which distinguishes `open(...)` from a method or a local variable of that name."""
-    tree = ast.parse(source)
-    bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    bound |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    for node in ast.walk(tree):
+    nodes, _ = walk_code(ast.parse(source))
+    bound = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    bound |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for node in nodes:
         modules: list[str] = []
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]

@@ -45,6 +45,12 @@ BitOr BitXor BitAnd FloorDiv Invert Not UAdd USub Eq NotEq Lt LtE Gt GtE Is IsNo
 Match match_case MatchValue MatchSingleton MatchSequence MatchMapping MatchStar MatchAs MatchOr
 """
 NODES = frozenset(getattr(ast, name) for name in SYNTAX.split())
+_ANNOTATED = frozenset({ast.FunctionDef, ast.arg, ast.AnnAssign})
+_BINDING = frozenset({
+    ast.Name, ast.Global, ast.Nonlocal, ast.alias, ast.keyword, ast.FunctionDef, ast.arg, ast.ExceptHandler,
+    ast.MatchAs, ast.MatchStar, ast.MatchMapping,
+})  # fmt: skip
+"""Nodes with names that they bind or pass."""
 
 
 class _Unproven(Exception):
@@ -93,13 +99,14 @@ class _Imports:
 
 
 def _check(tree: ast.Module | ast.Expression) -> None:
-    nodes, parents = _walk(tree)
+    nodes, parents = walk_code(tree)
     in_module = isinstance(tree, ast.Module)
     imports = _imports(nodes)
     restricted = imports.restricted()
     in_annotations = {
         id(inner)
         for node in nodes
+        if type(node) in _ANNOTATED
         for outer in (getattr(node, "annotation", None), getattr(node, "returns", None))
         if outer is not None
         for inner in ast.walk(outer)
@@ -107,7 +114,7 @@ def _check(tree: ast.Module | ast.Expression) -> None:
     for node in nodes:
         if type(node) not in NODES or (not in_module and isinstance(node, (ast.NamedExpr, ast.Lambda))):
             raise _Unproven(type(node).__name__)
-        for name in _bound(node):
+        for name in _bound(node) if type(node) in _BINDING else ():
             if name.startswith("__"):
                 raise _Unproven(f"name {name}")
             if name in restricted:
@@ -122,7 +129,7 @@ def _check(tree: ast.Module | ast.Expression) -> None:
         raise _Unproven(reason)
 
 
-def _walk(tree: ast.AST) -> tuple[list[ast.AST], dict[int, ast.AST]]:
+def walk_code(tree: ast.AST) -> tuple[list[ast.AST], dict[int, ast.AST]]:
     """All nodes, and each one's parent by id. Omits constants and load contexts: most nodes, and always harmless."""
     nodes, parents = [tree], {}
     for node in nodes:

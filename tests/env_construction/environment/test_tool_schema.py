@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from env_construction.building.author import Rejected
 from env_construction.environment.jsonl import BadInput, write_jsonl
 from env_construction.environment.schema import Environment, ToolDocument, read_environments
-from env_construction.environment.tool_schema import _plainly_valid, fits, schema_problem
+from env_construction.environment.tool_schema import _plainly_fits, _plainly_valid, fits, schema_problem
 from env_construction.rules.tool_rules import check_arguments, check_document
 from env_construction.rules.validation import schema_valid
 from reward.attacks import ATTACKS
@@ -191,6 +191,27 @@ SOUP = st.recursive(
 def test_the_quick_check_never_passes_what_the_metaschema_rejects(schema: Any) -> None:
     if _plainly_valid(schema, 0):
         Draft202012Validator.check_schema(schema)
+
+
+VALUES: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, False, 0, 1, 1.0, 2.5, -3, "", "a", "1", float("nan"), [], {}, [1]]
+)
+
+
+@given(
+    VALUES,
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["string", "integer", "number", "boolean", "null", "array", ["integer", "null"]])},
+        optional={
+            "enum": st.lists(VALUES, max_size=3), "minimum": st.sampled_from([-9, 0, 1.5]),
+            "maximum": st.sampled_from([-1, 1, 2.5]), "description": st.just("d"), "minLength": st.just(2),
+        },
+    ),
+)  # fmt: skip
+def test_the_quick_check_accepts_only_values_that_fit(value: Any, schema: dict[str, Any]) -> None:
+    valid = Draft202012Validator(schema).is_valid(value)
+    assert valid or not _plainly_fits(value, schema)
+    assert fits(value, schema, of(x=schema)) == valid
 
 
 @given(SOUP, st.integers(0, 99))
