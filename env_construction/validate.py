@@ -8,7 +8,7 @@ code is 1 if any environment breaks a fatal rule.
 Example:
     python -m env_construction.validate outputs/demo/environments/test.jsonl --out outputs/demo/validation.json
 
-Issue 4, "What every environment must pass"; paper section 3.1, verification of the environments.
+Paper section 3.1, verification of the environments.
 """
 
 from __future__ import annotations

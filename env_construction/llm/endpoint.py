@@ -8,7 +8,7 @@ BadInput. If a server rejects an optional field, requests go without it. A reply
 
 Replies are stored on disk under the hash of the request (model, endpoint, messages, temperature, seed, length). So a
 rerun costs nothing, whatever interrupted the first run. Only replies with content are stored, and each one is checked
-again when it is read. Issue 4, "LLM author".
+again when it is read.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ run adds to it. So a budget applies to the output folder, however often the run 
 cache cost nothing and are counted separately. Thread-safe.
 
 Before a request is sent, its maximum cost is reserved. A request that might exceed the budget waits until the requests
-in flight are settled. If none is in flight, `BudgetSpent` ends the run. Issue 4, "token and cost ledger".
+in flight are settled. If none is in flight, `BudgetSpent` ends the run.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ leave. Rules of constraints (`constraint_rules.py`) play the gold plan's calls t
 policy or model is needed. Records without a gold plan (the published data) are checked by the static rules and flagged
 by the probe rules. The finding `gold_plan_absent` marks that the rest was not checked.
 
-A finding is an `error` (the environment is rejected) or a `flag` (kept and counted). Issue 4, "What every environment
-must pass".
+A finding is an `error` (the environment is rejected) or a `flag` (kept and counted).
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ def write_source(tool: Tool, document: ToolDocument, rows: list[dict[str, Any]],
     refuse = _Refusal(tool.words)
     if tool.function == "calculate":
         return "\n".join([*lines, *_calculation(tool, refuse)]) + "\n"
-    lines += _records(rows, verbose)
-    for param in tool.params:
-        lines += _checks(param, properties[param.name], refuse)
+    checks = [line for param in tool.params for line in _checks(param, properties[param.name], refuse)]
+    lines += ["    import re"] if any("re.fullmatch" in line for line in checks) else []
+    lines += [*_records(rows, verbose), *checks]
     if tool.selector:
         lines += refuse(
             f"{tool.selector} not in {sorted(tool.outputs)!r}",
@@ -121,7 +121,7 @@ def _checks(param: Param, schema: dict[str, Any], refuse: _Refusal) -> list[str]
             *lines,
             *refuse(
                 f"not isinstance({item}, str) or not {item}.strip()",
-                f"{name} must name {'it' if param.form == 'plain' else 'one entry'} with a non-empty string",
+                f"{name} {'must be a non-empty string' if param.form == 'plain' else 'needs a non-empty name'}",
             ),
         ]
     if "enum" in schema and not param.required:
@@ -132,7 +132,6 @@ def _checks(param: Param, schema: dict[str, Any], refuse: _Refusal) -> list[str]
     if param.style == "range":
         lines += refuse(f'{given}not ("from" in {name} and "to" in {name})', f"{name} needs the keys from and to")
     elif schema.get("format") == "date" and param.style != "range":
-        lines = ["    import re", *lines]
         lines += refuse(
             f'{given}not re.fullmatch(r"\\d{{4}}-\\d\\d-\\d\\d", {name})', f"{name} must have the form YYYY-MM-DD"
         )

@@ -1,10 +1,5 @@
 """Tool calls per second of the episode server, in process and over HTTP on loopback, with many live episodes.
 
-Each live episode makes one call after another, and every call runs in the sandbox. Prints calls per second of wall time
-and of CPU time, p50 and p99 of the request latency in milliseconds, and the memory per live episode. CPU time includes
-all processes of the server; the CPU time of the HTTP client is reported separately. On a busy machine, only the figures
-per CPU second are meaningful. Each part runs for --seconds.
-
 Example:
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/serving_load.py --data env.jsonl --episodes 4096 --seconds 5
 """
@@ -50,6 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "environments.jsonl"
         write_environments(data, list(environments.values()))
+        fresh_episodes(environments, arguments.seconds)
         in_process(environments, arguments.episodes, arguments.seconds)
         asyncio.run(over_http(data, environments, arguments.episodes, arguments.seconds))
 
@@ -58,6 +54,24 @@ def _unproven(environment: Environment) -> Environment:
     """The environment with tools that the sandbox cannot prove harmless, because they import `sys`."""
     codes = {name: code + "\nimport sys\n" for name, code in environment.codes.items()}
     return environment.model_copy(update={"codes": codes})
+
+
+def fresh_episodes(environments: dict[str, Environment], seconds: float) -> None:
+    server = EpisodeServer(environments, limits=Limits(episodes=BATCH))
+    indices = itertools.cycle(range(len(environments)))
+    begun, start, cpu = 0, time.monotonic(), cpu_seconds()
+    while time.monotonic() - start < seconds:
+        keys = [server.reset(index=next(indices)).episode for _ in range(BATCH)]
+        first = [(key, server.environment_of(key).gold_plan[0]) for key in keys]
+        results = server.call_many([(key, gold.name, gold.arguments, None) for key, gold in first])
+        assert not any(isinstance(item, EpisodeError) or not item.ok for item in results)
+        for key in keys:
+            server.drop(key)
+        begun += BATCH
+    took, used = time.monotonic() - start, cpu_seconds() - cpu
+    print(
+        f"fresh episodes with one call: {begun / took:,.0f}/s, {begun / used:,.0f} per CPU second; {begun:,} episodes"
+    )
 
 
 def in_process(environments: dict[str, Environment], episodes: int, seconds: float) -> None:
