@@ -119,6 +119,8 @@ def _check(tree: ast.Module | ast.Expression) -> None:
                 raise _Unproven(f"name {name}")
             if name in restricted:
                 raise _Unproven(f"name {name} is bound besides its import")
+        if isinstance(node, ast.FunctionDef) and node.decorator_list:
+            raise _Unproven("decorator")  # `@str` makes a text of a function
         if isinstance(node, ast.Name):
             _check_name(node, parents, imports, in_module, id(node) in in_annotations)
         elif isinstance(node, ast.Attribute):

@@ -57,6 +57,8 @@ SHOWN = [
     "def make():\n    return other\ndef other():\n    return make\ndef tool(x): return str(make()())",
     "def tool(x):\n    if x:\n        global f\n    def f(): pass\ndef other(): return str(f)",
     "def tool(x):\n    match tool:\n        case f: return str(f)",
+    "def tool(x):\n    @str\n    def f(): pass\n    return f",
+    'def tool(x):\n    match {"f": tool}:\n        case {"f": g}: return str(g)',
 ]
 """Tools in which the text, the order or the length of a function or iterator could reach the result."""
 HIDDEN = [
