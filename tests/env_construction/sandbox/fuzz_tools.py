@@ -247,7 +247,6 @@ class Program:
         tame = [
             [f"if {value}:", *inner],
             ["for i in range(3):", *inner],
-            [f"@{r.choice(['str', 'repr', 'list', 'helper'])}", "def y():", *inner],
             ["try:", *inner, "except Exception as error:", "    y = str(error)"],
         ]
         if self.tame:
@@ -255,6 +254,7 @@ class Program:
         return r.choice(
             [
                 *tame,
+                [f"@{r.choice(['str', 'repr', 'list', 'helper'])}", "def y():", *inner],
                 [
                     "try:",
                     *inner,
