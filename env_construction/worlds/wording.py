@@ -275,7 +275,10 @@ class Wording:
         head = _HEAD_OF.match(node.attribute.phrase)
         if " of {x}" not in node.attribute.ask and "{x}'" not in node.attribute.ask and node.attribute.ask:
             return _lookup_ask(node, "it")
-        return f"What is its {head['head']}{unit_of(node)}?" if head else self._ask(index)
+        if head is None:
+            return self._ask(index)
+        part, of, whole = head["head"].partition(" of the ")  # "the color of its tail"
+        return f"What is {f'the {part} of its {whole}' if of else f'its {part}'}{unit_of(node)}?"
 
     def _ask_same(self, nodes: list[Node]) -> list[str]:
         """One relation of several named entities: in one sentence, or as one question per entity."""
