@@ -1,5 +1,11 @@
 """Tool calls per second of the episode server, in process and over HTTP on loopback, with many live episodes.
 
+First: fresh episodes per second. Each gets its own copy of the environment's state, makes one call and is dropped. Then
+each live episode makes one call after another. Every call runs in the sandbox. Prints calls per second of wall time and
+of CPU time, p50 and p99 of the request latency in milliseconds, and the memory per live episode. CPU time includes all
+processes of the server; the CPU time of the HTTP client is reported separately. On a busy machine, only the figures per
+CPU second are meaningful. Each part runs for --seconds.
+
 Example:
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/serving_load.py --data env.jsonl --episodes 4096 --seconds 5
 """
