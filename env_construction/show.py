@@ -20,8 +20,9 @@ from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, run_main
 from env_construction.environment.schema import Environment, read_environments
 from env_construction.environment.state import difference
-from env_construction.sandbox.stateful_turn import read_run, stateful_job
-from env_construction.sandbox.tool_sandbox import ToolCall, ToolSandbox
+from env_construction.rules.state_rules import from_tables, on_tables
+from env_construction.sandbox.stateful_turn import StatefulRun
+from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
 
 
 def describe(environment: Environment, sandbox: ToolSandbox) -> str:
@@ -36,26 +37,20 @@ def _sections(environment: Environment, sandbox: ToolSandbox) -> Iterator[str]:
     yield "\n".join(f"> {line}".rstrip() for line in environment.question.splitlines())
     yield f"Answer: **{environment.answer}**"
     calls = [ToolCall(gold.name, gold.arguments) for gold in environment.gold_plan]
-    after: Any = None
-    if environment.state is None:
-        results = sandbox.run(environment.codes, calls)
-    else:
-        tables = environment.state.now
-        run = read_run(
-            environment.codes, calls, tables, sandbox.run_batch([stateful_job(environment.codes, calls, tables)])[0]
-        )
-        results, after = run.results, run.state
+    job, state = SandboxJob(environment.codes, calls), environment.state
+    [results] = sandbox.run_batch([on_tables(state, job, alone=False) if state else job])
+    run = from_tables(state, job, results) if state else StatefulRun(results, None)
     steps = {step.id: step for step in environment.sub_questions}
-    for gold, result in zip(environment.gold_plan, results, strict=True):
+    for gold, result in zip(environment.gold_plan, run.results, strict=True):
         step = steps[gold.sub_question]
         needs = f" (needs {', '.join(step.depends_on)})" if step.depends_on else ""
         yield f"**{step.id}**{needs}: {step.question} **{step.answer}**"
         yield _block(f"{gold.name}({_json(gold.arguments)})\n-> {result.output}", "")
-    if environment.state is not None:
+    if state:
         yield "Database before:"
-        yield _block("\n".join(_rows(environment.state.tables)), "")
+        yield _block("\n".join(_rows(state.tables)), "")
         yield "What the gold calls change:"
-        yield _block("\n".join(_rows(difference(environment.state.tables, after))), "")
+        yield _block("\n".join(_rows(difference(state.tables, run.state))), "")
     needed = {gold.name for gold in environment.gold_plan}
     for tool in environment.tools:
         yield f"### {tool.name}{' (needed)' if tool.name in needed else ''}"

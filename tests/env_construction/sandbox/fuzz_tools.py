@@ -192,7 +192,7 @@ class Program:
     def of_sets(self, one: str, two: str) -> list[str]:
         """Sets, also of values whose hash is an address."""
         value = self.random.choice(
-            [f"'{one[:1]}b'", f"({one},)", "float('nan')", f"ValueError({one})", "iter('ab')", "__import__('re')"]
+            [f"'{one[:1]}b'", f"({one},)", "float('nan')", f"ValueError({one})", "(1e999 - 1e999)", "(0, 1, None)"]
         )
         made = self.random.choice(
             [f"{{{one}, {value}}}", f"set([{one}, {two}, {value}])", "{'a', 'b'}", f"frozenset([{value}] * 2)",
