@@ -179,6 +179,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, default=8.0, help="training time on one core (process time), without evaluations"
     )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="parts of a batch computed at the same time, one core each (tiny models)"
+    )
     parser.add_argument("--wall-minutes", type=float, default=0.0, help="limit of wall time; 0: no limit")
     parser.add_argument(
         "--stop-at-argument-rate", type=float, default=0.85, help="stop at this share of calls with right arguments"

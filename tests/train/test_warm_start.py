@@ -136,7 +136,7 @@ def test_the_card_says_how_to_remake_the_policy(tmp_path) -> None:  # type: igno
     assert file_sha256(tmp_path / "model.safetensors") in text
     longer = card(report | {"before": report | {"command": "--seed 7", "seconds": 60.0}}, tmp_path)
     assert longer.index("train.warm_start --seed 7") < longer.index("train.warm_start --environments 'a b.jsonl'")
-    assert "2 minutes of training in total" in longer and "Not measured yet" in longer
+    assert "2 core minutes of training in total" in longer and "Not measured yet" in longer
 
 
 def test_the_demonstrator_depends_on_its_seed_alone_and_shows_every_habit() -> None:
@@ -232,6 +232,25 @@ def test_the_learner_trains_every_parameter_with_one_optimizer(tokenizer, optimi
     losses = [learner.step(batch, 1.0) for _ in range(8)]
     assert losses[-1] < losses[0] - 0.5
     assert all(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_threads_compute_the_same_gradients_in_parts(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    """Batches of unequal lengths and weights: the mean is over the whole batch, not a mean of the parts' means."""
+    rng = random.Random(3)
+    batch = [
+        Sequence([rng.randrange(5, 45) for _ in range(length)], [rng.choice((0.05, 1.0)) for _ in range(length)])
+        for length in (40, 7, 23, 31, 12)
+    ]
+    losses, models = [], []
+    for threads in (1, 2, 8):
+        model = new_model(tokenizer, seed=0, layers=2, width=32)
+        losses.append(Learner(model, tokenizer.pad_token_id, 1e-2, "adamw", threads=threads)._backward(batch))
+        models.append(model)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+    for model in models[1:]:
+        for expected, found in zip(models[0].parameters(), model.parameters(), strict=True):
+            assert expected.grad is not None and found.grad is not None
+            torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_demonstrated(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -84,7 +84,7 @@ PROFILES = {
         author="facts+worlds", controls=("rejection-sampling",), warm_minutes=1.5),
     "cpu": Profile(
         (*TINY, *(f"tiny-plain-grpo-{reward}" for reward in REWARDS)),
-        2000, 300, 300, "compact", 240, 384, 300, author="facts+worlds", test_seed=271126, outside=100, skills=100,
+        2000, 300, 300, "compact", 160, 192, 300, author="facts+worlds", test_seed=271126, outside=100, skills=100,
         restored=150, controls=("more-supervised", "oracle-demonstrations", "rejection-sampling"), parallel=True,
     ),
     "small": Profile(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -29,9 +32,14 @@ class Learner:
 
     Muon stays, because AdamW needs several times as long from scratch: the tiny model's copy loss (nats per token) was
     0.35 with Muon (rate 3e-3) after 63 s on one core, and 1.48 with AdamW (rate 2e-3) after 301 s.
+
+    `threads`: compute the gradients of a batch in this many parts at the same time. For a tiny model on a CPU, this is
+    faster than torch's own threads: 8,000 tokens per second on two cores instead of 5,900; 4,200 on one core.
     """
 
-    def __init__(self, model: torch.nn.Module, pad: int, learning_rate: float, optimizer: str = "muon") -> None:
+    def __init__(
+        self, model: torch.nn.Module, pad: int, learning_rate: float, optimizer: str = "muon", threads: int = 1
+    ) -> None:
         self.model = model
         self.pad = pad
         self.learning_rate = learning_rate
@@ -49,20 +57,41 @@ class Learner:
             self.optimizers.append(
                 torch.optim.Muon(inner.values(), lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
             )
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) if threads > 1 else None
 
     def step(self, batch: list[Sequence], scale: float) -> float:
         """One update at `scale` times the learning rate; returns the weighted mean loss in nats per token."""
         self.model.train()
-        losses, weights = self._losses(batch)
-        loss = losses / weights.clamp(min=1.0)
-        loss.backward()
+        loss = self._backward(batch)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * scale
             optimizer.step()
             optimizer.zero_grad()
-        return float(loss.detach())
+        return loss
+
+    def _backward(self, batch: list[Sequence]) -> float:
+        """Set the gradients of the batch's weighted mean loss; returns the loss."""
+        if self._pool is None:
+            losses, weights = self._losses(batch)
+            loss = losses / weights.clamp(min=1.0)
+            loss.backward()
+            return float(loss.detach())
+        parameters = list(self.model.parameters())
+
+        def part(rows: list[Sequence]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor]:
+            losses, weights = self._losses(rows)
+            # Not backward(): the threads would add to the same gradients at the same time.
+            return torch.autograd.grad(losses, parameters), losses.detach(), weights
+
+        parts = [batch[first :: self.threads] for first in range(min(self.threads, len(batch)))]
+        gradients, losses, weights = zip(*self._pool.map(part, parts), strict=True)
+        total = torch.stack(weights).sum().clamp(min=1.0)
+        for parameter, *shares in zip(parameters, *gradients, strict=True):
+            parameter.grad = torch.stack(shares).sum(0) / total
+        return float(torch.stack(losses).sum() / total)
 
     @torch.no_grad()
     def loss(self, sequences: list[Sequence], rows: int = 16) -> float:

@@ -45,14 +45,14 @@ def stages_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def stage_text(report: Mapping[str, Any]) -> str:
     """How one run of `train.warm_start` went, as Markdown."""
-    core = "one core" if report["device"] == "cpu" else "the GPU"
+    unit = "core minutes" if report["device"] == "cpu" else "GPU minutes"
     lessons = "\n".join(
         f"| {kind} | {item['conversations']:,} | {item['tokens']:,} |" for kind, item in report["lessons"].items()
     )
     return f"""    python -m train.warm_start {report["command"]}
 
 Seed {report["seed"]}, {report["steps"]:,} updates on {report["tokens"]:,} tokens, \
-{report["seconds"] / 60:.0f} minutes on {core} without evaluations. It stopped because {report["stopped"]}.
+{report["seconds"] / 60:.0f} {unit} without evaluations. It stopped because {report["stopped"]}.
 {report.get("note", "")}
 
 | lessons | conversations | tokens |
@@ -72,7 +72,7 @@ def card(report: Mapping[str, Any], folder: Path, measured: Mapping[str, Mapping
 
 A model with the Qwen3 architecture and {report["parameters"]:,} parameters \
 ({report["layers"]} layers of width {report["width"]}, {report["vocabulary"]} tokens, {report["dtype"]}, tied
-embeddings), trained from scratch on one {"CPU core" if report["device"] == "cpu" else "GPU"}. \
+embeddings), trained from scratch on a {"CPU" if report["device"] == "cpu" else "GPU"}. \
 One checkpoint supports both modes: the chat template's
 `enable_thinking` is Qwen3's switch. The model plays compact environments of this repository and answers the six
 made skills (`train/teaching/made_skills.py`). It can do nothing else. It exists so that the complete experiment
@@ -93,7 +93,7 @@ behavior that the policy already samples.
 
 {made}
 
-{minutes:.0f} minutes of training in total. The same commands reproduce the model, but not bit for bit, because \
+{minutes:.0f} {"core" if report["device"] == "cpu" else "GPU"} minutes of training in total. The same commands reproduce the model, but not bit for bit, because \
 training stops at a
 time limit.
 
