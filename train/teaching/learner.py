@@ -87,11 +87,11 @@ class Learner:
             return torch.autograd.grad(losses, parameters), losses.detach(), weights
 
         parts = [batch[first :: self.threads] for first in range(min(self.threads, len(batch)))]
-        gradients, losses, weights = zip(*self._pool.map(part, parts), strict=True)
-        total = torch.stack(weights).sum().clamp(min=1.0)
-        for parameter, *shares in zip(parameters, *gradients, strict=True):
+        done = list(self._pool.map(part, parts))
+        total = torch.stack([weights for _, _, weights in done]).sum().clamp(min=1.0)
+        for parameter, *shares in zip(parameters, *(gradients for gradients, _, _ in done), strict=True):
             parameter.grad = torch.stack(shares).sum(0) / total
-        return float(torch.stack(losses).sum() / total)
+        return float(torch.stack([losses for _, losses, _ in done]).sum() / total)
 
     @torch.no_grad()
     def loss(self, sequences: list[Sequence], rows: int = 16) -> float:

@@ -63,9 +63,7 @@ def practice(
     closer to its end.
     """
     rng = random.Random(f"{arguments.seed}:warm_start")
-    learner = Learner(
-        model, tokenizer.pad_token_id, arguments.learning_rate, arguments.optimizer, arguments.threads
-    )
+    learner = Learner(model, tokenizer.pad_token_id, arguments.learning_rate, arguments.optimizer, arguments.threads)
     stream, pieces = batches(sequences, arguments.tokens_a_batch, rng), word_pieces(tokenizer)
     progress = Progress(copying=not arguments.continue_from)
     limit, next_evaluation = 60.0 * arguments.minutes, arguments.evaluate_every

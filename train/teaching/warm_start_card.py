@@ -45,14 +45,14 @@ def stages_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def stage_text(report: Mapping[str, Any]) -> str:
     """How one run of `train.warm_start` went, as Markdown."""
-    unit = "core minutes" if report["device"] == "cpu" else "GPU minutes"
+    unit = "core" if report["device"] == "cpu" else "GPU"
     lessons = "\n".join(
         f"| {kind} | {item['conversations']:,} | {item['tokens']:,} |" for kind, item in report["lessons"].items()
     )
     return f"""    python -m train.warm_start {report["command"]}
 
 Seed {report["seed"]}, {report["steps"]:,} updates on {report["tokens"]:,} tokens, \
-{report["seconds"] / 60:.0f} {unit} without evaluations. It stopped because {report["stopped"]}.
+{report["seconds"] / 60:.0f} {unit} minutes without evaluations. It stopped because {report["stopped"]}.
 {report.get("note", "")}
 
 | lessons | conversations | tokens |
@@ -67,6 +67,7 @@ def card(report: Mapping[str, Any], folder: Path, measured: Mapping[str, Mapping
     stages = stages_of(report)
     made = "\n\n".join(map(stage_text, stages))
     minutes = sum(stage["seconds"] for stage in stages) / 60
+    unit = "core" if report["device"] == "cpu" else "GPU"
     figures = measured_tables(measured) if measured else "Not measured yet: `python -m train.start_card --help`."
     return f"""# A small policy to start from
 
@@ -93,9 +94,8 @@ behavior that the policy already samples.
 
 {made}
 
-{minutes:.0f} {"core" if report["device"] == "cpu" else "GPU"} minutes of training in total. The same commands reproduce the model, but not bit for bit, because \
-training stops at a
-time limit.
+{minutes:.0f} {unit} minutes of training in total. The same commands reproduce the model, but not bit for bit, because
+training stops at a time limit.
 
 ## Results
 
