@@ -98,7 +98,7 @@ def _construction(run: Run, analysis: Path) -> Claim:
         parts += [-1] if perfect < len(played) else []
     levels = list(dict.fromkeys(row["level"] for row in rows if row.get("level")))
     where = f"; {'levels' if len(levels) > 1 else 'level'} {', '.join(levels)}" if levels else ""
-    return Claim(1, text, verdict(parts), f"environments by the fact author, not by an LLM author{where}", evidence)
+    return Claim(1, text, verdict(parts), f"environments built from data, not by a language model{where}", evidence)
 
 
 def _gaps(after: Sequence[Row], before: Sequence[Row]) -> tuple[list[int | None], str]:
