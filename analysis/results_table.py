@@ -120,6 +120,8 @@ def build(run: Run) -> list[Artifact]:
                 axes.plot([found.low, found.high], [y, y], color=color, linewidth=2.0)
                 axes.plot(found.value, y, marker=mark, color=color, markersize=6)
             axes.set(xlim=(-0.03, 1.04), ylim=(0.4, len(overall) + 0.6), xlabel=SHOWN[metric])
+            # Short labels at the ends, because the panels stand close together.
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
             axes.grid(axis="y", visible=False)
         axes_list[0].set_yticks(range(len(overall), 0, -1), [row["label"] for row in overall])
     n = max(row["solve_f1_n"] for row in overall)
