@@ -13,7 +13,7 @@ responses are the policy's own samples, so at its start the policy already predi
 stopping by such a loss would learn nothing.
 
 Example:
-    python -m train.rejection_sampling --policy-dir outputs/cpu/start --max-prompts 384 --minutes 5 \\
+    python -m train.rejection_sampling --policy-dir outputs/cpu/start --max-prompts 192 --minutes 5 \\
         --trajectories outputs/cpu/rejection-sampling/epoch1/trajectories.jsonl \\
         --out outputs/cpu/rejection-sampling/epoch1/learned
 """

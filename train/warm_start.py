@@ -1,4 +1,4 @@
-"""Train a start policy without a model download: supervised learning from scratch on one CPU core or on a GPU.
+"""Train a start policy without a model download: supervised learning from scratch on CPU cores or on a GPU.
 
 Inputs: train environments (demonstrations), dev environments (early stopping). Output: a Hugging Face checkpoint folder
 with tokenizer and chat template, `warm_start.json` (the demonstrator's habits, sizes, seeds, the dev curve), and
@@ -177,7 +177,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one")
     parser.add_argument(
-        "--minutes", type=float, default=8.0, help="training time on one core (process time), without evaluations"
+        "--minutes", type=float, default=8.0, help="core minutes of training (process time), without evaluations"
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="parts of a batch computed at the same time, one core each (tiny models)"

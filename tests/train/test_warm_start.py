@@ -202,7 +202,9 @@ def test_wall_time_ends_learning_where_the_work_is_not_done(tmp_path, environmen
     write_jsonl(tmp_path / "train.jsonl", [item.to_record() for item in environments])
     data, out = str(tmp_path / "train.jsonl"), tmp_path / "out"
     line = ["--environments", data, "--dev", data, "--out", str(out), "--device", "cpu", "--skill-items", "0"]
-    monkeypatch.setattr("sys.argv", ["warm_start", *line, "--minutes", "600", "--wall-minutes", "0.02"])
+    monkeypatch.setattr(
+        "sys.argv", ["warm_start", *line, "--minutes", "600", "--wall-minutes", "0.02", "--threads", "2"]
+    )
     assert warm_start.main() == 0
     report = json.loads((out / "warm_start.json").read_text(encoding="utf-8"))
     assert report["steps"] > 0 and report["seconds"] < 60 and report["stopped"] == "time is over"

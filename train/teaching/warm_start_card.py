@@ -43,16 +43,20 @@ def stages_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*(stages_of(before) if before else ()), report]
 
 
+def time_text(seconds: float, device: str) -> str:
+    """Process time on a CPU, where a training may use several cores; wall time on a GPU."""
+    return f"{seconds / 60:.0f} {'core' if device == 'cpu' else 'GPU'} minutes"
+
+
 def stage_text(report: Mapping[str, Any]) -> str:
     """How one run of `train.warm_start` went, as Markdown."""
-    unit = "core" if report["device"] == "cpu" else "GPU"
     lessons = "\n".join(
         f"| {kind} | {item['conversations']:,} | {item['tokens']:,} |" for kind, item in report["lessons"].items()
     )
     return f"""    python -m train.warm_start {report["command"]}
 
 Seed {report["seed"]}, {report["steps"]:,} updates on {report["tokens"]:,} tokens, \
-{report["seconds"] / 60:.0f} {unit} minutes without evaluations. It stopped because {report["stopped"]}.
+{time_text(report["seconds"], report["device"])} without evaluations. It stopped because {report["stopped"]}.
 {report.get("note", "")}
 
 | lessons | conversations | tokens |
@@ -66,8 +70,7 @@ def card(report: Mapping[str, Any], folder: Path, measured: Mapping[str, Mapping
     hashes = "\n".join(f"- `{name}`: {file_sha256(folder / name)}" for name in HASHED if (folder / name).exists())
     stages = stages_of(report)
     made = "\n\n".join(map(stage_text, stages))
-    minutes = sum(stage["seconds"] for stage in stages) / 60
-    unit = "core" if report["device"] == "cpu" else "GPU"
+    total = time_text(sum(stage["seconds"] for stage in stages), report["device"])
     figures = measured_tables(measured) if measured else "Not measured yet: `python -m train.start_card --help`."
     return f"""# A small policy to start from
 
@@ -94,7 +97,7 @@ behavior that the policy already samples.
 
 {made}
 
-{minutes:.0f} {unit} minutes of training in total. The same commands reproduce the model, but not bit for bit, because
+{total} of training in total. The same commands reproduce the model, but not bit for bit, because
 training stops at a time limit.
 
 ## Results
