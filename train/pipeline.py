@@ -61,6 +61,7 @@ from train.stages.commands import CommandFailed, CommandRunner, StageLog
 from train.stages.plan import CONTROLS, Plan, Training, shipped_policy
 from train.stages.policy_roles import record_content, write_roles
 from train.stages.profiles import parse_options
+from train.trainer import preloaded_python
 
 PYTHON = (sys.executable, "-m")
 FROM_SCRATCH = 8
@@ -78,6 +79,18 @@ SUITES = "toolhop,tau_bench,rotbench,bfcl,general"
 UNSEEN = ("--hold-out", "relation:40%")
 """These relations are in the out-of-domain suite only. The shipped start policies never saw them either."""
 LEVEL_ABOVE = {"compact": "medium", "medium": "paper", "paper": "paper"}
+PRELOADED = (
+    "analysis.restore_elements",
+    "eval.compare",
+    "eval.environments",
+    "eval.general",
+    "train.policies.local_policies",
+    "train.rejection_sampling",
+    "train.run_openrlhf",
+    "train.warm_start",
+    "transformers.models.qwen3.modeling_qwen3",
+)
+"""Imported once for all commands of a run on a CPU. Their imports would take minutes in all."""
 SKILL_TOKENS = 192
 """Token limit of an answer to a made skill item. The longest answer is a short program."""
 
@@ -508,14 +521,16 @@ class Pipeline(Plan):
 def main() -> int:
     options = parse_options(__doc__)
     pipeline = Pipeline(options)
+    if all(not pipeline.gpus_of(row) for row in pipeline.rows):
+        # The options or the experiments select the CPU, even if the machine has a GPU (train/trainer/devices.py).
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if not options.dry_run:
+            pipeline.runner.python = preloaded_python.start(PRELOADED)
 
     def terminated(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminated)
-    if all(not pipeline.gpus_of(row) for row in pipeline.rows):
-        # The options or the experiments select the CPU, even if the machine has a GPU (train/trainer/devices.py).
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not options.dry_run:
         pipeline.prepare()
     try:

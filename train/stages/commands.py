@@ -32,9 +32,13 @@ class CommandFailed(Exception):
 
 
 class CommandRunner:
-    """Runs commands as process groups, so that an interrupted pipeline leaves no process behind. Thread-safe."""
+    """Runs commands as process groups, so that an interrupted pipeline leaves no process behind. Thread-safe.
+
+    `python`: runs the commands of this interpreter that add nothing to the environment (preloaded_python.py).
+    """
 
     def __init__(self, logs: Path, *, dry_run: bool = False) -> None:
+        self.python = sys.executable
         self._logs = logs
         self._dry_run = dry_run
         self._lock = threading.Lock()
@@ -80,8 +84,9 @@ class CommandRunner:
         with self._lock:
             if self._stopped:
                 raise CommandFailed("not started: the pipeline was stopped")
+            preloaded = not environment and command[0] == sys.executable
             process = subprocess.Popen(
-                command,
+                [self.python, *command[1:]] if preloaded else command,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

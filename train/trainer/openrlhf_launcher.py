@@ -22,16 +22,18 @@ interpreter, by its path. `--join auto` is for a job of such a cluster; the job'
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import os
 import runpy
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from env_construction.environment.command_line import ScriptParser
-from train.trainer import openrlhf_lora, openrlhf_on_cpu, without_compilers
+from train.trainer import openrlhf_lora, openrlhf_on_cpu, preloaded_python, without_compilers
 from train.trainer.adapt_after_import import AdaptAfterImport, Surroundings
 from train.trainer.repeatable_rollouts import REPEATABLE_ROLLOUTS, SEEDED_PROMPTS
 from train.trainer.shared_prompts import SHARED_PROMPTS
@@ -55,20 +57,21 @@ EVERYWHERE = {
 # The variables that OpenRLHF sets when it starts Ray (cli/train_ppo_ray.py).
 ON_GPUS = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 PRETENDED_GPUS = 4  # for OpenRLHF's placement groups on a CPU
+FIRST_JOB = "01000000"
 MORE_CPUS = 8  # logical CPUs for Ray in addition to one per GPU, so that no actor waits forever on a small machine
 
 
 def install() -> None:
     """Install the adaptations of TRAIN_ADAPT in this process, once. Ray calls this first in every worker."""
     names = [name for name in os.environ.get(ADAPT_VARIABLE, "").split(",") if name]
+    if "cpu" in names:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if any(isinstance(finder, AdaptAfterImport) for finder in sys.meta_path):
         return
     around: Surroundings = {}
     if "no-flash-attn" in names:
         without_compilers.hide_flash_attention()
         around = without_compilers.WITHOUT_FLASH_ATTENTION
-    if "cpu" in names:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     always = (without_compilers.TORCH_ADAMW, TURN_CREDIT, SEEDED_PROMPTS)
     AdaptAfterImport([*(TABLES[name] for name in names), *always], around).install()
 
@@ -82,8 +85,30 @@ def worker_environment(adapt: Sequence[str], threads: int) -> dict[str, str]:
     return {**EVERYWHERE, **passed, **route, **own}
 
 
-def start_ray(adapt: Sequence[str], gpus: int, threads: int) -> None:
-    """Start a Ray for this process only, without dashboard. Try twice: the start can time out on a busy machine."""
+def preload() -> str:
+    """Start a Python for Ray that has imported the trainer, with its adaptations. Returns its path.
+
+    Ray reads some variables when it is imported, which is too early here: the GPUs that its workers may see, their
+    job's id, and the raylet's process id. The first job of a new Ray always has the same id. A worker ends when the
+    process with that id has ended: ours will do.
+    """
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray would compare it with the number of pretended GPUs
+    of_workers = {"RAY_JOB_ID": FIRST_JOB, "RAY_RAYLET_PID": str(os.getpid())}
+    os.environ.update(of_workers)
+    importlib.import_module("ray")
+    for name in of_workers:
+        del os.environ[name]
+    install()
+    python = preloaded_python.start(openrlhf_on_cpu.PRELOADED)
+    del os.environ["CUDA_VISIBLE_DEVICES"]
+    return python
+
+
+def start_ray(adapt: Sequence[str], gpus: int, threads: int, python: str = "") -> None:
+    """Start a Ray for this process only, without dashboard. Try twice: the start can time out on a busy machine.
+
+    `python`: the interpreter of Ray's processes (default: this one).
+    """
     import ray
 
     on_cpu = "cpu" in adapt
@@ -101,9 +126,12 @@ def start_ray(adapt: Sequence[str], gpus: int, threads: int) -> None:
     }
     if on_cpu:
         settings["object_store_memory"] = 256 * 1024**2
+    if python:
+        settings["runtime_env"]["py_executable"] = python
     for attempt in (1, 2):
         try:
-            ray.init(**settings)
+            with _interpreter(python or sys.executable):
+                ray.init(**settings)
             return
         except Exception as error:
             if attempt == 2:
@@ -111,6 +139,16 @@ def start_ray(adapt: Sequence[str], gpus: int, threads: int) -> None:
             print(f"Ray did not start ({type(error).__name__}: {error}); retrying", file=sys.stderr, flush=True)
             ray.shutdown()
             time.sleep(5)
+
+
+@contextlib.contextmanager
+def _interpreter(path: str) -> Iterator[None]:
+    """Ray starts its own Python processes with `sys.executable`."""
+    own, sys.executable = sys.executable, path
+    try:
+        yield
+    finally:
+        sys.executable = own
 
 
 def join_ray(address: str, adapt: Sequence[str], threads: int) -> None:
@@ -154,14 +192,18 @@ def launch(line: Sequence[str]) -> None:
     if arguments.join != "auto":
         os.environ.pop("RAY_ADDRESS", None)  # it names another cluster
     if "cpu" in arguments.adapt:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray would compare it with the number of pretended GPUs
         os.environ.update(openrlhf_on_cpu.ENVIRONMENT)
     os.environ.update({**EVERYWHERE, ADAPT_VARIABLE: ",".join(arguments.adapt)})
     if arguments.join:
         join_ray(arguments.join, arguments.adapt, arguments.threads)
+        install()
+    elif "cpu" in arguments.adapt:
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # read when torch is imported
+        start_ray(arguments.adapt, arguments.gpus, arguments.threads, preload())
+        install()
     else:
         start_ray(arguments.adapt, arguments.gpus, arguments.threads)
-    install()
+        install()
     if os.environ.get(REFERENCE_VARIABLE):
         from train.trainer.openrlhf_reference import hold_reference
 

@@ -46,6 +46,17 @@ ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
+PRELOADED = (
+    "openrlhf.trainer.ray.ppo_critic",
+    "openrlhf.trainer.ppo_trainer",
+    "torch.utils.tensorboard",
+    "transformers.models.qwen3.modeling_qwen3",
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.qwen3",
+)
+"""Modules that the processes of a training would import one by one (preloaded_python.py)."""
 # KV cache of the rollout engine: room for this many sequences of full length, within these bounds in bytes.
 KV_SEQUENCES = 128
 KV_BYTES = (64 * 1024**2, 2 * 1024**3)
