@@ -17,6 +17,7 @@ it needs a clean process.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import gc
 import importlib
@@ -31,6 +32,8 @@ import socket
 import struct
 import sys
 import tempfile
+import threading
+import traceback
 import types
 from collections.abc import Sequence
 from contextlib import suppress
@@ -102,8 +105,7 @@ def start(modules: Sequence[str]) -> str:
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
     take_over(request, str(program))
-    run(request.arguments)
-    sys.exit(0)
+    os._exit(exit_code(request.arguments))
 
 
 def serve(listener: socket.socket, lifeline: int) -> Request | None:
@@ -193,8 +195,37 @@ def take_over(request: Request, program: str) -> None:
         numpy.random.seed()  # a new process has a random state of its own
 
 
+def exit_code(arguments: Sequence[str]) -> int:
+    """Run the arguments up to the exit functions and return the exit code.
+
+    The process should then end at once. To take apart all modules would take seconds.
+    """
+    code: object = 0
+    try:
+        run(arguments)
+    except SystemExit as end:
+        code = end.code or 0
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    assert isinstance(code, int)
+    return code & 0xFF
+
+
 def run(arguments: Sequence[str]) -> None:
     """Run `[options] -c CODE | -m MODULE | SCRIPT [arguments]` as the main module, like the interpreter."""
+    with suppress(ImportError):  # otherwise the process has the name of the server
+        importlib.import_module("setproctitle").setproctitle(shlex.join(["python", *arguments]))
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] not in ("-c", "-m"):
         option = rest.pop(0)
