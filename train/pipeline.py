@@ -170,14 +170,14 @@ class Pipeline(Plan):
         )  # fmt: skip
 
     def side_by_side_do(self, tasks: Iterable[Callable[[], None]]) -> None:
-        """Run all tasks, as many in parallel as the machine allows. The first failure stops the others."""
+        """Run all tasks, as many in parallel as the machine allows. The first failure or a signal stops the others."""
         with ThreadPoolExecutor(self.side_by_side) as pool:
-            for done in [pool.submit(task) for task in tasks]:
-                try:
+            try:
+                for done in [pool.submit(task) for task in tasks]:
                     done.result()
-                except CommandFailed:
-                    self.runner.stop()
-                    raise
+            except BaseException:
+                self.runner.stop()
+                raise
 
     # --- training ---------------------------------------------------------------------------------------------------
 
