@@ -4,6 +4,7 @@ import importlib
 import json
 import shlex
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -351,3 +352,18 @@ def test_a_control_gets_the_time_of_the_first_trainings_steps() -> None:
         folder.mkdir(parents=True)
         (folder / "done.json").write_text(json.dumps(done))
     assert pipeline.train_minutes(pipeline.trainings[0]) == 8.33
+
+
+def test_an_interruption_stops_the_parallel_commands() -> None:
+    pipeline = Pipeline(parse_options("Example: bash run_all.sh", []))
+    began = time.monotonic()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    def sleep() -> None:
+        pipeline.runner.run("sleep", [sys.executable, "-c", "import time; time.sleep(60)"])
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.side_by_side_do([interrupted, sleep])
+    assert time.monotonic() - began < 30

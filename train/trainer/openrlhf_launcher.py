@@ -7,6 +7,8 @@ It starts a local Ray and never uses one that already runs here (`ray start`, RA
 the reward, the sandbox and the trainer to every worker and installs the adaptations in every process. Then it runs
 `openrlhf.cli.train_ppo_ray` as `__main__`, which does not start Ray if Ray is initialized.
 
+On a CPU, the processes of a local Ray are forks of one that has imported the trainer (`preloaded_python.py`).
+
 `--join HOST:PORT` uses a running cluster that includes this machine. Its workers get the same settings and run this
 interpreter, by its path. `--join auto` is for a job of such a cluster; the job's environment has the settings.
 
