@@ -257,10 +257,9 @@ class Experiment:
     def cpu_minutes(self, steps: int = 12) -> int:
         """Estimated minutes of training with `steps` rollout batches per epoch; 0 for models that need a GPU.
 
-        The cpu profile has 12 steps. Start-up takes 60 s per epoch, and up to 200 s if two trainings start together on
-        a busy machine. A step takes 14 s for 128 responses of 300 tokens each, prompt included: two such trainings in
-        parallel, with 24 steps per epoch, took 25 minutes on two cores. A step of complete episodes has 2.2 times the
-        tokens.
+        The cpu profile has 12 steps. Collection, start-up and saving take 60 s per epoch. A step takes 14 s for 128
+        responses of 300 tokens each, prompt included: two such trainings in parallel took 8 minutes on two cores. A
+        step of complete episodes has 2.2 times the tokens.
 
         For larger models the time grows with the parameters, at twice the speed per parameter. This predicts 234 s per
         step for SmolLM2-135M. Measured: 204 to 243 s on one core that multiplies in bfloat16, 239 to 375 s on two cores

@@ -208,10 +208,13 @@ def holds(wanted: Sequence[Token], have: Sequence[Token]) -> bool:
     """Whether `have` contains the wanted tokens, one after another."""
     wanted = _without_unit_word(wanted)
     span = len(wanted)
-    return any(
-        all(_same(want, found) for want, found in zip(wanted, have[at : at + span], strict=True))
-        for at in range(len(have) - span + 1)
-    )
+    for at in range(len(have) - span + 1):
+        for want, found in zip(wanted, have[at : at + span], strict=True):
+            if not _same(want, found):
+                break
+        else:
+            return True
+    return False
 
 
 def _without_unit_word(wanted: Sequence[Token]) -> Sequence[Token]:

@@ -10,9 +10,9 @@ file descriptors to the server through a Unix socket. The server forks a child t
 Signals go to the child, and its exit code comes back. If the program is killed, so is its child. If the caller of
 `start` ends, the server kills the remaining children, removes its folder and ends.
 
-Limits: Linux. The caller has one thread and has not used a GPU. Interpreter options are ignored, except -u. Libraries
-that read environment variables during their import see those of the server. Never use this Python for untrusted code:
-it needs a clean process.
+Limits: Linux. The caller has one thread and has not used a GPU. Of the interpreter's options and variables, only -u and
+PYTHONUNBUFFERED have an effect. Libraries that read the environment when they are imported see that of the server.
+Never use this Python for untrusted code: it needs a clean process.
 """
 
 from __future__ import annotations
@@ -79,14 +79,22 @@ class Child:
 
 
 def start(modules: Sequence[str]) -> str:
-    """Import the modules, fork the server, and return the path of the program. Call it before any thread starts."""
-    for name in modules:
-        importlib.import_module(name)
-    folder = Path(tempfile.mkdtemp(prefix="preloaded-python-"))
+    """Import the modules, fork the server, and return the path of the program. Call it before any thread starts.
+
+    Returns the path of this interpreter if the system lacks process descriptors, or if no program may run in the folder
+    of temporary files.
+    """
+    # the path of a socket has at most 107 bytes
+    folder = Path(tempfile.mkdtemp(prefix="preloaded-python-", dir=None if len(tempfile.gettempdir()) < 60 else "/tmp"))
     program = folder / "python"
     line = [sys.executable, "-IS", str(CLIENT), str(folder / "socket")]
     program.write_text(f'#!/bin/sh\nexec {shlex.join(line)} "$@"\n', encoding="utf-8")
     program.chmod(0o700)
+    if not (os.access(program, os.X_OK) and _has_process_descriptors()):
+        shutil.rmtree(folder)
+        return sys.executable
+    for name in modules:
+        importlib.import_module(name)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / "socket"))
     listener.listen(64)
@@ -106,6 +114,14 @@ def start(modules: Sequence[str]) -> str:
         os._exit(0)
     take_over(request, str(program))
     os._exit(exit_code(request.arguments))
+
+
+def _has_process_descriptors() -> bool:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def serve(listener: socket.socket, lifeline: int) -> Request | None:
@@ -232,8 +248,9 @@ def run(arguments: Sequence[str]) -> None:
         if option in OPTIONS_WITH_VALUE:
             rest.pop(0)
         if option == "-u":
-            for stream in (sys.stdout, sys.stderr):
-                stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+            os.environ["PYTHONUNBUFFERED"] = "1"
+    for stream in (sys.stdout, sys.stderr) if os.environ.get("PYTHONUNBUFFERED") else ():
+        stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     kind = rest.pop(0)
     if kind == "-c":
         code = rest.pop(0)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from train.trainer import preloaded_python
+
 ROOT = Path(__file__).resolve().parents[3]
 SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 
@@ -124,6 +126,27 @@ def test_what_a_child_spawns_is_preloaded_too(python: str, tmp_path: Path) -> No
         "    print(results.get(), flush=True); process.join(); print(process.exitcode)\n"
     )
     assert output(python, str(script)) == "True\n0\n"
+
+
+@pytest.mark.parametrize("options", [["-u"], []])
+def test_output_is_unbuffered_if_asked_for(python: str, options: list[str]) -> None:
+    environment = os.environ if options else {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [python, *options, "-c", "import time; print('now', end=''); time.sleep(60)"],
+        stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.read(3) == "now"
+    process.kill()
+    process.communicate()
+
+
+def test_a_system_without_what_it_needs_gets_the_plain_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(pid: int) -> int:
+        raise OSError
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    assert preloaded_python.start(["json"]) == sys.executable
 
 
 def test_children_end_with_the_caller() -> None:
