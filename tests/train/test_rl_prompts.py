@@ -61,6 +61,19 @@ def test_each_question_once_and_every_prefix_with_feedback(
     assert {row["template_sha256"] for row in rows} == {template_sha256(tokenizer), summary["template_sha256"]}
 
 
+def test_prompts_do_not_depend_on_which_episode_ended_first(
+    monkeypatch, trajectories, tiny_checkpoint, tmp_path
+) -> None:
+    turned = tmp_path / "turned.jsonl"
+    turned.write_text("".join(reversed(trajectories.read_text().splitlines(keepends=True))))
+    options = ("--tokenizer", tiny_checkpoint, "--rollout-batch", 6, "--max-prompts", 12)
+    made = [
+        make(monkeypatch, tmp_path / f"{path.stem}.prompts.jsonl", "--trajectories", path, *options)[0]
+        for path in (trajectories, turned)
+    ]
+    assert made[0] == made[1]
+
+
 def test_label_is_what_the_reward_reads(monkeypatch, trajectories, environments, tiny_checkpoint, tmp_path) -> None:
     rows, _ = make(
         monkeypatch,
