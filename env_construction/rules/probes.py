@@ -210,10 +210,10 @@ def known_names(source: str, name: str) -> tuple[str, ...] | None:
     None if `name` does not occur there: the tool computes, or stores its table in another form.
     """
     wanted = name.casefold()
-    holding = [column for column in _read(source)[0] if wanted in column.values()]
+    holding = [column for column in _read(source)[0] if any(text.casefold() == wanted for text in column)]
     if not holding:
         return None
-    return tuple({text: None for column in holding for text, folded in column.items() if folded != wanted})
+    return tuple(dict.fromkeys(text for column in holding for text in column if text.casefold() != wanted))
 
 
 def may_vary(source: str) -> bool:
@@ -225,8 +225,8 @@ def may_vary(source: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _read(source: str) -> tuple[list[dict[str, str]], bool]:
-    """The columns of short texts in a source, each text with its casefold, and whether it may vary."""
+def _read(source: str) -> tuple[tuple[tuple[str, ...], ...], bool]:
+    """The columns of short texts in a source, and whether it may vary."""
     columns: dict[Any, list[str]] = defaultdict(list)
     varies, seen, rows = False, set[Any](), set[int]()
     for node in walk_code(ast.parse(source))[0]:
@@ -246,7 +246,7 @@ def _read(source: str) -> tuple[list[dict[str, str]], bool]:
             for text in ast.walk(node):
                 columns["compared"] += _texts(text)
     varies = varies or bool(seen & VARYING_NAMES) or {"items", ast.Sub} <= seen  # items() - items() is a set
-    return [{text: text.casefold() for text in column} for column in columns.values()], varies
+    return tuple(map(tuple, columns.values())), varies
 
 
 def _texts(node: ast.AST | None) -> list[str]:

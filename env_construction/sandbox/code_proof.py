@@ -45,8 +45,6 @@ BitOr BitXor BitAnd FloorDiv Invert Not UAdd USub Eq NotEq Lt LtE Gt GtE Is IsNo
 Match match_case MatchValue MatchSingleton MatchSequence MatchMapping MatchStar MatchAs MatchOr
 """
 NODES = frozenset(getattr(ast, name) for name in SYNTAX.split())
-_LEFT_OUT = frozenset({ast.Constant, ast.Load, str, int, bool, type(None)})
-"""Nodes that are always harmless, and the values of fields that hold no node."""
 _ANNOTATED = frozenset({ast.FunctionDef, ast.arg, ast.AnnAssign})
 _BINDING = frozenset({
     ast.Name, ast.Global, ast.Nonlocal, ast.alias, ast.keyword, ast.FunctionDef, ast.arg, ast.ExceptHandler,
@@ -138,9 +136,9 @@ def walk_code(tree: ast.AST) -> tuple[list[ast.AST], dict[int, ast.AST]]:
     nodes, parents = [tree], {}
     for node in nodes:
         for name in node._fields:
-            value: Any = getattr(node, name, None)
+            value = getattr(node, name, None)
             for child in value if type(value) is list else (value,):
-                if type(child) not in _LEFT_OUT:
+                if isinstance(child, ast.AST) and type(child) not in (ast.Constant, ast.Load):
                     parents[id(child)] = node
                     nodes.append(child)
     return nodes, parents
