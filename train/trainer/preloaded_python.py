@@ -106,13 +106,15 @@ def start(modules: Sequence[str]) -> str:
         listener.close()
         return str(program)
     os.close(own_end)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller; its end ends the server
+    # Signals to the process group are for the caller, whose end ends the server. Blocked ones reach the children later.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     gc.freeze()  # the collector would otherwise copy the shared pages of all modules into every child
     request = serve(listener, lifeline)
     if request is None:
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
     take_over(request, str(program))
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os._exit(exit_code(request.arguments))
 
 
@@ -203,7 +205,6 @@ def take_over(request: Request, program: str) -> None:
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     import multiprocessing
 
     multiprocessing.set_executable(program)  # what this process spawns is preloaded too

@@ -108,6 +108,13 @@ def test_a_signal_ends_the_child_and_its_group(python: str, number: int, leads: 
     process.stdout.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_to_the_whole_group_do_not_end_the_server(python: str, number: int) -> None:
+    server = int(output(python, "-c", "import os; print(os.getppid())"))
+    os.kill(server, number)
+    assert output(python, "-c", "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))") == "set()\n"
+
+
 def running(pid: int) -> bool:
     try:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()
