@@ -115,13 +115,8 @@ def prefix_environments(row: dict[str, Any], where: str = "row") -> list[Environ
 
 
 def read_trajectories(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `(file:line, row)` of a trajectories file, sorted by id and trial.
-
-    The file has them in the order in which the episodes ended, which depends on the machine's speed. What is made of
-    them should not.
-    """
-    rows = read_jsonl(path, required=("id", "prefixes", "messages", "environment"))
-    for number, row in sorted(rows, key=lambda item: (item[1]["id"], item[1].get("trial", 0))):
+    """Yield `(file:line, row)` of a trajectories file."""
+    for number, row in read_jsonl(path, required=("id", "prefixes", "messages", "environment")):
         yield f"{path}:{number}", row
 
 

@@ -82,10 +82,13 @@ def prompt_label(state: Environment, **more: Any) -> str:
 def training_states(
     trajectories: Iterable[tuple[str, dict[str, Any]]], counts: PromptCounts
 ) -> list[tuple[Environment, bool]]:
-    """`(state, whether it is a question without turns)`: each question once, and every prefix with feedback."""
+    """`(state, whether it is a question without turns)`: each question once, and every prefix with feedback.
+
+    Sorted by id and trial. Files have the order in which episodes ended, which depends on the machine's speed.
+    """
     states: list[tuple[Environment, bool]] = []
     asked: set[str] = set()
-    for where, row in trajectories:
+    for where, row in sorted(trajectories, key=lambda item: (item[1]["id"], item[1].get("trial", 0))):
         counts.trajectories += 1
         for state in prefix_environments(row, where):
             counts.prefixes += 1
