@@ -22,6 +22,7 @@ import fcntl
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import selectors
@@ -29,7 +30,6 @@ import shlex
 import shutil
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import threading
@@ -40,9 +40,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.trainer.preloaded_client import CODE, LENGTH
+
 CLIENT = Path(__file__).with_name("preloaded_client.py")
-LENGTH = struct.Struct("!q")
-CODE = struct.Struct("!i")
 MOST_DESCRIPTORS = 253  # Linux's SCM_MAX_FD
 OPTIONS_WITH_VALUE = ("-X", "-W")
 
@@ -205,8 +205,6 @@ def take_over(request: Request, program: str) -> None:
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
-    import multiprocessing
-
     multiprocessing.set_executable(program)  # what this process spawns is preloaded too
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # a new process has a random state of its own

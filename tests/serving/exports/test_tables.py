@@ -110,7 +110,7 @@ def test_prompts_load_with_messages_tools_and_a_working_label(export, kind, data
         )
 
 
-def test_prefixes_of_trajectories_contain_their_state(export, run_script, data, tmp_path):
+def test_prefixes_of_trajectories_contain_their_state(export, run_script, data, environments, tmp_path):
     collected = ["--environments", data, "--policy", "oracle", "--out", tmp_path / "t"]
     assert run_script("train.collect_trajectories", *collected).returncode == 0
     file = ["--trajectories", str(tmp_path / "t/trajectories.jsonl")]
@@ -121,7 +121,8 @@ def test_prefixes_of_trajectories_contain_their_state(export, run_script, data, 
         states == sorted(states, key=lambda state: [s[0] for s in states].index(state[0]))
         and len(states) == 4 + 1 + 1 + 2 + 3
     )
-    assert {"role": "tool", "content": "7737002"} in [row["prompt"][-1] for row in rows]
+    last = [row for row in rows if row["id"] == environments[-1].id][-1]
+    assert last["prompt"][-1] == {"role": "tool", "content": "7737002"}
     assert export("sft", data, tmp_path / "sft", *file, "--min-solve-f1", "1.0", "--answer-correct").returncode == 0
     assert len(load_dataset(str(tmp_path / "sft"), cache_dir=str(tmp_path / "cache"))["test"]) == 4
 
