@@ -6,9 +6,10 @@ one sequence:
 
     prompt | response 1 | response 2 | ...
 
-An attention mask lets each response see only the prompt and itself. The positions of every response continue from the
-prompt. Each token therefore has the same inputs as in a separate sequence. Log-probabilities, entropy and gradients are
-the same up to the order of fp32 sums (compared in `tests/train/trainer/test_shared_prompts.py`).
+Each response attends to the prompt and to itself, and its positions continue from the prompt. Each token therefore has
+the same inputs as in a separate sequence. Log-probabilities, entropy and gradients are the same up to the order of fp32
+sums (compared in `tests/train/trainer/test_shared_prompts.py`). Attention is computed part by part: one mask over the
+complete sequence would take two to three times as many products, most of them masked.
 
 | module (OpenRLHF 0.11.2) | original | here |
 | --- | --- | --- |
@@ -22,10 +23,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from train.trainer.adapt_after_import import Adaptations
+
+ATTENTION = "shared_prompts"
 
 
 def _prompt_lengths(attention_mask: Any, action_mask: Any) -> list[int]:
@@ -55,6 +59,67 @@ def _attends_to_everything(config: Any) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """The parts of one sequence: the length of the prompt, and the columns and the mask of each response.
+
+    A mask has the shape (response, prompt + response) and is True where a token of the response attends.
+    """
+
+    prompt: int
+    responses: list[tuple[slice, Any]]
+
+
+def _parts(length: int, sizes: Sequence[int], device: Any) -> _Parts:
+    import torch
+
+    responses, start = [], length
+    for size in filter(None, sizes):
+        mask = torch.ones(size, length + size, dtype=torch.bool, device=device).tril(length)
+        responses.append((slice(start, start + size), mask[None, None]))
+        start += size
+    return _Parts(length, responses)
+
+
+def _attends_in_parts(model: Any) -> bool:
+    """Whether the model uses our attention. The first call switches a model of torch's full attention to it.
+
+    Ours is torch's for calls without `parts`.
+    """
+    config = model.config
+    if config._attn_implementation == "sdpa" and _attends_to_everything(config):
+        _register_attention()
+        model.set_attn_implementation(ATTENTION)
+    return bool(config._attn_implementation == ATTENTION)
+
+
+def _register_attention() -> None:
+    import torch
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def attend(
+        module: Any, query: Any, key: Any, value: Any, attention_mask: Any, parts: _Parts | None = None, **more: Any
+    ) -> tuple[Any, None]:
+        if parts is None:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+
+        def attended(places: slice, keys: Any, values: Any, mask: Any) -> Any:
+            return sdpa_attention_forward(module, query[:, :, places], keys, values, mask, **more)[0]
+
+        prompt = slice(0, parts.prompt)
+        keys, values = key[:, :, prompt], value[:, :, prompt]
+        found = [attended(prompt, keys, values, None)]  # without a mask it is causal
+        for places, mask in parts.responses:
+            own = torch.cat([keys, key[:, :, places]], 2), torch.cat([values, value[:, :, places]], 2)
+            found.append(attended(places, *own, mask))
+        return torch.cat(found, 1), None
+
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
 def _group_outputs(actor: Any, rows: list[Any], length: int, device: Any) -> tuple[Any, Any]:
     """The response tokens of all rows in order, and the logits that predict them: returns (logits, tokens).
 
@@ -66,9 +131,6 @@ def _group_outputs(actor: Any, rows: list[Any], length: int, device: Any) -> tup
     sizes = [len(answer) for answer in answers]
     ids = torch.cat([rows[0][:length], *answers])
     positions = torch.cat([torch.arange(length), *(torch.arange(length, length + size) for size in sizes)]).to(device)
-    owner = torch.repeat_interleave(torch.arange(len(sizes) + 1), torch.tensor([length, *sizes])).to(device)
-    mask = ((owner[None] == owner[:, None]) | (owner[None] == 0)).tril()
-    output = actor.model(ids[None], attention_mask=mask[None, None], position_ids=positions[None])
     # The last token of the prompt predicts the first token of every response.
     starts = length + torch.cumsum(torch.tensor([0, *sizes[:-1]]), 0)
     before = [
@@ -76,8 +138,14 @@ def _group_outputs(actor: Any, rows: list[Any], length: int, device: Any) -> tup
         for start, size in zip(starts, sizes, strict=True)
         if size
     ]
-    logits = output["logits"][0, torch.cat(before).to(device)].to(torch.float32)
-    return logits / actor.temperature, torch.cat(answers)
+    output = actor.model(
+        ids[None],
+        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),  # else the model makes a large one
+        position_ids=positions[None],
+        parts=_parts(length, sizes, device),
+        logits_to_keep=torch.cat(before).to(device),
+    )
+    return output["logits"][0].to(torch.float32) / actor.temperature, torch.cat(answers)
 
 
 def _share_prompts_in_forward(module: Any) -> None:
@@ -96,8 +164,8 @@ def _share_prompts_in_forward(module: Any) -> None:
         return_entropy: bool = False,
         **more: Any,
     ) -> Any:
-        config = getattr(self.model, "module", self.model).config
-        if action_mask is None or self.packing_samples or not _attends_to_everything(config):
+        model = getattr(self.model, "module", self.model)
+        if action_mask is None or self.packing_samples or not _attends_in_parts(model):
             return whole(
                 self, sequences, action_mask, attention_mask=attention_mask, return_output=return_output,
                 return_entropy=return_entropy, **more,
