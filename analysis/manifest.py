@@ -14,7 +14,8 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +48,43 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def stage_seconds(run: Run) -> list[dict[str, Any]]:
-    """One entry per stage in the order of first completion. The seconds of repeated stages are added up."""
+def stage_rows(run: Run) -> list[dict[str, Any]]:
+    """The rows of stages.jsonl; [] without the file. Raises BadInput for seconds that are no number."""
     path = run.path / "stages.jsonl"
-    stages: dict[str, dict[str, Any]] = {}
-    for number, row in read_jsonl(path, required=("stage", "seconds")) if path.is_file() else ():
+    rows = list(read_jsonl(path, required=("stage", "seconds"))) if path.is_file() else []
+    for number, row in rows:
         try:
-            seconds = float(row["seconds"])
+            row["seconds"] = float(row["seconds"])
         except (TypeError, ValueError):
             raise BadInput(
                 f"{path}:{number}: key 'seconds': expected a number, got {row['seconds']!r}; correct or delete the line"
             ) from None
+    return [row for _, row in rows]
+
+
+def stage_seconds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry per stage in the order of first completion. The seconds of repeated stages are added up."""
+    stages: dict[str, dict[str, Any]] = {}
+    for row in rows:
         entry = stages.setdefault(str(row["stage"]), {"stage": str(row["stage"]), "seconds": 0.0, "calls": 0})
-        entry["seconds"] += seconds
+        entry["seconds"] += row["seconds"]
         entry["calls"] += 1
         entry["finished"] = row.get("finished")
     return list(stages.values())
+
+
+def total_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds in which at least one stage ran, because stages overlap. Rows without an end time are added."""
+    total, covered = 0.0, float("-inf")
+    spans = []
+    for row in rows:
+        end = datetime.fromisoformat(row["finished"]).timestamp() if row.get("finished") else None
+        total += 0.0 if end else row["seconds"]
+        spans += [(end - row["seconds"], end)] if end else []
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, covered))
+        covered = max(covered, end)
+    return total
 
 
 def find_seeds(value: Any, place: str = "") -> dict[str, Any]:
@@ -95,7 +117,7 @@ def make_manifest(run: Run, extra: Mapping[str, Any] | None = None) -> dict[str,
     sources = {"configuration": configuration, "warm_start": run.warm_start()}
     for policy in run.policies:
         sources[f"eval/{policy}"] = run.summary(policy).get("configuration") or {}
-    stages = stage_seconds(run)
+    rows = stage_rows(run)
     files = sorted((run.path / "environments").glob("*.jsonl"))
     return {
         "run": run.name,
@@ -104,8 +126,8 @@ def make_manifest(run: Run, extra: Mapping[str, Any] | None = None) -> dict[str,
         "versions": package_versions(),
         "machine": machine(),
         "seeds": find_seeds(sources),
-        "stages": stages,
-        "seconds": round(sum(stage["seconds"] for stage in stages), 1),
+        "stages": stage_seconds(rows),
+        "seconds": round(total_seconds(rows), 1),
         "environments_sha256": {path.name: file_sha256(path) for path in files},
         "warm_start": run.warm_start(),
     }

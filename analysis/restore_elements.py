@@ -69,14 +69,16 @@ class ElementWriter:
         (out.parent / COUNTS).write_text(json.dumps(counts) + "\n", encoding="utf-8")
 
 
-def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 64) -> None:
-    """Write and evaluate every mixture of a policy without complete results. Raises BadInput without checkpoints."""
+def measure(
+    run: Run, policy: str, limit: int | None = None, batch_size: int = 64, part: tuple[int, int] = (1, 1)
+) -> None:
+    """Write and evaluate the mixtures of a policy without complete results. Raises BadInput without checkpoints."""
     mixtures = {
         folder_name(order, percent): (ElementWriter(order, percent), {"order": order, "percent": percent})
         for percent in PERCENTS
         for order in ORDERS
     }
-    measure_mixtures(run, policy, mixtures, limit, batch_size)
+    measure_mixtures(run, policy, mixtures, limit, batch_size, part)
 
 
 def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:

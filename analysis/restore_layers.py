@@ -20,6 +20,8 @@ Example: python -m analysis.restore_layers outputs/cpu --policy grpo
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -73,8 +75,10 @@ def layer_count(folder: Path) -> int:
     return 1 + max((layer for name in checkpoint_tensors(folder) if (layer := layer_of(name)) is not None), default=-1)
 
 
-def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 64) -> None:
-    """Write and evaluate every mixture of a policy without complete results. Raises BadInput without checkpoints."""
+def measure(
+    run: Run, policy: str, limit: int | None = None, batch_size: int = 64, part: tuple[int, int] = (1, 1)
+) -> None:
+    """Write and evaluate the mixtures of a policy without complete results. Raises BadInput without checkpoints."""
     layers = layer_count(checkpoints(run, policy)[0])
     mixtures = {
         folder_name(mode, group): (
@@ -84,7 +88,7 @@ def measure(run: Run, policy: str, limit: int | None = None, batch_size: int = 6
         for mode in MODES
         for group in GROUPS
     }
-    measure_mixtures(run, policy, mixtures, limit, batch_size)
+    measure_mixtures(run, policy, mixtures, limit, batch_size, part)
 
 
 def policy_rows(run: Run, policy: str) -> list[dict[str, Any]]:
@@ -180,6 +184,14 @@ def _figure(run: Run, rows: list[dict[str, Any]]) -> Any:
     return figure
 
 
+def _part(text: str) -> tuple[int, int]:
+    """An argparse type: `K/N` with 1 <= K <= N."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"expected K/N such as 1/2, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
 def restore_main(
     docstring: str | None, module: str, measure_one: Callable[..., None], build_all: Callable[[Run], list[Artifact]]
 ) -> int:
@@ -189,6 +201,10 @@ def restore_main(
     parser.add_argument("--policy", action="append", help="trained policy to test; repeatable (default: all)")
     parser.add_argument("--limit", type=int, help="use only the first N test environments")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="measure every N-th mixture from K on"
+    )
+    parser.add_argument("--no-figures", action="store_true", help="only measure; analysis.all draws")
     parser.add_argument("--out", type=Path, help="output folder (default: RUN/analysis)")
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
@@ -197,8 +213,8 @@ def restore_main(
         for policy in arguments.policy or there:
             if policy not in there:
                 raise BadInput(f"--policy {policy}: expected a trained policy of the run: {', '.join(there)}")
-            measure_one(run, policy, arguments.limit, arguments.batch_size)
-        artifacts = build_all(run)
+            measure_one(run, policy, arguments.limit, arguments.batch_size, arguments.part)
+        artifacts = [] if arguments.no_figures else build_all(run)
     except Missing as missing:
         raise BadInput(str(missing)) from None
     for artifact in artifacts:

@@ -19,6 +19,9 @@
 
 The controls are three kinds of supervised learning and RL with shuffled rewards.
 
+A stage consists of tasks that run in parallel if the machine has the cores and the memory. A task needs only some
+results of earlier stages, so stages overlap (train/stages/tasks.py). With a GPU the tasks run one by one, in order.
+
 The same command skips finished stages and resumes after an interruption. `policies.json` records what each policy of
 the run is; the analyses read it. A profile sets the amount of data. A row of `train/experiments.py` sets the size of a
 model's training. Ablations are measured on dev environments, because choices are made there. `--split test` measures
@@ -49,18 +52,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from env_construction.environment.jsonl import keep_configuration, run_main
 from train.experiments import Experiment
+from train.policies.specs import WORKERS_VARIABLE
 from train.stages.commands import CommandFailed, CommandRunner, StageLog
 from train.stages.plan import CONTROLS, Plan, Training, shipped_policy
 from train.stages.policy_roles import record_content, write_roles
 from train.stages.profiles import parse_options
+from train.stages.tasks import Task, run_tasks
 from train.trainer import preloaded_python
 
 PYTHON = (sys.executable, "-m")
@@ -74,6 +79,8 @@ TEACHING_MINUTES = {"cpu": 26, "cuda": 6}
 """At most. On an H200, SmolLM2-135M reached a Solve-F1 of 0.48 on train environments after 0.7 minutes."""
 DEV_CHECKS = {"cpu": ("--evaluate-every", 1300, "--dev-cases", 12), "cuda": ("--evaluate-every", 40, "--dev-cases", 40)}
 """When teaching looks whether it may stop. A check on a CPU takes minutes."""
+NEVER = 99_999
+"""Seconds between dev evaluations that no training reaches. A control trains for a fixed time, so none is needed."""
 MAX_TURNS = 20  # paper section "Evaluation"
 SUITES = "toolhop,tau_bench,rotbench,bfcl,general"
 UNSEEN = ("--hold-out", "relation:40%")
@@ -91,8 +98,22 @@ PRELOADED = (
     "transformers.models.qwen3.modeling_qwen3",
 )
 """Imported once for all commands of a run on a CPU. Their imports would take minutes in all."""
+OF_TRAININGS = ("train", "measure_trained", "restoration", "suites", "logprob_gap")
+"""Stages that are not finished as long as a training has failed."""
+RESTORED = {"layers": ("1/2", "2/2"), "elements": ("1/1",)}
+"""The restoration tests, and the parts of about the same length in which each is measured."""
 SKILL_TOKENS = 192
 """Token limit of an answer to a made skill item. The longest answer is a short program."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table above: its tasks, and the output path that is printed at its end."""
+
+    name: str
+    what: str
+    tasks: Sequence[Task]
+    written: Path
 
 
 class Pipeline(Plan):
@@ -103,7 +124,6 @@ class Pipeline(Plan):
         self.runner = CommandRunner(self.out / "logs", dry_run=options.dry_run)
         self.log = StageLog(self.out / "stages.jsonl")
         self.failed: list[str] = []
-        self._worked = False
         self._writing_roles = threading.Lock()
 
     # --- commands ---------------------------------------------------------------------------------------------------
@@ -156,7 +176,7 @@ class Pipeline(Plan):
         self.run(log, "eval.compare", evaluated / start, evaluated / name, "--out", target)
 
     def warm_start(
-        self, log: str, folder: Path, row: Experiment, seed: int, minutes: float, continue_from: str, *more: str
+        self, log: str, folder: Path, row: Experiment, seed: int, minutes: float, continue_from: str, *more: Any
     ) -> None:
         """Train with supervised learning, starting at checkpoint `continue_from` or, if it is empty, from scratch."""
         self.run(
@@ -168,16 +188,6 @@ class Pipeline(Plan):
             # The tiny model trains fastest on one core; a pretrained model uses all cores.
             threads=os.cpu_count() if self.teach else None, tag=self._tag(folder.name),
         )  # fmt: skip
-
-    def side_by_side_do(self, tasks: Iterable[Callable[[], None]]) -> None:
-        """Run all tasks, as many in parallel as the machine allows. The first failure or a signal stops the others."""
-        with ThreadPoolExecutor(self.side_by_side) as pool:
-            try:
-                for done in [pool.submit(task) for task in tasks]:
-                    done.result()
-            except BaseException:
-                self.runner.stop()
-                raise
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -232,15 +242,6 @@ class Pipeline(Plan):
             yield from ("--base-policy", self.start_of(row))
         for setting in options.set or ():
             yield from ("--set", setting)
-
-    def train_all(self, trainings: list[Training]) -> None:
-        """Run all trainings. A failure stops the others; with --keep-going it is reported at the end instead."""
-        for row in {training.row.without: training.row for training in trainings}.values():
-            if row.without:
-                self.build(
-                    self.environments_of(row), self.profile.n_train, 0, 0, *self._inside, "--without", row.without
-                )
-        self.side_by_side_do(lambda item=item: self._train_or_note(item) for item in trainings)  # type: ignore[misc]
 
     def _train_or_note(self, training: Training) -> None:
         try:
@@ -311,26 +312,42 @@ class Pipeline(Plan):
             else:
                 self.runner.run("start", ["cp", "-R", f"{shipped_policy(row)}/.", str(start)])
 
-    def measure_start(self) -> None:
+    def measure_start(self) -> list[Task]:
         first = self.rows[0]
-        tasks: list[Callable[[], None]] = [lambda: self.measure("random", "random", first)]
+        tasks = [Task("measure random", lambda: self.measure("random", "random", first), ["environments"])]
         if self.options.data == "built":  # the published environments have no gold plan
-            tasks.append(lambda: self.measure("oracle", "oracle", first))
-        starts = {self.start_name(row): row for row in reversed(self.rows)}
-        for name, row in starts.items():
-            policy = f"{self.backend}:{self.start_of(row)}"
-            tasks.append(partial(self.measure_all, name, policy, row))
-        self.side_by_side_do(tasks)
+            tasks.append(Task("measure oracle", lambda: self.measure("oracle", "oracle", first), ["environments"]))
+        for name, row in {self.start_name(row): row for row in reversed(self.rows)}.items():
+            work = partial(self.measure_all, name, f"{self.backend}:{self.start_of(row)}", row)
+            tasks.append(Task(f"measure {name}", work, ["start"]))
+        return tasks
 
-    def train(self) -> None:
-        self.train_all(self.trainings)
+    def train(self) -> list[Task]:
+        """Train. A failure stops the run; with --keep-going it is reported at the end instead."""
+        tasks = []
+        for without, row in {row.without: row for row in self.rows if row.without}.items():
+            build = partial(
+                self.build, self.environments_of(row), self.profile.n_train, 0, 0, *self._inside, "--without", without
+            )
+            tasks.append(Task(f"build without {without}", build, ["environments"]))
+        for training in self.trainings:
+            needs = ["start", f"build without {training.row.without}"]
+            tasks.append(Task(f"train {self.name_of(training)}", partial(self._train_or_note, training), needs))
+        return tasks
 
-    def measure_trained(self) -> None:
-        self.side_by_side_do(
-            lambda item=item: self._measure_one(item)  # type: ignore[misc]
-            for item in self.trainings
-            if self.name_of(item) not in self.failed
-        )
+    def measure_trained(self) -> list[Task]:
+        return [
+            Task(
+                f"measure {self.name_of(training)}",
+                partial(self._unless_failed, training, partial(self._measure_one, training)),
+                [f"train {self.name_of(training)}", f"measure {self.start_name(training.row)}"],
+            )
+            for training in self.trainings
+        ]
+
+    def _unless_failed(self, training: Training, work: Callable[[], None]) -> None:
+        if self.name_of(training) not in self.failed:
+            work()
 
     def _measure_one(self, training: Training) -> None:
         row, name = training.row, self.name_of(training)
@@ -339,19 +356,20 @@ class Pipeline(Plan):
         measure(name, f"{self.backend}:{self.checkpoint_of(training)}", row)
         self.compare("measure_trained", self.start_name(row), name)
 
-    def run_controls(self) -> None:
+    def run_controls(self) -> list[Task]:
         """Train and measure the controls: alternatives to the first training, with the same time budget."""
         trainers = {
             "more-supervised": lambda folder: self._more_lessons(folder),
             "oracle-demonstrations": lambda folder: self._more_lessons(folder, "--oracle"),
             "rejection-sampling": self._reject,
-            "shuffled": lambda _: self.train_all([self.shuffled]),
+            "shuffled": lambda _: self._train_or_note(self.shuffled),
         }
-        self.side_by_side_do(
-            lambda name=name: self._control(name, trainers[name])  # type: ignore[misc]
+        needs = [f"train {self.name_of(self.trainings[0])}", f"measure {self.start_name(self.rows[0])}"]
+        return [
+            Task(f"control {name}", partial(self._control, name, trainers[name]), needs)
             for name in CONTROLS
             if name in self.controls
-        )
+        ]
 
     def _control(self, control: str, train: Callable[[Path], None]) -> None:
         first = self.rows[0]
@@ -364,7 +382,10 @@ class Pipeline(Plan):
 
     def _more_lessons(self, folder: Path, *more: str) -> None:
         first, seed = self.trainings[0], self.options.seed + 1  # not the lessons that the start policy saw
-        self.warm_start("controls", folder, first.row, seed, self.train_minutes(first), self.start_of(first.row), *more)
+        self.warm_start(
+            "controls", folder, first.row, seed, self.train_minutes(first), self.start_of(first.row),
+            "--evaluate-every", NEVER, *more,
+        )  # fmt: skip
 
     def _reject(self, folder: Path) -> None:
         """Rejection sampling with the first training's epochs, prompts and samples per prompt."""
@@ -387,39 +408,59 @@ class Pipeline(Plan):
             )  # fmt: skip
             policy = str(checkpoint)
 
-    def restore(self) -> None:
+    def restore(self) -> list[Task]:
         """Test where the gain is stored: by layer group and by size of the change (analysis/restore_*.py)."""
-        first = self.name_of(self.trainings[0])
-        limit = ("--limit", self.profile.restored)
+        first, name = self.trainings[0], self.name_of(self.trainings[0])
 
-        def restore_by(part: str) -> None:
-            tag = self._tag(part)
-            self.run(f"restore_{part}", f"analysis.restore_{part}", self.out, "--policy", first, *limit, tag=tag)
+        def restore_by(by: str, part: str) -> None:
+            self.run(
+                f"restore_{by}", f"analysis.restore_{by}", self.out, "--policy", name,
+                "--limit", self.profile.restored, "--part", part, "--no-figures", tag=self._tag(f"restore {by}"),
+            )  # fmt: skip
 
-        self.side_by_side_do(partial(restore_by, part) for part in ("layers", "elements"))
+        return [
+            Task(
+                f"restore {by} {part}",
+                partial(self._unless_failed, first, partial(restore_by, by, part)),
+                [f"measure {name}", f"measure {self.start_name(first.row)}"],
+            )
+            for by, parts in RESTORED.items()
+            for part in parts
+        ]
 
-    def run_suites(self) -> None:
+    def run_suites(self) -> list[Task]:
         """Run Table 2's suites for start and trained policies. Suites without data are listed and retried next time."""
-        policies = {self.start_name(row): (self.start_of(row), row) for row in self.rows}
-        for item in self.trainings:
-            if item.row.plain_reward and self.name_of(item) not in self.failed:
-                policies[self.name_of(item)] = (self.checkpoint_of(item), item.row)
-        for name, (policy, row) in policies.items():
+
+        def measure(name: str, policy: str, row: Experiment) -> None:
             self.run(
                 "suites", "eval.run", "--model", f"{self.backend}:{policy}", "--suites", SUITES,
                 "--out", self.out / "eval" / name, "--max-new-tokens", row.scale.max_response, "--skip-missing",
                 "--thinking" if row.thinking else "",
             )  # fmt: skip
 
-    def logprob_gap(self) -> None:
+        starts = {self.start_name(row): row for row in self.rows}
+        tasks = [
+            Task(f"suites {name}", partial(measure, name, self.start_of(row), row), ["start"])
+            for name, row in starts.items()
+        ]
+        for item in self.trainings:
+            if item.row.plain_reward:
+                name = self.name_of(item)
+                work = partial(measure, name, self.checkpoint_of(item), item.row)
+                tasks.append(Task(f"suites {name}", partial(self._unless_failed, item, work), [f"train {name}"]))
+        return tasks
+
+    def logprob_gap(self) -> list[Task]:
         """Measure the gap for the first training only: all trainings of a run share the engine and the trainer."""
         training = self.trainings[0]
         folder = self.out / "train" / self.name_of(training) / f"epoch{training.row.scale.epochs}"
-        self.run(
-            "logprob_gap", "train.logprob_gap",
+        work = partial(
+            self.run, "logprob_gap", "train.logprob_gap",
             "--policy", folder / "checkpoint", "--prompts", folder / "prompts.jsonl",
             "--max-prompt-tokens", training.row.scale.max_prompt, "--out", folder / "logprob_gap.json",
         )  # fmt: skip
+        needs = [f"train {self.name_of(training)}"]
+        return [Task("logprob_gap", partial(self._unless_failed, training, work), needs)]
 
     def analyse(self) -> None:
         self.run("analyse", "analysis.all", self.out)
@@ -431,9 +472,16 @@ class Pipeline(Plan):
 
     # --- the order ----------------------------------------------------------------------------------------------------
 
-    def stages(self) -> Iterator[tuple[str, str, Callable[[], None], Path]]:
-        """Yield each stage's name, description, method and output path."""
+    def stages(self) -> Iterator[Stage]:
+        """Yield the stages in order. The last two need all earlier tasks."""
         profile, out = self.profile, self.out
+        earlier: list[str] = []
+
+        def stage(name: str, what: str, work: list[Task] | Callable[[], None], written: Path) -> Stage:
+            tasks = work if isinstance(work, list) else [Task(name, work, tuple(earlier))]
+            earlier.extend(task.name for task in tasks)
+            return Stage(name, what, tasks, written)
+
         names = " ".join(self.name_of(training) for training in self.trainings)
         more = FROM_SCRATCH if self.options.from_scratch else 1
         built = (
@@ -441,63 +489,83 @@ class Pipeline(Plan):
             "each is verified in the sandbox"
         )
         data = built if self.options.data == "built" else "load the authors' train and test environments"
-        yield "environments", data, self.make_environments, self.environments
-        yield "start", "get the start policies", self.make_start, out / "start"
+        yield stage("environments", data, self.make_environments, self.environments)
+        yield stage("start", "get the start policies", self.make_start, out / "start")
         where = f"on the {self.split} environments"
-        yield "measure_start", f"measure floor, ceiling and start policies {where}", self.measure_start, out / "eval"
+        what = f"measure floor, ceiling and start policies {where}"
+        yield stage("measure_start", what, self.measure_start(), out / "eval")
         epochs = " or ".join(str(number) for number in sorted({row.scale.epochs for row in self.rows}))
         what = f"reinforcement learning with OpenRLHF, {epochs} epochs per training: {names}"
-        yield "train", what, self.train, out / "train"
+        yield stage("train", what, self.train(), out / "train")
         what = "measure the trained policies on the same cases; paired differences"
-        yield "measure_trained", what, self.measure_trained, out / "compare"
+        yield stage("measure_trained", what, self.measure_trained(), out / "compare")
         if self.controls:
             what = f"train and measure, with the same time budget: {', '.join(self.controls)}"
-            yield "controls", what, self.run_controls, out / "compare"
-        if profile.restored and self.split == "test" and self.name_of(self.trainings[0]) not in self.failed:
+            yield stage("controls", what, self.run_controls(), out / "compare")
+        if profile.restored and self.split == "test":
             what = "restore groups of weights to the start: which of them hold the gain?"
-            yield "restoration", what, self.restore, out / "restore"
+            yield stage("restoration", what, self.restore(), out / "restore")
         if profile.suites:
-            yield "suites", "run the suites of Table 2 that have data", self.run_suites, out / "eval"
+            yield stage("suites", "run the suites of Table 2 that have data", self.run_suites(), out / "eval")
         if self.backend == "vllm" and not self.rows[0].episode:
             what = "compare the rollout engine's log-probabilities with the trainer's"
-            yield "logprob_gap", what, self.logprob_gap, out / "train"
-        yield "analyse", "draw every table and figure that has data", self.analyse, out / "analysis"
-        yield "report", "write the manifest and one self-contained page", self.report, out / "report.html"
+            yield stage("logprob_gap", what, self.logprob_gap(), out / "train")
+        yield stage("analyse", "draw every table and figure that has data", self.analyse, out / "analysis")
+        yield stage("report", "write the manifest and one self-contained page", self.report, out / "report.html")
 
     def key_of(self, stage: str) -> dict[str, Any]:
         """Key of a finished stage. From training on, it also names the trainings of that stage."""
         key: dict[str, Any] = {"stage": stage}
         if stage == "measure_start":
             key |= {"starts": sorted({self.start_name(row) for row in self.rows})}
-        if stage in ("train", "measure_trained", "controls", "restoration", "suites", "logprob_gap"):
+        if stage in ("controls", *OF_TRAININGS):
             key |= {"trainings": [self.name_of(training) for training in self.trainings]}
         if stage == "controls":
             key |= {"controls": list(self.controls)}
         return key
 
     def run_stages(self) -> None:
-        """Run the selected stages that are not finished, in order."""
+        """Run the tasks of the selected stages that are not finished."""
+        chosen = list(self._unfinished())
+        stage_of = {task.name: stage for stage in chosen for task in stage.tasks}
+        left = {stage.name: len(stage.tasks) for stage in chosen}
+        started: dict[str, float] = {}
+
+        def starts(task: Task) -> None:
+            stage = stage_of[task.name]
+            if stage.name not in started:
+                print(f"== {stage.name}: {stage.what}", flush=True)
+                started[stage.name] = time.monotonic()
+
+        def ended(task: Task) -> None:
+            stage = stage_of[task.name]
+            left[stage.name] -= 1
+            if left[stage.name] or self.options.dry_run:
+                return
+            if self.failed and stage.name in OF_TRAININGS:
+                return  # the next run retries the failed trainings
+            seconds = self.log.write(self.key_of(stage.name), started[stage.name])
+            print(f"== {stage.name}: {seconds} s -> {stage.written}", flush=True)
+
+        tasks = [task for stage in chosen for task in stage.tasks]
+        run_tasks(tasks, self.side_by_side, starts=starts, ended=ended, stop=self.runner.stop)
+
+    def _unfinished(self) -> Iterator[Stage]:
+        """The selected stages without those that are finished, which are printed."""
         options = self.options
         asked = options.dry_run or options.only or options.from_stage
-        begun = not options.from_stage
-        for name, what, work, written in self.stages():
-            begun = begun or name == options.from_stage
-            if not begun or (options.only and name != options.only):
+        begun, working = not options.from_stage, False
+        for stage in self.stages():
+            begun = begun or stage.name == options.from_stage
+            if not begun or (options.only and stage.name != options.only):
                 continue
             # Tables and report are out of date as soon as an earlier stage has run.
-            stale = name in ("analyse", "report") and self._worked
-            if not (asked or stale) and self.log.finished(self.key_of(name)):
-                print(f"== {name}: already done", flush=True)
+            stale = stage.name in ("analyse", "report") and working
+            if not (asked or stale) and self.log.finished(self.key_of(stage.name)):
+                print(f"== {stage.name}: already done", flush=True)
                 continue
-            print(f"== {name}: {what}", flush=True)
-            started = time.monotonic()
-            work()
-            if options.dry_run:
-                continue
-            self._worked = True
-            if self.failed and name in ("train", "measure_trained"):
-                continue  # the next run retries the failed trainings
-            print(f"== {name}: {self.log.write(self.key_of(name), started)} s -> {written}", flush=True)
+            working = True
+            yield stage
 
     def prepare(self) -> None:
         """Refuse a run folder with other settings (BadInput), and write the role of each policy of the run."""
@@ -521,6 +589,9 @@ class Pipeline(Plan):
 def main() -> int:
     options = parse_options(__doc__)
     pipeline = Pipeline(options)
+    if pipeline.side_by_side > 1:
+        cores = len(os.sched_getaffinity(0))
+        os.environ.setdefault(WORKERS_VARIABLE, str(max(1, cores // pipeline.side_by_side)))
     if all(not pipeline.gpus_of(row) for row in pipeline.rows):
         # The options or the experiments select the CPU, even if the machine has a GPU (train/trainer/devices.py).
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

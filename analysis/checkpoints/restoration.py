@@ -45,8 +45,12 @@ def measure_mixtures(
     mixtures: Mapping[str, tuple[Writer, Mapping[str, Any]]],
     limit: int | None = None,
     batch_size: int = 64,
+    part: tuple[int, int] = (1, 1),
 ) -> None:
-    """Write and evaluate every mixture `{name: (writer, its settings)}` without complete results. Raises BadInput."""
+    """Write and evaluate the mixtures `{name: (writer, its settings)}` without complete results. Raises BadInput.
+
+    `part`: (k, n) measures every n-th mixture from the k-th on.
+    """
     start, trained = checkpoints(run, policy)
     environments = list(run.environments().values())[:limit]
     if not environments:
@@ -58,7 +62,8 @@ def measure_mixtures(
         "trained_content": checkpoint_identity(trained),
         "environments_sha256": file_sha256(run.path / "environments" / "test.jsonl"),
     }
-    for name, (write, own) in tqdm(mixtures.items(), desc=f"mixtures of {policy}", unit="model", disable=None):
+    chosen_mixtures = list(mixtures.items())[part[0] - 1 :: part[1]]
+    for name, (write, own) in tqdm(chosen_mixtures, desc=f"mixtures of {policy}", unit="model", disable=None):
         out = run.path / "restore" / policy / name
         configuration = {key: settings.get(key) for key in (*SAMPLING, "max_turns", "match")}
         configuration |= contents | dict(own) | {"environments": len(environments)}

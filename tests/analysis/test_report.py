@@ -18,7 +18,7 @@ import pytest
 from analysis import construction_stability
 from analysis.all import SCRIPTS, make_all
 from analysis.all import main as make_all_main
-from analysis.manifest import make_manifest
+from analysis.manifest import make_manifest, total_seconds
 from analysis.report import found_sentence, heading, headline, read_table, render, script_json
 from analysis.run_data.claims import claims
 from analysis.run_data.intervals import EMPTY
@@ -604,6 +604,16 @@ def test_manifest_adds_up_stages_and_finds_seeds(synthetic_run: Path, tmp_path: 
     assert manifest["seconds"] == 13.5
     assert manifest["seeds"] == {"configuration.seed": 4, "configuration.train.rl_seed": 5}
     assert manifest["configuration"]["profile"] == "cpu" and "numpy" in manifest["versions"]
+
+
+def test_time_of_overlapping_stages_counts_once() -> None:
+    rows = [
+        {"seconds": 100.0, "finished": "2026-01-01T00:10:00Z"},
+        {"seconds": 120.0, "finished": "2026-01-01T00:11:00Z"},  # overlaps the first one by 60 s
+        {"seconds": 30.0, "finished": "2026-01-01T00:20:00Z"},
+        {"seconds": 2.5},
+    ]
+    assert total_seconds(rows) == 160 + 30 + 2.5
 
 
 def test_manifest_refuses_non_numeric_seconds(synthetic_run: Path, tmp_path: Path) -> None:

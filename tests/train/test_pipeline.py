@@ -4,7 +4,6 @@ import importlib
 import json
 import shlex
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,6 +218,12 @@ def test_trainings_are_matched_by_the_prompts_of_an_epoch() -> None:
     assert (role.role, role.episode, role.credit) == ("ablation", "turns", "discounted")
 
 
+def test_supervised_controls_spend_no_time_on_dev_evaluations() -> None:
+    _, recorder = play("--experiment=tiny-plain-grpo", "--controls")
+    lessons = [command for command in recorder.commands if "train.warm_start" in command]
+    assert [command[command.index("--evaluate-every") + 1] for command in lessons] == ["99999"] * 2
+
+
 def test_a_control_has_the_epochs_prompts_and_samples_of_its_training() -> None:
     _, recorder = play("--experiment=tiny-plain-grpo", "--controls")
     rounds = [command for command in recorder.commands if "train.rejection_sampling" in command]
@@ -238,9 +243,12 @@ def test_a_control_has_the_epochs_prompts_and_samples_of_its_training() -> None:
 def test_both_restoration_tests_run_for_the_first_training_on_test_environments_only() -> None:
     _, recorder = play()
     restored = [command for command in recorder.commands if "restore_" in command[2]]
-    assert sorted(command[2] for command in restored) == ["analysis.restore_elements", "analysis.restore_layers"]
+    parts = sorted((command[2], command[command.index("--part") + 1]) for command in restored)
+    layers = "analysis.restore_layers"
+    assert parts == [("analysis.restore_elements", "1/1"), (layers, "1/2"), (layers, "2/2")]
     for command in restored:
-        assert command[3:] == ["outputs/cpu", "--policy", "grpo", "--limit", str(PROFILES["cpu"].restored)]
+        assert command[3:8] == ["outputs/cpu", "--policy", "grpo", "--limit", str(PROFILES["cpu"].restored)]
+        assert "--no-figures" in command, "other policies are measured at the same time"
     _, dev = play("--experiment=tiny-plain-grpo-strict")
     assert not [module for module in dev.modules() if "restore" in module]
 
@@ -352,18 +360,3 @@ def test_a_control_gets_the_time_of_the_first_trainings_steps() -> None:
         folder.mkdir(parents=True)
         (folder / "done.json").write_text(json.dumps(done))
     assert pipeline.train_minutes(pipeline.trainings[0]) == 8.33
-
-
-def test_an_interruption_stops_the_parallel_commands() -> None:
-    pipeline = Pipeline(parse_options("Example: bash run_all.sh", []))
-    began = time.monotonic()
-
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    def sleep() -> None:
-        pipeline.runner.run("sleep", [sys.executable, "-c", "import time; time.sleep(60)"])
-
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.side_by_side_do([interrupted, sleep])
-    assert time.monotonic() - began < 30

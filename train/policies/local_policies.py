@@ -29,6 +29,7 @@ from env_construction.environment.jsonl import BadInput
 from train.policies.interface import Exchange, Generation, PolicyRequest
 from train.policies.packed_decoding import Continuation, PackedDecoder, PrefixStore, use_packed_attention
 from train.policies.prompts import TemplateRefuses, check_template, load_tokenizer, render_prompt, require_thinking
+from train.policies.specs import WORKERS_VARIABLE
 from train.trainer.devices import choose_device, require_engine, visible_gpus
 
 # Memory of the KV cache of all batches, and of the cached earlier turns. The latter has room for all running episodes,
@@ -157,7 +158,8 @@ class HfPolicy(_CheckpointPolicy):
         use_packed_attention(self.model, str(folder))
         self._set_limits(model.config, model.generation_config)
         cores = len(os.sched_getaffinity(0)) if self.device.type == "cpu" else 1
-        self.workers = workers or max(1, cores // torch.get_num_threads())
+        asked = int(os.environ.get(WORKERS_VARIABLE) or 0) if self.device.type == "cpu" else 0
+        self.workers = workers or asked or max(1, cores // torch.get_num_threads())
         self.batch_size = batch_size
         self.decoders = [self._new_decoder() for _ in range(self.workers)]
         self._free: queue.LifoQueue[PackedDecoder] = queue.LifoQueue()

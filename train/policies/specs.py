@@ -20,6 +20,8 @@ IN_FLIGHT = 1024
 """Episodes in parallel where --in-flight is not given, over all GPUs."""
 SERVER_REQUESTS = 32
 """Requests in parallel to one server where --in-flight is not given: a public endpoint may limit its rate."""
+WORKERS_VARIABLE = "HF_POLICY_WORKERS"
+"""Environment variable with the number of `workers` where it is not given, for commands that run in parallel."""
 SPECS = ("oracle", "random", "replay:FILE", "hf:DIR", "vllm:DIR", "openai:MODEL@BASE_URL")
 
 
@@ -43,7 +45,7 @@ def load_policy(
     `concurrency`: requests in parallel, for `openai`; None: SERVER_REQUESTS. `dtype` (torch's name): for `hf` and
     `vllm`; default: the checkpoint's type on a GPU, otherwise float32. `batch_size`, `device`
     (train/trainer/devices.py), `workers`: for `hf`. `workers` is the number of batches decoded concurrently, each in a
-    thread; None: as many as the cores allow at torch's number of threads.
+    thread; None: the value of WORKERS_VARIABLE, or as many as the cores allow at torch's number of threads.
     """
     kind, _, rest = spec.partition(":")
     generation: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "thinking": thinking}
