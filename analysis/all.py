@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +46,8 @@ SCRIPTS = (
 )
 
 
-def make_all(run: Run, out: Path, scripts: tuple[str, ...] = SCRIPTS) -> dict[str, Any]:
-    """Write all artifacts and index.json into `out` and return the index."""
+def make_all(run: Run, out: Path, scripts: tuple[str, ...] = SCRIPTS, processes: int = 1) -> dict[str, Any]:
+    """Write all artifacts and index.json into `out` and return the index. `processes`: scripts in parallel, by fork."""
     made: list[dict[str, Any]] = []
     missing: list[dict[str, str]] = [
         {"script": f"eval/{name}", "shows": run.label(name), "reason": "no results on the test environments"}
@@ -58,21 +62,45 @@ def make_all(run: Run, out: Path, scripts: tuple[str, ...] = SCRIPTS) -> dict[st
         for name in run.unlisted
     ]
     not_planned: list[dict[str, str]] = []
-    for name in tqdm(scripts, desc="analysis", unit="script", disable=None):
-        script = importlib.import_module(f"analysis.{name}")
-        try:
-            artifacts: list[Artifact] = script.build(run)
-        except Missing as reason:
-            absent = not_planned if isinstance(reason, NotPlanned) else missing
-            absent.append({"script": name, "shows": first_line(script.__doc__), "reason": str(reason)})
-            continue
-        for artifact in artifacts:
-            files = [path.name for path in artifact.write(out)]
-            made.append({"script": name, "name": artifact.name, "title": artifact.title, "files": files})
+    for name, found in zip(scripts, _made(run, out, scripts, processes), strict=True):
+        if isinstance(found, Missing):
+            absent = not_planned if isinstance(found, NotPlanned) else missing
+            shows = first_line(importlib.import_module(f"analysis.{name}").__doc__)
+            absent.append({"script": name, "shows": shows, "reason": str(found)})
+        else:
+            made += found
     index = {"made": made, "missing": missing, "not_planned": not_planned}
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return index
+
+
+def _made(run: Run, out: Path, scripts: Sequence[str], processes: int) -> list[list[dict[str, Any]] | Missing]:
+    """The artifacts of each script, or why there are none."""
+    if processes == 1:
+        return [_make(run, out, name) for name in tqdm(scripts, desc="analysis", unit="script", disable=None)]
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
+        # The last scripts take the longest, so they start first.
+        waiting = {name: pool.submit(_make, run, out, name) for name in reversed(scripts)}
+        for future in tqdm(as_completed(waiting.values()), "analysis", len(waiting), unit="script", disable=None):
+            future.result()
+        return [waiting[name].result() for name in scripts]
+
+
+def _make(run: Run, out: Path, name: str) -> list[dict[str, Any]] | Missing:
+    try:
+        artifacts: list[Artifact] = importlib.import_module(f"analysis.{name}").build(run)
+    except Missing as reason:
+        return reason
+    return [
+        {
+            "script": name,
+            "name": artifact.name,
+            "title": artifact.title,
+            "files": [path.name for path in artifact.write(out)],
+        }
+        for artifact in artifacts
+    ]
 
 
 def first_line(docstring: str | None) -> str:
@@ -87,7 +115,7 @@ def main() -> int:
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
     out = arguments.out or run.path / "analysis"
-    index = make_all(run, out)
+    index = make_all(run, out, processes=len(os.sched_getaffinity(0)))
     for entry in index["made"]:
         print(f"written      {entry['name']}: {entry['title']} ({', '.join(entry['files'])})")
     for entry in index["missing"]:
