@@ -191,7 +191,7 @@ TINY = Scale(16, 8, 32, 16, 1e-4, 704, 128, 2)
 TINY_THINKING = replace(TINY, max_prompt=832, max_response=192)
 # REINFORCE++ compares a response with all others of the batch, not only with those to the same prompt. Its gradient is
 # therefore noisier, and at GRPO's rate the tiny model forgets its skills. This rate was chosen on dev environments.
-RATES = {("tiny", "reinforce++"): 2.5e-5, ("mini", "reinforce++"): 2.5e-5}
+RATES = {("tiny", "reinforce++"): 5e-5, ("mini", "reinforce++"): 2.5e-5}
 SCALES = {
     "tiny": TINY,
     "mini": TINY,
