@@ -25,6 +25,7 @@ from train.policies.packed_decoding import (
     use_packed_attention,
 )
 from train.policies.rollout import play
+from train.policies.specs import WORKERS_VARIABLE
 
 
 def hf(folder: Any, **options: Any) -> HfPolicy:
@@ -347,3 +348,10 @@ def test_rows_of_very_different_length_in_one_batch(tiny_checkpoint, reference) 
         for prompt, output in zip(prompts, outputs, strict=True):
             logits = reference(input_ids=torch.tensor([prompt + output])).logits[0, len(prompt) - 1 : -1]
             assert logits.argmax(-1).tolist() == output
+
+
+def test_commands_that_run_in_parallel_share_the_cores(tiny_checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline sets the variable. An explicit number of workers counts more."""
+    monkeypatch.setenv(WORKERS_VARIABLE, "3")
+    assert hf(tiny_checkpoint, workers=None).workers == 3
+    assert hf(tiny_checkpoint, workers=2).workers == 2
