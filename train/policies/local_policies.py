@@ -157,9 +157,7 @@ class HfPolicy(_CheckpointPolicy):
         self.model = model.to(self.device).eval()
         use_packed_attention(self.model, str(folder))
         self._set_limits(model.config, model.generation_config)
-        cores = len(os.sched_getaffinity(0)) if self.device.type == "cpu" else 1
-        asked = int(os.environ.get(WORKERS_VARIABLE) or 0) if self.device.type == "cpu" else 0
-        self.workers = workers or asked or max(1, cores // torch.get_num_threads())
+        self.workers = workers or (_workers_on_cpu() if self.device.type == "cpu" else 1)
         self.batch_size = batch_size
         self.decoders = [self._new_decoder() for _ in range(self.workers)]
         self._free: queue.LifoQueue[PackedDecoder] = queue.LifoQueue()
@@ -214,6 +212,11 @@ class HfPolicy(_CheckpointPolicy):
     def generate(self, requests: Sequence[PolicyRequest]) -> list[Generation]:
         """One generation per request, in order. Reuses the cache that earlier calls left for the same episodes."""
         return _generate(lambda exchange: self._decode(self.decoders[0], exchange), requests)
+
+
+def _workers_on_cpu() -> int:
+    asked = int(os.environ.get(WORKERS_VARIABLE) or 0)
+    return asked or max(1, len(os.sched_getaffinity(0)) // torch.get_num_threads())
 
 
 def _cache_bytes_per_token(model: Any) -> int:

@@ -6,7 +6,7 @@ run overlap: one core measures a trained policy while another still trains. With
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -52,6 +52,6 @@ def run_tasks(
             raise
 
 
-def _first_ready(waiting: Sequence[Task], running: object) -> Task | None:
-    unfinished = {task.name for task in (*waiting, *running)}  # type: ignore[misc]
+def _first_ready(waiting: Sequence[Task], running: Iterable[Task]) -> Task | None:
+    unfinished = {task.name for task in (*waiting, *running)}
     return next((task for task in waiting if not unfinished.intersection(task.needs)), None)
