@@ -8,7 +8,7 @@
 | environments | build and verify train, dev, test and out-of-domain environments | environments*/, made-skills/ |
 | start | get the start policies: shipped, a model as it is, or a model taught first | start*/ |
 | measure_start | measure the floor (random), the ceiling (oracle) and the start policies | eval/ |
-| train | per epoch: collect trajectories, build prompts, train with OpenRLHF | train/<name>/epoch<k>/ |
+| train | per epoch: collect trajectories (the first ones per start), build prompts, train | train/<name>/epoch<k>/ |
 | measure_trained | measure the trained policies on the same cases; paired differences | eval/, compare/ |
 | controls | alternatives to the first training, with the same time budget | controls/, eval/, compare/ |
 | restoration | restore groups of the first training's weights; measure the remaining gain | restore/ |
@@ -82,8 +82,8 @@ PRELOADED = (
 """Imported once for all commands of a run on a CPU. Their imports would take minutes in all."""
 OF_TRAININGS = ("train", "measure_trained", "restoration", "suites", "logprob_gap")
 """Stages that are not finished as long as a training has failed."""
-RESTORED = {"layers": ("1/2", "2/2"), "elements": ("1/1",)}
-"""The restoration tests, and the parts of about the same length in which each is measured."""
+RESTORED = {"layers": 7, "elements": 3}
+"""The restoration tests, and the parts in which each is measured: short ones, so that no core waits for the last."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,16 @@ class Pipeline(Steps):
 
     # --- stages -----------------------------------------------------------------------------------------------------
 
+    def make_environments(self) -> list[Task]:
+        if self.options.data == "published":
+            return [Task("environments", self.load_published)]
+        tasks = [Task("environments", self.build_inside)]
+        for name, build in self.outside_builds().items():
+            tasks.append(Task(f"build {name}", build, ["environments"] if name == "disturbed names" else []))
+        if self.profile.skills:
+            tasks.append(Task("made skills", self.make_skills))
+        return tasks
+
     def measure_start(self) -> list[Task]:
         first = self.rows[0]
         tasks = [Task("measure random", lambda: self.measure("random", "random", first), ["environments"])]
@@ -125,13 +135,21 @@ class Pipeline(Steps):
             )
             tasks.append(Task(f"build without {without}", build, ["environments"]))
         for training in self.trainings:
+            name, collector = self.name_of(training), self.collector_of(training)
             needs = ["start", f"build without {training.row.without}"]
-            tasks.append(Task(f"train {self.name_of(training)}", partial(self._train_or_note, training), needs))
+            if collector == training and not training.row.episode:
+                collect = partial(self._or_note, training, self.collect_first)
+                tasks.append(Task(f"collect {name}", collect, needs))
+            needs = [*needs, f"collect {self.name_of(collector)}"]
+            tasks.append(Task(f"train {name}", partial(self._train_or_note, training), needs))
         return tasks
 
     def _train_or_note(self, training: Training) -> None:
+        self._unless_failed(training, partial(self._or_note, training, self.train_one))
+
+    def _or_note(self, training: Training, work: Callable[[Training], None]) -> None:
         try:
-            self.train_one(training)
+            work(training)
         except CommandFailed as error:
             if not self.options.keep_going:
                 raise
@@ -200,7 +218,7 @@ class Pipeline(Steps):
                 [f"measure {name}", f"measure {self.start_name(first.row)}"],
             )
             for by, parts in RESTORED.items()
-            for part in parts
+            for part in (f"{number}/{parts}" for number in range(1, parts + 1))
         ]
 
     def run_suites(self) -> list[Task]:
@@ -228,7 +246,7 @@ class Pipeline(Steps):
     def logprob_gap(self) -> list[Task]:
         """Measure the gap for the first training only: all trainings of a run share the engine and the trainer."""
         training = self.trainings[0]
-        folder = self.out / "train" / self.name_of(training) / f"epoch{training.row.scale.epochs}"
+        folder = self.epoch_folder(training, training.row.scale.epochs)
         work = partial(
             self.run, "logprob_gap", "train.logprob_gap",
             "--policy", folder / "checkpoint", "--prompts", folder / "prompts.jsonl",
@@ -264,7 +282,7 @@ class Pipeline(Steps):
             "each is verified in the sandbox"
         )
         data = built if self.options.data == "built" else "load the authors' train and test environments"
-        yield stage("environments", data, self.make_environments, self.environments)
+        yield stage("environments", data, self.make_environments(), self.environments)
         yield stage("start", "get the start policies", self.make_start, out / "start")
         where = f"on the {self.split} environments"
         what = f"measure floor, ceiling and start policies {where}"

@@ -201,8 +201,8 @@ def test_ablations_are_measured_on_dev_by_default() -> None:
 def test_the_matrix_trains_everything_with_three_seeds_and_all_controls() -> None:
     pipeline, _ = play("--matrix", "--run=matrix")
     names = [pipeline.name_of(training) for training in pipeline.trainings]
-    assert len(names) == len(set(names)) == (2 * 2 + 3) * 3
-    assert {"thinking-reinforce++-seed2", "grpo-solve-recall"} < set(names)
+    assert len(names) == len(set(names)) == 2 * (2 * 2 + 3) * 3
+    assert {"tiny-thinking-reinforce++-seed2", "mini-plain-grpo-solve-recall"} < set(names)
     controls = {role.control for role in read_roles(Path("outputs/matrix")).values() if role.role == "control"}
     assert controls == {"more-supervised", "oracle-demonstrations", "rejection-sampling", "shuffled"}
 
@@ -216,6 +216,42 @@ def test_trainings_are_matched_by_the_prompts_of_an_epoch() -> None:
     assert all("--environments" in command for command in made), "episodes are played online"
     role = read_roles(pipeline.out)["grpo-episode-credit-discounted"]
     assert (role.role, role.episode, role.credit) == ("ablation", "turns", "discounted")
+
+
+def folders_of(recorder: Recorder, module: str) -> list[str]:
+    return [command[command.index("--out") + 1] for command in recorder.commands if module in command]
+
+
+def test_trainings_share_the_trajectories_of_their_start() -> None:
+    _, recorder = play()
+    folders = folders_of(recorder, "train.collect_trajectories")
+    first = [folder for folder in folders if folder.endswith("/epoch1")]
+    assert first == [f"outputs/cpu/train/{name}/epoch1" for name in ("grpo", "thinking-grpo")]
+    assert len(folders) == len(first) + len(PROFILES["cpu"].experiments) + 1, "epoch 2, also of rejection sampling"
+    copied = {command[5]: command[6:] for command in recorder.commands if command[0] == "install"}
+    assert len(copied) == len(PROFILES["cpu"].experiments) - len(first)
+    mode = {name: "thinking-grpo" if "thinking" in name else "grpo" for name in copied}
+    for folder, files in copied.items():
+        assert {str(Path(file).parent) for file in files} == {f"outputs/cpu/train/{mode[folder]}/epoch1"}
+    learned = next(command for command in recorder.commands if "train.rejection_sampling" in command)
+    assert learned[learned.index("--trajectories") + 1] == "outputs/cpu/train/grpo/epoch1/trajectories.jsonl"
+
+
+def test_other_seeds_environments_and_models_have_their_own_trajectories() -> None:
+    _, recorder = play("--matrix", "--run=matrix")
+    folders = folders_of(recorder, "train.collect_trajectories")
+    assert sum(folder.endswith("/epoch1") for folder in folders) == 2 * 2 * 3, "models, modes, seeds"
+    _, recorder = play("--experiment=tiny-plain-grpo-strict tiny-plain-grpo-no-toolset-extension")
+    folders = folders_of(recorder, "train.collect_trajectories")
+    assert sum(folder.endswith("/epoch1") for folder in folders) == 2
+
+
+def test_a_finished_training_keeps_the_trajectories_it_was_trained_on() -> None:
+    done = Path("outputs/cpu/train/reinforce++/epoch1/done.json")
+    done.parent.mkdir(parents=True)
+    done.write_text("{}", encoding="utf-8")
+    _, recorder = play(BOTH)
+    assert not [command for command in recorder.commands if command[0] == "install"]
 
 
 def test_supervised_controls_spend_no_time_on_dev_evaluations() -> None:
@@ -244,8 +280,8 @@ def test_both_restoration_tests_run_for_the_first_training_on_test_environments_
     _, recorder = play()
     restored = [command for command in recorder.commands if "restore_" in command[2]]
     parts = sorted((command[2], command[command.index("--part") + 1]) for command in restored)
-    layers = "analysis.restore_layers"
-    assert parts == [("analysis.restore_elements", "1/1"), (layers, "1/2"), (layers, "2/2")]
+    counts = {"analysis.restore_elements": 3, "analysis.restore_layers": 7}
+    assert parts == [(by, f"{part}/{count}") for by, count in counts.items() for part in range(1, count + 1)]
     for command in restored:
         assert command[3:8] == ["outputs/cpu", "--policy", "grpo", "--limit", str(PROFILES["cpu"].restored)]
         assert "--no-figures" in command, "other policies are measured at the same time"

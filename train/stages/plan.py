@@ -138,9 +138,11 @@ class Plan:
             return str(self.start_folder(row))
         return row.model.start
 
+    def epoch_folder(self, training: Training, epoch: int) -> Path:
+        return self.out / "train" / self.name_of(training) / f"epoch{epoch}"
+
     def checkpoint_of(self, training: Training) -> str:
-        epochs = training.row.scale.epochs
-        return str(self.out / "train" / self.name_of(training) / f"epoch{epochs}" / "checkpoint")
+        return str(self.epoch_folder(training, training.row.scale.epochs) / "checkpoint")
 
     def gpus_of(self, row: Experiment) -> int:
         return row.gpus if self.options.gpus is None else int(self.options.gpus)

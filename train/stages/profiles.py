@@ -71,7 +71,7 @@ TINY = ("tiny-plain-grpo", "tiny-plain-reinforce++", "tiny-thinking-grpo", "tiny
 OWN = ("own-plain-grpo", "own-plain-reinforce++")
 SMALL = ("smollm2-135m-plain-grpo", "smollm2-135m-plain-reinforce++")
 # --matrix: for every shipped size, both modes with both algorithms, and all four rewards; three seeds
-SIZES = ("tiny",)
+SIZES = ("tiny", "mini")
 MATRIX = tuple(
     f"{model}-{rest}"
     for model in SIZES

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ MAX_TURNS = 20  # paper section "Evaluation"
 UNSEEN = ("--hold-out", "relation:40%")
 """These relations are in the out-of-domain suite only. The shipped start policies never saw them either."""
 LEVEL_ABOVE = {"compact": "medium", "medium": "paper", "paper": "paper"}
+COLLECTED = ("trajectories.jsonl", "faults.jsonl", "configuration.json")
+"""All that train.collect_trajectories writes."""
 SKILL_TOKENS = 192
 """Token limit of an answer to a made skill item. The longest answer is a short program."""
 
@@ -113,39 +115,50 @@ class Steps(Plan):
 
     # --- environments and start policies ----------------------------------------------------------------------------
 
-    def make_environments(self) -> None:
-        if self.options.data == "published":
-            data = self.environments
-            file = ("--data-file", self.options.data_file) if self.options.data_file else ()
-            self.run("environments", "train.published_data", *file, "--out", data / "train.jsonl")
-            self.run("environments", "train.published_data", "--split", "test", "--out", data / "test.jsonl")
-            return
+    def load_published(self) -> None:
+        """Load the authors' train and test environments."""
+        data = self.environments
+        file = ("--data-file", self.options.data_file) if self.options.data_file else ()
+        self.run("environments", "train.published_data", *file, "--out", data / "train.jsonl")
+        self.run("environments", "train.published_data", "--split", "test", "--out", data / "test.jsonl")
+
+    def build_inside(self) -> None:
+        """Build the train, dev and test environments."""
         profile, more = self.profile, FROM_SCRATCH if self.options.from_scratch else 1
-        final = ("--test-seed", profile.test_seed) if profile.test_seed is not None else ()
-        self.build(self.environments, profile.n_train * more, profile.n_dev, profile.n_test, *self.inside, *final)
-        if self.outside:
-            self._build_outside(final)
-        if profile.skills:
-            self.run("made_skills", "eval.made_skills", "--out", self.out / "made-skills", "--items", profile.skills)
+        counts = profile.n_train * more, profile.n_dev, profile.n_test
+        self.build(self.environments, *counts, *self.inside, *self.final)
+
+    @property
+    def final(self) -> tuple[Any, ...]:
+        seed = self.profile.test_seed
+        return () if seed is None else ("--test-seed", seed)
 
     @property
     def inside(self) -> tuple[str, ...]:
         """Options of environments that share no relation with the out-of-domain suite of unseen relations."""
         return (*UNSEEN, "--in-domain-test") if self.outside else ()
 
-    def _build_outside(self, final: tuple[Any, ...]) -> None:
-        """Build out-of-domain environments: unseen relations, the next level up, disturbed names."""
+    def outside_builds(self) -> dict[str, Callable[[], None]]:
+        """The out-of-domain environments: unseen relations, the next level up, disturbed names."""
+        if not self.outside:
+            return {}
         unseen, above, disturbed = (path.parent for path in self.outside.values())
-        count = self.profile.outside
-        self.build(unseen, 0, 0, count, *UNSEEN, *final)
-        level = LEVEL_ABOVE[self.profile.level]
-        self.build(above, 0, 0, count // 2, *self.inside, *final, level=level)
+        count, level = self.profile.outside, LEVEL_ABOVE[self.profile.level]
+        builds: dict[str, Callable[[], None]] = {
+            "unseen relations": lambda: self.build(unseen, 0, 0, count, *UNSEEN, *self.final),
+            "next level": lambda: self.build(above, 0, 0, count // 2, *self.inside, *self.final, level=level),
+        }
         if (highest := LEVEL_ABOVE[level]) != level:  # too long for a tiny policy, but construction is judged on it
-            self.build(self.out / f"environments-{highest}-level", 0, 0, count // 4, *final, level=highest)
-        self.run(
+            folder = self.out / f"environments-{highest}-level"
+            builds["highest level"] = lambda: self.build(folder, 0, 0, count // 4, *self.final, level=highest)
+        builds["disturbed names"] = lambda: self.run(
             "disturb", "env_construction.disturb", "--data", self.environments / "test.jsonl", "--out", disturbed,
             "--limit", count // 2,
         )  # fmt: skip
+        return builds
+
+    def make_skills(self) -> None:
+        self.run("made_skills", "eval.made_skills", "--out", self.out / "made-skills", "--items", self.profile.skills)
 
     def make_start(self) -> None:
         for model, row in {row.model.name: row for row in self.rows}.items():
@@ -168,40 +181,63 @@ class Steps(Plan):
         row, name = training.row, self.name_of(training)
         policy = self.start_of(row)
         for epoch in range(1, row.scale.epochs + 1):
-            folder = self.out / "train" / name / f"epoch{epoch}"
-            seed = self.options.seed + 100 * training.seed + epoch
-            self._prompts(row, name, policy, folder, seed)
+            folder = self.epoch_folder(training, epoch)
+            source = ["--trajectories", folder / "trajectories.jsonl"]
+            if row.episode:  # the trainer itself plays complete episodes, so its prompts are the questions alone
+                source = ["--environments", self.environments_of(row) / "train.jsonl"]
+            elif epoch > 1:
+                self.collect(f"train_{name}", training, epoch, policy, folder)
+            elif (collector := self.collector_of(training)) != training and not (folder / "done.json").exists():
+                files = [str(self.epoch_folder(collector, 1) / file) for file in COLLECTED]
+                copy = ["install", "-D", "-m", "644", "-t", str(folder), *files]
+                self.runner.run(f"train_{name}", copy, self.tag(name))
+            self._prompts(training, epoch, policy, folder, source)
             self.run(
                 f"train_{name}", "train.run_openrlhf", "--experiment", row.name, "--policy-dir", policy,
-                "--prompts", folder / "prompts.jsonl", "--out", folder, "--seed", seed, "--epoch", epoch,
-                *self._trainer_options(row), tag=self.tag(name),
+                "--prompts", folder / "prompts.jsonl", "--out", folder, "--seed", self.seed_of(training, epoch),
+                "--epoch", epoch, *self._trainer_options(row), tag=self.tag(name),
             )  # fmt: skip
             policy = str(folder / "checkpoint")
             if self.profile.prune and epoch > 1 and not self.options.keep_checkpoints:
                 self.run(f"train_{name}", "train.prune_checkpoints", self.out / "train" / name, tag=self.tag(name))
 
-    def collect(self, log: str, row: Experiment, policy: str, folder: Path, seed: int) -> None:
+    def collector_of(self, training: Training) -> Training:
+        """The first training with the same trajectories before its first epoch. It collects them for all others."""
+
+        def source(item: Training) -> tuple[Any, ...]:
+            row, scale = item.row, item.row.scale
+            limits = (scale.max_prompt, scale.max_response)
+            return (self.start_of(row), row.thinking, self.environments_of(row), limits, item.seed, bool(row.episode))
+
+        return next(item for item in (*self.trainings, training) if source(item) == source(training))
+
+    def collect_first(self, training: Training) -> None:
+        """Collect the start policy's trajectories."""
+        folder = self.epoch_folder(training, 1)
+        self.collect(f"train_{self.name_of(training)}", training, 1, self.start_of(training.row), folder)
+
+    def collect(self, log: str, training: Training, epoch: int, policy: str, folder: Path) -> None:
+        row = training.row
         self.run(
             log, "train.collect_trajectories", "--environments", self.environments_of(row) / "train.jsonl",
             "--limit", self.profile.collect, "--policy", f"{self.backend}:{policy}", "--out", folder,
             "--temperature", "1.0", "--max-turns", MAX_TURNS, "--max-new-tokens", row.scale.max_response,
-            "--max-prompt-tokens", row.scale.max_prompt, "--seed", seed, "--thinking" if row.thinking else "",
-            tag=self.tag(log.removeprefix("train_")),
+            "--max-prompt-tokens", row.scale.max_prompt, "--seed", self.seed_of(training, epoch),
+            "--thinking" if row.thinking else "", tag=self.tag(log.removeprefix("train_")),
         )  # fmt: skip
 
-    def _prompts(self, row: Experiment, name: str, policy: str, folder: Path, seed: int) -> None:
-        log, scale = f"train_{name}", row.scale
-        source = ["--trajectories", folder / "trajectories.jsonl"]
-        if row.episode:  # the trainer itself plays complete episodes, so its prompts are the questions alone
-            source = ["--environments", self.environments_of(row) / "train.jsonl"]
-        else:
-            self.collect(log, row, policy, folder, seed)
+    def _prompts(self, training: Training, epoch: int, policy: str, folder: Path, source: list[Any]) -> None:
+        row, name, scale = training.row, self.name_of(training), training.row.scale
         self.run(
-            log, "train.rl_prompts", *source, "--tokenizer", policy, "--out", folder / "prompts.jsonl",
+            f"train_{name}", "train.rl_prompts", *source, "--tokenizer", policy, "--out", folder / "prompts.jsonl",
             "--rollout-batch", scale.rollout_batch, "--max-prompts", self.profile.max_prompts,
-            "--max-prompt-tokens", scale.max_prompt, "--seed", seed, "--thinking" if row.thinking else "",
-            tag=self.tag(name),
+            "--max-prompt-tokens", scale.max_prompt, "--seed", self.seed_of(training, epoch),
+            "--thinking" if row.thinking else "", tag=self.tag(name),
         )  # fmt: skip
+
+    def seed_of(self, training: Training, epoch: int) -> int:
+        """Seed of an epoch's collection, prompts and training."""
+        return int(self.options.seed + 100 * training.seed + epoch)
 
     def _trainer_options(self, row: Experiment) -> Iterator[Any]:
         """Yield the options that are passed to train.run_openrlhf unchanged."""
@@ -238,16 +274,19 @@ class Steps(Plan):
         row, policy, scale = training.row, self.start_of(training.row), training.row.scale
         for epoch in range(1, scale.epochs + 1):
             place = folder.with_name(f"{folder.name}-epoch{epoch}")
-            seed = self.options.seed + 100 * training.seed + epoch
-            self.collect("controls", row, policy, place, seed)
+            collected = self.epoch_folder(self.collector_of(training), 1)
+            if epoch > 1:
+                collected = place
+                self.collect("controls", training, epoch, policy, collected)
             # A separate folder, because the folder of the trajectories has its own configuration file.
             learned = place / "learned"
             checkpoint = folder if epoch == scale.epochs else learned / "checkpoint"
             self.run(
                 "controls", "train.rejection_sampling", "--policy-dir", policy,
-                "--trajectories", place / "trajectories.jsonl", "--out", learned, "--checkpoint", checkpoint,
+                "--trajectories", collected / "trajectories.jsonl", "--out", learned, "--checkpoint", checkpoint,
                 "--samples", scale.samples_per_prompt, "--max-prompts", self.profile.max_prompts,
-                "--max-prompt-tokens", scale.max_prompt, "--max-new-tokens", scale.max_response, "--seed", seed,
+                "--max-prompt-tokens", scale.max_prompt, "--max-new-tokens", scale.max_response,
+                "--seed", self.seed_of(training, epoch),
                 "--learning-rate", scale.learning_rate, "--minutes", f"{self.train_minutes(training) / scale.epochs:g}",
                 "--thinking" if row.thinking else "", tag=self.tag(folder.name),
             )  # fmt: skip
