@@ -110,8 +110,9 @@ class Pipeline(Steps):
         if self.options.data == "published":
             return [Task("environments", self.load_published)]
         tasks = [Task("environments", self.build_inside)]
-        for name, build in self.outside_builds().items():
-            tasks.append(Task(f"build {name}", build, ["environments"] if name == "disturbed names" else []))
+        tasks += [Task(f"build {name}", build) for name, build in self.outside_builds().items()]
+        if self.outside:
+            tasks.append(Task("disturb", self.disturb, ["environments"]))
         if self.profile.skills:
             tasks.append(Task("made skills", self.make_skills))
         return tasks

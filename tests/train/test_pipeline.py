@@ -50,6 +50,10 @@ def play(*arguments: str, failing: str = "") -> tuple[Pipeline, Recorder]:
     return pipeline, recorder
 
 
+def folders_of(recorder: Recorder, module: str) -> list[str]:
+    return [command[command.index("--out") + 1] for command in recorder.commands if module in command]
+
+
 CALLS = [
     *([f"--profile={profile}", "--controls"] for profile in sorted(PROFILES)),
     ["--profile=small", "--gpus=0", "--reference=base", "--preset=released", "--nodes=2"],
@@ -90,7 +94,7 @@ def test_thinking_and_plain_runs_of_one_model_have_their_own_folders() -> None:
     names = ["qwen3-4b-plain-grpo", "qwen3-4b-thinking-grpo", "qwen3-4b-plain-reinforce++"]
     pipeline, recorder = play(f"--experiment={' '.join(names)}")
     assert [pipeline.name_of(training) for training in pipeline.trainings] == ["grpo", "thinking-grpo", "reinforce++"]
-    measured = [command[command.index("--out") + 1] for command in recorder.commands if "eval.environments" in command]
+    measured = folders_of(recorder, "eval.environments")
     inside = [folder for folder in measured if Path(folder).parent.name == "eval"]
     assert len(measured) == len(set(measured)) and len(inside) == 2 + 2 + 3 + 1
     # floor and ceiling, one start per mode, three trained policies, rejection sampling
@@ -216,10 +220,6 @@ def test_trainings_are_matched_by_the_prompts_of_an_epoch() -> None:
     assert all("--environments" in command for command in made), "episodes are played online"
     role = read_roles(pipeline.out)["grpo-episode-credit-discounted"]
     assert (role.role, role.episode, role.credit) == ("ablation", "turns", "discounted")
-
-
-def folders_of(recorder: Recorder, module: str) -> list[str]:
-    return [command[command.index("--out") + 1] for command in recorder.commands if module in command]
 
 
 def test_trainings_share_the_trajectories_of_their_start() -> None:

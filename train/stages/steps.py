@@ -130,6 +130,7 @@ class Steps(Plan):
 
     @property
     def final(self) -> tuple[Any, ...]:
+        """Options of environments whose test split has the profile's fixed seed."""
         seed = self.profile.test_seed
         return () if seed is None else ("--test-seed", seed)
 
@@ -139,10 +140,10 @@ class Steps(Plan):
         return (*UNSEEN, "--in-domain-test") if self.outside else ()
 
     def outside_builds(self) -> dict[str, Callable[[], None]]:
-        """The out-of-domain environments: unseen relations, the next level up, disturbed names."""
+        """The out-of-domain environments that do not depend on the test environments."""
         if not self.outside:
             return {}
-        unseen, above, disturbed = (path.parent for path in self.outside.values())
+        unseen, above = self.outside["unseen_relations"].parent, self.outside["next_level"].parent
         count, level = self.profile.outside, LEVEL_ABOVE[self.profile.level]
         builds: dict[str, Callable[[], None]] = {
             "unseen relations": lambda: self.build(unseen, 0, 0, count, *UNSEEN, *self.final),
@@ -151,11 +152,14 @@ class Steps(Plan):
         if (highest := LEVEL_ABOVE[level]) != level:  # too long for a tiny policy, but construction is judged on it
             folder = self.out / f"environments-{highest}-level"
             builds["highest level"] = lambda: self.build(folder, 0, 0, count // 4, *self.final, level=highest)
-        builds["disturbed names"] = lambda: self.run(
-            "disturb", "env_construction.disturb", "--data", self.environments / "test.jsonl", "--out", disturbed,
-            "--limit", count // 2,
-        )  # fmt: skip
         return builds
+
+    def disturb(self) -> None:
+        """Make the test environments with disturbed names."""
+        self.run(
+            "disturb", "env_construction.disturb", "--data", self.environments / "test.jsonl",
+            "--out", self.outside["disturbed"].parent, "--limit", self.profile.outside // 2,
+        )  # fmt: skip
 
     def make_skills(self) -> None:
         self.run("made_skills", "eval.made_skills", "--out", self.out / "made-skills", "--items", self.profile.skills)
@@ -274,9 +278,8 @@ class Steps(Plan):
         row, policy, scale = training.row, self.start_of(training.row), training.row.scale
         for epoch in range(1, scale.epochs + 1):
             place = folder.with_name(f"{folder.name}-epoch{epoch}")
-            collected = self.epoch_folder(self.collector_of(training), 1)
+            collected = self.epoch_folder(training, 1) if epoch == 1 else place
             if epoch > 1:
-                collected = place
                 self.collect("controls", training, epoch, policy, collected)
             # A separate folder, because the folder of the trajectories has its own configuration file.
             learned = place / "learned"
