@@ -201,9 +201,7 @@ def restore_main(
     parser.add_argument("--policy", action="append", help="trained policy to test; repeatable (default: all)")
     parser.add_argument("--limit", type=int, help="use only the first N test environments")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument(
-        "--part", type=_part, default=(1, 1), metavar="K/N", help="measure every N-th mixture from K on"
-    )
+    parser.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="measure mixtures K, K+N, K+2N, ...")
     parser.add_argument("--no-figures", action="store_true", help="only measure; analysis.all draws")
     parser.add_argument("--out", type=Path, help="output folder (default: RUN/analysis)")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
 """Training curves: reward, KL, response length, truncation and faults per step, and the prompts per epoch.
 
 Inputs:  RUN/train/<policy>/epoch<k>/train_log.jsonl (one row per step: `step`, `epoch`, and metrics with the trainer's
-         names) and prompts_summary.json.
+         names) and prompts.summary.json.
 Outputs: RUN/analysis/training_curves.{csv,txt,png,svg,pdf}. The table has every series. For a run with one model and
          mode, the figure has one panel for each series that changes. For a run with several, it has one row of panels
          per model and mode, with the three series in SELECTED.

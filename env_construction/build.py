@@ -1,6 +1,6 @@
 """Build verified environments: all five stages over many indices, in parallel, resumable.
 
-In: only a seed (fact author), or questions or domains (LLM author: `author.py`, `build.py`).
+In: only a seed (facts, worlds), or questions or domains (LLM author: `llm/author.py`, `llm/build.py`).
 Out, in --out: `train.jsonl`, `dev.jsonl`, `test.jsonl`, the same splits as Parquet, a data set card, `statistics.json`
 and figures.
 
@@ -9,7 +9,7 @@ the seed and the generator (its hash is in `configuration.json`), not on --worke
 resumes where the first one stopped. For an LLM author, this holds if its answers are in the cache. Exit code 3 means
 that --budget was spent.
 
-From level medium on, the environments are audited for shortcuts (`shortcuts.py`). Exit code 4 means that one pays.
+From level medium on, the environments are audited for shortcuts (`shortcuts.py`). Exit code 4 means that one was found.
 
 Examples:
     python -m env_construction.build --author facts --level compact --n-train 300 --n-dev 60 --n-test 100 --seed 1 \
@@ -40,6 +40,7 @@ from env_construction.building.author_options import (
     llm_options,
     make_author,
     read_topics,
+    refuse_llm_options,
 )
 from env_construction.building.data_card import write_data_card, write_parquet
 from env_construction.building.environment_builder import BuildConfiguration
@@ -52,6 +53,7 @@ from env_construction.building.workers import Chunk, ChunkBuilder, Job, Runner, 
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import BadInput, keep_configuration, run_main
 from env_construction.environment.schema import SCENARIOS, Environment, Split, read_environments
+from env_construction.facts.fact_author import FactAuthor
 from env_construction.facts.levels import LEVELS
 from env_construction.measures.shortcuts import table
 from env_construction.measures.surface_probe import describe_probe
@@ -200,11 +202,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="KIND:NAME",
-        help="only test uses this, and nothing else: domain:medicine, relation:poem.year, function:search, or a share "
-        "as relation:40%% (repeatable)",
+        help="reserve this for test; test uses only this: domain:medicine, relation:poem.year, function:search, or a "
+        "share as relation:40%% (repeatable)",
     )
     parser.add_argument(
-        "--in-domain-test", action="store_true", help="with --hold-out: test uses nothing that is held out either"
+        "--in-domain-test", action="store_true", help="with --hold-out: keep what is held out away from test too"
     )
     parser.add_argument(
         "--allow-shortcuts", action="store_true", help="report what the shortcut audit finds, and do not fail"
@@ -229,6 +231,8 @@ def main() -> int:
         in_domain_test=arguments.in_domain_test,
         constraints=arguments.constraints,
     )
+    if arguments.counterfactual != "auto" and FactAuthor.name not in names_of(configuration.author):
+        raise BadInput(f"--counterfactual: the worlds of --author {arguments.author} are invented; remove the option")
     if arguments.in_domain_test and not arguments.hold_out:
         raise BadInput("--in-domain-test: nothing is held out; add --hold-out KIND:NAME")
     sizes = _sizes(arguments)
@@ -241,7 +245,10 @@ def main() -> int:
             raise BadInput(
                 "--test-seed: the LLM author's environments come from its questions, not from a seed; remove the option"
             )
+        if arguments.workers != 1 or arguments.ray_address is not None:
+            raise BadInput("--workers, --ray-address: the LLM author works in this process; use --concurrency")
         return _build_with_model(arguments, configuration, sizes)
+    refuse_llm_options(arguments)
     make_author(configuration.author)  # raises BadInput for an unknown name before anything is written
     final = replace(configuration, seed=configuration.seed if arguments.test_seed is None else arguments.test_seed)
     settings = asdict(configuration) | ({"test_seed": final.seed} if final != configuration else {})

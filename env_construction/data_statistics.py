@@ -81,10 +81,12 @@ class Tally:
             self.counts["code characters"] += len(source)
         for answer in answers:
             self._histogram("answer kind", answer_kind(str(answer)))
-        required = {tool.name: set(tool.parameters.get("required", [])) for tool in environment.tools}
+        required = {tool.name: set(tool.parameters.get("required") or ()) for tool in environment.tools}
         for call in environment.gold_plan:
             self.counts["gold calls"] += 1
-            self.counts["gold calls with an optional argument"] += bool(call.arguments.keys() - required[call.name])
+            self.counts["gold calls with an optional argument"] += bool(
+                call.arguments.keys() - required.get(call.name, set())
+            )
         for value, choices in enumeration_arguments(environment):
             self.counts["gold choices"] += 1
             self.counts["gold choices that stand first"] += value == choices[0]
@@ -108,10 +110,11 @@ class Tally:
             self._histogram("function class", function)
 
     def _add_tool(self, scenario: str, parameters: dict[str, Any]) -> None:
-        properties = parameters.get("properties", {})
+        properties = parameters.get("properties") or {}
         self.counts[f"{scenario}/parameters"] += len(properties)
-        self.counts[f"{scenario}/required parameters"] += len(parameters.get("required", []))
-        for schema in properties.values():
+        self.counts[f"{scenario}/required parameters"] += len(parameters.get("required") or ())
+        for rule in properties.values():
+            schema = rule if isinstance(rule, dict) else {}  # JSON Schema allows true and false
             self.counts["parameters"] += 1
             self._histogram("parameter type", str(schema.get("type", "any")))
             self.counts["parameters with enum"] += "enum" in schema

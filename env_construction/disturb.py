@@ -145,7 +145,7 @@ def disturbed(environment: Environment, level: str, seed: int) -> Environment:
     def document(tool: dict[str, Any]) -> dict[str, Any]:
         own, schema = renamed[tool["name"]], dict(tool["parameters"])
         schema["properties"] = {own[key]: value for key, value in schema.get("properties", {}).items()}
-        required = [own[key] for key in schema.get("required", [])]
+        required = [own.get(key, key) for key in schema.get("required", [])]
         if more := extra.get(tool["name"]):
             schema["properties"][more] = {"type": "string", "enum": [EXTRA_VALUE]}
             required.append(more)
@@ -153,7 +153,7 @@ def disturbed(environment: Environment, level: str, seed: int) -> Environment:
 
     def call(gold: dict[str, Any]) -> dict[str, Any]:
         own = renamed[gold["name"]]
-        arguments = {own[key]: value for key, value in gold["arguments"].items()}
+        arguments = {own.get(key, key): value for key, value in gold["arguments"].items()}
         if more := extra.get(gold["name"]):
             arguments[more] = EXTRA_VALUE
         return {**gold, "name": names[gold["name"]], "arguments": arguments}

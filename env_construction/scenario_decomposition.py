@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 from env_construction.building.author import STRATEGIES, Author, Draft, ask_until_valid
-from env_construction.building.author_options import add_llm_options, llm_options, read_topics
-from env_construction.building.mixed_author import author_at
+from env_construction.building.author_options import add_llm_options, llm_options, read_topics, refuse_llm_options
 from env_construction.building.stage_runner import author_maker, run_stage, without_option
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
@@ -43,6 +42,8 @@ def decompose(author: Author, draft: Draft, problem: str | None = None) -> Draft
 
 
 def main() -> int:
+    from env_construction.building.environment_builder import BuildConfiguration, new_draft  # which imports this module
+
     parser = ScriptParser(__doc__, "python -m env_construction.scenario_decomposition")
     parser.add_argument("--author", default="facts", help="which author writes the questions (default: facts)")
     parser.add_argument("--level", default="compact", choices=list(LEVELS), help="complexity (default: compact)")
@@ -56,24 +57,22 @@ def main() -> int:
     without_option(parser)
     add_llm_options(parser)
     arguments = parser.parse_args()
+    refuse_llm_options(arguments)
     authors = author_maker(arguments)
     author = authors(arguments.author)
     topics = read_topics(llm_options(arguments, arguments.out.parent)) if author.name == "llm" else [None]
+    configuration = BuildConfiguration(
+        author=arguments.author,
+        level=arguments.level,
+        seed=arguments.seed,
+        strategies=tuple(name for name in STRATEGIES if name not in arguments.without),
+        counterfactual="off" if arguments.factual else "on",
+    )
+    # a domain gets a question of every scenario in turn
+    rounds = 1 if arguments.questions else len(SCENARIOS)
     drafts = (
-        Draft(
-            id=f"{author_at(arguments.author, index)}-{arguments.level}-{arguments.seed}-{arguments.split}-{index:07d}",
-            seed=arguments.seed,
-            split=arguments.split,
-            index=index,
-            level=arguments.level,
-            scenario=(topic.scenario if topic else None) or SCENARIOS[index % len(SCENARIOS)],
-            author=author_at(arguments.author, index),
-            strategies=[name for name in STRATEGIES if name not in arguments.without],
-            counterfactual=not arguments.factual,
-            topic=topic,
-        )
+        new_draft(configuration, arguments.split, index, 0, topics[index // rounds % len(topics)])
         for index in range(min(arguments.n, len(topics)) if arguments.questions else arguments.n)
-        for topic in [topics[index % len(topics)]]
     )
     named = (({"id": draft.id}, draft) for draft in drafts)
     return run_stage("scenario_decomposition", decompose, named, arguments.out, authors)

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from env_construction.environment.command_line import ScriptParser
+from env_construction.environment.command_line import ScriptParser, at_least_one
 from env_construction.environment.jsonl import BadInput, run_main
 from env_construction.environment.schema import Environment, read_environments
 from env_construction.environment.state import difference
@@ -42,9 +42,9 @@ def _sections(environment: Environment, sandbox: ToolSandbox) -> Iterator[str]:
     run = from_tables(state, job, results) if state else StatefulRun(results, None)
     steps = {step.id: step for step in environment.sub_questions}
     for gold, result in zip(environment.gold_plan, run.results, strict=True):
-        step = steps[gold.sub_question]
-        needs = f" (needs {', '.join(step.depends_on)})" if step.depends_on else ""
-        yield f"**{step.id}**{needs}: {step.question} **{step.answer}**"
+        if step := steps.get(gold.sub_question):
+            needs = f" (needs {', '.join(step.depends_on)})" if step.depends_on else ""
+            yield f"**{step.id}**{needs}: {step.question} **{step.answer}**"
         yield _block(f"{gold.name}({_json(gold.arguments)})\n-> {result.output}", "")
     if state:
         yield "Database before:"
@@ -56,7 +56,7 @@ def _sections(environment: Environment, sandbox: ToolSandbox) -> Iterator[str]:
         yield f"### {tool.name}{' (needed)' if tool.name in needed else ''}"
         yield tool.description
         yield _block(json.dumps(tool.parameters, indent=1, ensure_ascii=False), "json")
-        yield _block(environment.codes[tool.name].strip(), "python")
+        yield _block(environment.codes.get(tool.name, "# this tool has no code").strip(), "python")
 
 
 def _rows(tables: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -78,7 +78,7 @@ def main() -> int:
     parser = ScriptParser(__doc__, "python -m env_construction.show")
     parser.add_argument("file", type=Path, help="environments, JSONL or Parquet")
     parser.add_argument("--id", help="only the environment with this id")
-    parser.add_argument("--limit", type=int, default=1, help="at most this many (default: %(default)s)")
+    parser.add_argument("--limit", type=at_least_one, default=1, help="at most this many (default: %(default)s)")
     arguments = parser.parse_args()
     found = (each for each in read_environments(arguments.file) if arguments.id in (None, each.id))
     shown = list(islice(found, arguments.limit))

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
-from env_construction.environment.schema import Environment, read_environments
+from env_construction.environment.schema import Environment, located_environments
 from env_construction.rules.finding import Finding
 from env_construction.rules.probe_rules import PROBE_RULES
 from env_construction.rules.state_rules import STATE_RULES
@@ -82,30 +82,32 @@ def required_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The simplest value for each parameter that a tool's JSON Schema requires."""
     properties = schema.get("properties") or {}
     values = {}
-    for name in schema.get("required") or ():
+    required = schema.get("required")
+    for name in required if isinstance(required, list) else ():
         rule = properties.get(name) if isinstance(properties, dict) else None
         rule = rule if isinstance(rule, dict) else {}
         kinds = rule.get("type")
         kind = kinds[0] if isinstance(kinds, list) and kinds else kinds
         simple = SIMPLE_VALUES.get(kind, "x") if isinstance(kind, str) else "x"
-        values[name] = rule["enum"][0] if rule.get("enum") else simple
+        choices = rule.get("enum")
+        values[name] = choices[0] if isinstance(choices, list) and choices else simple
     return values
 
 
-def judge(path: Path, hash_seed: int = 0) -> Iterator[tuple[int, Environment, list[Finding]]]:
-    """Yield (line, environment, findings) of a file. Raises BadInput with file and line for an invalid record.
+def judge(path: Path, hash_seed: int = 0) -> Iterator[tuple[str, Environment, list[Finding]]]:
+    """Yield (file and line, environment, findings) of a file. Raises BadInput with file and line for an invalid record.
 
     `hash_seed` is Python's hash seed in the tools' processes. A seed other than the build's (0) reveals results that
     depend on the order of a set.
     """
     with ToolSandbox(surroundings=Surroundings(hash_seed)) as sandbox:
-        source = enumerate(read_environments(path, check_tools=False), start=1)
+        source = located_environments(path, check_tools=False)
         while chunk := list(islice(source, CHUNK)):
             environments = [environment for _, environment in chunk]
             loads = tools_load(environments, sandbox)
             judged = validate_environments(environments, sandbox)
-            for (line, environment), found, load in zip(chunk, judged, loads, strict=True):
-                yield line, environment, found + ([load] if load else [])
+            for (where, environment), found, load in zip(chunk, judged, loads, strict=True):
+                yield where, environment, found + ([load] if load else [])
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -123,18 +125,18 @@ def main() -> int:
     by_scenario: Counter[tuple[str, str]] = Counter()
     examples: dict[str, list[dict[str, Any]]] = defaultdict(list)
     rejected = 0
-    for line, environment, found in tqdm(judge(arguments.file), desc="validate", unit="env", disable=None):
+    for where, environment, found in tqdm(judge(arguments.file), desc="validate", unit="env", disable=None):
         environments += 1
         rejected += any(item.fatal for item in found)
         for item in found:
             broken[item.rule, item.fatal] += 1
             by_scenario[item.rule, environment.scenario or "unknown"] += 1
-            examples[item.rule].append({"line": line, "id": environment.id, **asdict(item)})
+            examples[item.rule].append({"where": where, "id": environment.id, **asdict(item)})
     print(f"{environments} environments, {rejected} of which break a fatal rule")
     for (rule, fatal), number in sorted(broken.items()):
         print(f"{'error' if fatal else 'flag '}  {rule}: {number} of {environments}")
         for example in examples[rule][: arguments.examples]:
-            print(f"         line {example['line']}: {example['message']}")
+            print(f"         {example['where']}: {example['message']}")
     if arguments.out:
         report = {
             "file": str(arguments.file),

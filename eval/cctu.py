@@ -7,7 +7,7 @@ Outputs, in --out: one row per case and trial, and `summary.json` by scenario:
 | --- | --- |
 | `sr` | all sub-answers were returned by tools, and a final answer that breaks no constraint ended the episode |
 | `psr` | so, and no turn of the episode broke a constraint |
-| `psr_published` | `psr`, blind as the authors' checker is to calls of unknown tools and unreadable calls |
+| `psr_published` | `psr`, ignoring calls of unknown tools and unreadable calls, as the authors' checker does |
 | `all_solved` | all sub-answers were returned, whatever the constraints |
 | `broke_resource`, `_behavior`, `_toolset`, `_response` | some turn broke a constraint of this dimension |
 
@@ -196,11 +196,11 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         data_files=[folder / CASES_FILE],
         settings={
             "match": arguments.match,
-            "checks_sha256": checks_sha256(folder, list(cases)),
-            "unchecked": dict(unchecked),
+            "checks_sha256": checks_sha256(folder),
         },
         shown=("sr", "psr", "psr_published", "all_solved", *BROKE),
         policy=policy,
+        extra=lambda rows: {"unchecked": dict(unchecked)},
         system_messages=any(
             message["role"] == "system" for case in cases.values() for message in case.environment.messages
         ),

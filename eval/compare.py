@@ -171,20 +171,25 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _factors(counts: np.ndarray) -> np.ndarray:
-    """(..., len(COUNTS)) counts -> (..., 5): the four factors, and whether malformed calls count as calls.
+    """(..., len(COUNTS)) counts -> (..., 6): the four factors, a penalty of the last one, and whether malformed calls
+    count as calls.
 
-    NaN if a denominator is 0.
+    The penalty: calls that strict matching adds for each solved sub-question, because one call solved several. NaN if a
+    denominator is 0.
     """
     calls, parsed, malformed, needed, solved, _ = np.moveaxis(counts, -1, 0)
     attempts = parsed + malformed
     shares = _share(parsed, attempts), _share(needed, parsed), _share(solved, needed)
-    return np.stack([attempts, *shares, _share(calls - parsed, malformed)], axis=-1)
+    counted = (malformed > 0) & (calls - parsed >= malformed)
+    added = calls - parsed - counted * malformed
+    return np.stack([attempts, *shares, _share(added, solved), counted], axis=-1)
 
 
-def _solve_f1(factors: Sequence[np.ndarray], counted: np.ndarray, sub_questions: np.ndarray) -> np.ndarray:
-    attempts, well_formed, tool, argument = factors
-    calls = attempts * (well_formed + counted * (1 - well_formed))
-    return 2 * attempts * well_formed * tool * argument / (calls + sub_questions)
+def _solve_f1(factors: np.ndarray, counted: np.ndarray, sub_questions: np.ndarray) -> np.ndarray:
+    attempts, well_formed, tool, argument, penalty = factors.T
+    solved = attempts * well_formed * tool * argument
+    calls = attempts * (well_formed + counted * (1 - well_formed)) + solved * penalty
+    return 2 * solved / (calls + sub_questions)
 
 
 def shapley_shares(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
@@ -198,19 +203,22 @@ def shapley_shares(counts_a: np.ndarray, counts_b: np.ndarray) -> np.ndarray:
         np.nan_to_num(np.where(np.isnan(mine), other, mine))
         for mine, other in ((factors_a, factors_b), (factors_b, factors_a))
     )
-    counted = np.maximum(factors_a[:, 4], factors_b[:, 4])
+    counted = np.maximum(factors_a[:, 5], factors_b[:, 5])
     sub_questions = counts_a[:, -1]
     shares = np.zeros((len(counts_a), len(FACTORS)))
     k = len(FACTORS)
+
+    def value(of_b: Sequence[int]) -> np.ndarray:
+        """Solve-F1 with the factors `of_b` of B and the others of A; the penalty belongs to the last factor."""
+        from_b = [min(column, k - 1) in of_b for column in range(k + 1)]
+        return _solve_f1(np.where(from_b, factors_b[:, : k + 1], factors_a[:, : k + 1]), counted, sub_questions)
+
     for place in range(k):
         others = [i for i in range(k) if i != place]
         for size in range(k):
             weight = math.factorial(size) * math.factorial(k - size - 1) / math.factorial(k)
             for taken in itertools.combinations(others, size):
-                mixed = [factors_b[:, i] if i in taken else factors_a[:, i] for i in range(k)]
-                without = _solve_f1(mixed, counted, sub_questions)
-                mixed[place] = factors_b[:, place]
-                shares[:, place] += weight * (_solve_f1(mixed, counted, sub_questions) - without)
+                shares[:, place] += weight * (value([*taken, place]) - value(taken))
     return shares
 
 
@@ -297,29 +305,28 @@ def compare(
     }
 
 
+def _summary_of(path: Path | str) -> dict[str, Any]:
+    """The summary of a result folder, or beside a results file; empty if there is none."""
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    try:
+        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
 def grouped_means(a: Path | str, b: Path | str) -> list[GroupedMean]:
     """The group means that both summaries define identically; none if a summary is missing."""
-    defined = []
-    for folder in (a, b):
-        try:
-            summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
-            defined.append(list(summary.get("grouped_means") or ()))
-        except (OSError, ValueError):
-            return []
-    return [GroupedMean(**mean) for mean in defined[0] if mean in defined[1]]
+    first, second = (_summary_of(path).get("grouped_means") or [] for path in (a, b))
+    return [GroupedMean(**mean) for mean in first if mean in second]
 
 
 def headlines(a: Path | str, b: Path | str) -> tuple[str, ...]:
     """The headline metrics of the suite that both summaries name; none if the suite is unknown or differs."""
-    found = set()
-    for path in map(Path, (a, b)):
-        folder = path if path.is_dir() else path.parent
-        try:
-            found.add(json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("suite"))
-        except (OSError, ValueError):
-            return ()
-    [suite] = found if len(found) == 1 else [None]
-    return tuple(importlib.import_module(SUITES[suite].module).HEADLINES) if suite in SUITES else ()
+    suite, other = (_summary_of(path).get("suite") for path in (a, b))
+    if suite != other or suite not in SUITES:
+        return ()
+    return tuple(importlib.import_module(SUITES[suite].module).HEADLINES)
 
 
 def comparison_text(result: Mapping[str, Any]) -> str:

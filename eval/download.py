@@ -12,7 +12,7 @@ unknown, because they were too large for the copy that the table was built from.
 the first download; later runs check it.
 
 Two suites get their data elsewhere. CCTU's cases are a dataset on a model hub, whose hash is not known here: see
-eval/constraints/cases.py. tau2-bench is a checkout with an environment of its own: see eval/tau/tau2_process.py.
+eval/constraints/cases.py. tau2-bench is a checkout with its own virtualenv: see eval/tau/tau2_process.py.
 
 An interrupted transfer resumes (HTTP range). If the server ignores the range, the transfer restarts. Wrong bytes are
 discarded and fetched once more, then refused. An existing file that fails verification is left in place and reported.

@@ -110,6 +110,7 @@ def result_row(episode: Episode) -> dict[str, Any]:
                 "p": turn.p,
                 "q": turn.q,
                 "t": turn.t,
+                **({"harm": turn.harm} if turn.harm else {}),
                 "solved": ["; ".join(solved) or None for solved in turn.solved],
                 "status": [result.status for result in turn.results],
                 "text": generation.text,

@@ -253,12 +253,14 @@ def thinking_is_opened(policy: Policy) -> bool:
     return render_prompt(tokenizer, [{"role": "user", "content": "?"}], [], thinking).rstrip().endswith("<think>")
 
 
-def _prompts_sha256(problems: Sequence[Problem]) -> str:
-    """One hash over the data, prompts and examples that were used."""
-    digest = hashlib.sha256()
-    for problem in problems:
-        digest.update(json.dumps([problem.id, problem.messages, gold_answer(problem)]).encode("utf-8"))
-    return digest.hexdigest()
+def _wording_sha256(problems: Sequence[Problem]) -> str:
+    """One hash over the first problem of each task: its prompt with instructions and examples, and its answer.
+
+    It does not depend on --limit, so that a later call may raise the limit. The data files have hashes of their own.
+    """
+    first = {problem.benchmark: problem for problem in reversed(problems)}
+    said = [[name, first[name].messages, gold_answer(first[name])] for name in sorted(first)]
+    return hashlib.sha256(json.dumps(said).encode("utf-8")).hexdigest()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -308,7 +310,7 @@ def run(arguments: argparse.Namespace, policy: Policy | None = None) -> dict[str
         groups={"by_task": "task", "by_subset": "subset"},
         settings={
             "tasks": tasks,
-            "prompts_sha256": _prompts_sha256(list(problems.values())),
+            "wording_sha256": _wording_sha256(list(problems.values())),
         }
         | ({"split": arguments.split} if set(tasks) & set(MADE_TASKS) else {}),
         shown=("correct", "strict", "published", "mean_of_tasks"),

@@ -6,10 +6,10 @@ suite's own files under the new rules, and `rescore.json`. That file holds each 
 difference, and the cases whose scores changed. For environments it also holds the mean reward per episode under every
 row of reward/rewards.py, stored and rescored, and the episodes whose rewards changed.
 
-The stored raw text of each turn goes through the suite's own code again: parse, run the calls, score the outcome. The
-model is not queried, so an episode cannot take a different path. If the new rules find a call in the last stored turn,
-the episode ends there and is scored as it is (`goes_on` counts these). If the new rules end an episode earlier, its
-remaining turns are ignored (`ends_earlier` counts these).
+The stored raw text of each turn goes through the suite's own code again: parse, run the calls, score the outcome. A
+simulated user repeats its recorded lines. No model is queried, so an episode cannot take a different path. If the new
+rules find a call in the last stored turn, the episode ends there and is scored as it is (`goes_on` counts these). If
+the new rules end an episode earlier, its remaining turns are ignored (`ends_earlier` counts these).
 
 Environment data are found by the recorded hash, in `environments/` near the result folder. For other data, pass --data.
 
@@ -36,6 +36,7 @@ from eval.run import SUITES
 from eval.suites.protocol import protocol_differences, protocol_of
 from eval.suites.results import read_rows, scored
 from reward.rewards import REWARDS
+from reward.state_scoring import HARM_REWARD
 from train.policies.interface import Generation, PolicyRequest, ReplayPolicy
 
 # configuration keys that are not flags of the suite's parser under the same name
@@ -149,7 +150,10 @@ def with_rewards(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "id": row["id"],
             "trial": row.get("trial", 0),
             **{
-                name: sum(reward(t["p"], t["q"], t["t"], t["kind"]) for t in row["turn_scores"])
+                name: sum(
+                    HARM_REWARD if t.get("harm") else reward(t["p"], t["q"], t["t"], t["kind"])
+                    for t in row["turn_scores"]
+                )
                 / (row["sub_questions"] + 1)
                 for name, reward in REWARDS.items()
             },
@@ -181,6 +185,8 @@ def rescore(folder: Path, out: Path, data: str | None, changes: Sequence[str]) -
     if suite == "environments" and file_sha256(str(source)) not in hashes.values():
         raise BadInput(f"--data {source}: its SHA-256 is not that of the data behind {folder}; pass the original file")
     words = ["--policy", f"replay:{results}", "--out", str(out), *(["--data", str(source)] if source else []), *changes]
+    if configuration.get("user_model") not in (None, "scripted"):
+        words = ["--user-model", f"replay:{results}", *words]
     if configuration.get("limit") is not None:
         words = ["--limit", str(configuration["limit"]), *words]
     arguments = suite_flags(suite, configuration, words)

@@ -6,7 +6,7 @@ Outputs, in --out: one row per task and trial; `summary.json` with pass^k for k 
 and as the *unweighted* mean of the domains.
 
 An episode follows tau2-bench's half-duplex mode with its prompts:
-- The agent has greeted; the user opens. A turn with calls runs all of them; a turn without calls goes to the user.
+- After the agent's greeting, the user starts. A turn with calls runs all of them; one without goes to the user.
 - The user may call tools of its own (telecom), then speaks. Its ###STOP###, ###TRANSFER### or ###OUT-OF-SCOPE### ends
   the episode, and only then is it scored. It fails after 10 failed calls, an empty turn, or --max-turns.
 - The reward is the product of the parts that a task names: database and assertions on it, actions, words to the user.

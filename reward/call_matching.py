@@ -14,8 +14,8 @@ Source: MatchTIR (arXiv 2601.10712v1), equations 1-8; the penalty is 0 in its ex
 
 Not stated there, and chosen here:
 - Two calls without parameters have the same names of parameters: their Jaccard is 1.
-- A pair with S = 0 is no match, so that a penalty holds for it. Of calls that fit a gold call equally well, the
-  earliest gets it.
+- A pair with S = 0 is no match, so its call gets the penalty. If calls fit a gold call equally well, the earliest
+  gets it.
 - The plan's marginals are uniform, 1/m and 1/n. A call's soft reward is therefore at most 1/m.
 - The plan is Sinkhorn's (the appendix names the solver, not its entropy weight): ENTROPY of 0.1.
 """

@@ -7,7 +7,7 @@ A trainer with one scalar per sample gives every turn of an episode the same adv
 | --- | --- | --- | --- |
 | `outcome` | episode reward at the last turn, else 0 | sum of all r | the other samples (plain GRPO on episodes) |
 | `turn-reward` | FTRL's reward of the turn | r | all turns of all samples |
-| `discounted` | FTRL's | sum over later turns of GAMMA^(j-k) r_j | all turns of all samples |
+| `discounted` | FTRL's | sum over turns j >= k of GAMMA^(j-k) r_j | all turns of all samples |
 | `turn-index` | FTRL's | the same | turn k of the samples that have one |
 | `dual-level` | FTRL's | both the sum and the discounted sum | samples, and turn k: the two advantages added |
 | `matchtir-hard`, `-soft` | mean match of its calls with the gold calls; last turn: answer | as `dual-level` | same |
@@ -17,15 +17,15 @@ Each row differs from one above it in one thing, so that a gain has one cause. H
 algorithm's own: GRPO subtracts the mean and divides by the standard deviation, RLOO subtracts the mean of the others,
 REINFORCE++ compares over the batch (`compare`, in the words of OpenRLHF's `--algo.advantage.estimator`).
 
-A sample without turns (no token of the model in it, or an episode lost to a fault of ours) is compared with nothing and
-no other sample is compared with it.
+A sample without turns (no token of the model in it, or an episode lost to an infrastructure fault) is compared with
+nothing, and no other sample is compared with it.
 
 MatchTIR (arXiv 2601.10712v1): equations 8, 10 and 11, the sum of both advantages, gamma 0.9; "only among the subset of
 rollouts that actually reach" a turn, and for a lone one "the mean to 0 and the variance to 1". Not stated there, and
 chosen here: the standard deviation is the sample's (n - 1), as OpenRLHF has it. Its outcome reward is a word F1 of the
 text inside `<answer>`, which its prompts ask for; ours do not, so the last turn earns the `answer` reward that all rows
-share (reward/episode_rewards.py). The last turn of an episode that was cut keeps its calls' match beside an outcome of
-0.
+share (reward/episode_rewards.py). The last turn of an episode that was cut off keeps the match of its calls, and its
+outcome is 0.
 
 TurnSight (arXiv 2608.04007v1): `hindsight_advantages`. Depths 1-3, direction by majority, the strongest view of that
 direction, normalized over all policy tokens of the group, weight 1 + 0.5 tanh, mixed by 0.5. Not stated there, and

@@ -6,7 +6,7 @@ optional).
 Out: `rewards`, `scores` and `extra_logs`, float32 tensors of shape (responses,).
 
 The settings are read once, when the file is loaded. A missing or invalid setting stops the run, because training has no
-default reward. Every response logs them (reward/logged_settings.py), so the log proves which reward was trained.
+default reward. Every response logs them (reward/logged_settings.py), so the log proves which reward was used.
     FTRL_REWARD_VARIANT   a row of reward/rewards.py
     FTRL_REWARD_MATCH     published | strict
     FTRL_REWARD_CONTROL   "" | shuffled | constant (reward/controls.py)

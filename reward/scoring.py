@@ -21,10 +21,9 @@ from typing import Any
 from env_construction.environment.jsonl import BadInput
 from env_construction.environment.matching import MATCHES, answer_in_text, assign, call_key, only_answer_in_text
 from env_construction.environment.schema import Environment
-from env_construction.environment.state import EnvironmentState, is_tables
+from env_construction.environment.state import EnvironmentState
 from env_construction.sandbox.stateful_turn import read_run, stateful_job
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolResult, ToolSandbox, shared_sandbox
-from env_construction.sandbox.work import failed
 from reward.rewards import REWARDS
 from reward.state_scoring import HARM_REWARD, StateChange, lost_goals, state_change, was_harmed
 from reward.tool_calls import CALL_MARKS, ParsedTurn, assistant_message, parse_turn, tool_messages
@@ -198,9 +197,6 @@ def results_of(
     if state is None or not turn.calls:
         return found, state
     run = read_run(environment.codes, turn.calls, state.now, found)
-    if not is_tables(run.state):
-        reason = "the tools left a state that is no set of tables"
-        return [failed(call.name, "fault", reason) for call in turn.calls], state
     return run.results, state.after(run.state)
 
 

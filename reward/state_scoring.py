@@ -3,7 +3,7 @@
 A writing call is not judged by its output. Its sub-question counts as solved when the tables hold its goal's values,
 whichever calls wrote them, and each goal counts once. A turn does harm if it changes a row that nobody asked to change,
 or takes back a goal that was met. A harmful turn earns HARM_REWARD, whatever else it does. `published` knows outputs
-only, so there nothing of this applies.
+only, so none of this applies there.
 """
 
 from __future__ import annotations

@@ -61,6 +61,8 @@ def main() -> int:
         raise BadInput(f"--trajectories: --to {arguments.to} exports environments, not conversations; omit the option")
     if arguments.reader != "trl" and arguments.to != "sft":
         raise BadInput(f"--reader {arguments.reader}: only valid with --to sft")
+    if (arguments.min_solve_f1 or arguments.answer_correct) and arguments.to != "sft":
+        raise BadInput("--min-solve-f1 and --answer-correct: only valid with --to sft")
     if arguments.out.exists():
         raise BadInput(f"--out {arguments.out}: expected a new folder, but it exists; delete it or choose another one")
     environments = read_gold(arguments.data, "strict")
@@ -88,7 +90,7 @@ def _rows(
     arguments: argparse.Namespace, environments: dict[str, Environment], settings: LabelSettings
 ) -> Iterator[dict[str, Any]]:
     if arguments.to == "sft":
-        rows = _recorded(arguments) if arguments.trajectories else _oracle(environments, settings.match)
+        rows = _recorded(arguments, environments) if arguments.trajectories else _oracle(environments, settings.match)
         left_out = 0
         for row in rows:
             if row["solve_f1"] >= arguments.min_solve_f1 and (row["answer_correct"] or not arguments.answer_correct):
@@ -103,12 +105,24 @@ def _rows(
         return
     states = list(environments.values())
     if arguments.trajectories:
-        states = [state for state, _ in training_states(read_trajectories(arguments.trajectories), PromptCounts())]
+        rows = _known(arguments, environments)
+        states = [state for state, _ in training_states(rows, PromptCounts())]
     yield from (trl_rows if arguments.to == "trl" else verl_rows)(states, settings)
 
 
-def _recorded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _known(arguments: argparse.Namespace, environments: dict[str, Environment]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of --trajectories. Raises BadInput for a row of an environment that is not in --data."""
     for where, row in read_trajectories(arguments.trajectories):
+        if str(row.get("id")) not in environments:
+            raise BadInput(
+                f"{where}: environment {row.get('id')!r} is not in --data {arguments.data}; "
+                "pass the environments that the trajectories were collected in"
+            )
+        yield where, row
+
+
+def _recorded(arguments: argparse.Namespace, environments: dict[str, Environment]) -> Iterator[dict[str, Any]]:
+    for where, row in _known(arguments, environments):
         if not isinstance(row.get("solve_f1"), float) or not isinstance(row.get("answer_correct"), bool):
             raise BadInput(f"{where}: expected a row of train.collect_trajectories with solve_f1 and answer_correct")
         start = Environment.from_record(row["environment"], where)

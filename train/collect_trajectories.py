@@ -9,7 +9,7 @@ Outputs, in --out:
 - `configuration.json`.
 
 Resumable: the next run skips episodes that have a row. --limit and --trials may be raised later. The script refuses a
-folder that was written with a policy of other content. If no episode could be played, it prints the fault and exits
+folder that was written with a different policy. If no episode could be played, it prints the fault and exits
 with code 2.
 
 Example:

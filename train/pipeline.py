@@ -25,7 +25,7 @@ results of earlier stages, so stages overlap (train/stages/tasks.py). With a GPU
 The same command skips finished stages and resumes after an interruption. `policies.json` records what each policy of
 the run is; the analyses read it. A profile sets the amount of data. A row of `train/experiments.py` sets the size of a
 model's training. Ablations are measured on dev environments, because choices are made there. `--split test` measures
-the final figure.
+the final result.
 
 Examples:
     bash run_all.sh                                    # cpu profile: tiny models, no GPU or network; all six claims
@@ -46,6 +46,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -57,7 +58,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from env_construction.environment.jsonl import keep_configuration, run_main
-from train.experiments import Experiment
+from train.experiments import TEMPERATURE, Experiment
 from train.policies.specs import WORKERS_VARIABLE
 from train.stages.commands import CommandFailed, StageLog
 from train.stages.plan import CONTROLS, Training
@@ -80,8 +81,10 @@ PRELOADED = (
     "transformers.models.qwen3.modeling_qwen3",
 )
 """Imported once for all commands of a run on a CPU. Their imports would take minutes in all."""
-OF_TRAININGS = ("train", "measure_trained", "restoration", "suites", "logprob_gap")
+OF_TRAININGS = ("train", "measure_trained", "controls", "restoration", "suites", "logprob_gap")
 """Stages that are not finished as long as a training has failed."""
+LAST = ("analyse", "report")
+"""Stages that read what all others wrote."""
 RESTORED = {"layers": 7, "elements": 3}
 """The restoration tests, and the parts in which each is measured: short ones, so that no core waits for the last."""
 
@@ -188,7 +191,11 @@ class Pipeline(Steps):
         }
         needs = [f"train {self.name_of(self.trainings[0])}", f"measure {self.start_name(self.rows[0])}"]
         return [
-            Task(f"control {name}", partial(self._control, name, trainers[name]), needs)
+            Task(
+                f"control {name}",
+                partial(self._unless_failed, self.trainings[0], partial(self._control, name, trainers[name])),
+                needs,
+            )
             for name in CONTROLS
             if name in self.controls
         ]
@@ -197,8 +204,10 @@ class Pipeline(Steps):
         first = self.rows[0]
         folder = self.out / "controls" / control
         train(folder)
-        policy = self.checkpoint_of(self.shuffled) if control == "shuffled" else str(folder)
         name = self.control_name(control)
+        if name in self.failed:
+            return
+        policy = self.checkpoint_of(self.shuffled) if control == "shuffled" else str(folder)
         self.measure(name, f"{self.backend}:{policy}", first)
         self.compare("controls", self.start_name(first), name)
 
@@ -248,11 +257,19 @@ class Pipeline(Steps):
         """Measure the gap for the first training only: all trainings of a run share the engine and the trainer."""
         training = self.trainings[0]
         folder = self.epoch_folder(training, training.row.scale.epochs)
-        work = partial(
-            self.run, "logprob_gap", "train.logprob_gap",
-            "--policy", folder / "checkpoint", "--prompts", folder / "prompts.jsonl",
-            "--max-prompt-tokens", training.row.scale.max_prompt, "--out", folder / "logprob_gap.json",
-        )  # fmt: skip
+
+        def work() -> None:
+            try:
+                self.run(
+                    "logprob_gap", "train.logprob_gap",
+                    "--policy", folder / "checkpoint", "--prompts", folder / "prompts.jsonl",
+                    "--max-prompt-tokens", training.row.scale.max_prompt,
+                    "--temperature", TEMPERATURE[self.options.preset or "paper"],
+                    "--out", folder / "logprob_gap.json",
+                )  # fmt: skip
+            except CommandFailed as error:  # a diagnostic: tables and report do not need it
+                print(f"run_all: the log-probability gap was not measured. {error}", file=sys.stderr)
+
         needs = [f"train {self.name_of(training)}"]
         return [Task("logprob_gap", partial(self._unless_failed, training, work), needs)]
 
@@ -312,7 +329,7 @@ class Pipeline(Steps):
         key: dict[str, Any] = {"stage": stage}
         if stage == "measure_start":
             key |= {"starts": sorted({self.start_name(row) for row in self.rows})}
-        if stage in ("controls", *OF_TRAININGS):
+        if stage in OF_TRAININGS:
             key |= {"trainings": [self.name_of(training) for training in self.trainings]}
         if stage == "controls":
             key |= {"controls": list(self.controls)}
@@ -338,6 +355,9 @@ class Pipeline(Steps):
                 return
             if self.failed and stage.name in OF_TRAININGS:
                 return  # the next run retries the failed trainings
+            if stage.name == "suites" and (missing := self._suites_without_data()):
+                print(f"== suites: no data for {', '.join(missing)}; the next call tries them again", flush=True)
+                return
             seconds = self.log.write(self.key_of(stage.name), started[stage.name])
             print(f"== {stage.name}: {seconds} s -> {stage.written}", flush=True)
 
@@ -353,13 +373,23 @@ class Pipeline(Steps):
             begun = begun or stage.name == options.from_stage
             if not begun or (options.only and stage.name != options.only):
                 continue
-            # Tables and report are out of date as soon as an earlier stage has run.
-            stale = stage.name in ("analyse", "report") and working
-            if not (asked or stale) and self.log.finished(self.key_of(stage.name)):
+            if not asked and not (working and stage.name in LAST) and self._is_finished(stage.name):
                 print(f"== {stage.name}: already done", flush=True)
                 continue
             working = True
             yield stage
+
+    def _is_finished(self, stage: str) -> bool:
+        """Tables and report are out of date as soon as an earlier stage has run after them."""
+        key = self.key_of(stage)
+        return self.log.up_to_date(key, LAST[LAST.index(stage) :]) if stage in LAST else self.log.finished(key)
+
+    def _suites_without_data(self) -> list[str]:
+        """The suites that the latest call skipped."""
+        found: set[str] = set()
+        for path in (self.out / "eval").glob("*/suites.json"):
+            found |= set(json.loads(path.read_text(encoding="utf-8")).get("skipped") or ())
+        return sorted(found)
 
     def prepare(self) -> None:
         """Refuse a run folder with other settings (BadInput), and write the role of each policy of the run."""
@@ -374,7 +404,8 @@ class Pipeline(Steps):
             "split": self.split,
         }
         more = {"start": options.model, "teach": self.teach, "settings": " ".join(options.set or ())}
-        more["author"] = options.author
+        more |= {"author": options.author, "data_file": options.data_file}
+        more |= {"preset": options.preset, "reference": options.reference}
         more["max_prompts"] = "" if options.max_prompts is None else str(options.max_prompts)
         keep_configuration(self.out, {**kept, **{key: value for key, value in more.items() if value}})
         write_roles(self.out, self.roles())

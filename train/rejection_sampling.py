@@ -4,13 +4,14 @@ The policy samples as many responses per prompt as in RL, and the reward scores 
 beats the mean of its group. The policy then learns the kept responses with next-token prediction. If this control
 gains as much as RL, the gain comes from the reward and the rollouts, not from the algorithm.
 
-Input: trajectories of the policy (train.collect_trajectories). Their prefixes are the prompts, as in train.rl_prompts.
+Input: trajectories of the policy (train.collect_trajectories). The prompts are the prefixes that
+train.rl_prompts draws with the same limits and seed.
 Outputs, in --out: `checkpoint/`, `best.jsonl` (the kept responses with their rewards) and `done.json` (counts, losses,
 seconds).
 
 Training makes --passes over the kept responses and stops early after --minutes. There is no held-out loss: the
 responses are the policy's own samples, so at its start the policy already predicts unseen ones as well as it can, and
-stopping by such a loss would learn nothing.
+early stopping on such a loss would stop at once.
 
 Example:
     python -m train.rejection_sampling --policy-dir outputs/cpu/start --max-prompts 192 --minutes 5 \\
@@ -27,6 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from env_construction.environment.command_line import ScriptParser
@@ -38,7 +40,7 @@ from train.collect_trajectories import read_trajectories
 from train.policies.interface import Generation, PolicyRequest
 from train.policies.local_policies import HfPolicy
 from train.policies.prompts import render_prompt
-from train.rl_prompts import PromptCounts, training_states
+from train.rl_prompts import PromptCounts, draw_prompts, training_states
 from train.teaching.learner import Learner
 from train.teaching.sequences import Sequence, batches
 
@@ -123,6 +125,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument("--checkpoint", type=Path, help="folder of the trained policy (default: OUT/checkpoint)")
     parser.add_argument("--samples", type=int, default=8, help="responses per prompt")
+    parser.add_argument("--rollout-batch", type=int, default=1, help="use a multiple of this many prompts, as RL does")
     parser.add_argument("--max-prompts", type=int, default=None, help="use at most K prompts, drawn at random")
     parser.add_argument("--max-prompt-tokens", type=int, default=16384, help="skip longer prompts")
     parser.add_argument("--max-new-tokens", type=int, default=1024, help="token limit of a response")
@@ -150,28 +153,34 @@ def main() -> int:
         print(f"{arguments.out}: already done")
         return 0
     started = time.monotonic()
-    states = [state for state, _ in training_states(read_trajectories(arguments.trajectories), PromptCounts())]
-    random.Random(f"{arguments.seed}:0:rl_prompts").shuffle(states)
     policy = HfPolicy(
         arguments.policy_dir, temperature=1.0, max_new_tokens=arguments.max_new_tokens, thinking=arguments.thinking,
         max_prompt_tokens=arguments.max_prompt_tokens,
     )  # fmt: skip
-    best, counts = best_responses(policy, states[: arguments.max_prompts], arguments)
+    found = PromptCounts()
+    drawn = draw_prompts(
+        training_states(read_trajectories(arguments.trajectories), found), policy.tokenizer, found,
+        thinking=arguments.thinking, max_prompt_tokens=arguments.max_prompt_tokens,
+        rollout_batch=arguments.rollout_batch, max_prompts=arguments.max_prompts, seed=arguments.seed,
+    )  # fmt: skip
+    best, counts = best_responses(policy, [state for state, _ in drawn], arguments)
     write_jsonl(arguments.out / "best.jsonl", best)
     print(
         f"kept {len(best)} responses of {counts['prompts']} prompts ({counts['alike']} without a best one)", flush=True
     )
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    # The copy in `policy` has an attention implementation for decoding only.
-    model: Any = AutoModelForCausalLM.from_pretrained(arguments.policy_dir, dtype="auto")
+    # The copy in `policy` has an attention implementation for decoding only. In bf16, most updates of a small learning
+    # rate would round to nothing, so the master weights are fp32.
+    model: Any = AutoModelForCausalLM.from_pretrained(arguments.policy_dir, dtype=torch.float32)
+    stored = AutoConfig.from_pretrained(arguments.policy_dir).dtype or torch.float32
     model.to(policy.device)
     arguments.minutes -= (time.monotonic() - started) / 60
     learned = learn(
         model, policy.tokenizer.pad_token_id or 0, [weighted_sequence(row, policy.tokenizer) for row in best], arguments
     )
     checkpoint = arguments.checkpoint or arguments.out / "checkpoint"
-    model.save_pretrained(checkpoint)
+    model.to(stored).save_pretrained(checkpoint)
     policy.tokenizer.save_pretrained(checkpoint)
     done = {**counts, "kept": len(best), **learned, "seconds": round(time.monotonic() - started, 1)}
     (arguments.out / "done.json").write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")

@@ -109,7 +109,7 @@ def bare_questions(environments: Iterable[Environment], counts: PromptCounts) ->
     return states
 
 
-def make_prompts(
+def draw_prompts(
     states: list[tuple[Environment, bool]],
     tokenizer: Any,
     counts: PromptCounts,
@@ -119,14 +119,13 @@ def make_prompts(
     rollout_batch: int,
     max_prompts: int | None,
     seed: int,
-    episodes: bool = False,
-) -> list[dict[str, Any]]:
-    """The rows of the prompt file, in training order. Raises BadInput if they do not fill one rollout batch.
+) -> list[tuple[Environment, str]]:
+    """(state, rendered prompt) of those that RL trains on, in training order.
 
-    `episodes`: the prompts are starts of complete episodes, and their labels include the mode (thinking or not).
+    Prompts that are too long go first, then the rest is shuffled, and as many as asked for fill whole rollout batches.
+    Raises BadInput if they do not fill one.
     """
-    template = template_sha256(tokenizer)
-    fitting: list[tuple[dict[str, Any], bool]] = []
+    fitting: list[tuple[Environment, str, bool]] = []
     for state, bare in tqdm(states, desc="render", unit="prompt", disable=None):
         try:
             prompt = render_prompt(tokenizer, state.messages, state.openai_tools(), thinking)
@@ -135,9 +134,7 @@ def make_prompts(
         if len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) > max_prompt_tokens:
             counts.over_long += 1
             continue
-        # Credit per turn may compare calls with gold calls (reward/credit.py).
-        more = {"thinking": thinking, "gold_plan": [call.model_dump() for call in state.gold_plan]} if episodes else {}
-        fitting.append(({"prompt": prompt, "label": prompt_label(state, **more), "template_sha256": template}, bare))
+        fitting.append((state, prompt, bare))
     random.Random(f"{seed}:0:rl_prompts").shuffle(fitting)
     wanted = len(fitting) if max_prompts is None else min(max_prompts, len(fitting))
     counts.over_max_prompts = len(fitting) - wanted
@@ -148,8 +145,30 @@ def make_prompts(
             f"{wanted} prompts do not fill one rollout batch of {rollout_batch} ({counts.over_long} were over "
             f"{max_prompt_tokens} tokens): collect more trajectories, or lower --rollout-batch"
         )
-    counts.kept_questions = sum(bare for _, bare in fitting[: counts.kept])
-    return [row for row, _ in fitting[: counts.kept]]
+    counts.kept_questions = sum(bare for *_, bare in fitting[: counts.kept])
+    return [(state, prompt) for state, prompt, _ in fitting[: counts.kept]]
+
+
+def make_prompts(
+    states: list[tuple[Environment, bool]],
+    tokenizer: Any,
+    counts: PromptCounts,
+    *,
+    thinking: bool,
+    episodes: bool = False,
+    **drawn: Any,
+) -> list[dict[str, Any]]:
+    """The rows of the prompt file, in training order; `drawn` are the other arguments of `draw_prompts`.
+
+    `episodes`: the prompts are starts of complete episodes, and their labels include the mode (thinking or not).
+    """
+    template = template_sha256(tokenizer)
+    rows = []
+    for state, prompt in draw_prompts(states, tokenizer, counts, thinking=thinking, **drawn):
+        # Credit per turn may compare calls with gold calls (reward/credit.py).
+        more = {"thinking": thinking, "gold_plan": [call.model_dump() for call in state.gold_plan]} if episodes else {}
+        rows.append({"prompt": prompt, "label": prompt_label(state, **more), "template_sha256": template})
+    return rows
 
 
 def main() -> int:

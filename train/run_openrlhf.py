@@ -180,7 +180,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epoch", type=int, default=1, help="written into train_log.jsonl")
-    parser.add_argument("--preset", choices=sorted(TEMPERATURE), default="paper", help="temperature 1.0, or 0.7")
+    parser.add_argument(
+        "--preset", choices=sorted(TEMPERATURE), default="paper", help="temperature: paper 1.0, released 0.7"
+    )
     parser.add_argument(
         "--reference", choices=("epoch-start", "base"), default="epoch-start", help="reference policy of the KL term"
     )

@@ -172,7 +172,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--environments", required=True, help="train environments (JSONL)")
     parser.add_argument("--dev", required=True, help="dev environments (JSONL) for early stopping")
     parser.add_argument("--out", required=True, help="checkpoint folder to write")
-    parser.add_argument("--continue-from", default="", help="continue from this checkpoint for all of --minutes")
+    parser.add_argument("--continue-from", default="", help="continue from this checkpoint, without early stopping")
     parser.add_argument("--oracle", action="store_true", help="demonstrate without bad habits (for pretrained models)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one")

@@ -63,8 +63,8 @@ class Epoch:
 
     def prompts_summary(self) -> dict[str, Any]:
         """What the prompt builder kept and dropped, {} if it wrote no summary."""
-        names = ("prompts_summary.json", "prompts.summary.json")
-        return next((read_json(self.path / name) for name in names if (self.path / name).is_file()), {})
+        path = self.path / "prompts.summary.json"
+        return read_json(path) if path.is_file() else {}
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,12 @@ class Rejected(Exception):
     """A draft that broke `rule` and could not be repaired."""
 
     def __init__(self, rule: str, message: str) -> None:
-        super().__init__(f"{rule}: {message}")
+        super().__init__(rule, message)  # both, so that the exception survives the way between processes
         self.rule = rule
         self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.message}"
 
 
 class AuthorFault(Exception):

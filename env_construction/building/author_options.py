@@ -48,8 +48,18 @@ class LlmOptions:
     timeout_s: float = 180.0
 
 
+LLM_NEEDS = ("base_url", "model", "questions", "domains", "budget", "price_in", "price_out", "cache")
+
+
+def refuse_llm_options(arguments: argparse.Namespace) -> None:
+    """Raises BadInput if an option of the LLM author is given with another author, which would ignore it."""
+    for name in LLM_NEEDS if arguments.author != "llm" else ():
+        if getattr(arguments, name) is not None:
+            raise BadInput(f"--{name.replace('_', '-')}: only the LLM author uses this; add --author llm")
+
+
 def add_llm_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the LLM author; all others ignore them."""
+    """Options of the LLM author."""
     group = parser.add_argument_group("LLM author (--author llm); the key comes from OPENAI_API_KEY")
     group.add_argument("--base-url", help="OpenAI-compatible endpoint, for example http://localhost:8000/v1")
     group.add_argument("--model", help="model to ask")

@@ -115,13 +115,13 @@ def patched(tables: Tables, patch: Patch) -> Tables:
 
 
 def difference(start: Tables, now: Tables) -> Patch:
-    """The patch that turns `start` into `now`. A column that is missing now is null in place of its row."""
+    """The patch that turns `start` into `now`. Rows keep their columns (`tables_problem`)."""
     patch: Patch = {}
     for table in dict.fromkeys((*start, *now)):
         before, after = start.get(table, {}), now.get(table, {})
         for key in dict.fromkeys((*before, *after)):
             old, new = before.get(key), after.get(key)
-            if new is None or (old is not None and not old.keys() <= new.keys()):
+            if new is None:
                 patch.setdefault(table, {})[key] = None
             elif old is None:
                 patch.setdefault(table, {})[key] = dict(new)
@@ -130,16 +130,25 @@ def difference(start: Tables, now: Tables) -> Patch:
     return patch
 
 
-def is_tables(value: Any) -> bool:
-    """Whether a value has the shape of tables."""
-    return isinstance(value, dict) and all(
-        isinstance(rows, dict)
-        and all(
-            isinstance(row, dict) and all(isinstance(cell, bool | int | float | str) for cell in row.values())
-            for row in rows.values()
-        )
-        for rows in value.values()
-    )
+def tables_problem(before: Any, after: Any) -> str:
+    """What is wrong with the tables that tools left; empty if nothing is.
+
+    The value must have the shape of tables, and a row must keep the columns that it had.
+    """
+    if not isinstance(after, dict):
+        return "the tools of this turn left a state that is no set of tables"
+    for table, rows in after.items():
+        if not isinstance(rows, dict):
+            return f"the tools of this turn left a table {table!r} that is no set of rows"
+        for key, row in rows.items():
+            if not isinstance(row, dict):
+                return f"the tools of this turn left {table} {key!r}, which is no row"
+            wrong = [column for column, cell in row.items() if not isinstance(cell, bool | int | float | str)]
+            if wrong:
+                return f"the tools of this turn left {table} {key!r} with {wrong[0]!r}, which is no text or number"
+            if lost := before.get(table, {}).get(key, {}).keys() - row.keys():
+                return f"the tools of this turn removed {sorted(lost)[0]!r} of {table} {key!r}"
+    return ""
 
 
 def overlap(first: Patch, second: Patch) -> bool:

@@ -29,6 +29,7 @@ from env_construction.environment.matching import assign, only_answer_in_text
 from env_construction.environment.schema import Environment, ToolDocument
 from env_construction.environment.tool_schema import plain_schema
 from env_construction.measures.intervals import wilson
+from env_construction.rules.state_rules import from_tables, on_tables
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolSandbox
 
 MARGIN = 0.05
@@ -200,17 +201,34 @@ CALLERS: dict[str, Callable[[Environment, ToolDocument], list[dict[str, Any]]]] 
 }
 
 
+def _writing_tools(environment: Environment) -> set[str]:
+    return environment.state.writing_tools if environment.state else set()
+
+
 def caller_rows(environments: Sequence[Environment], sandbox: ToolSandbox) -> Iterator[Row]:
-    """Each caller calls every needed tool. Tools without code, and sub-answers without a tool, are not solved."""
+    """Each caller calls every needed tool. Tools without code, and sub-answers without a tool, are not solved.
+
+    In a stateful environment, each call gets the first tables. Tools that write are left out: their sub-questions are
+    solved by what they change, not by what they return.
+    """
     for policy, arguments_of in CALLERS.items():
-        jobs = []
+        plain = []
         for environment in environments:
-            tools = [t for t in environment.tools if t.name in needed_tools(environment) & environment.codes.keys()]
+            asked = needed_tools(environment) & environment.codes.keys() - _writing_tools(environment)
+            tools = [tool for tool in environment.tools if tool.name in asked]
             calls = [ToolCall(tool.name, arguments) for tool in tools for arguments in arguments_of(environment, tool)]
-            jobs.append(SandboxJob({tool.name: environment.codes[tool.name] for tool in tools}, calls))
+            plain.append(SandboxJob({tool.name: environment.codes[tool.name] for tool in tools}, calls))
+        jobs = [
+            on_tables(item.state, job, alone=True) if item.state else job
+            for item, job in zip(environments, plain, strict=True)
+        ]
         scores: list[float] = []
-        for environment, job, results in zip(environments, jobs, sandbox.run_batch(jobs), strict=True):
+        for environment, job, found_by_job in zip(environments, plain, sandbox.run_batch(jobs), strict=True):
+            state = environment.state
+            results = from_tables(state, job, found_by_job).results if state else found_by_job
             for name, answers in environment.unsolved_set.items():
+                if name in _writing_tools(environment):
+                    continue
                 made = [(call, result) for call, result in zip(job.calls, results, strict=True) if call.name == name]
                 solved = assign(answers, [result for _, result in made], "strict", [call.arguments for call, _ in made])
                 found = {index for indices in solved for index in indices}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from env_construction.environment.schema import Environment
-from env_construction.environment.state import EnvironmentState, difference, is_tables, overlap
+from env_construction.environment.state import EnvironmentState, difference, overlap
 from env_construction.rules.finding import Finding
 from env_construction.sandbox.stateful_turn import StatefulRun, read_run, stateful_job
 from env_construction.sandbox.tool_sandbox import SandboxJob, ToolCall, ToolResult
@@ -92,8 +92,6 @@ def rules_are_stated(environment: Environment) -> Finding | None:
 def gold_plan_reaches_state(state: EnvironmentState, runs: StateRuns) -> Finding | None:
     """The gold plan leaves exactly the goals, in every order tried."""
     for run in runs.gold:
-        if not is_tables(run.state):
-            return Finding("gold_plan_reaches_state", "the gold plan leaves no tables")
         after = state.after(run.state)
         if not after.is_right():
             open_goals = {goal.sub_question for goal in state.goals} - after.met()
@@ -104,7 +102,7 @@ def gold_plan_reaches_state(state: EnvironmentState, runs: StateRuns) -> Finding
 
 def reading_changes_nothing(state: EnvironmentState, runs: StateRuns) -> Finding | None:
     """The gold calls without a goal change nothing, so a plan that only reads meets no goal."""
-    changed = not is_tables(runs.reads.state) or difference(state.tables, runs.reads.state)
+    changed = difference(state.tables, runs.reads.state)
     return Finding("reading_changes_nothing", "a gold call without a goal changes the tables") if changed else None
 
 
@@ -114,7 +112,7 @@ def rules_are_enforced(state: EnvironmentState, runs: StateRuns) -> Finding | No
         if rule.text not in result.output:
             message = f"{rule.tool}: expected {rule.text!r}, got {result.output[:120]!r}"
             return Finding("rules_are_enforced", message, place=rule.tool)
-    if not is_tables(runs.refused.state) or difference(state.tables, runs.refused.state):
+    if difference(state.tables, runs.refused.state):
         return Finding("rules_are_enforced", "a refused call changes the tables")
     return None
 

@@ -16,35 +16,11 @@ from env_construction.building.author import Rejected
 from env_construction.environment.schema import ToolDocument
 from env_construction.environment.tool_schema import CannotApply, fits, plain_schema, schema_problem
 from env_construction.sandbox.code_proof import walk_code
+from env_construction.sandbox.listed_names import MODULES
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-ALLOWED_IMPORTS = frozenset(
-    [
-        "bisect",
-        "calendar",
-        "collections",
-        "dataclasses",
-        "datetime",
-        "decimal",
-        "difflib",
-        "enum",
-        "fractions",
-        "functools",
-        "itertools",
-        "json",
-        "math",
-        "operator",
-        "random",
-        "re",
-        "statistics",
-        "string",
-        "textwrap",
-        "time",
-        "typing",
-        "unicodedata",
-        "zoneinfo",
-    ]
-)
+ALLOWED_IMPORTS = frozenset(MODULES) | {"dataclasses", "difflib", "enum", "textwrap", "zoneinfo"}
+"""What the sandbox can prove harmless, and modules that need a process of their own."""
 FORBIDDEN_NAMES = frozenset(
     [
         "open",

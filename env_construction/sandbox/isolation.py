@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import resource
@@ -139,9 +140,11 @@ CALLS: dict[str, tuple[int, int]] = {
     "setpgid": (109, 154),
     "setrlimit": (160, 164),
 }
-CLOSER = ("open", "openat", "prlimit64", "ioctl", "socketpair", "sendto", "clone3")
+CLOSER = ("fcntl", "open", "openat", "prlimit64", "ioctl", "socketpair", "sendto", "clone3")
 ZYGOTE_ONLY = ("kill", "wait4", "prctl", "recvmsg", "sendmsg", "setpgid", "setrlimit")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+FCNTL_COMMANDS = (fcntl.F_DUPFD, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL, fcntl.F_DUPFD_CLOEXEC)
+"""Without F_SETOWN and F_SETSIG, which would have the kernel signal any process of the same user."""
 CLONE_THREAD = 0x10000
 FIONBIO = 0x5421
 X32 = 0x40000000
@@ -295,8 +298,11 @@ def _unless_bits(position: int, bits: int, refusal: int = REFUSE) -> list[bytes]
     return [_argument(position), _step(JUMP_BITS, bits, 0, 1), _step(RETURN, refusal), _step(RETURN, ALLOW)]
 
 
-def _if_equal(position: int, value: int) -> list[bytes]:
-    return [_argument(position), _step(JUMP_EQUAL, value, 1, 0), _step(RETURN, REFUSE), _step(RETURN, ALLOW)]
+def _if_equal(position: int, *values: int) -> list[bytes]:
+    """Allow if an argument is one of `values`."""
+    last = len(values)
+    tests = [_step(JUMP_EQUAL, value, last - place, 0) for place, value in enumerate(values)]
+    return [_argument(position), *tests, _step(RETURN, REFUSE), _step(RETURN, ALLOW)]
 
 
 def _if_null(position: int) -> list[bytes]:
@@ -330,6 +336,7 @@ def zygote_filter(machine: str) -> bytes:
     number = {name: numbers[column] for name, numbers in CALLS.items() if numbers[column] >= 0}
     steps = _head(machine)
     closer = {
+        "fcntl": _if_equal(1, *FCNTL_COMMANDS),
         "open": _unless_bits(1, WRITING),
         "openat": _unless_bits(2, WRITING),
         "ioctl": _if_equal(1, FIONBIO),

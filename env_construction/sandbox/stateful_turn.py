@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from env_construction.environment.state import tables_problem
 from env_construction.sandbox.work import SandboxJob, ToolCall, ToolResult, failed
 
 _RUNNER = "run_calls"
@@ -68,7 +69,11 @@ def stateful_job(codes: Mapping[str, str], calls: Sequence[ToolCall], state: Any
 def read_run(
     codes: Mapping[str, str], calls: Sequence[ToolCall], state: Any, found: Sequence[ToolResult]
 ) -> StatefulRun:
-    """The run of `calls` from the results of their `stateful_job`."""
+    """The run of `calls` from the results of their `stateful_job`.
+
+    The tools wrote those results, so nothing in them is trusted. A turn whose tools left no set of tables, or removed a
+    column of a row, is an error of all its calls, and the state is as before.
+    """
     [whole] = found
     rows: list[list[str]] = []
     status, reason = whole.status, whole.output.removeprefix(failed(_RUNNER, "error", "").output)
@@ -77,10 +82,12 @@ def read_run(
         try:
             answer = json.loads(whole.output)
             rows, after = answer["results"], answer["state"]
-            if len(rows) == len(known):
-                state = after
-            else:
+            if len(rows) != len(known) or not all(map(_is_row, rows)):
                 status, reason = "error", "the tools of this turn did not report every call"
+            elif problem := tables_problem(state, after):
+                status, reason = "error", problem
+            else:
+                state = after
         except (ValueError, TypeError, KeyError, RecursionError):
             status, reason = "error", "the tools of this turn did not leave a state that is JSON"
     if status != "ok":
@@ -96,6 +103,10 @@ def read_run(
     return StatefulRun(results, state)
 
 
+def _is_row(row: Any) -> bool:
+    return isinstance(row, list) and len(row) == 2 and row[0] in ("ok", "error") and isinstance(row[1], str)
+
+
 def _is_known(codes: Mapping[str, str], call: ToolCall) -> bool:
     return isinstance(call.name, str) and isinstance(codes.get(call.name), str)
 
@@ -106,25 +117,49 @@ def _known(codes: Mapping[str, str], calls: Sequence[ToolCall]) -> Iterator[Tool
 
 @lru_cache(maxsize=4096)
 def _source(codes: tuple[tuple[str, str], ...]) -> str:
-    """A module with the tools, each in a function of its own so that their helpers do not collide, and the driver."""
-    loaders: list[ast.stmt] = []
-    entries = []
+    """A module with the tools, each in a function of its own so that their helpers do not collide, and the driver.
+
+    A tool whose source does not compile in a function fails alone, when it is called.
+    """
+    loaders, entries, futures = [], [], False
     for place, (name, source) in enumerate(codes):
         try:
-            body, text = _InFunction().visit(ast.parse(source)).body, f"    return {name}"
+            visitor = _InFunction()
+            loader = _loader(place, visitor.visit(ast.parse(source)).body, f"    return {name}")
+            compile(loader, name, "exec")
+            futures |= visitor.futures
         except (SyntaxError, ValueError, RecursionError) as error:
-            body, text = [], f"    def fail(*_, **given):\n        raise ValueError({str(error)!r})\n    return fail"
-        loader = ast.parse(f"def load_{place}():\n{text}").body[0]
-        assert isinstance(loader, ast.FunctionDef)
-        loader.body[:0] = body
+            fail = f"    def fail(*_, **given):\n        raise ValueError({str(error)!r})\n    return fail"
+            loader = _loader(place, [], fail)
         loaders.append(loader)
-        entries.append(f"{codes[place][0]!r}: load_{place}()")
-    tools = ast.unparse(ast.fix_missing_locations(ast.Module(body=loaders, type_ignores=[])))
-    return f"{tools}\n\ndef load_tools():\n    return {{{', '.join(entries)}}}\n{_DRIVER}"
+        entries.append(f"{name!r}: load_{place}()")
+    head = "from __future__ import annotations\n\n" if futures else ""
+    tools = "\n\n".join(loaders)
+    return f"{head}{tools}\n\ndef load_tools():\n    return {{{', '.join(entries)}}}\n{_DRIVER}"
+
+
+def _loader(place: int, body: list[ast.stmt], end: str) -> str:
+    """The source of a function that runs `body`, then `end`."""
+    tree = ast.parse(f"def load_{place}():\n{end}")
+    loader = tree.body[0]
+    assert isinstance(loader, ast.FunctionDef)
+    loader.body[:0] = body
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 class _InFunction(ast.NodeTransformer):
-    """A module's code as the body of a function: what was global belongs to that function."""
+    """A module's code as the body of a function: what was global belongs to that function.
+
+    `futures`: whether the module imports from `__future__`, which only the head of a file may do.
+    """
+
+    futures = False
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        if node.module != "__future__":
+            return node
+        self.futures = True
+        return None
 
     def visit_Global(self, node: ast.Global) -> ast.AST:
         return ast.copy_location(ast.Nonlocal(names=node.names), node)

@@ -16,9 +16,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from eval.suites.results import GroupedMean, Row, estimate, resolvable
+from eval.suites.results import GroupedMean, Row, estimate, smallest_resolvable_difference
 
 
 def pass_hat_k(successes: int, trials: int, k: int) -> float:
@@ -55,15 +53,6 @@ def pass_hat_k_tables(rows: Sequence[Row], domains: Sequence[str], trials: int, 
 
 
 def resolvable_difference(rows: Sequence[Row], domains: Sequence[str]) -> float | None:
-    """The paired difference in pass^1 that these tasks resolve at 80% power, with equally weighted domains.
-
-    Assumes that the other model has the same spread and is uncorrelated with this one. None without a spread.
-    """
-    tasks = task_rows(rows, 1)
-    variance = 0.0
-    for domain in domains:
-        values = [task["pass_hat_k"] for task in tasks if task["domain"] == domain]
-        if len(values) < 2:
-            return None
-        variance += 2 * float(np.var(values, ddof=1)) / len(values)
-    return resolvable(math.sqrt(variance) / len(domains), 1) if variance > 0 else None
+    """The paired difference in pass^1 that these tasks resolve, with equally weighted domains."""
+    mean = GroupedMean("pass^1", "pass_hat_k", "domain", {domain: 1 / len(domains) for domain in domains})
+    return smallest_resolvable_difference(task_rows(rows, 1), mean)

@@ -216,17 +216,26 @@ def partial_estimate(rows: Sequence[Row], metric: GroupedMean, seed: int) -> dic
     return estimate(rows, part, seed).as_dict() | {"groups": measured, "of": groups}
 
 
-def smallest_resolvable_difference(rows: Sequence[Row], column: str) -> float | None:
-    """The paired difference in the mean of `column` that this many cases resolve at 80% power (5% level, two-sided).
+def smallest_resolvable_difference(rows: Sequence[Row], metric: str | GroupedMean) -> float | None:
+    """The paired difference in a mean that this many cases resolve at 80% power (5% level, two-sided).
 
     Assumes that the other model has the same spread and is uncorrelated with this one. This is conservative, because
-    scores on the same cases are usually correlated. None with fewer than two cases or without any spread.
+    scores on the same cases are usually correlated. None with fewer than two cases (in any group of a mean of groups)
+    or without any spread.
     """
-    values = [sum(trials) / len(trials) for trials in case_values(rows, column).values()]
-    if len(values) < 2:
-        return None
-    spread = float(np.std(values, ddof=1))
-    return resolvable(math.sqrt(2) * spread, len(values)) if spread > 0 else None
+    if isinstance(metric, str):
+        parts = [(1.0, metric, rows)]
+    else:
+        found, weights = rows_and_weights(rows, metric)
+        groups = {name: [row for row in found if str(row[metric.group]) == name] for name in weights}
+        parts = [(weights[name], metric.column, own) for name, own in groups.items()]
+    variance = 0.0
+    for weight, column, own in parts:
+        values = [sum(trials) / len(trials) for trials in case_values(own, column).values()]
+        if len(values) < 2:
+            return None
+        variance += weight**2 * 2 * float(np.var(values, ddof=1)) / len(values)
+    return resolvable(math.sqrt(variance), 1) if variance > 0 else None
 
 
 def summarize(
@@ -256,7 +265,7 @@ def summarize(
         found = sorted({row[column] for row in counted if row.get(column) is not None}, key=lambda v: (str(type(v)), v))
         summary[key] = {str(value): table([row for row in counted if row.get(column) == value]) for value in found}
     summary["smallest_resolvable_difference"] = {
-        _name(metric): smallest_resolvable_difference(counted, metric if isinstance(metric, str) else metric.column)
+        _name(metric): smallest_resolvable_difference(counted, metric)
         for metric in metrics
         if not isinstance(metric, RatioMetric)
     }

@@ -5,17 +5,19 @@ Outputs, in --out: `results.jsonl` (one row per case and trial), `faults.jsonl` 
 not scored; the next call plays them again), `summary.json`, `configuration.json`. A run in which no case could be
 played ends with the fault's text and exit code 2.
 
-To write a suite, create a module `eval/<name>.py` with four things, which `eval.run` imports when it needs them:
+To write a suite, create a module `eval/<name>.py` with five things, which `eval.run` imports when it needs them:
 
     SUITE = "rotbench"                                      the name
+    HEADLINES = ("ts_published", ...)                       the metrics that may support a conclusion
     def parser() -> argparse.ArgumentParser                 suite_parser(...) and the suite's own flags
     def run(arguments, policy=None) -> dict[str, Any]       play; return the summary; use `policy` if given
     def main() -> int                                       run(parser().parse_args()); return 0
 
-Add the module and its headline metrics to the table SUITES of `eval.run`. `run` checks its data first: missing files
-raise DataMissing (what is missing and where it comes from), which `eval.run` reports as a skipped suite. It then calls
-`run_suite` with a `play` function. For a conversation, `play` is `game_player` with the suite's games
-(eval/suites/games.py). A `SuiteGame` is one active case. It does not handle batches, seeds, threads, files or tokens:
+Add the module to the table SUITES of `eval.run`, and the formulas of its headline metrics to eval/suites/protocol.py.
+`run` checks its data first: missing files raise DataMissing (what is missing and where it comes from), which `eval.run`
+reports as a skipped suite. It then calls `run_suite` with a `play` function. For a conversation, `play` is
+`game_player` with the suite's games (eval/suites/games.py). A `SuiteGame` is one active case. It does not handle
+batches, seeds, threads, files or tokens:
 
     class CoinGame(SuiteGame):                              # one case
         def __init__(self, case, trial):

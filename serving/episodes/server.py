@@ -249,6 +249,8 @@ class EpisodeServer:
         with self._alone(episode, parsed, text or "") as live:
             turns = live.turns if text is None else [*live.turns, Turn(text=text)]
             outcome = outcome_of(live.environment, turns, variant=self._variant, sandbox=self._sandbox)
+            if outcome.published.fault or outcome.strict.fault:
+                raise EpisodeError("sandbox_fault", "the tool sandbox failed while scoring; finish the episode again")
             with self._lock:
                 self._drop(live, "ended")
         return outcome

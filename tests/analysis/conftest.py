@@ -189,7 +189,7 @@ def write_training(run: Path, algorithm: str, environments: list[Environment], s
                 }
             )
         write_jsonl(folder / "train_log.jsonl", rows)
-        (folder / "prompts_summary.json").write_text(json.dumps({"prefixes": 60, "kept": 48}))
+        (folder / "prompts.summary.json").write_text(json.dumps({"prefixes": 60, "kept": 48}))
     write_checkpoint(run / "train" / algorithm / f"epoch{len(skills)}" / "checkpoint", 9, seed=1, change=0.2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -233,3 +234,27 @@ def test_impossible_demands_end_with_their_reasons(construction_sandbox: ToolSan
 
     with pytest.raises(Rejected, match="single_hop/mute"):
         build_chunk(Mute(), BuildConfiguration("facts", "compact", 1), "train", [0], construction_sandbox)
+
+
+def test_a_rejection_keeps_its_rule_on_the_way_between_processes() -> None:
+    found = pickle.loads(pickle.dumps(Rejected("a_rule", "what is wrong")))
+    assert (found.rule, found.message, str(found)) == ("a_rule", "what is wrong", "a_rule: what is wrong")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--questions", "mine.txt"], "--questions: only the LLM author uses this; add --author llm"),
+        (["--model", "M"], "--model: only the LLM author"),
+        (["--author", "worlds", "--counterfactual", "on"], "worlds of --author worlds are invented"),
+        (["--author", "llm", "--workers", "4"], "use --concurrency"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["build", "--n-train", "4", "--n-dev", "0", "--n-test", "0", "--out", str(tmp_path / "out"), *options]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(BadInput, match=said):
+        main()
+    assert not (tmp_path / "out").exists()

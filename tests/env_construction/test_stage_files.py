@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from env_construction.building.author_options import make_author
 from env_construction.building.environment_builder import BuildConfiguration, build_unverified, new_draft
 from env_construction.building.stage_runner import read_drafts
 from env_construction.environment.jsonl import BadInput, read_jsonl
-from env_construction.environment.schema import read_environments
+from env_construction.environment.schema import SCENARIOS, read_environments
 from env_construction.facts.fact_author import FactAuthor
 from env_construction.function_integration import integrate_functions
 
@@ -42,6 +43,21 @@ def test_five_files_in_a_row_give_the_same_as_a_build(tmp_path: Path, monkeypatc
         draft = new_draft(BuildConfiguration("facts", "medium", 7), "train", index, 0)
         if draft.id in written:
             assert build_unverified(FactAuthor(), draft) == written[draft.id]
+
+
+def test_every_domain_gets_every_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a build. The author is asked for nothing here: only its drafts count."""
+    drafts: list[Draft] = []
+    monkeypatch.setattr(decomposition, "run_stage", lambda _, __, named, *___: drafts.extend(d for _, d in named) or 0)
+    monkeypatch.setattr(
+        decomposition, "author_maker", lambda _: lambda name: SimpleNamespace(name=name) if name == "llm" else None
+    )
+    asked = ["--author", "llm", "--base-url", "http://localhost:1/v1", "--model", "M", "--domains", "law,music"]
+    _run(monkeypatch, decomposition, *asked, "--n", 16, "--out", tmp_path / "1.jsonl")
+    assert len(drafts) == 16
+    for domain in ("law", "music"):
+        found = [draft.scenario for draft in drafts if draft.topic and draft.topic.domain == domain]
+        assert sorted(found) == sorted(2 * SCENARIOS)
 
 
 def test_a_stage_does_not_redo_existing_drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,14 @@ def test_oracle_gets_full_marks_in_every_scenario(folder, tmp_path) -> None:
     assert all(summary["metrics"][name]["value"] == 0 for name in cctu.BROKE)
     assert len(summary["by_scenario"]) == 4
     assert (summary["rows"], summary["faults"]) == (8, 0)
-    assert summary["protocol"]["settings"]["checks_sha256"] == checks_sha256(folder, ["0", "1", "2", "3"])
+    assert summary["protocol"]["settings"]["checks_sha256"] == checks_sha256(folder)
+
+
+def test_a_later_call_may_raise_the_limit(folder, tmp_path) -> None:
+    flags = ["--policy", "oracle", "--data", str(folder), "--out", str(tmp_path / "out")]
+    first, again = (cctu.run(cctu.parser().parse_args([*flags, "--limit", limit])) for limit in ("1", "3"))
+    assert (first["rows"], again["rows"]) == (1, 3)
+    assert first["protocol"]["settings"] == again["protocol"]["settings"]
 
 
 @pytest.mark.parametrize(

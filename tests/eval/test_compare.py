@@ -189,7 +189,9 @@ def counts(draw: st.DrawFn, strict: bool) -> dict[str, int]:
     parsed, malformed = draw(st.integers(0, 9)), draw(st.integers(0, 4))
     needed = draw(st.integers(0, parsed))
     n = draw(st.integers(1, 6))
-    return counted(parsed + malformed * strict, parsed, malformed, needed, draw(st.integers(0, min(needed, n))), n)
+    solved = draw(st.integers(0, min(needed, n)))
+    added = draw(st.integers(0, solved)) * strict  # a call that solves two sub-questions counts twice
+    return counted(parsed + malformed * strict + added, parsed, malformed, needed, solved, n)
 
 
 def solve_f1(row: dict[str, Any]) -> float:
@@ -255,6 +257,13 @@ def test_gain_in_one_factor_goes_to_that_factor_alone(before, after, factor) -> 
     assert gain > 0.1
     for name, share in found["shares"].items():
         assert share["value"] == pytest.approx(gain if name == factor else 0.0, abs=1e-9)
+
+
+def test_a_call_that_solves_two_sub_questions_counts_twice_in_strict() -> None:
+    found = decompose([{"id": "a", **counted(2, 2, 0, 2, 1, 2)}], [{"id": "a", **counted(2, 1, 0, 1, 2, 2)}])
+    assert found is not None
+    assert found["solve_f1_gain"]["value"] == pytest.approx(1.0 - 0.5)
+    assert sum(share["value"] for share in found["shares"].values()) == pytest.approx(0.5)
 
 
 def test_rows_without_counts_have_no_decomposition() -> None:
@@ -353,7 +362,8 @@ def test_summaries_say_which_metrics_are_means_of_groups(monkeypatch, tmp_path) 
         (tmp_path / name / "summary.json").write_text(json.dumps({"grouped_means": defined}))
     a, b = tmp_path / "a", tmp_path / "b"
     assert script.grouped_means(a, b) == [GroupedMean("x", "x", "level")]
-    assert script.grouped_means(a / "results.jsonl", b) == []
+    assert script.grouped_means(a / "results.jsonl", b) == script.grouped_means(a, b)
+    assert script.grouped_means(tmp_path, b) == []
     monkeypatch.setattr(sys, "argv", ["compare", str(a), str(b), "--out", str(tmp_path / "c.json")])
     assert script.main() == 0
     found = json.loads((tmp_path / "c.json").read_text())["metrics"]["x"]

@@ -172,6 +172,14 @@ def test_a_killed_run_resumes_with_the_remaining_problems(data: Path, tmp_path: 
         measure(data, tmp_path / "out", "--tasks", "gsm8k", policy=policy)
 
 
+def test_a_later_call_may_raise_the_limit(data: Path, tmp_path: Path) -> None:
+    first = measure(data, tmp_path / "out", "--limit", 1)
+    assert first["rows"] == 6
+    again = measure(data, tmp_path / "out", "--limit", 3)
+    assert again["rows"] == 3 + 3 + 3 + 2 + 1 + 2
+    assert first["protocol"]["settings"] == again["protocol"]["settings"], "so the two can be compared"
+
+
 def test_limit_is_per_benchmark_and_spread_over_its_subsets(data: Path, tmp_path: Path) -> None:
     measure(data, tmp_path / "out", "--limit", 3)
     ids = [row["id"] for row in read_rows(tmp_path / "out")]

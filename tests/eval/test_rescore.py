@@ -16,6 +16,7 @@ from eval.rescore import StoredEpisodes, changed_cases, find_data
 from eval.suites.results import read_rows
 from reward.rewards import REWARDS
 from reward.tool_calls import render_call
+from tests.reward.stateful_bank import bank, close, owner, transfer
 from train.policies.interface import PolicyRequest, ReplayPolicy
 
 
@@ -153,3 +154,18 @@ def test_changed_cases_leave_time_out() -> None:
     was = [{"id": "a", "trial": 0, "x": 1.0, "seconds": 3.0, "failure": ""}, {"id": "b", "trial": 0, "x": 1.0}]
     now = [{"id": "a", "trial": 0, "x": 0.5, "seconds": 9.0, "failure": "wrong"}, {"id": "b", "trial": 0, "x": 1.0}]
     assert changed_cases(was, now) == [{"id": "a", "trial": 0, "x": [1.0, 0.5], "failure": ["", "wrong"]}]
+
+
+def test_a_harmful_turn_keeps_its_reward(tmp_path, monkeypatch) -> None:
+    """The reward of a turn that changes what nobody asked for does not follow from its counts."""
+    (tmp_path / "environments").mkdir()
+    data = tmp_path / "environments" / "test.jsonl"
+    write_environments(data, [bank()])
+    turns = [transfer(100) + owner(), close("A1"), "The answer is 330, Cleo Hart."]
+    (tmp_path / "turns.jsonl").write_text(json.dumps({"id": "bank", "turns": turns}) + "\n")
+    line = ["--policy", f"replay:{tmp_path / 'turns.jsonl'}", "--data", data, "--out", tmp_path / "eval" / "x"]
+    monkeypatch.setattr(sys, "argv", ["environments", *map(str, line), "--match", "strict"])
+    assert suite.main() == 0
+    found = rescored(monkeypatch, tmp_path / "eval" / "x")
+    assert _mean_reward(tmp_path / "eval" / "x") == pytest.approx((4 / 3 - 0.5) / 3)
+    assert [found["rewards"]["solve_f1"][side] for side in "ab"] == pytest.approx([(4 / 3 - 0.5) / 3] * 2)

@@ -15,6 +15,7 @@ import pytest
 from env_construction.environment.jsonl import BadInput
 from env_construction.sandbox.tool_sandbox import ToolCall, ToolSandbox, ToolSession
 from eval import tau_bench
+from eval.rescore import rescore
 from eval.suites.results import read_rows
 from eval.suites.suite import DataMissing
 from eval.tau.domains import Domain, fingerprint, read_domain, read_tasks
@@ -488,6 +489,15 @@ def test_recorded_agents_and_users_are_scored_again_without_a_model(tau_folder: 
     assert {case: row["transcript"] for case, row in rows_again.items()} == {
         case: row["transcript"] for case, row in rows.items()
     }
+
+
+def test_rescoring_repeats_the_simulated_users_lines(tau_folder: Path, user_server: Any) -> None:
+    user_server.line = lambda body: "###STOP###" if len(body["messages"]) > 4 else "Well, go on."
+    played(tau_folder, Agent({"airline/0": ["Sure?", CANCEL_B1, "Cancelled."]}), user=user_server.spec)
+    asked = len(user_server.bodies)
+    found = rescore(tau_folder.parent / "out", tau_folder.parent / "again", str(tau_folder), ["--match", "strict"])
+    assert len(user_server.bodies) == asked, "no model is queried"
+    assert found["changed"] == [] and found["comparison"]["faults_b"] == 0
 
 
 def test_random_policy_plays(tau_folder: Path) -> None:

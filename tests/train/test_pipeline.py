@@ -254,6 +254,54 @@ def test_a_finished_training_keeps_the_trajectories_it_was_trained_on() -> None:
     assert not [command for command in recorder.commands if command[0] == "install"]
 
 
+def test_a_run_whose_earlier_weights_were_deleted_resumes() -> None:
+    """`small` deletes the weights of epoch 1, so nothing may read them again once epoch 2 is finished."""
+    for epoch in (1, 2):
+        done = Path(f"outputs/small/train/grpo/epoch{epoch}/done.json")
+        done.parent.mkdir(parents=True)
+        done.write_text('{"seconds_in_steps": 60}', encoding="utf-8")
+    _, recorder = play("--profile=small")
+    readers = ("train.collect_trajectories", "train.rl_prompts")
+    grpo = [command for command in recorder.commands if any("train/grpo/epoch" in part for part in command)]
+    assert not [command for command in grpo if command[2] in readers and "outputs/small/train/grpo/epoch2" in command]
+    assert not [command for command in grpo if command[2] == "train.rl_prompts"]
+    assert sum(command[2] == "train.run_openrlhf" for command in grpo) == 2, "these check the configuration"
+    others = folders_of(recorder, "train.collect_trajectories")
+    assert "outputs/small/train/reinforce++/epoch2" in others
+
+
+def test_tables_and_report_of_an_interrupted_call_are_made_again() -> None:
+    play(BOTH)
+    with pytest.raises(CommandFailed):
+        play(BOTH, "--train-seed=1", failing="analysis.all")
+    _, again = play(BOTH, "--train-seed=1")
+    assert again.modules() == ["analysis.all", "analysis.manifest", "analysis.report"]
+    _, rest = play(BOTH, "--train-seed=1")
+    assert rest.commands == []
+
+
+def test_suites_whose_data_were_missing_are_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = Path("outputs/small/eval/start/suites.json")
+    skipped.parent.mkdir(parents=True)
+    skipped.write_text('{"skipped": {"toolhop": "no data"}}', encoding="utf-8")
+    play("--profile=small")
+    assert "suites: no data for toolhop; the next call tries them again" in capsys.readouterr().out
+    _, again = play("--profile=small")
+    assert "eval.run" in again.modules() and "train.run_openrlhf" not in again.modules()
+    skipped.write_text('{"skipped": {}}', encoding="utf-8")
+    play("--profile=small")
+    _, rest = play("--profile=small")
+    assert rest.commands == []
+
+
+def test_a_failed_diagnostic_does_not_end_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    _, recorder = play("--profile=small", "--preset=released", failing="train.logprob_gap")
+    assert recorder.modules()[-1] == "analysis.report"
+    assert "gap was not measured" in capsys.readouterr().err
+    [gap] = [command for command in recorder.commands if "train.logprob_gap" in command]
+    assert gap[gap.index("--temperature") + 1] == "0.7"
+
+
 def test_supervised_controls_spend_no_time_on_dev_evaluations() -> None:
     _, recorder = play("--experiment=tiny-plain-grpo", "--controls")
     lessons = [command for command in recorder.commands if "train.warm_start" in command]
@@ -327,12 +375,45 @@ def test_keep_going_finishes_the_other_trainings_and_names_the_failed_one() -> N
     assert "train.run_openrlhf" in again.modules()
 
 
+def test_keep_going_trains_no_control_of_a_failed_training() -> None:
+    failing = "outputs/cpu/train/grpo/epoch2"
+    pipeline, recorder = play("--experiment=tiny-plain-grpo", "--controls", "--keep-going", failing=failing)
+    assert pipeline.failed == ["grpo"]
+    assert not {"train.rejection_sampling", "train.warm_start"} & set(recorder.modules())
+    _, again = play("--experiment=tiny-plain-grpo", "--controls", "--keep-going")
+    assert {"train.rejection_sampling", "train.warm_start"} < set(again.modules())
+
+
+def test_keep_going_measures_no_failed_control() -> None:
+    failing = "outputs/cpu/train/grpo-shuffled/epoch2"
+    pipeline, recorder = play("--experiment=tiny-plain-grpo", "--controls", "--keep-going", failing=failing)
+    assert pipeline.failed == ["grpo-shuffled"]
+    assert "outputs/cpu/eval/grpo-shuffled" not in folders_of(recorder, "eval.environments")
+    assert recorder.modules()[-1] == "analysis.report"
+
+
 def test_a_run_folder_with_other_settings_is_refused() -> None:
     play("--seed=0")
     with pytest.raises(BadInput, match="seed"):
         play("--seed=1")
     with pytest.raises(BadInput, match="settings"):
         play("--set=actor.adam.lr=5e-6")
+    with pytest.raises(BadInput, match="preset"):
+        play("--preset=released")
+    with pytest.raises(BadInput, match="reference"):
+        play("--reference=base")
+
+
+def test_options_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(BadInput, match="--matrix trains with three seeds"):
+        play("--matrix", "--train-seed=1")
+    with pytest.raises(BadInput, match="no gold plans to teach"):
+        play("--profile=small", "--data=published")
+
+
+def test_a_taught_model_has_no_control_of_the_same_lessons() -> None:
+    pipeline, _ = play("--profile=small", "--controls")
+    assert pipeline.controls == ["oracle-demonstrations", "rejection-sampling", "shuffled"]
 
 
 def test_trainer_options_reach_the_trainer() -> None:

@@ -11,7 +11,7 @@ from env_construction.environment.jsonl import BadInput, read_jsonl
 from env_construction.environment.schema import write_environments
 from env_construction.facts.fact_author import FactAuthor
 from env_construction.sandbox.tool_sandbox import ToolSandbox
-from train import collect_trajectories, rejection_sampling
+from train import collect_trajectories, rejection_sampling, rl_prompts
 from train.teaching.learner import Learner
 
 START = Path(__file__).resolve().parents[2] / "assets" / "tiny_policy"
@@ -90,3 +90,26 @@ def test_a_single_sample_per_prompt_is_refused(
 ) -> None:
     with pytest.raises(BadInput, match="at least 2"):
         learn(monkeypatch, trajectories, tmp_path / "learned", "--samples", "1")
+
+
+def test_the_prompts_are_those_that_rl_draws(
+    trajectories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where long prompts are dropped, which must happen before the draw."""
+    limits = ["--max-prompts", "14", "--rollout-batch", "4", "--max-prompt-tokens", "420", "--seed", "3"]
+    line = ["--trajectories", trajectories, "--tokenizer", START, "--out", tmp_path / "prompts.jsonl"]
+    monkeypatch.setattr(sys, "argv", ["rl_prompts", *map(str, line), *limits])
+    assert rl_prompts.main() == 0
+    summary = json.loads((tmp_path / "prompts.summary.json").read_text())
+    assert summary["over_long"] > 0 and summary["kept"] == 12
+    labels = [json.loads(row["label"]) for _, row in read_jsonl(tmp_path / "prompts.jsonl")]
+    drawn: list = []
+
+    def no_responses(policy, states, arguments):
+        drawn.extend(states)
+        raise BadInput("enough")
+
+    monkeypatch.setattr(rejection_sampling, "best_responses", no_responses)
+    with pytest.raises(BadInput, match="enough"):
+        learn(monkeypatch, trajectories, tmp_path / "learned", *limits)
+    assert [(state.id, state.unsolved_set) for state in drawn] == [(row["id"], row["unsolved_set"]) for row in labels]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,12 @@ class StageLog:
     def finished(self, key: Mapping[str, Any]) -> bool:
         """Whether a row has exactly these keys and values, ignoring its times."""
         return any(_key_of(row) == dict(key) for row in self._rows)
+
+    def up_to_date(self, key: Mapping[str, Any], later: Collection[str]) -> bool:
+        """Whether a row with these keys follows every row of the stages that are not in `later`."""
+        needed = [place for place, row in enumerate(self._rows) if row["stage"] not in later]
+        made = [place for place, row in enumerate(self._rows) if _key_of(row) == dict(key)]
+        return bool(made) and made[-1] > max(needed, default=-1)
 
     def write(self, key: Mapping[str, Any], started: float) -> int:
         """Record a finished stage that began at `started` (time.monotonic). Return its duration in seconds."""

@@ -48,6 +48,8 @@ class Plan:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         profile = PROFILES[options.profile]
+        if options.matrix and options.train_seed:
+            raise BadInput("--matrix trains with three seeds; remove --train-seed")
         names = options.experiment or (MATRIX if options.matrix else profile.experiments)
         if (options.model or options.teach) and not options.experiment:  # train one model in one mode
             names = OWN if options.profile == "small" and options.model else names[:2]
@@ -81,6 +83,11 @@ class Plan:
         first = self.rows[0].model
         taught = self.profile.teach and first.untaught and not options.model
         self.teach: str = options.teach or (first.start if taught else "")
+        if self.teach and options.data == "published":
+            raise BadInput(
+                "--data published: has no gold plans to teach the call format with; choose an experiment that starts "
+                "from a model as it is (--model), or --data built"
+            )
         for row in self.rows:
             if self.start_of(row) == str(self.start_folder(row)) and not (self.teach or options.from_scratch):
                 shipped_policy(row)
@@ -95,9 +102,12 @@ class Plan:
         """Whether this run can train a control.
 
         A supervised control has no training seed, so only the run with seed 0 trains it. More lessons need a start
-        policy that this run copied or taught.
+        policy that this run copied or taught. A pretrained model is taught with oracle demonstrations, so more of its
+        teaching would be the same control twice.
         """
         first = self.rows[0]
+        if control == "more-supervised" and self.teach:
+            return False
         lessons = control in ("more-supervised", "oracle-demonstrations")
         if control == "rejection-sampling" or lessons:
             taught_here = self.start_of(first) == str(self.start_folder(first))

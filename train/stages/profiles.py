@@ -15,7 +15,6 @@ from env_construction.environment.command_line import ScriptParser
 from train.experiments import PAPER_ALGORITHMS, TEMPERATURE, matrix
 
 STAGES = (
-    "setup",
     "environments",
     "start",
     "measure_start",

@@ -27,9 +27,9 @@ TEACHING = (
     "--skill-items", "0", "--thinking-share", "0",
 )  # fmt: skip
 TEACHING_MINUTES = {"cpu": 26, "cuda": 6}
-"""At most. On an H200, SmolLM2-135M reached a Solve-F1 of 0.48 on train environments after 0.7 minutes."""
+"""On an H200, SmolLM2-135M reached a Solve-F1 of 0.48 on train environments after 0.7 minutes."""
 DEV_CHECKS = {"cpu": ("--evaluate-every", 1300, "--dev-cases", 12), "cuda": ("--evaluate-every", 40, "--dev-cases", 40)}
-"""When teaching looks whether it may stop. A check on a CPU takes minutes."""
+"""How often teaching saves a checkpoint and measures it. A check on a CPU takes minutes."""
 NEVER = 99_999
 """Seconds between dev evaluations that no training reaches. A control trains for a fixed time, so none is needed."""
 MAX_TURNS = 20  # paper section "Evaluation"
@@ -181,21 +181,16 @@ class Steps(Plan):
     # --- training ---------------------------------------------------------------------------------------------------
 
     def train_one(self, training: Training) -> None:
-        """In each epoch, collect trajectories with the current policy, build prompts and train."""
+        """In each epoch, collect trajectories with the current policy, build prompts and train.
+
+        A finished epoch needs no prompts, and the weights that it started from may be gone (`prune_checkpoints`).
+        """
         row, name = training.row, self.name_of(training)
         policy = self.start_of(row)
         for epoch in range(1, row.scale.epochs + 1):
             folder = self.epoch_folder(training, epoch)
-            source = ["--trajectories", folder / "trajectories.jsonl"]
-            if row.episode:  # the trainer itself plays complete episodes, so its prompts are the questions alone
-                source = ["--environments", self.environments_of(row) / "train.jsonl"]
-            elif epoch > 1:
-                self.collect(f"train_{name}", training, epoch, policy, folder)
-            elif (collector := self.collector_of(training)) != training and not (folder / "done.json").exists():
-                files = [str(self.epoch_folder(collector, 1) / file) for file in COLLECTED]
-                copy = ["install", "-D", "-m", "644", "-t", str(folder), *files]
-                self.runner.run(f"train_{name}", copy, self.tag(name))
-            self._prompts(training, epoch, policy, folder, source)
+            if not (folder / "done.json").exists():
+                self._prompts(training, epoch, policy, folder)
             self.run(
                 f"train_{name}", "train.run_openrlhf", "--experiment", row.name, "--policy-dir", policy,
                 "--prompts", folder / "prompts.jsonl", "--out", folder, "--seed", self.seed_of(training, epoch),
@@ -230,8 +225,17 @@ class Steps(Plan):
             "--thinking" if row.thinking else "", tag=self.tag(log.removeprefix("train_")),
         )  # fmt: skip
 
-    def _prompts(self, training: Training, epoch: int, policy: str, folder: Path, source: list[Any]) -> None:
+    def _prompts(self, training: Training, epoch: int, policy: str, folder: Path) -> None:
         row, name, scale = training.row, self.name_of(training), training.row.scale
+        source = ["--trajectories", folder / "trajectories.jsonl"]
+        if row.episode:  # the trainer itself plays complete episodes, so its prompts are the questions alone
+            source = ["--environments", self.environments_of(row) / "train.jsonl"]
+        elif epoch > 1:
+            self.collect(f"train_{name}", training, epoch, policy, folder)
+        elif (collector := self.collector_of(training)) != training:
+            files = [str(self.epoch_folder(collector, 1) / file) for file in COLLECTED]
+            copy = ["install", "-D", "-m", "644", "-t", str(folder), *files]
+            self.runner.run(f"train_{name}", copy, self.tag(name))
         self.run(
             f"train_{name}", "train.rl_prompts", *source, "--tokenizer", policy, "--out", folder / "prompts.jsonl",
             "--rollout-batch", scale.rollout_batch, "--max-prompts", self.profile.max_prompts,
@@ -287,7 +291,8 @@ class Steps(Plan):
             self.run(
                 "controls", "train.rejection_sampling", "--policy-dir", policy,
                 "--trajectories", collected / "trajectories.jsonl", "--out", learned, "--checkpoint", checkpoint,
-                "--samples", scale.samples_per_prompt, "--max-prompts", self.profile.max_prompts,
+                "--samples", scale.samples_per_prompt, "--rollout-batch", scale.rollout_batch,
+                "--max-prompts", self.profile.max_prompts,
                 "--max-prompt-tokens", scale.max_prompt, "--max-new-tokens", scale.max_response,
                 "--seed", self.seed_of(training, epoch),
                 "--learning-rate", scale.learning_rate, "--minutes", f"{self.train_minutes(training) / scale.epochs:g}",

@@ -6,12 +6,14 @@ What is asked for comes as the options of `train.warm_start` (--minutes, --copy-
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
@@ -48,9 +50,13 @@ class Watched:
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Save a checkpoint folder in fp32, so that start and trained models are compared in the same precision."""
+    """Save a checkpoint folder in the precision that the trainer saves: bf16 from a GPU, fp32 from a CPU.
+
+    Otherwise the rounding of the start would count as a change of every weight.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    saved = copy.deepcopy(model).to(torch.bfloat16) if model.device.type == "cuda" else model
+    saved.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

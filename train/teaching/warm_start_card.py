@@ -97,7 +97,7 @@ behavior that the policy already samples.
 
 {made}
 
-{total} of training in total. The same commands reproduce the model, but not bit for bit, because
+{total} of training in total. Repeating the commands gives a similar model, not the same one, because
 training stops at a time limit.
 
 ## Results

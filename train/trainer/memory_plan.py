@@ -247,7 +247,7 @@ def check_resources(
     return [*lines, f"disk: {needed:.1f} GiB needed ({_listed(plan.disk)}), {free:.0f} GiB free"]
 
 
-def available_gib() -> float | None:
+def available_gib(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
     """Free host memory in GiB, within the limit of a container; None if /proc does not report it."""
     try:
         rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
@@ -255,10 +255,13 @@ def available_gib() -> float | None:
     except (OSError, KeyError, ValueError):
         return None
     try:
-        limit, used = (
-            Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="utf-8").strip() for name in ("max", "current")
+        limit, used, parts = (
+            (cgroup / f"memory.{name}").read_text(encoding="utf-8").strip() for name in ("max", "current", "stat")
         )
-        return min(free, (int(limit) - int(used)) / GIB)
+        counted = {name: int(count) for name, count in (line.split() for line in parts.splitlines())}
+        # the cache of files counts as used, but the kernel gives it up for whoever needs memory
+        cache = counted.get("inactive_file", 0) + counted.get("active_file", 0)
+        return min(free, (int(limit) - int(used) + cache) / GIB)
     except (OSError, ValueError):  # no limit
         return free
 

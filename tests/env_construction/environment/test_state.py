@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from env_construction.environment.schema import Environment
-from env_construction.environment.state import Tables, difference, is_tables, overlap, patched
+from env_construction.environment.state import Tables, difference, overlap, patched, tables_problem
 from tests.reward.stateful_bank import TABLES, bank
 
 CELLS = st.one_of(st.booleans(), st.integers(-3, 3), st.text("ab", max_size=2))
@@ -53,8 +53,11 @@ def test_patches_overlap_in_cells_not_in_rows() -> None:
 
 
 def test_what_is_no_table_is_seen() -> None:
-    assert is_tables(TABLES)
-    assert not any(map(is_tables, (None, [], {"t": []}, {"t": {"x": [1]}}, {"t": {"x": {"a": {"b": 1}}}})))
+    assert not tables_problem(TABLES, TABLES) and not tables_problem({}, TABLES) and not tables_problem(TABLES, {})
+    wrong: tuple[Any, ...] = (None, [], {"t": []}, {"t": {"x": [1]}}, {"t": {"x": {"a": {"b": 1}}}})
+    assert all(tables_problem({}, tables) for tables in wrong)
+    less = {"account": {**TABLES["account"], "A1": {"owner": "Ann Moor", "open": True}}}
+    assert tables_problem(TABLES, less) == "the tools of this turn removed 'balance' of account 'A1'"
 
 
 def test_a_record_carries_its_state_as_text_and_one_without_has_no_such_key() -> None:

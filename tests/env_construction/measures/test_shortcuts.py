@@ -13,6 +13,7 @@ from env_construction.measures.shortcuts import CHOOSERS, PUBLISHED, audit, choi
 from env_construction.measures.surface_probe import probe
 from env_construction.sandbox.tool_sandbox import ToolSandbox
 from env_construction.shortcuts import main
+from tests.reward.stateful_bank import bank
 
 PUBLISHED_SAMPLE = Path(__file__).resolve().parents[4] / "shared/data/ftrl_test_sample.jsonl"
 NEEDED = 'def get_length(river, unit="km"):\n    return {"Orm": 412, "Vell": 87}.get(river, "unknown")\n'
@@ -95,6 +96,18 @@ def test_a_tool_that_answers_without_being_asked_is_found(policy: str, code: str
     leaking, honest = rows(sandbox, *[item] * 20)[policy], rows(sandbox, *[environment(1)] * 20)[policy]
     assert leaking.score == 1 and leaking.leaks
     assert honest.score == 0 and not honest.leaks
+
+
+def test_tools_of_stateful_environments_are_called_with_their_tables(sandbox: ToolSandbox) -> None:
+    honest = bank()
+    told = {
+        **honest.codes,
+        "owner_of": "def owner_of(state, account=''):\n    return state['account']['A3']['owner']\n",
+    }
+    leaking = honest.model_copy(update={"codes": told})
+    for item, score in ((honest, 0.0), (leaking, 1.0)):
+        found = rows(sandbox, *[item] * 20)["nonsense arguments"]
+        assert (found.n, found.score) == (20, score), "one reading tool; transfer writes and is left out"
 
 
 def test_guessable_answers_and_choices_are_found(sandbox: ToolSandbox) -> None:

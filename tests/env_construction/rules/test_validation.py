@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from env_construction.data_statistics import tally
 from env_construction.environment.constraints import (
     AnswerFormat,
     Budget,
@@ -21,6 +23,7 @@ from env_construction.environment.schema import Environment, GoldCall, SubQuesti
 from env_construction.rules.replay import RUNS, gold_orders
 from env_construction.rules.validation import REPLAY_RULES, STATIC_RULES, validate_environments
 from env_construction.sandbox.tool_sandbox import ToolSandbox
+from env_construction.show import describe
 from env_construction.validate import judge, keep_valid, tools_load
 
 CAPITAL = (
@@ -291,12 +294,14 @@ def test_a_file_is_judged_line_by_line(tmp_path, construction_sandbox: ToolSandb
     wrong = _sound()
     wrong.id = "wrong"
     _answers_otherwise(wrong)
-    write_environments(tmp_path / "file.jsonl", [_sound(), wrong])
-    judged = [
-        (line, environment.id, [item.rule for item in found])
-        for line, environment, found in judge(tmp_path / "file.jsonl")
+    path = tmp_path / "file.jsonl"
+    write_environments(path, [_sound(), wrong])
+    path.write_text("\n" + path.read_text())
+    judged = [(where, environment.id, [item.rule for item in found]) for where, environment, found in judge(path)]
+    assert judged == [
+        (f"{path}:2", "sound", []),
+        (f"{path}:3", "wrong", ["gold_plan_answers", "gold_plan_scores_one"]),
     ]
-    assert judged == [(1, "sound", []), (2, "wrong", ["gold_plan_answers", "gold_plan_scores_one"])]
     assert [environment.id for environment in keep_valid([_sound(), wrong])] == ["sound"]
 
 
@@ -367,3 +372,24 @@ def test_a_tool_outside_the_plan_may_have_any_schema(construction_sandbox: ToolS
     environment.tools.append(ToolDocument(name="odd", description="Anything.", parameters=parameters))
     environment.codes["odd"] = "def odd(**options):\n    return 'nothing'\n"
     assert _rules(environment, construction_sandbox) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"required": True},
+        {"required": ["city"], "properties": {"city": {"enum": {"a": 1}}}},
+        {"properties": {"city": True, "unit": False}},
+        {"required": ["city"]},
+    ],
+)
+def test_odd_schemas_of_own_files_are_judged_counted_and_shown(
+    change: dict[str, Any], tmp_path: Path, construction_sandbox: ToolSandbox
+) -> None:
+    odd = _sound()
+    odd.tools[0].parameters = {"type": "object", **change}
+    write_environments(tmp_path / "file.jsonl", [odd])
+    assert len(list(judge(tmp_path / "file.jsonl"))) == 1
+    assert tally([odd]).rows()
+    less = odd.model_copy(update={"codes": {}, "sub_questions": []})
+    assert "# this tool has no code" in describe(less, construction_sandbox)

@@ -101,6 +101,15 @@ PROCESSES = [
     Hostile("kill everyone", TRIES + "\n    def evil(): return attempt(lambda: os.kill(-1, 9))", "ok", "refused"),
     Hostile("kill the group", TRIES + "\n    def evil(): return attempt(lambda: os.killpg(0, 9))", "ok", "refused"),
     Hostile("kill init", TRIES + "\n    def evil(): return attempt(lambda: os.kill(1, 15))", "ok", "refused"),
+    Hostile(
+        "signal by a descriptor's owner",
+        TRIES + "\n    import fcntl\n    def evil():\n        read, _ = os.pipe()\n"
+        "        owner = attempt(lambda: fcntl.fcntl(read, fcntl.F_SETOWN, os.getppid()))\n"
+        "        signal = attempt(lambda: fcntl.fcntl(read, fcntl.F_SETSIG, 9))\n"
+        "        return [owner, signal, attempt(lambda: fcntl.fcntl(read, fcntl.F_GETFL))]",
+        "ok",
+        '["refused 13", "refused 13", "done',
+    ),
     Hostile("new session", TRIES + "\n    def evil(): return attempt(os.setsid)", "ok", "refused"),
     Hostile(
         "outlive the parent",

@@ -112,6 +112,20 @@ def test_smallest_resolvable_difference_shrinks_with_n_and_needs_spread() -> Non
     assert smallest_resolvable_difference(rows_of([1.0]), "x") is None
 
 
+def test_a_mean_of_groups_is_resolved_as_well_as_its_smallest_group_allows() -> None:
+    """Half of the weight is on few cases, so they decide; the other groups' cases do not count."""
+    rows = [
+        {"id": f"{i}", "x": float(i % 2), "g": "few" if i < 10 else "many" if i < 410 else "other"} for i in range(900)
+    ]
+    mean = GroupedMean("m", "x", "g", {"few": 0.5, "many": 0.5})
+    few, many = (np.var([row["x"] for row in rows if row["g"] == name], ddof=1) for name in ("few", "many"))
+    wanted = resolvable(math.sqrt(2 * (few / 10 + many / 400) / 4), 1)
+    assert smallest_resolvable_difference(rows, mean) == pytest.approx(wanted)
+    assert wanted > 4 * (smallest_resolvable_difference(rows, "x") or 0)
+    assert smallest_resolvable_difference(rows[9:], mean) is None, "a group with one case"
+    assert smallest_resolvable_difference(rows[10:], mean) is None, "a group without a case"
+
+
 def test_summary_excludes_and_counts_faults_and_groups_rows(tmp_path) -> None:
     data = tmp_path / "cases.jsonl"
     data.write_text("{}\n")

@@ -12,6 +12,7 @@ from env_construction.environment.jsonl import BadInput
 from env_construction.environment.matching import MATCHES
 from env_construction.environment.schema import Environment
 from env_construction.sandbox.tool_sandbox import ToolCall, ToolResult, ToolSandbox
+from reward.tool_calls import render_call
 from serving.episodes.errors import EpisodeError
 from serving.episodes.log import EpisodeLog
 from serving.episodes.server import EpisodeServer, Limits
@@ -181,6 +182,23 @@ def test_a_sandbox_fault_does_not_count_against_the_model(environments):
         refused("sandbox_fault", server.call, key, "capital_of", {"country": "Fiji"})
         broken.run = real
         assert [turn.q for turn in server.finish(key).published.turns] == [1]
+
+
+def test_an_episode_whose_scoring_failed_can_be_finished_again(environments, monkeypatch):
+    with ToolSandbox(workers=1) as working:
+        server = serve(environments, working)
+        key = server.reset(id="atlas-single_hop").episode
+        server.call(key, "capital_of", {"country": "Fiji"})
+        real = working.run_batch
+        monkeypatch.setattr(
+            working,
+            "run_batch",
+            lambda jobs: [[ToolResult(c.name, "fault", "gone", 0.0) for c in j.calls] for j in jobs],
+        )
+        last = render_call(ToolCall("capital_of", {"country": "Peru"}))
+        refused("sandbox_fault", server.finish, key, last)
+        monkeypatch.setattr(working, "run_batch", real)
+        assert [turn.q for turn in server.finish(key, last).published.turns] == [1, 0]
 
 
 @pytest.mark.parametrize("raw", [False, True])

@@ -164,3 +164,20 @@ def test_an_existing_folder_and_an_empty_export_are_one_line_errors(export, data
         said = export("sft", data, out)
         assert said.returncode == 2 and words in said.stderr and said.stderr.splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "out").exists()
+
+
+def test_options_that_would_do_nothing_and_other_trajectories_are_refused(
+    export, run_script, data, environments, tmp_path
+):
+    collected = ["--environments", data, "--policy", "oracle", "--out", tmp_path / "t"]
+    assert run_script("train.collect_trajectories", *collected).returncode == 0
+    file = ["--trajectories", str(tmp_path / "t/trajectories.jsonl")]
+    write_environments(data, environments[:1])
+    for kind, options, words in (
+        ("trl", ["--min-solve-f1", "1.0"], "only valid with --to sft"),
+        ("verl", ["--answer-correct"], "only valid with --to sft"),
+        ("trl", file, "is not in --data"),
+        ("sft", file, "pass the environments that the trajectories were collected in"),
+    ):
+        said = export(kind, data, tmp_path / "out", *options)
+        assert said.returncode == 2 and words in said.stderr

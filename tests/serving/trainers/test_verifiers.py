@@ -19,6 +19,7 @@ import pytest
 from env_construction.environment.schema import Environment, read_environments
 from env_construction.sandbox.tool_sandbox import ToolCall
 from serving.episodes.recorded import turn_text
+from tests.reward.stateful_bank import bank
 from tests.serving.recorded_episodes import RAW, SCRIPTED, Turns, digits, episodes, expected, texts_of
 
 vf = pytest.importorskip("verifiers.v1", reason="verifiers is installed in a separate environment: run .ci/faces.sh")
@@ -176,6 +177,21 @@ def test_wrong_requests_are_typed_errors_and_score_like_in_the_scorer(sandbox):
             assert digits(found) == digits(wanted["rewards"]["turns"])
 
     asyncio.run(main())
+
+
+def test_a_stateful_environment_keeps_its_tables_from_call_to_call(sandbox):
+    from ftrl_tools_v1.servers.tools import FtrlToolset
+
+    async def main() -> list[str]:
+        tools = FtrlToolset(vf.ToolsetConfig())
+        await tools.setup_task(SimpleNamespace(environment=bank().model_dump_json()))
+        move = {"sender": "A1", "receiver": "A2", "amount": 50}
+        made = await asyncio.gather(*(tools._call_tool("transfer", move) for _ in range(2)))
+        return [result.content[0].text for result in (*made, await tools._call_tool("owner_of", {"account": "A3"}))]
+
+    assert asyncio.run(main()) == [
+        '{"balance of the receiver": 280}', '{"balance of the receiver": 330}', '{"owner": "Cleo Hart"}',
+    ]  # fmt: skip
 
 
 def said(turn) -> vf.AssistantMessage:

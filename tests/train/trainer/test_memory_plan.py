@@ -146,6 +146,18 @@ def test_free_host_memory_of_this_machine_is_found() -> None:
     assert 0 < (available_gib() or 0) < 10000
 
 
+def test_the_cache_of_files_is_free_memory(tmp_path: Path) -> None:
+    for name, text in (
+        ("max", "2147483648\n"),
+        ("current", "2147483648\n"),
+        ("stat", "anon 1073741824\ninactive_file 268435456\nactive_file 805306368\n"),
+    ):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert available_gib(tmp_path) == pytest.approx(1.0)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (available_gib(tmp_path) or 0) == pytest.approx(available_gib() or 0, rel=0.2)
+
+
 def test_the_longest_sequence_is_the_last_that_fits() -> None:
     row = experiment("qwen3-8b-thinking-grpo")
     longest = longest_sequence(row, 8, 1, 40)
