@@ -105,8 +105,7 @@ def _rows(
         return
     states = list(environments.values())
     if arguments.trajectories:
-        rows = _known(arguments, environments)
-        states = [state for state, _ in training_states(rows, PromptCounts())]
+        states = [state for state, _ in training_states(_known(arguments, environments), PromptCounts())]
     yield from (trl_rows if arguments.to == "trl" else verl_rows)(states, settings)
 
 
