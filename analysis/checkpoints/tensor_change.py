@@ -9,8 +9,10 @@ file, regardless of the tensor's size.
 The elementwise mean is the measure of the first author's ParamRestore (arXiv 2509.16596), here in single precision.
 Weights near zero dominate it: one that moves from 1e-6 to 1e-4 counts as much as a hundred that double.
 
-How to read the floor: a weight that training does not move is stored unchanged, so rounding alone changes nothing, and
-a change far below the floor is visible. But the stored change is not the true change. A weight that moves by d << ulp
+A base of higher precision than the trained tensor is first rounded as the trained one was stored. So a weight that
+training does not move counts as unchanged.
+
+How to read the floor: rounding alone changes nothing, and a change far below the floor is visible. But the stored change is not the true change. A weight that moves by d << ulp
 is stored as its neighbor with probability d / ulp, and then moves by one ulp. The stored change is thus about
 sqrt(true change x ulp). It is larger than the true change and mostly shows which weights were near a rounding boundary.
 Measured in bf16 (normal weights, floor 1.66e-3, normal steps):
@@ -190,6 +192,16 @@ def piece_sums(base: np.ndarray, trained: np.ndarray, dtype: str) -> Sums:
     return Sums(len(base), out[0], out[1], out[2], out[3] * 4.0 ** -MANTISSA_BITS[dtype], int(out[4]), out[5])
 
 
+def rounded_to(piece: np.ndarray, dtype: str) -> np.ndarray:
+    """A float32 piece as stored in BF16 or F16: to the nearest value, ties to even. Other pieces and types: unchanged."""
+    if piece.dtype != np.float32 or dtype not in ("BF16", "F16"):
+        return piece
+    if dtype == "F16":
+        return piece.astype(np.float16).view(np.int16)
+    bits = piece.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
 def coarser(one: str, other: str) -> str:
     """The stored type with fewer mantissa bits, whose rounding limits the comparison."""
     return min(one, other, key=lambda dtype: MANTISSA_BITS[dtype])
@@ -222,7 +234,8 @@ def compare_tensors(
             for place in range(first, len(work), threads):
                 index, start, count = work[place]
                 base, trained = pairs[index]
-                before, after = base_reader.read(base, start, count), trained_reader.read(trained, start, count)
+                before = rounded_to(base_reader.read(base, start, count), trained.dtype)
+                after = trained_reader.read(trained, start, count)
                 results[place] = piece_sums(before, after, coarser(base.dtype, trained.dtype))
                 if on_bytes:
                     on_bytes(count * (ITEM_BYTES[base.dtype] + ITEM_BYTES[trained.dtype]))

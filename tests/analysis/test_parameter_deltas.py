@@ -62,13 +62,23 @@ def test_streamed_sums_equal_those_of_an_in_memory_comparison(
     found = {delta.name: delta for delta in compare_checkpoints(base, trained)}
     assert set(found) == set(before)
     for name, delta in found.items():
-        x, y = before[name].double(), after[name].double()
+        x, y = before[name].to(after[name].dtype).double(), after[name].double()  # the base as the trainer stores it
         assert delta.status == "compared" and delta.sums is not None
         assert delta.sums.relative == pytest.approx(float((y - x).norm() / x.norm()), rel=1e-5)
         assert delta.sums.mean_absolute == pytest.approx(float((y - x).abs().mean()), rel=1e-5)
         assert delta.sums.elementwise == pytest.approx(float(((y - x).abs() / (x.abs() + 1e-8)).mean()), rel=1e-4)
         if "float64" not in types:
             assert delta.sums.changed == int((x != y).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_of_higher_precision_that_was_not_trained_is_unchanged(tmp_path: Path, dtype: torch.dtype) -> None:
+    edges = torch.tensor([1.00390625, 1.01171875, -1.00390625, 0.0, -0.0, 6e4, 1e-40])  # ties and extremes
+    exact = torch.cat([torch.randn(100_000, generator=torch.Generator().manual_seed(3)), edges])
+    stored = exact.to(dtype)
+    base, trained = save(tmp_path / "a", {NAME: exact}), save(tmp_path / "b", {NAME: stored})
+    (delta,) = compare_checkpoints(base, trained)
+    assert delta.sums is not None and (delta.sums.changed, delta.sums.change_squared) == (0, 0)
 
 
 def test_rounding_floor_equals_the_rounding_error_of_unchanged_weights(tmp_path: Path) -> None:
