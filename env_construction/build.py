@@ -138,6 +138,7 @@ def _take(
         while not progress.seen.add(key):
             former = Environment.from_record(json.loads(line))
             progress.tally.add(former, sign=-1)
+            progress.flags.subtract(f"{former.scenario}/{rule}" for rule in former.provenance.get("flags", ()))
             progress.rejections[f"{former.scenario}/duplicate"] += 1
             again = here.build((configuration, split, [index]), {index: former.provenance["attempt"] + 1})
             replacement = summarize(again)
@@ -153,7 +154,7 @@ def _statistics(progress: SplitProgress) -> dict[str, Any]:
     return {
         "environments": progress.done,
         "rejections by scenario and rule": dict(sorted(progress.rejections.items())),
-        "flags by scenario and rule": dict(sorted(progress.flags.items())),
+        "flags by scenario and rule": {name: count for name, count in sorted(progress.flags.items()) if count},
         "distinct (estimated)": {name: counter.estimate() for name, counter in progress.distinct.items()},
         **progress.tally.to_record(),
     }

@@ -34,9 +34,10 @@ from typing import Any
 from env_construction.environment.constraints import KINDS, first_broken
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.matching import MATCHES
+from env_construction.environment.schema import Environment
 from eval.suites.games import OnRow, Play
 from eval.suites.results import Metric, RatioMetric, f1_of_means, table_text
-from eval.suites.suite import DataMissing, run_suite, suite_parser
+from eval.suites.suite import DataMissing, ordered_rows, row_files, run_suite, suite_parser
 from reward.scoring import TurnScore
 from reward.tool_calls import CALL_MARKS
 from train.collect_trajectories import load_environments
@@ -184,6 +185,34 @@ def failure_of(episode: Episode) -> str:
         return "unsolved"
     has_answer = episode.state.answer is not None
     return "wrong_answer" if has_answer and not score.answer_correct else ""
+
+
+def evaluate(
+    policy: Policy,
+    environments: list[Environment],
+    out: Path,
+    *,
+    trials: int = 1,
+    seed: int = 0,
+    max_turns: int = 20,
+    match: str = "published",
+    in_flight: int = 256,
+) -> tuple[list[dict[str, Any]], int]:
+    """Play what `out/results.jsonl` lacks; returns all rows (ordered by id, then trial) and the count of new faults."""
+    with row_files(out, len(environments) * trials, policy.name) as (done, keep, faults):
+        play(
+            policy,
+            environments,
+            max_turns=max_turns,
+            trials=trials,
+            seed=seed,
+            match=match,
+            on_episode=lambda episode: keep(_row(episode)),
+            in_flight=in_flight,
+            skip=lambda case, trial: (case, trial) in done,
+        )
+        broken = faults.total()
+    return ordered_rows(out, [environment.id for environment in environments]), broken
 
 
 def _row(episode: Episode) -> dict[str, Any]:

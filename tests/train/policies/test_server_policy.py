@@ -17,6 +17,7 @@ from env_construction.environment.jsonl import BadInput, run_main
 from env_construction.environment.schema import write_environments
 from env_construction.replies.server_replies import ReplyMessage
 from env_construction.sandbox.tool_sandbox import ToolCall
+from eval.environments import evaluate
 from eval.suites.results import read_rows
 from reward.tool_calls import parse_turn, render_call
 from tests.local_server import Asked, LocalServer, Said
@@ -318,32 +319,26 @@ def test_a_reply_that_no_retry_mends_is_asked_for_once(server, environments, pay
 
 
 @pytest.mark.parametrize("workers", [1, 8])
-def test_one_odd_reply_costs_its_episode_alone_and_the_rerun_mends_it(
-    server, environments, tmp_path, monkeypatch, workers
-) -> None:
+def test_one_odd_reply_costs_its_episode_alone_and_the_rerun_mends_it(server, environments, tmp_path, workers) -> None:
     many = [
         environments[0].model_copy(update={"id": f"e{n}", "messages": [{"role": "user", "content": f"Question {n}."}]})
         for n in range(30)
     ]
 
-    def answer(body: dict[str, Any] | None, count: int) -> Answer:
-        if body is None:
-            return refused(404, "this server does not list its models")
+    def answer(body: dict[str, Any], count: int) -> Answer:
         odd = broken and body["messages"][0]["content"] == "Question 17."
         return (200, {"choices": [{"message": "odd"}]}) if odd else said({"content": "Suva"})
 
-    def measured() -> tuple[int, list[dict[str, Any]]]:
-        assert run_command("evaluate", server, many, tmp_path, monkeypatch, "--in-flight", str(workers)) == 0
-        faults = tmp_path / "out" / "faults.jsonl"
-        return len(read_rows(tmp_path / "out")), read_rows(faults) if faults.read_text() else []
-
     server.answer, broken = answer, True
-    rows, [fault] = measured()
-    assert (rows, fault["id"]) == (29, "e17")
+    rows, faults = evaluate(policy(server, concurrency=workers), many, tmp_path)
+    assert (len(rows), faults) == (29, 1)
+    [fault] = read_rows(tmp_path / "faults.jsonl")
+    assert fault["id"] == "e17"
     assert "'choices.0.message'" in fault["fault"] and '"odd"' in fault["fault"]
-    assert len(measured()[1]) == 1
+    assert evaluate(policy(server, concurrency=workers), many, tmp_path)[1] == 1
     broken, asked = False, len(server.bodies)
-    assert (measured(), len(server.bodies) - asked) == ((30, []), 1)
+    rows, faults = evaluate(policy(server, concurrency=workers), many, tmp_path)
+    assert (len(rows), faults, len(server.bodies) - asked) == (30, 0, 1)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "collect"])
