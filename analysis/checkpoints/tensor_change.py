@@ -12,10 +12,11 @@ Weights near zero dominate it: one that moves from 1e-6 to 1e-4 counts as much a
 A base of higher precision than the trained tensor is first rounded as the trained one was stored. So a weight that
 training does not move counts as unchanged.
 
-How to read the floor: rounding alone changes nothing, and a change far below the floor is visible. But the stored change is not the true change. A weight that moves by d << ulp
-is stored as its neighbor with probability d / ulp, and then moves by one ulp. The stored change is thus about
-sqrt(true change x ulp). It is larger than the true change and mostly shows which weights were near a rounding boundary.
-Measured in bf16 (normal weights, floor 1.66e-3, normal steps):
+How to read the floor: rounding alone changes nothing, and a change far below the floor is visible. But the stored
+change is not the true change. A weight that moves by d << ulp is stored as its neighbor with probability d / ulp, and
+then moves by one ulp. The stored change is thus about sqrt(true change x ulp). It is larger than the true change and
+mostly shows which weights were near a rounding boundary. Measured in bf16 (normal weights, floor 1.66e-3, normal
+steps):
 
     true relative change    1e-5     1e-4     1e-3     3e-3     1e-2
     stored                  1.9e-4   6.0e-4   1.9e-3   3.7e-3   1.0e-2
@@ -193,7 +194,7 @@ def piece_sums(base: np.ndarray, trained: np.ndarray, dtype: str) -> Sums:
 
 
 def rounded_to(piece: np.ndarray, dtype: str) -> np.ndarray:
-    """A float32 piece as stored in BF16 or F16: to the nearest value, ties to even. Other pieces and types: unchanged."""
+    """A float32 piece as stored in BF16 or F16: to the nearest value, ties to even. Others are returned as they are."""
     if piece.dtype != np.float32 or dtype not in ("BF16", "F16"):
         return piece
     if dtype == "F16":
