@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,12 @@ PARAMETER_TYPES = ("string", "boolean", "object", "number", "array", "integer")
 _PIECE = re.compile(r"\w+|[^\w\s]")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|[A-Z][a-z]+ \d{1,2}, \d{4}|\d{1,2} [A-Z][a-z]+ \d{4}")
 _NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?( ?(%|[A-Za-z]{1,3}2?))?")
+
+
+def required_of(parameters: Mapping[str, Any]) -> list[str]:
+    """The required parameters; none if a tool's schema has something else than a list there."""
+    required = parameters.get("required")
+    return required if isinstance(required, list) else []
 
 
 def answer_kind(answer: str) -> str:
@@ -81,7 +87,7 @@ class Tally:
             self.counts["code characters"] += len(source)
         for answer in answers:
             self._histogram("answer kind", answer_kind(str(answer)))
-        required = {tool.name: set(tool.parameters.get("required") or ()) for tool in environment.tools}
+        required = {tool.name: set(required_of(tool.parameters)) for tool in environment.tools}
         for call in environment.gold_plan:
             self.counts["gold calls"] += 1
             self.counts["gold calls with an optional argument"] += bool(
@@ -112,7 +118,7 @@ class Tally:
     def _add_tool(self, scenario: str, parameters: dict[str, Any]) -> None:
         properties = parameters.get("properties") or {}
         self.counts[f"{scenario}/parameters"] += len(properties)
-        self.counts[f"{scenario}/required parameters"] += len(parameters.get("required") or ())
+        self.counts[f"{scenario}/required parameters"] += len(required_of(parameters))
         for rule in properties.values():
             schema = rule if isinstance(rule, dict) else {}  # JSON Schema allows true and false
             self.counts["parameters"] += 1

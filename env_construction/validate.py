@@ -24,6 +24,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from env_construction.data_statistics import required_of
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, located_environments
@@ -82,8 +83,7 @@ def required_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The simplest value for each parameter that a tool's JSON Schema requires."""
     properties = schema.get("properties") or {}
     values = {}
-    required = schema.get("required")
-    for name in required if isinstance(required, list) else ():
+    for name in required_of(schema):
         rule = properties.get(name) if isinstance(properties, dict) else None
         rule = rule if isinstance(rule, dict) else {}
         kinds = rule.get("type")

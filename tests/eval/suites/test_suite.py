@@ -252,7 +252,8 @@ def test_suite_resumes_replays_faults_and_refuses_another_configuration(tmp_path
     assert whole["metrics"]["long"]["value"] == pytest.approx(2 / 3)
     assert whole["metrics"]["heard_mean"]["value"] == pytest.approx((1 + 2.5) / 2)
     assert set(whole["by_length"]) == {"1", "2", "3"}
-    assert whole["smallest_resolvable_difference"]["heard_mean"] > 0
+    resolvable = whole["smallest_resolvable_difference"]
+    assert resolvable["long"] > 0 and resolvable["heard_mean"] is None, "a group with one case has no spread"
     policy = EchoPolicy()
     again = countdown_suite(tmp_path / "out", [data], policy=policy)
     assert again == whole and not policy.batches
