@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import SCENARIOS, Environment, read_environments
+from env_construction.environment.tool_schema import required_of
 from env_construction.measures.shortcuts import enumeration_arguments
 from env_construction.measures.surface_probe import describe_probe, probe
 
@@ -35,12 +36,6 @@ PARAMETER_TYPES = ("string", "boolean", "object", "number", "array", "integer")
 _PIECE = re.compile(r"\w+|[^\w\s]")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|[A-Z][a-z]+ \d{1,2}, \d{4}|\d{1,2} [A-Z][a-z]+ \d{4}")
 _NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?( ?(%|[A-Za-z]{1,3}2?))?")
-
-
-def required_of(parameters: Mapping[str, Any]) -> list[str]:
-    """The required parameters; none if a tool's schema has something else than a list there."""
-    required = parameters.get("required")
-    return required if isinstance(required, list) else []
 
 
 def answer_kind(answer: str) -> str:

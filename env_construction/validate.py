@@ -24,10 +24,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from env_construction.data_statistics import required_of
 from env_construction.environment.command_line import ScriptParser
 from env_construction.environment.jsonl import run_main
 from env_construction.environment.schema import Environment, located_environments
+from env_construction.environment.tool_schema import required_of
 from env_construction.rules.finding import Finding
 from env_construction.rules.probe_rules import PROBE_RULES
 from env_construction.rules.state_rules import STATE_RULES

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +46,7 @@ from eval.statistics.intervals import (
     mean_interval,
 )
 from eval.statistics.paired import PairedTest, p_from_interval, paired_test, resolvable
-from eval.suites.protocol import compared_protocols, protocols_text
+from eval.suites.protocol import compared_protocols, protocols_text, summary_of
 from eval.suites.results import (
     GroupedMean,
     bounds_of,
@@ -305,25 +304,15 @@ def compare(
     }
 
 
-def _summary_of(path: Path | str) -> dict[str, Any]:
-    """The summary of a result folder, or beside a results file; empty if there is none."""
-    path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    try:
-        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
-
-
 def grouped_means(a: Path | str, b: Path | str) -> list[GroupedMean]:
     """The group means that both summaries define identically; none if a summary is missing."""
-    first, second = (_summary_of(path).get("grouped_means") or [] for path in (a, b))
+    first, second = (summary_of(path).get("grouped_means") or [] for path in (a, b))
     return [GroupedMean(**mean) for mean in first if mean in second]
 
 
 def headlines(a: Path | str, b: Path | str) -> tuple[str, ...]:
     """The headline metrics of the suite that both summaries name; none if the suite is unknown or differs."""
-    suite, other = (_summary_of(path).get("suite") for path in (a, b))
+    suite, other = (summary_of(path).get("suite") for path in (a, b))
     if suite != other or suite not in SUITES:
         return ()
     return tuple(importlib.import_module(SUITES[suite].module).HEADLINES)

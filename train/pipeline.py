@@ -268,7 +268,10 @@ class Pipeline(Steps):
                     "--out", folder / "logprob_gap.json",
                 )  # fmt: skip
             except CommandFailed as error:  # a diagnostic: tables and report do not need it
-                print(f"run_all: the log-probability gap was not measured. {error}", file=sys.stderr)
+                print(
+                    f"run_all: the log-probability gap was not measured (--only logprob_gap tries again). {error}",
+                    file=sys.stderr,
+                )
 
         needs = [f"train {self.name_of(training)}"]
         return [Task("logprob_gap", partial(self._unless_failed, training, work), needs)]

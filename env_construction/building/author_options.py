@@ -48,12 +48,13 @@ class LlmOptions:
     timeout_s: float = 180.0
 
 
-LLM_NEEDS = ("base_url", "model", "questions", "domains", "budget", "price_in", "price_out", "cache")
+LLM_ONLY = ("base_url", "model", "questions", "domains", "budget", "price_in", "price_out", "cache")
+"""Options without a default that no other author reads."""
 
 
 def refuse_llm_options(arguments: argparse.Namespace) -> None:
     """Raises BadInput if an option of the LLM author is given with another author, which would ignore it."""
-    for name in LLM_NEEDS if arguments.author != "llm" else ():
+    for name in LLM_ONLY if arguments.author != "llm" else ():
         if getattr(arguments, name) is not None:
             raise BadInput(f"--{name.replace('_', '-')}: only the LLM author uses this; add --author llm")
 

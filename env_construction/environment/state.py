@@ -115,13 +115,16 @@ def patched(tables: Tables, patch: Patch) -> Tables:
 
 
 def difference(start: Tables, now: Tables) -> Patch:
-    """The patch that turns `start` into `now`. Rows keep their columns (`tables_problem`)."""
+    """The patch that turns `start` into `now`. A column that is missing now is null in place of its row.
+
+    `tables_problem` refuses that within a turn. Over several turns, a row may be deleted and made again with fewer.
+    """
     patch: Patch = {}
     for table in dict.fromkeys((*start, *now)):
         before, after = start.get(table, {}), now.get(table, {})
         for key in dict.fromkeys((*before, *after)):
             old, new = before.get(key), after.get(key)
-            if new is None:
+            if new is None or (old is not None and not old.keys() <= new.keys()):
                 patch.setdefault(table, {})[key] = None
             elif old is None:
                 patch.setdefault(table, {})[key] = dict(new)

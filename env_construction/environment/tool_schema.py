@@ -53,6 +53,12 @@ def parameters_schema(parameters: Any) -> Any:
     return parameters | {key: value for key, value in whole.items() if key not in parameters}
 
 
+def required_of(parameters: Mapping[str, Any]) -> list[str]:
+    """The required parameters; none if a tool's schema has something else than a list there."""
+    required = parameters.get("required")
+    return required if isinstance(required, list) else []
+
+
 def schema_problem(parameters: Any) -> str:
     """Why `parameters` is not an object schema, with the location of the problem. Empty if it is valid."""
     if not isinstance(parameters, dict):

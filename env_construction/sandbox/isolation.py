@@ -140,7 +140,6 @@ CALLS: dict[str, tuple[int, int]] = {
     "setpgid": (109, 154),
     "setrlimit": (160, 164),
 }
-CLOSER = ("fcntl", "open", "openat", "prlimit64", "ioctl", "socketpair", "sendto", "clone3")
 ZYGOTE_ONLY = ("kill", "wait4", "prctl", "recvmsg", "sendmsg", "setpgid", "setrlimit")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 FCNTL_COMMANDS = (fcntl.F_DUPFD, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL, fcntl.F_DUPFD_CLOEXEC)

@@ -117,19 +117,27 @@ def _short_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def summary_of(path: Path | str) -> dict[str, Any]:
+    """The summary of a result folder, or beside a results file; empty if there is none."""
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    try:
+        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def protocol_of(path: Path | str) -> dict[str, Any] | None:
     """The header of a result folder, or of the folder that contains a results file.
 
     None if its summary does not record how it was measured.
     """
-    path = Path(path)
-    folder = path if path.is_dir() else path.parent
+    summary = summary_of(path)
+    if isinstance(summary.get("protocol"), dict):
+        return dict(summary["protocol"])
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        if isinstance(summary.get("protocol"), dict):
-            return dict(summary["protocol"])
         return protocol(summary["suite"], summary["configuration"], summary["data_sha256"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return None
 
 

@@ -226,6 +226,7 @@ class Steps(Plan):
         )  # fmt: skip
 
     def _prompts(self, training: Training, epoch: int, policy: str, folder: Path) -> None:
+        """Collect trajectories, or copy those of the same start, and build the epoch's prompts from them."""
         row, name, scale = training.row, self.name_of(training), training.row.scale
         source = ["--trajectories", folder / "trajectories.jsonl"]
         if row.episode:  # the trainer itself plays complete episodes, so its prompts are the questions alone

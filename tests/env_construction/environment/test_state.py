@@ -25,6 +25,10 @@ def test_a_difference_leads_from_one_set_of_tables_to_the_other(start: Tables, n
     assert difference(start, start) == {}
 
 
+def test_a_row_that_came_back_with_fewer_columns_is_a_change() -> None:
+    assert difference({"t": {"x": {"a": 1, "b": 2}}}, {"t": {"x": {"a": 1}}}) == {"t": {"x": None}}
+
+
 def test_true_is_not_one_and_one_is_one_point_zero() -> None:
     assert difference({"t": {"x": {"a": 1}}}, {"t": {"x": {"a": True}}}) == {"t": {"x": {"a": True}}}
     assert difference({"t": {"x": {"a": 1}}}, {"t": {"x": {"a": 1.0}}}) == {}
